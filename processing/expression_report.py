@@ -1,0 +1,166 @@
+"""The answer's text and the report behind it: Class / Evidence / Rationale, written so that it can be read back.
+
+    Class: surprise
+    Evidence: AU1 inner brow raiser, both sides, inner brow moves up by 0.9 %
+    Evidence: AU2 outer brow raiser, left side, outer brow moves up by 0.6 %
+    Rationale: The inner brows rise and the outer brows rise; by the convention "synthetic" this is surprise.
+
+One line for the class, one line a piece of evidence, one paragraph of rationale; magnitudes in percent of the crop
+width. `parse_answer(format_answer(report))` gives the same facts again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from .action_units import get_action_unit
+
+FIELDS = ("Class", "Evidence", "Rationale")
+INSUFFICIENT_MOTION = "insufficient motion"
+_SIDE_WORDS = {"both": "both sides", "left": "left side", "right": "right side"}
+_SIDE_OF_WORDS = {words: side for side, words in _SIDE_WORDS.items()}
+_EVIDENCE = re.compile(
+    r"^(?P<code>[A-Z]+\d+) (?P<name>[^,]+), (?P<side>both sides|left side|right side), "
+    r"(?P<region>[^,]+) moves (?P<direction>[^,]+) by (?P<magnitude>\d+(?:\.\d+)?) %$"
+)
+
+
+@dataclass
+class ActionUnitFinding:
+    """An action unit the answer names. `score` is the recognition head's probability where there is one."""
+
+    code: str
+    name: str
+    side: str | None = None
+    intensity: str | None = None
+    score: float | None = None
+
+
+@dataclass
+class MotionEvidence:
+    """The motion that shows an action unit: direction in words, magnitude in percent of the crop width."""
+
+    action_unit: str
+    region: str
+    direction: str
+    magnitude: float
+
+
+@dataclass
+class ExpressionReport:
+    """What was seen in a clip. `parsed` is False when the text could not be read; then `warnings` says why."""
+
+    emotion: str | None = None
+    coarse_emotion: str | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    action_units: list[ActionUnitFinding] = field(default_factory=list)
+    evidence: list[MotionEvidence] = field(default_factory=list)
+    rationale: str = ""
+    insufficient_motion: bool = False
+    parsed: bool = True
+    text: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict:
+        """Plain dictionaries, lists, strings and numbers."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        coarse = f" ({self.coarse_emotion})" if self.coarse_emotion not in (None, self.emotion) else ""
+        label = INSUFFICIENT_MOTION if self.insufficient_motion else self.emotion or "not readable"
+        lines = [f"{'Class':<10} {label}{coarse}"]
+        if self.scores:
+            ranked = sorted(self.scores.items(), key=lambda item: -item[1])
+            lines.append(f"{'Scores':<10} " + " · ".join(f"{name} {score:.2f}" for name, score in ranked))
+        title = "Evidence"
+        for unit in self.action_units or [None]:
+            if unit is None:
+                lines.append(f"{title:<10} none")
+                break
+            shown = [item for item in self.evidence if item.action_unit == unit.code]
+            motion = "; ".join(f"{item.region} moves {item.direction} by {item.magnitude:g} %" for item in shown)
+            side = f", {_SIDE_WORDS[unit.side]}" if unit.side else ""
+            score = f"  [{unit.score:.2f}]" if unit.score is not None else ""
+            lines.append(f"{title:<10} {unit.code} {unit.name}{side}{': ' + motion if motion else ''}{score}")
+            title = ""
+        lines.append(f"{'Rationale':<10} {self.rationale or 'none'}")
+        lines += [f"{'Warning':<10} {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+
+def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -> str:
+    """The answer's text for the facts in a report."""
+    class_field, evidence_field, rationale_field = fields
+    lines = [f"{class_field}: {INSUFFICIENT_MOTION if report.insufficient_motion else report.emotion}"]
+    sides = {unit.code: unit for unit in report.action_units}
+    for item in report.evidence:
+        unit = sides[item.action_unit]
+        lines.append(
+            f"{evidence_field}: {unit.code} {unit.name}, {_SIDE_WORDS[unit.side]}, "
+            f"{item.region} moves {item.direction} by {item.magnitude:.1f} %"
+        )
+    if not report.evidence:
+        lines.append(f"{evidence_field}: none")
+    lines.append(f"{rationale_field}: {report.rationale}")
+    return "\n".join(lines)
+
+
+def parse_answer(
+    text: str, *, emotion_labels: Sequence[str] | None = None, fields: Sequence[str] = FIELDS
+) -> ExpressionReport:
+    """The facts in an answer's text. Never raises: text of another form gives a report with `parsed=False`.
+
+    Args:
+        emotion_labels: when given, a class outside the list is refused.
+    """
+    report = ExpressionReport(text=text)
+    class_field, evidence_field, rationale_field = fields
+    found: dict[str, list[str]] = {name: [] for name in fields}
+    for line in text.strip().splitlines():
+        name, separator, value = line.partition(": ")
+        if not separator or name not in found:
+            return _unreadable(report, f"the line {line!r} belongs to none of the fields {', '.join(fields)}")
+        found[name].append(value.strip())
+    for name in (class_field, rationale_field):
+        if len(found[name]) != 1:
+            return _unreadable(report, f"expected one line of {name}, found {len(found[name])}")
+    if not found[evidence_field]:
+        return _unreadable(report, f"no line of {evidence_field}")
+
+    label = found[class_field][0]
+    if label == INSUFFICIENT_MOTION:
+        report.insufficient_motion = True
+    elif emotion_labels is not None and label not in emotion_labels:
+        return _unreadable(report, f"the class {label!r} is not one of {', '.join(emotion_labels)}")
+    else:
+        report.emotion = label
+    report.rationale = found[rationale_field][0]
+
+    for line in found[evidence_field]:
+        if line == "none" and len(found[evidence_field]) == 1:
+            break
+        match = _EVIDENCE.match(line)
+        if match is None:
+            return _unreadable(report, f"the evidence {line!r} has another form than the prompt asks for")
+        try:
+            unit = get_action_unit(match["code"])
+        except ValueError as error:
+            return _unreadable(report, str(error))
+        if unit.name != match["name"]:
+            return _unreadable(report, f"{unit.code} is the {unit.name}, not the {match['name']}")
+        if unit.code not in {finding.code for finding in report.action_units}:
+            report.action_units.append(ActionUnitFinding(unit.code, unit.name, _SIDE_OF_WORDS[match["side"]]))
+        report.evidence.append(
+            MotionEvidence(unit.code, match["region"], match["direction"], float(match["magnitude"]))
+        )
+    return report
+
+
+def _unreadable(report: ExpressionReport, reason: str) -> ExpressionReport:
+    return ExpressionReport(text=report.text, parsed=False, warnings=[f"The answer could not be read: {reason}."])

@@ -1,0 +1,147 @@
+"""Optical flow at the scale of micro-expressions, and the head's share taken out of it.
+
+Every estimator maps the onset frame and T later frames to T dense fields of displacement in pixels, (T, 2, H, W),
+channel 0 to the right, channel 1 downwards: the point that stands at p in the onset frame stands at p + flow(p) later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+
+def lucas_kanade_flow(
+    reference: np.ndarray, frames: np.ndarray, *, sigma: float = 5.0, levels: int = 3, iterations: int = 4
+) -> np.ndarray:
+    """Iterative Lucas-Kanade with a Gaussian window, coarse to fine.
+
+    The window is wide on purpose: skin moves smoothly, the motion is a fraction of a pixel, and averaging the
+    brightness constancy equation over many pixels is what lifts it over the sensor's noise. The gradients are the
+    reference's (Baker & Matthews 2004, inverse compositional), so the structure tensor is built once a clip and level.
+
+    Args:
+        reference: onset frame, (H, W) float32, grey levels.
+        frames: later frames, (T, H, W) float32.
+        sigma: standard deviation of the window in pixels, at every level.
+        levels: pyramid levels. iterations: Gauss-Newton steps a level.
+
+    Returns:
+        (T, 2, H, W) float32, pixels.
+    """
+    flow = None
+    for level in reversed(range(levels)):
+        size = tuple(max(16, round(extent / 2**level)) for extent in reversed(reference.shape))
+        ref = _without_shading(cv2.resize(reference, size, interpolation=cv2.INTER_AREA))
+        grad_x = cv2.Scharr(ref, cv2.CV_32F, 1, 0, scale=1 / 32)
+        grad_y = cv2.Scharr(ref, cv2.CV_32F, 0, 1, scale=1 / 32)
+        xx, xy, yy = (_window(product, sigma) for product in (grad_x * grad_x, grad_x * grad_y, grad_y * grad_y))
+        # Where the window holds no texture the system is singular: damp it towards "no motion".
+        damping = 1e-3 * float(np.mean(xx + yy)) + 1e-3
+        xx, yy = xx + damping, yy + damping
+        determinant = xx * yy - xy * xy
+        grid_y, grid_x = np.mgrid[0 : size[1], 0 : size[0]].astype(np.float32)
+
+        levelled = np.zeros((len(frames), 2, size[1], size[0]), np.float32)
+        for index, frame in enumerate(frames):
+            target = _without_shading(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+            if flow is not None:
+                for axis in range(2):
+                    ratio = size[axis] / flow.shape[3 - axis]
+                    levelled[index, axis] = ratio * cv2.resize(flow[index, axis], size)
+            u, v = levelled[index]
+            for _ in range(iterations):
+                warped = cv2.remap(target, grid_x + u, grid_y + v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+                error = warped - ref
+                bx, by = _window(grad_x * error, sigma), _window(grad_y * error, sigma)
+                u = u - (yy * bx - xy * by) / determinant
+                v = v - (xx * by - xy * bx) / determinant
+            levelled[index] = u, v
+        flow = levelled
+    return flow
+
+
+def _window(field: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(field, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+
+
+def _without_shading(image: np.ndarray) -> np.ndarray:
+    """Takes the low frequencies off, with them slow changes of the light; 8 px is far above a wrinkle's width."""
+    return cv2.GaussianBlur(image, (0, 0), 0.8) - cv2.GaussianBlur(image, (0, 0), 8.0)
+
+
+def farneback_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """OpenCV's Farneback with the parameters usual in the field: (0.5, 3, 15, 3, 5, 1.2). Shapes as above."""
+    arguments = (None, 0.5, 3, 15, 3, 5, 1.2, 0)
+    pairs = [cv2.calcOpticalFlowFarneback(_uint8(reference), _uint8(frame), *arguments) for frame in frames]
+    return np.stack(pairs).transpose(0, 3, 1, 2)
+
+
+def dis_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """OpenCV's DIS, medium preset. Shapes as above."""
+    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return np.stack([estimator.calc(_uint8(reference), _uint8(frame), None) for frame in frames]).transpose(0, 3, 1, 2)
+
+
+def _uint8(image: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+FLOW_ESTIMATORS: dict[str, Callable[..., np.ndarray]] = {
+    "lucas_kanade": lucas_kanade_flow,
+    "farneback": farneback_flow,
+    "dis": dis_flow,
+}
+
+
+def estimate_flow(reference: np.ndarray, frames: np.ndarray, *, estimator: str = "lucas_kanade") -> np.ndarray:
+    """Flow from the onset frame to each later frame.
+
+    Args:
+        reference: (H, W) float32 grey levels 0–255. frames: (T, H, W), the same.
+        estimator: a key of `FLOW_ESTIMATORS`.
+
+    Returns:
+        (T, 2, H, W) float32 in pixels.
+
+    Raises:
+        ValueError: unknown estimator.
+    """
+    if estimator not in FLOW_ESTIMATORS:
+        raise ValueError(f"Unknown flow estimator {estimator!r}. Known: {', '.join(FLOW_ESTIMATORS)}.")
+    return FLOW_ESTIMATORS[estimator](reference, frames)
+
+
+def remove_head_motion(flow: np.ndarray, stable: np.ndarray, *, iterations: int = 8) -> np.ndarray:
+    """Subtracts the similarity (shift, rotation, scale) that explains the motion of the stable parts of the face.
+
+    A similarity's displacement is linear in four unknowns, u = a + c·x − d·y and v = b + d·x + c·y. They are fitted
+    field by field to the pixels in `stable` by iteratively reweighted least squares with Tukey's biweight, so that a
+    blink or an expression that reaches into a stable region does not pull the fit.
+
+    Args:
+        flow: (T, 2, H, W) in any unit of length. stable: boolean (H, W).
+
+    Returns:
+        (T, 2, H, W) in the same unit.
+    """
+    _, _, height, width = flow.shape
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    x, y = (x - width / 2) / width, (y - height / 2) / width
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    basis = np.stack([np.stack([one, zero, x, -y], -1), np.stack([zero, one, y, x], -1)])  # (2, H, W, 4)
+    design = basis[:, stable].reshape(-1, 4)
+    result = np.empty_like(flow)
+    for index, field in enumerate(flow):
+        target = field[:, stable].reshape(-1).astype(np.float64)
+        weight = np.ones(target.size // 2)
+        for _ in range(iterations):
+            w = np.tile(weight, 2)[:, None]
+            parameters, *_ = np.linalg.lstsq(design * np.sqrt(w), target * np.sqrt(w[:, 0]), rcond=None)
+            residual = np.hypot(*(target - design @ parameters).reshape(2, -1))
+            # 1.4826 · median is the robust standard deviation, 4.685 Tukey's constant; the floor is float noise.
+            scale = 4.685 * 1.4826 * max(float(np.median(residual)), 1e-6)
+            weight = np.where(residual < scale, (1 - (residual / scale) ** 2) ** 2, 0.0)
+        result[index] = field - (basis @ parameters).astype(flow.dtype)
+    return result

@@ -1,0 +1,239 @@
+"""Clips and text to model inputs, and the model's outputs to an `ExpressionReport`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.video_processing_utils import VideoProcessorMixin
+
+from .action_units import get_action_unit
+from .expression_report import (
+    FIELDS,
+    ActionUnitFinding,
+    ExpressionReport,
+    MotionEvidence,
+    parse_answer,
+)
+from .motion_evidence import RegionMotion, measure_motion, octants_apart
+from .video_processing_deft import DeftVideoProcessor, list_of_clips
+
+VIDEO_TOKEN = "<|video|>"
+STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN = "<|structure|>", "<|texture|>", "<|motion|>"
+SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
+
+DEFAULT_INSTRUCTION = (
+    "Explain the micro-expression by the convention of {convention}. "
+    "Answer in three fields: one line Class, one line a piece of Evidence, one paragraph Rationale."
+)
+
+# ChatML. What the assistant says is marked, end of turn included, so that a trainer can score it alone.
+CHAT_TEMPLATE = (
+    "{% macro content(message) %}{% if message.content is string %}{{ message.content }}"
+    "{% else %}{% for block in message.content %}"
+    "{% if block.type == 'video' %}<|video|>{% elif block.type == 'text' %}{{ block.text }}{% endif %}"
+    "{% endfor %}{% endif %}{% endmacro %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}{% generation %}{{ content(message) }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ content(message) }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class DeftProcessor(ProcessorMixin):
+    r"""
+    Wraps a [`DeftVideoProcessor`] and a tokenizer. In the prompt, each `<|video|>` becomes one section an expert:
+    a heading and as many placeholder tokens as the expert has; a section whose input is missing is left out.
+
+    Args:
+        structure_tokens, texture_tokens, motion_tokens (`int`): as in the model's config.
+        action_units (`list[str]`): codes, in the order of the model's AU head; one motion token each.
+        emotion_labels (`list[str]`): in the order of the model's emotion head.
+        coarse_emotion_of (`dict[str, str]`): the coarse class (negative, positive, surprise) of each emotion.
+        label_convention (`str`): whose reading of action units the default instruction asks for.
+        answer_fields (`list[str]`): the answer's three field names.
+    """
+
+    def __init__(
+        self,
+        video_processor=None,
+        tokenizer=None,
+        chat_template=None,
+        structure_tokens: int = 4,
+        texture_tokens: int = 8,
+        motion_tokens: int = 0,
+        action_units: Sequence[str] = (),
+        emotion_labels: Sequence[str] = (),
+        coarse_emotion_of: Mapping[str, str] | None = None,
+        label_convention: str = "",
+        answer_fields: Sequence[str] = FIELDS,
+    ):
+        for code in action_units:
+            get_action_unit(code)
+        self.structure_tokens, self.texture_tokens = structure_tokens, texture_tokens
+        self.motion_tokens = motion_tokens or len(action_units)
+        self.action_units, self.emotion_labels = list(action_units), list(emotion_labels)
+        self.coarse_emotion_of = dict(coarse_emotion_of or {})
+        self.label_convention, self.answer_fields = label_convention, list(answer_fields)
+        self.video_token = VIDEO_TOKEN
+        self.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
+        self.video_token_ids = [
+            tokenizer.convert_tokens_to_ids(token) for token in (STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
+        ]
+        missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
+        if missing:
+            raise ValueError(f"The tokenizer lacks {', '.join(missing)}; add them as special tokens first.")
+        super().__init__(video_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    # The stock versions resolve `video_processor` through AutoVideoProcessor, which needs torchvision.
+    def check_argument_for_proper_class(self, argument_name, argument):
+        if argument_name != "video_processor":
+            return super().check_argument_for_proper_class(argument_name, argument)
+        if not isinstance(argument, VideoProcessorMixin):
+            raise TypeError(f"`video_processor` must be a DeftVideoProcessor, got {type(argument).__name__}.")
+        return VideoProcessorMixin
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        hub_kwargs = {name: value for name, value in kwargs.items() if name not in ("trust_remote_code", "_from_auto")}
+        return [
+            DeftVideoProcessor.from_pretrained(pretrained_model_name_or_path, **hub_kwargs),
+            cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs),
+        ]
+
+    @property
+    def default_instruction(self) -> str:
+        """The question that asks for the full answer."""
+        return DEFAULT_INSTRUCTION.format(convention=self.label_convention or "your training data")
+
+    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        # The stock check knows clips as paths and 4-D arrays only, and counts bytes and folders wrongly.
+        if images is not None or audio is not None:
+            raise ValueError("DEFT reads clips and text: pass `videos`, not `images` or `audio`.")
+        if text is None and videos is None:
+            raise ValueError("Nothing to process: pass `text`, `videos` or both.")
+        if text is None:
+            return
+        prompts = [text] if isinstance(text, str) else text
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError("`text` must be a string or a list of strings.")
+        placeholders = sum(prompt.count(self.video_token) for prompt in prompts)
+        clips = 0 if videos is None else len(list_of_clips(videos))
+        if placeholders != clips:
+            raise ValueError(
+                f"The prompts hold {placeholders} {self.video_token} placeholders and {clips} clips were passed; each "
+                "clip needs exactly one. With chat messages, give one block of type 'video' a clip."
+            )
+
+    def _process_videos(self, videos, **kwargs):
+        processed = self.video_processor(videos, **kwargs)
+        count = len(processed["pixel_values_videos"])
+        return processed, [self.replace_video_token(processed, index) for index in range(count)]
+
+    def replace_video_token(self, video_inputs: Mapping[str, Any], video_idx: int = 0, **kwargs) -> str:
+        """The prompt's sections for one clip, in the order structure, dynamic texture, motion."""
+        sections = []
+        if video_inputs.get("pixel_values_videos") is not None:
+            sections += [
+                ("Structure", STRUCTURE_TOKEN, self.structure_tokens),
+                ("Dynamic texture", TEXTURE_TOKEN, self.texture_tokens),
+            ]
+        if video_inputs.get("flow_values_videos") is not None:
+            sections.append(("Motion", MOTION_TOKEN, self.motion_tokens))
+        return "".join(f"{title}: {token * count}\n" for title, token, count in sections)
+
+    def _get_num_multimodal_tokens(self, video_sizes=None, **kwargs) -> MultiModalData:
+        per_clip = self.structure_tokens + self.texture_tokens + self.motion_tokens
+        return MultiModalData(num_video_tokens=None if video_sizes is None else [per_clip] * len(video_sizes))
+
+    def post_process_expression(
+        self,
+        generated: str | Sequence[str] | Any,
+        *,
+        outputs: Any = None,
+        flow_values_videos: Any = None,
+        threshold: float = 0.5,
+    ) -> list[ExpressionReport]:
+        r"""
+        One [`ExpressionReport`] a clip.
+
+        Args:
+            generated: the answers' texts; or a model output, whose `emotion_logits` and `au_logits` are then read.
+            outputs: a model output to take the scores from when `generated` is text.
+            flow_values_videos: `(clips, frames - 1, 2, h, w)`, the clips' motion. With it a clip in which nothing
+                moves above its noise gets `insufficient_motion`, whatever the model said, and claimed motion that was
+                not measured gets a warning.
+            threshold: probability from which an action unit counts as present when there is no text.
+        """
+        if isinstance(generated, str):
+            generated = [generated]
+        if not isinstance(generated, (list, tuple)):
+            outputs, generated = generated, None
+        count = len(generated) if generated is not None else len(outputs.emotion_logits)
+        reports = []
+        for index in range(count):
+            measured = None if flow_values_videos is None else measure_motion(np.asarray(flow_values_videos[index]))
+            if generated is not None:
+                report = parse_answer(generated[index], emotion_labels=self.emotion_labels, fields=self.answer_fields)
+            else:
+                report = self._report_of_scores(outputs, index, measured or [], threshold)
+            if outputs is not None:
+                self._add_scores(report, outputs, index)
+            if measured is not None:
+                _hold_against_motion(report, measured)
+            report.coarse_emotion = self.coarse_emotion_of.get(report.emotion)
+            reports.append(report)
+        return reports
+
+    def _report_of_scores(
+        self, outputs: Any, index: int, measured: Sequence[RegionMotion], threshold: float
+    ) -> ExpressionReport:
+        report = ExpressionReport(emotion=self.emotion_labels[int(outputs.emotion_logits[index].argmax())])
+        for code, score in zip(self.action_units, outputs.au_logits[index].sigmoid().tolist(), strict=True):
+            if score < threshold:
+                continue
+            unit = get_action_unit(code)
+            moved = [item for item in measured if item.significant and item.region == unit.motions[0].region]
+            sides = {item.side for item in moved}
+            side = None if not sides else "both" if len(sides) == 2 else sides.pop()
+            report.action_units.append(ActionUnitFinding(code, unit.name, side))
+            if moved:
+                strongest = moved[0]
+                report.evidence.append(
+                    MotionEvidence(code, strongest.region, strongest.direction, round(strongest.magnitude, 1))
+                )
+        return report
+
+    def _add_scores(self, report: ExpressionReport, outputs: Any, index: int) -> None:
+        probabilities = outputs.emotion_logits[index].float().softmax(-1).tolist()
+        report.scores = dict(zip(self.emotion_labels, probabilities, strict=True))
+        scores = dict(zip(self.action_units, outputs.au_logits[index].float().sigmoid().tolist(), strict=True))
+        for finding in report.action_units:
+            finding.score = scores.get(finding.code)
+        best = max(report.scores, key=report.scores.get)
+        if report.emotion is not None and best != report.emotion:
+            report.warnings.append(f"The text says {report.emotion}, the emotion head {best}.")
+
+
+def _hold_against_motion(report: ExpressionReport, measured: Sequence[RegionMotion]) -> None:
+    """Lets what was measured overrule and question what was written."""
+    moved = {(item.region, item.side): item for item in measured if item.significant}
+    if not moved:
+        if not report.insufficient_motion:
+            report.warnings.append("No region moves above the noise of the clip; the model's answer is set aside.")
+        report.emotion, report.action_units, report.evidence = None, [], []
+        report.insufficient_motion = True
+        return
+    sides = {finding.code: finding.side for finding in report.action_units}
+    for item in report.evidence:
+        side = sides[item.action_unit]
+        for one in ("right", "left") if side in ("both", None) else (side,):
+            seen = moved.get((item.region, one))
+            if seen is None or (octants_apart(seen.direction, item.direction) or 0) > 1:
+                what = "is still" if seen is None else f"moves {seen.direction}"
+                report.warnings.append(
+                    f"{item.action_unit}: the answer says the {item.region} moves {item.direction}; "
+                    f"on the {one} side it {what}."
+                )

@@ -1,0 +1,215 @@
+"""Clips to the two tensors the experts read: aligned appearance, and motion against the onset frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
+from transformers.processing_utils import VideosKwargs
+from transformers.video_processing_utils import VideoProcessorMixin
+
+from .action_units import stable_mask
+from .face_alignment import crop_transform, warp_to_crop
+from .keyframes import KeyFrames, motion_energy, sample_indices, spot_key_frames
+from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
+from .video_reading import ClipReader, VideoReadError, open_clip
+
+
+class DeftVideosKwargs(VideosKwargs, total=False):
+    """
+    flow_resolution (`int`): side in pixels of the aligned crop on which flow is measured.
+    flow_size (`int`): side of the grid that the measured flow is averaged to.
+    flow_estimator (`str`): a key of `optical_flow.FLOW_ESTIMATORS`.
+    do_remove_head_motion (`bool`): subtract the similarity that the stable regions of the face follow.
+    do_estimate_flow (`bool`): leave `flow_values_videos` out when False (it is at hand already).
+    key_frames: one (onset, apex, offset) a clip, frame numbers within the clip, or None to have them spotted.
+    face_landmarks: one ((x, y), (x, y), (x, y)) a clip: right eye, left eye, mouth centre, in pixels, or None.
+    face_box: one (left, top, right, bottom) a clip in pixels, or None.
+    """
+
+    flow_resolution: int | None
+    flow_size: int | None
+    flow_estimator: str | None
+    do_remove_head_motion: bool | None
+    do_estimate_flow: bool | None
+    key_frames: Any
+    face_landmarks: Any
+    face_box: Any
+
+
+# What is said of one call's clips and is no property of the processor.
+_PER_CLIP = ("key_frames", "face_landmarks", "face_box", "video_metadata")
+SPOTTING_RESOLUTION = 64  # pixels; the key frames need the course of the motion, not its detail
+
+
+class DeftVideoProcessor(VideoProcessorMixin):
+    r"""
+    Turns clips of a face into `pixel_values_videos`, `(clips, frames, 3, height, width)` float32, normalised RGB of
+    the aligned crop, and `flow_values_videos`, `(clips, frames - 1, 2, flow_size, flow_size)` float32, the motion from
+    the onset frame to each later one in percent of the crop width (+x right, +y down), head motion removed.
+
+    Frame 0 is always the onset, frame `num_frames // 2` the apex, the last one the offset. Without `key_frames` they
+    are spotted; without `face_landmarks` or `face_box` the frames are taken for a face crop.
+
+    Arguments are `num_frames`, `size` (the appearance's side, `{"height": …, "width": …}`), the usual `do_rescale`,
+    `rescale_factor`, `do_normalize`, `image_mean`, `image_std`, and those of [`DeftVideosKwargs`].
+    """
+
+    valid_kwargs = DeftVideosKwargs
+    model_input_names = ["pixel_values_videos", "flow_values_videos"]
+
+    num_frames = 8
+    size = {"height": 224, "width": 224}
+    do_sample_frames = True
+    do_rescale = True
+    do_normalize = True
+    image_mean = IMAGENET_STANDARD_MEAN
+    image_std = IMAGENET_STANDARD_STD
+    flow_resolution = 128
+    flow_size = 32
+    flow_estimator = "lucas_kanade"
+    do_remove_head_motion = True
+    do_estimate_flow = True
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        for name in self.valid_kwargs.__annotations__:
+            value = kwargs.get(name, getattr(type(self), name, None))
+            if value is not None and name not in _PER_CLIP:
+                setattr(self, name, value)
+        if self.size["height"] != self.size["width"]:
+            raise ValueError(f"The canonical crop is square; `size` must have one side, got {self.size}.")
+        if self.num_frames < 2:
+            raise ValueError(f"`num_frames` must be at least 2 (onset and apex), got {self.num_frames}.")
+        if self.flow_estimator not in FLOW_ESTIMATORS:
+            raise ValueError(
+                f"`flow_estimator` must be one of {', '.join(FLOW_ESTIMATORS)}, got {self.flow_estimator!r}."
+            )
+
+    @property
+    def flow_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one clip's flow."""
+        return self.num_frames - 1, 2, self.flow_size, self.flow_size
+
+    def preprocess(self, videos: Any, **kwargs) -> BatchFeature:
+        r"""
+        Args:
+            videos: one clip or a list of clips, each of any kind that `open_clip` reads.
+            return_metadata (`bool`): add `video_metadata`, whose `frames_indices` are the sampled frame numbers.
+            **kwargs: overrides of the processor's arguments for this call, and the per-clip `key_frames`,
+                `face_landmarks`, `face_box`.
+
+        Raises:
+            FileNotFoundError, VideoReadError, KeyFrameError, FaceAlignmentError, TypeError: naming the clip.
+        """
+        unknown = set(kwargs) - set(self.valid_kwargs.__annotations__)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} got an unknown argument: {', '.join(sorted(unknown))}.")
+        per_clip = {name: kwargs.pop(name, None) for name in _PER_CLIP}
+        return_tensors, return_metadata = kwargs.pop("return_tensors", None), kwargs.pop("return_metadata", False)
+        settings = self if not kwargs else type(self)(**{**self.to_dict(), **_without_none(kwargs)})
+
+        clips = [open_clip(source) for source in list_of_clips(videos)]
+        columns = {name: _one_per_clip(name, value, len(clips)) for name, value in per_clip.items()}
+        pixels, flows, metadata = [], [], []
+        for index, clip in enumerate(clips):
+            options = {name: column[index] for name, column in columns.items() if name != "video_metadata"}
+            pixel_values, flow_values, indices = settings._process_clip(clip, **options)
+            pixels.append(pixel_values)
+            flows.append(flow_values)
+            clip.metadata.frames_indices = indices
+            metadata.append(clip.metadata)
+        data = {"pixel_values_videos": np.stack(pixels)}
+        if settings.do_estimate_flow:
+            data["flow_values_videos"] = np.stack(flows)
+        features = BatchFeature(data, tensor_type=return_tensors)
+        if return_metadata:
+            features["video_metadata"] = metadata
+        return features
+
+    def _process_clip(
+        self, clip: ClipReader, key_frames: Any, face_landmarks: Any, face_box: Any
+    ) -> tuple[np.ndarray, np.ndarray | None, list[int]]:
+        if len(clip) < 2:
+            raise VideoReadError(f"{clip.name}: one frame only; motion needs at least two.")
+        height, width = clip.metadata.height, clip.metadata.width
+        transform = crop_transform(height, width, landmarks=face_landmarks, box=face_box)
+        if key_frames is not None:
+            indices = sample_indices(KeyFrames(*key_frames).validate(len(clip)), self.num_frames)
+        elif self.do_sample_frames:
+            indices = sample_indices(self._spot(clip, transform), self.num_frames)
+        elif len(clip) == self.num_frames:
+            indices = list(range(len(clip)))
+        else:
+            raise VideoReadError(
+                f"{clip.name}: {len(clip)} frames; with do_sample_frames=False a clip must have {self.num_frames}."
+            )
+        frames = clip.frames(indices)
+
+        pixel_values = np.stack([warp_to_crop(frame, transform, self.size["height"]) for frame in frames])
+        pixel_values = pixel_values.astype(np.float32)
+        if self.do_rescale:
+            pixel_values *= self.rescale_factor
+        if self.do_normalize:
+            pixel_values = (pixel_values - np.float32(self.image_mean)) / np.float32(self.image_std)
+        pixel_values = np.ascontiguousarray(pixel_values.transpose(0, 3, 1, 2))
+        return pixel_values, self._flow(frames, transform) if self.do_estimate_flow else None, indices
+
+    def _spot(self, clip: ClipReader, transform: np.ndarray) -> KeyFrames:
+        crops = np.stack([_grey_crop(frame, transform, SPOTTING_RESOLUTION) for frame in clip.scan()])
+        flow = estimate_flow(crops[0], crops, estimator=self.flow_estimator)
+        if self.do_remove_head_motion:
+            flow = remove_head_motion(flow, stable_mask(SPOTTING_RESOLUTION, SPOTTING_RESOLUTION))
+        return spot_key_frames(motion_energy(flow))
+
+    def _flow(self, frames: np.ndarray, transform: np.ndarray) -> np.ndarray:
+        side = self.flow_resolution
+        crops = np.stack([_grey_crop(frame, transform, side) for frame in frames])
+        flow = estimate_flow(crops[0], crops[1:], estimator=self.flow_estimator)
+        if self.do_remove_head_motion:
+            flow = remove_head_motion(flow, stable_mask(side, side))
+        grid = (self.flow_size, self.flow_size)
+        pooled = [[cv2.resize(channel, grid, interpolation=cv2.INTER_AREA) for channel in field] for field in flow]
+        return np.float32(pooled) * np.float32(100 / side)
+
+
+def list_of_clips(videos: Any) -> list[Any]:
+    """One clip or a (nested) list of clips, as a flat list of clips. A list of images or of (H, W, 3) arrays is one."""
+    if not isinstance(videos, (list, tuple)):
+        return list(videos) if getattr(videos, "ndim", 0) == 5 else [videos]
+    if videos and all(_is_frame(item) for item in videos):
+        return [videos]
+    return [clip for item in videos for clip in (list_of_clips(item) if isinstance(item, (list, tuple)) else [item])]
+
+
+def _is_frame(item: Any) -> bool:
+    return hasattr(item, "convert") or getattr(item, "ndim", 0) in (2, 3)
+
+
+def _one_per_clip(name: str, value: Any, count: int) -> Sequence[Any]:
+    """The per-clip argument as a list; with one clip the bare value is accepted too."""
+    if value is None:
+        return [None] * count
+    values = list(value)
+    nested = bool(values) and (values[0] is None or isinstance(values[0], (list, tuple, np.ndarray, dict)))
+    if name == "face_landmarks" and nested and values[0] is not None:
+        nested = np.ndim(values[0]) == 2
+    if name == "video_metadata":
+        nested = True
+    values = values if nested else [value]
+    if len(values) != count:
+        raise ValueError(f"`{name}` must name one value a clip: {count} clips, {len(values)} values.")
+    return values
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _grey_crop(frame: np.ndarray, transform: np.ndarray, side: int) -> np.ndarray:
+    # float32 before the warp: eight bits after it would round away a tenth of a pixel.
+    return warp_to_crop(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32), transform, side)
