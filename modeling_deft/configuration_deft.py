@@ -1,0 +1,137 @@
+"""DEFT configuration: a language model, two vision backbones, a motion encoder, and what they are to recognise."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_deft.DeftConfig",
+    "AutoModel": "modeling_deft.DeftModel",
+    "AutoModelForImageTextToText": "modeling_deft.DeftForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_deft.DeftForConditionalGeneration",
+    "AutoModelForCausalLM": "modeling_deft.DeftForConditionalGeneration",
+}
+CUSTOM_PIPELINES = {
+    "video-text-to-text": {
+        "impl": "pipeline_deft.DeftVideoTextToTextPipeline",
+        "pt": ["AutoModelForImageTextToText"],
+        "type": "multimodal",
+    }
+}
+LOSS_WEIGHTS = {"language": 1.0, "emotion": 0.5, "action_unit": 0.5, "region": 0.1}
+
+
+@strict
+class DeftMotionConfig(PreTrainedConfig):
+    r"""
+    The motion-semantics expert, which reads optical flow.
+
+    Args:
+        flow_size (`int`): side of the square flow grid.
+        patch_size (`int`): side of a patch in cells of the grid; divides `flow_size`.
+        num_flow_frames (`int`): most flow fields a clip can have.
+        hidden_size, intermediate_size, num_hidden_layers, num_attention_heads (`int`): of the encoder, whose layers
+            attend over space, then over time.
+    """
+
+    model_type = "deft_motion"
+    base_config_key = "motion_config"
+
+    flow_size: int = 32
+    patch_size: int = 4
+    num_flow_frames: int = 16
+    hidden_size: int = 256
+    intermediate_size: int = 1024
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 8
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+
+    def validate_architecture(self):
+        """Raises `ValueError` for sizes that do not divide one another."""
+        if self.flow_size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} does not divide flow_size {self.flow_size}.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}."
+            )
+
+
+@strict
+class DeftConfig(PreTrainedConfig):
+    r"""
+    Args:
+        text_config: any causal language model of transformers.
+        structure_config: any vision backbone of transformers; sees the onset frame.
+        texture_config: any vision backbone, or VideoMAE; sees the frames minus the onset frame.
+        motion_config ([`DeftMotionConfig`]): sees the optical flow.
+        action_units (`list[str]`): codes of the action units; one query, one logit and one language token each.
+        action_unit_regions (`dict[str, list]`): for each code the ellipses (cx, cy, rx, ry), in units of the crop, in
+            which its motion lies; the targets of the region loss.
+        emotion_labels (`list[str]`): the classes of the emotion head.
+        coarse_emotion_of (`dict[str, str]`): negative, positive or surprise, for each label.
+        structure_tokens, texture_tokens (`int`): language tokens of these experts; the motion expert has one an
+            action unit.
+        expert_size (`int`): width of the pooled experts in the emotion head.
+        structure_token_id, texture_token_id, motion_token_id (`int`): placeholders in `input_ids`.
+        loss_weights (`dict[str, float]`): of the terms language, emotion, action_unit, region; a term left out has
+            the default weight.
+    """
+
+    model_type = "deft"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3"),
+        "structure_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2"),
+        "texture_config": SubConfigSpec(config_class=AutoConfig, model_type="videomae"),
+        "motion_config": SubConfigSpec(config_class=DeftMotionConfig),
+    }
+
+    text_config: dict | PreTrainedConfig | None = None
+    structure_config: dict | PreTrainedConfig | None = None
+    texture_config: dict | PreTrainedConfig | None = None
+    motion_config: dict | PreTrainedConfig | None = None
+    action_units: list[str] | tuple[str, ...] = ()
+    action_unit_regions: dict | None = None
+    emotion_labels: list[str] | tuple[str, ...] = ()
+    coarse_emotion_of: dict | None = None
+    structure_tokens: int = 4
+    texture_tokens: int = 8
+    expert_size: int = 256
+    structure_token_id: int | None = None
+    texture_token_id: int | None = None
+    motion_token_id: int | None = None
+    loss_weights: dict | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        # What makes the saved folder loadable is the same for every checkpoint, so it is not left to the caller.
+        kwargs["auto_map"] = dict(AUTO_MAP)
+        kwargs["custom_pipelines"] = {task: dict(entry) for task, entry in CUSTOM_PIPELINES.items()}
+        super().__post_init__(**kwargs)
+        self.action_units, self.emotion_labels = list(self.action_units), list(self.emotion_labels)
+        self.coarse_emotion_of = dict(self.coarse_emotion_of or {})
+        self.action_unit_regions = dict(self.action_unit_regions or {})
+        self.loss_weights = {**LOSS_WEIGHTS, **(self.loss_weights or {})}
+        self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
+
+    @property
+    def motion_tokens(self) -> int:
+        return len(self.action_units)
+
+    def validate_architecture(self):
+        """Raises `ValueError` naming the field that contradicts another."""
+        for name in ("action_units", "emotion_labels"):
+            values = list(getattr(self, name))
+            if len(set(values)) != len(values):
+                raise ValueError(f"`{name}` holds a value twice: {values}.")
+        for name in ("action_unit_regions", "coarse_emotion_of"):
+            known = self.action_units if name == "action_unit_regions" else self.emotion_labels
+            unknown = sorted(set(getattr(self, name) or {}) - set(known))
+            if unknown:
+                raise ValueError(f"`{name}` names {unknown[0]!r}, which is not among {list(known)}.")
+        unknown = sorted(set(self.loss_weights or {}) - set(LOSS_WEIGHTS))
+        if unknown:
+            raise ValueError(f"`loss_weights` has no term {unknown[0]!r}; the terms are {', '.join(LOSS_WEIGHTS)}.")
+
+
+__all__ = ["DeftConfig", "DeftMotionConfig"]

@@ -1,0 +1,220 @@
+"""The three experts. None sees what another is for: structure has no motion, motion has no appearance, texture has
+only what changed since the onset."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel
+from transformers.utils import ModelOutput
+
+from .configuration_deft import DeftConfig, DeftMotionConfig
+
+
+@dataclass
+class ExpertOutput(ModelOutput):
+    """
+    tokens (`(clips, tokens, expert_size)`): what the language model gets, before the connector.
+    pooled (`(clips, expert_size)`): what the emotion head gets.
+    au_logits (`(clips, action_units)`), au_attentions (`(clips, action_units, frames, patches)`): motion expert only.
+    """
+
+    tokens: torch.FloatTensor | None = None
+    pooled: torch.FloatTensor | None = None
+    au_logits: torch.FloatTensor | None = None
+    au_attentions: torch.FloatTensor | None = None
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of learned queries over a memory; returns its weights, averaged over the heads."""
+
+    def __init__(self, hidden_size: int, memory_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(memory_size, hidden_size)
+        self.value = nn.Linear(memory_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, query: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        query, key, value = (
+            _split_heads(states, self.num_heads)
+            for states in (self.query(query), self.key(memory), self.value(memory))
+        )
+        weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+        return self.output((weights @ value).transpose(1, 2).flatten(2)), weights.mean(1)
+
+
+def _split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
+    return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+class Resampler(nn.Module):
+    """Any number of backbone states to a fixed, small number of tokens, each by a learned query."""
+
+    def __init__(self, num_tokens: int, hidden_size: int, memory_size: int):
+        super().__init__()
+        self.queries = nn.Parameter(torch.empty(num_tokens, hidden_size))
+        self.memory_norm = nn.LayerNorm(memory_size)
+        self.attention = CrossAttention(hidden_size, memory_size, num_heads=max(1, hidden_size // 64))
+        self.norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, memory: torch.Tensor) -> torch.Tensor:
+        queries = self.queries.expand(len(memory), -1, -1)
+        return self.norm(queries + self.attention(queries, self.memory_norm(memory))[0])
+
+
+class StructureExpert(nn.Module):
+    """Who it is and how the face is built: a vision backbone on the onset frame, and on nothing else."""
+
+    def __init__(self, config: DeftConfig):
+        super().__init__()
+        self.backbone = AutoModel.from_config(config.structure_config)
+        self.resampler = Resampler(config.structure_tokens, config.expert_size, config.structure_config.hidden_size)
+
+    def forward(self, pixel_values_videos: torch.Tensor) -> ExpertOutput:
+        states = self.backbone(pixel_values=pixel_values_videos[:, 0]).last_hidden_state
+        tokens = self.resampler(states)
+        return ExpertOutput(tokens=tokens, pooled=tokens.mean(1))
+
+
+class TextureExpert(nn.Module):
+    """What appears on the skin: a backbone on the frames minus the onset frame, so that a still face is all zeros.
+
+    A video backbone (one with tubelets) reads the differences together, an image backbone one by one.
+    """
+
+    def __init__(self, config: DeftConfig):
+        super().__init__()
+        self.backbone = AutoModel.from_config(config.texture_config)
+        self.reads_video = hasattr(config.texture_config, "tubelet_size")
+        self.frame_positions = None
+        if not self.reads_video:
+            frames, width = config.motion_config.num_flow_frames, config.texture_config.hidden_size
+            self.frame_positions = nn.Parameter(torch.empty(frames, 1, width))
+        self.resampler = Resampler(config.texture_tokens, config.expert_size, config.texture_config.hidden_size)
+
+    def forward(self, pixel_values_videos: torch.Tensor) -> ExpertOutput:
+        difference = pixel_values_videos - pixel_values_videos[:, :1]
+        if self.reads_video:
+            states = self.backbone(pixel_values=difference).last_hidden_state
+        else:
+            clips, frames = difference[:, 1:].shape[:2]
+            states = self.backbone(pixel_values=difference[:, 1:].flatten(0, 1)).last_hidden_state
+            states = (states.unflatten(0, (clips, frames)) + self.frame_positions[:frames]).flatten(1, 2)
+        tokens = self.resampler(states)
+        return ExpertOutput(tokens=tokens, pooled=tokens.mean(1))
+
+
+class MotionLayer(nn.Module):
+    """Attention over the patches of a frame, then over the frames of a patch, then an MLP; all pre-norm residual."""
+
+    def __init__(self, config: DeftMotionConfig):
+        super().__init__()
+        size, eps = config.hidden_size, config.layer_norm_eps
+        self.num_heads = config.num_attention_heads
+        self.space_norm, self.time_norm, self.mlp_norm = (nn.LayerNorm(size, eps=eps) for _ in range(3))
+        self.space_qkv, self.time_qkv = nn.Linear(size, 3 * size), nn.Linear(size, 3 * size)
+        self.space_output, self.time_output = nn.Linear(size, size), nn.Linear(size, size)
+        self.up, self.down = nn.Linear(size, config.intermediate_size), nn.Linear(config.intermediate_size, size)
+
+    def _attend(self, states: torch.Tensor, qkv: nn.Linear, output: nn.Linear) -> torch.Tensor:
+        shape = states.shape
+        query, key, value = (_split_heads(part, self.num_heads) for part in qkv(states.flatten(0, 1)).chunk(3, -1))
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return output(mixed.transpose(1, 2).flatten(2)).reshape(shape)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = states + self._attend(self.space_norm(states), self.space_qkv, self.space_output)
+        over_time = self.time_norm(states).transpose(1, 2)
+        states = states + self._attend(over_time, self.time_qkv, self.time_output).transpose(1, 2)
+        return states + self.down(F.gelu(self.up(self.mlp_norm(states))))
+
+
+class MotionExpert(nn.Module):
+    """What moved, where to and how far, and which action unit that is: reads optical flow only.
+
+    From the flow (u, v) in percent of the crop width it derives magnitude and strain
+    √(ux² + vy² + ½(uy + vx)²) (Shreve et al. 2011). One learned query an action unit looks for it over frame × patch.
+    """
+
+    def __init__(self, config: DeftConfig):
+        super().__init__()
+        motion = config.motion_config
+        grid = motion.flow_size // motion.patch_size
+        self.patch_embedding = nn.Conv2d(4, motion.hidden_size, motion.patch_size, motion.patch_size)
+        self.patch_positions = nn.Parameter(torch.empty(1, grid * grid, motion.hidden_size))
+        self.frame_positions = nn.Parameter(torch.empty(motion.num_flow_frames, 1, motion.hidden_size))
+        self.layers = nn.ModuleList(MotionLayer(motion) for _ in range(motion.num_hidden_layers))
+        self.norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
+        self.queries = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
+        self.attention = CrossAttention(motion.hidden_size, motion.hidden_size, motion.num_attention_heads)
+        self.au_norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
+        # One classifier an action unit: row k reads query k's state.
+        self.au_weight = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
+        self.au_bias = nn.Parameter(torch.zeros(len(config.action_units)))
+        self.projection = nn.Linear(motion.hidden_size, config.expert_size)
+
+    def forward(self, flow_values_videos: torch.Tensor) -> ExpertOutput:
+        clips, frames = flow_values_videos.shape[:2]
+        channels = torch.cat([flow_values_videos, *_magnitude_and_strain(flow_values_videos)], dim=2)
+        patches = self.patch_embedding(channels.flatten(0, 1)).flatten(2).transpose(1, 2)
+        states = patches.unflatten(0, (clips, frames)) + self.patch_positions + self.frame_positions[:frames]
+        for layer in self.layers:
+            states = layer(states)
+        memory = self.norm(states).flatten(1, 2)
+
+        queries = self.queries.expand(clips, -1, -1)
+        attended, weights = self.attention(queries, memory)
+        au_states = self.au_norm(queries + attended)
+        tokens = self.projection(au_states)
+        return ExpertOutput(
+            tokens=tokens,
+            pooled=tokens.mean(1),
+            au_logits=(au_states * self.au_weight).sum(-1) + self.au_bias,
+            au_attentions=weights.unflatten(-1, (frames, -1)),
+        )
+
+
+def _magnitude_and_strain(flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(clips, frames, 1, h, w) each; derivatives by central differences in percent per cell."""
+    dy, dx = torch.gradient(flow, dim=(-2, -1))
+    ux, vx, uy, vy = dx[:, :, :1], dx[:, :, 1:], dy[:, :, :1], dy[:, :, 1:]
+    strain = (ux.square() + vy.square() + 0.5 * (uy + vx).square() + 1e-12).sqrt()
+    return (flow.square().sum(2, keepdim=True) + 1e-12).sqrt(), strain
+
+
+class GatedFusion(nn.Module):
+    """Emotion logits from the pooled experts, each weighted by a gate that the clip itself decides."""
+
+    def __init__(self, config: DeftConfig, num_experts: int = 3):
+        super().__init__()
+        size = config.expert_size
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(num_experts))
+        self.gates = nn.ModuleList(nn.Linear(size, 1) for _ in range(num_experts))
+        self.hidden = nn.Linear(size, size)
+        self.classifier = nn.Linear(size, len(config.emotion_labels))
+
+    def forward(self, pooled: list[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (clips, emotions) and gates (clips, experts), which sum to 1; a missing expert's gate is 0."""
+        present = [index for index, states in enumerate(pooled) if states is not None]
+        states = [self.norms[index](pooled[index]) for index in present]
+        scores = torch.cat([self.gates[index](state) for index, state in zip(present, states, strict=True)], dim=-1)
+        weights = scores.softmax(-1)
+        fused = (torch.stack(states, dim=1) * weights.unsqueeze(-1)).sum(1)
+        gates = weights.new_zeros(len(weights), len(pooled))
+        gates[:, present] = weights
+        return self.classifier(F.gelu(self.hidden(fused))), gates
+
+
+class Connector(nn.Module):
+    """From an expert's tokens to the language model's embedding space."""
+
+    def __init__(self, expert_size: int, text_size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(expert_size)
+        self.up, self.down = nn.Linear(expert_size, text_size), nn.Linear(text_size, text_size)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.down(F.gelu(self.up(self.norm(tokens))))
