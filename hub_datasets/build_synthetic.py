@@ -6,6 +6,7 @@ import multiprocessing
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -49,7 +50,7 @@ def build(
         for result in pool.map(one_identity, range(total)):
             rows.append(result)
             progress.advance(task)
-    splits = {"train": sum(rows[:identities], []), "test": sum(rows[identities:], [])}
+    splits = {"train": list(chain(*rows[:identities])), "test": list(chain(*rows[identities:]))}
     splits = {name: values for name, values in splits.items() if values}
     processor = DeftVideoProcessor(num_frames=num_frames)
     write_dataset(splits, features(processor), _card(splits, seed), out)

@@ -53,7 +53,7 @@ def report_of_facts(emotion: str | None, convention: str, judgements: Sequence[J
 
 
 def conversations_of(report: ExpressionReport, convention: str, rng: np.random.Generator) -> list[dict]:
-    """One conversation a task: {"task", "messages"}, in the chat format of transformers with the clip as a video block."""
+    """One {"task", "messages"} a task, in the chat format of transformers, the clip as a block of type video."""
     answers = {
         "explain": format_answer(report),
         "emotion": INSUFFICIENT_MOTION if report.insufficient_motion else report.emotion,

@@ -99,7 +99,7 @@ class Disturbances:
 
 @dataclass
 class Clip:
-    """Frames with their truth. `displacement` is the expression's field at the apex, crop widths, (2, CANVAS, CANVAS)."""
+    """Frames with their truth. `displacement`, (2, CANVAS, CANVAS), is the expression's at the apex in crop widths."""
 
     frames: np.ndarray  # (T, size, size, 3) uint8
     fps: float
@@ -216,7 +216,7 @@ def _furrow_map(face: Face, units: Sequence[UnitRequest]) -> np.ndarray:
                 ends = [
                     (x - lateral if side == "right" else 1 - x + lateral, y + down) for x, y in ((x0, y0), (x1, y1))
                 ]
-                points = [tuple(int(round(value * CANVAS)) for value in end) for end in ends]
+                points = [tuple(round(value * CANVAS) for value in end) for end in ends]
                 cv2.line(layer, *points, 1.0, 2, cv2.LINE_AA)
         canvas = np.maximum(canvas, min(unit.amplitude / 0.02, 1.5) * cv2.GaussianBlur(layer, (0, 0), 1.6))
     return canvas
@@ -423,7 +423,7 @@ class _FacePainter:
             by += self.rng.uniform(-1, 1) * thickness * (1 - 0.65 * s)
             slope = sign * (0.016 + 0.006 * s), -0.012 * (1 - 1.5 * s)
             ends = [(bx, by), (bx + slope[0], by + slope[1])]
-            points = [tuple(int(round(value * self.side * 16)) for value in end) for end in ends]
+            points = [tuple(round(value * self.side * 16) for value in end) for end in ends]
             cv2.line(layer, *points, float(self.rng.uniform(0.5, 1.0)), 2, cv2.LINE_AA, shift=4)
         layer = np.clip(
             0.75 * cv2.GaussianBlur(layer, (0, 0), 1.0) + 0.35 * cv2.GaussianBlur(layer, (0, 0), 4.0), 0, 0.9

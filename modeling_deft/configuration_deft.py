@@ -18,7 +18,7 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
-LOSS_WEIGHTS = {"language": 1.0, "emotion": 0.5, "action_unit": 0.5, "region": 0.1}
+LOSS_WEIGHTS = {"language": 1.0, "emotion": 0.5, "action_unit": 2.0, "region": 0.1}
 
 
 @strict

@@ -150,6 +150,12 @@ class MotionExpert(nn.Module):
         self.norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
         self.queries = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
         self.attention = CrossAttention(motion.hidden_size, motion.hidden_size, motion.num_attention_heads)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps),
+            nn.Linear(motion.hidden_size, motion.intermediate_size),
+            nn.GELU(),
+            nn.Linear(motion.intermediate_size, motion.hidden_size),
+        )
         self.au_norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
         # One classifier an action unit: row k reads query k's state.
         self.au_weight = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
@@ -167,7 +173,8 @@ class MotionExpert(nn.Module):
 
         queries = self.queries.expand(clips, -1, -1)
         attended, weights = self.attention(queries, memory)
-        au_states = self.au_norm(queries + attended)
+        states = queries + attended
+        au_states = self.au_norm(states + self.mlp(states))
         tokens = self.projection(au_states)
         return ExpertOutput(
             tokens=tokens,

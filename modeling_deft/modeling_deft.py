@@ -25,7 +25,7 @@ EXPERTS = ("structure", "texture", "motion")
 @dataclass
 class DeftVideoFeatures(BaseModelOutputWithPooling):
     r"""
-    pooler_output (`list` of `(tokens, text hidden size)`): one tensor a clip, the experts' tokens in the prompt's order.
+    pooler_output (`list` of `(tokens, text hidden size)`): one tensor a clip, the experts' tokens in prompt order.
     expert_tokens (`dict[str, (clips, tokens, text hidden size)]`): the same by expert, missing experts left out.
     emotion_logits (`(clips, emotions)`), au_logits (`(clips, action_units)`): from the experts alone.
     expert_gates (`(clips, 3)`): weight of structure, texture and motion in the emotion; they sum to 1.
@@ -214,8 +214,8 @@ class DeftModel(DeftPreTrainedModel):
             # The number of True is data; under torch.compile the check is left to the graph's shape errors.
             if not torch.compiler.is_compiling() and int(mask.sum()) != expected:
                 raise ValueError(
-                    f"The prompts hold {int(mask.sum())} {name} placeholders, the clips need {expected}. Processor and "
-                    "model must agree on the tokens per expert, and each clip must have its own block in the prompt."
+                    f"The prompts hold {int(mask.sum())} {name} placeholders, the clips need {expected}. Processor "
+                    "and model must agree on the tokens an expert has, and each clip needs its block in a prompt."
                 )
             masks[name] = mask.unsqueeze(-1)
         return masks

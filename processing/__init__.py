@@ -1,4 +1,4 @@
-"""Clips to tensors and answers to reports; flat files that are the Hub's remote code of the processor as they stand."""
+"""Clips to tensors and answers to reports; flat files that are the Hub's remote code as they stand."""
 
 from .expression_report import ExpressionReport, format_answer, parse_answer
 from .processing_deft import DeftProcessor

@@ -50,7 +50,7 @@ def motion_energy(flow: np.ndarray) -> np.ndarray:
     return np.max([np.hypot(*flow[:, :, mask].mean(-1).T) for mask in masks], axis=0)
 
 
-def spot_key_frames(energy: Sequence[float], *, apex: int | None = None, rise: float = 0.15) -> KeyFrames:
+def spot_key_frames(energy: Sequence[float], *, apex: int | None = None, rise: float = 0.1) -> KeyFrames:
     """Onset, apex and offset from the energy of the motion since frame 0.
 
     The apex is the energy's maximum after smoothing over five frames; onset and offset are the last frame before it

@@ -148,6 +148,18 @@ class DeftProcessor(ProcessorMixin):
         per_clip = self.structure_tokens + self.texture_tokens + self.motion_tokens
         return MultiModalData(num_video_tokens=None if video_sizes is None else [per_clip] * len(video_sizes))
 
+    def render_prompt(self, messages: Sequence[Mapping[str, Any]], video_inputs: Mapping[str, Any]) -> str:
+        """The prompt's text for one clip whose tensors are at hand, ready for the tokenizer.
+
+        Args:
+            messages: chat messages up to the question, with one block of type video.
+            video_inputs: what the clip has; an expert whose tensor is missing or `None` gets no section.
+        """
+        text = self.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        if text.count(self.video_token) != 1:
+            raise ValueError(f"The messages hold {text.count(self.video_token)} clips, expected one.")
+        return text.replace(self.video_token, self.replace_video_token(video_inputs))
+
     def post_process_expression(
         self,
         generated: str | Sequence[str] | Any,

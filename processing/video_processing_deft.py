@@ -178,7 +178,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
 
 
 def list_of_clips(videos: Any) -> list[Any]:
-    """One clip or a (nested) list of clips, as a flat list of clips. A list of images or of (H, W, 3) arrays is one."""
+    """One clip or a (nested) list of clips, as a flat list of clips; a list of images is one."""
     if not isinstance(videos, (list, tuple)):
         return list(videos) if getattr(videos, "ndim", 0) == 5 else [videos]
     if videos and all(_is_frame(item) for item in videos):

@@ -96,8 +96,8 @@ class FolderClip(ClipReader):
         for index, image in cache.items():
             if image.shape[:2] != (self.metadata.height, self.metadata.width):
                 raise VideoReadError(
-                    f"{self._files[index]}: {image.shape[1]}×{image.shape[0]} pixels, while the clip's first frame has "
-                    f"{self.metadata.width}×{self.metadata.height}. All frames of a clip must have one size."
+                    f"{self._files[index]}: {image.shape[1]}×{image.shape[0]} pixels, while the clip's first frame "
+                    f"has {self.metadata.width}×{self.metadata.height}. All frames of a clip must have one size."
                 )
         return np.stack([cache[index] for index in indices])
 

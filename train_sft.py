@@ -1,0 +1,321 @@
+"""Supervised fine-tuning of DEFT on a Uni-MER dataset: TRL's SFTTrainer with the hybrid objective.
+
+    python train_sft.py --config recipes/tiny.yaml --dataset build/demo/data --output_dir build/deft-tiny
+
+Every key of the YAML can be overridden on the command line. The folder that is written is complete: weights,
+processor, the code that loads both anywhere, and a model card.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from datasets import Array4D, Dataset, DatasetDict, load_dataset
+from huggingface_hub import ModelCard, ModelCardData
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
+from trl import SFTConfig, SFTTrainer, TrlParser
+
+from deft_llm.hub_datasets.uni_mer import row_tensors
+from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
+from deft_llm.processing import DeftProcessor, DeftVideoProcessor
+from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
+from deft_llm.processing.processing_deft import SPECIAL_TOKENS
+
+
+@dataclass
+class DataArguments:
+    """What to train on, and how clips become examples."""
+
+    dataset: str = field(metadata={"help": "Uni-MER dataset: a folder or a Hub repository."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    task_weights: dict | None = field(
+        default=None, metadata={"help": "How often each conversation task is drawn; default: all alike."}
+    )
+    appearance_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Share of batches without pixels, so that the answer learns to rest on motion alone."},
+    )
+    preprocessing_workers: int = field(default=2, metadata={"help": "Processes that decode the clips, once."})
+
+
+@dataclass
+class ModelArguments:
+    """The parts of the model: each a config for one that starts from random weights."""
+
+    text: dict = field(metadata={"help": "Config of the language model."})
+    structure: dict = field(metadata={"help": "Config of the structure expert's vision backbone."})
+    texture: dict = field(metadata={"help": "Config of the texture expert's vision or video backbone."})
+    motion: dict = field(default_factory=dict, metadata={"help": "Config of the motion expert."})
+    expert_size: int = field(default=256, metadata={"help": "Width of the experts' tokens."})
+    structure_tokens: int = field(default=4, metadata={"help": "Language tokens of the structure expert."})
+    texture_tokens: int = field(default=8, metadata={"help": "Language tokens of the texture expert."})
+    loss_weights: dict | None = field(default=None, metadata={"help": "Weights of the loss terms."})
+    vocab_size: int = field(default=1024, metadata={"help": "Largest vocabulary of a tokenizer trained here."})
+    num_frames: int = field(default=8, metadata={"help": "Frames a clip, the onset among them."})
+
+
+def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE over the conversations' own text; reads and writes any text without loss."""
+    texts = [
+        block["text"]
+        for row in conversations
+        for conversation in row
+        for message in conversation["messages"]
+        for block in message["content"]
+        if block["text"]
+    ]
+    tokenizer = Tokenizer(models.BPE())
+    # Digits stand alone, so that a magnitude is read figure by figure.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*control, *SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", *SPECIAL_TOKENS],
+        model_max_length=4096,
+    )
+
+
+def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
+    """Model and processor from configs, with the labels that the dataset has."""
+    emotions = sorted({value for value in dataset["emotion"] if value is not None})
+    coarse = dict(zip(dataset["emotion"], dataset["emotion_coarse"], strict=True))
+    units = sorted({unit["code"] for row in dataset["action_units"] for unit in row}, key=lambda code: int(code[2:]))
+    if len(emotions) < 2 or not units:
+        raise ValueError(
+            f"The training split names {len(emotions)} emotions and {len(units)} action units; "
+            "recognition needs at least two emotions and one action unit."
+        )
+    tokenizer = train_tokenizer(dataset["conversations"], arguments.vocab_size)
+    structure = AutoConfig.for_model(**arguments.structure)
+    video_processor = DeftVideoProcessor(
+        num_frames=arguments.num_frames,
+        size={"height": structure.image_size, "width": structure.image_size},
+        flow_size=arguments.motion.get("flow_size", 32),
+    )
+    processor = DeftProcessor(
+        video_processor,
+        tokenizer,
+        structure_tokens=arguments.structure_tokens,
+        texture_tokens=arguments.texture_tokens,
+        action_units=units,
+        emotion_labels=emotions,
+        coarse_emotion_of={emotion: coarse[emotion] for emotion in emotions},
+        label_convention=", ".join(sorted(set(dataset["source"]))),
+    )
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    structure_id, texture_id, motion_id = processor.video_token_ids
+    config = DeftConfig(
+        text_config={**arguments.text, "vocab_size": len(tokenizer), **ids},
+        structure_config=arguments.structure,
+        texture_config=arguments.texture,
+        motion_config=arguments.motion,
+        action_units=units,
+        action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
+        emotion_labels=emotions,
+        coarse_emotion_of=processor.coarse_emotion_of,
+        structure_tokens=arguments.structure_tokens,
+        texture_tokens=arguments.texture_tokens,
+        expert_size=arguments.expert_size,
+        structure_token_id=structure_id,
+        texture_token_id=texture_id,
+        motion_token_id=motion_id,
+        loss_weights=arguments.loss_weights,
+    )
+    model = DeftForConditionalGeneration(config)
+    model.generation_config.update(**ids, max_new_tokens=512, do_sample=False)
+    return model, processor
+
+
+def clip_features(row: dict[str, Any], processor: DeftProcessor) -> dict[str, Any]:
+    """One dataset row's tensors and labels."""
+    cv2.setNumThreads(1)
+    tensors = row_tensors(row, processor.video_processor)
+    codes = {unit["code"] for unit in row["action_units"]}
+    emotion = row["emotion"]
+    return {
+        "pixel_values_videos": tensors.get("pixel_values_videos"),
+        "flow_values_videos": tensors["flow_values_videos"],
+        "emotion_label": processor.emotion_labels.index(emotion) if emotion in processor.emotion_labels else -100,
+        "au_label": [float(code in codes) for code in processor.action_units],
+    }
+
+
+def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset:
+    """Decodes every clip once; the tensors are kept on disk in float16 and mapped into memory."""
+    video_processor = processor.video_processor
+    side = video_processor.size["height"]
+    schema = dataset.features.copy()
+    for column in ("video", "flow"):
+        del schema[column]
+    schema["pixel_values_videos"] = Array4D((video_processor.num_frames, 3, side, side), "float16")
+    schema["flow_values_videos"] = Array4D(video_processor.flow_shape, "float16")
+    schema["emotion_label"] = dataset.features["onset"]
+    schema["au_label"] = [dataset.features["fps"]]
+    prepared = dataset.map(
+        clip_features,
+        fn_kwargs={"processor": processor},
+        remove_columns=["video", "flow"],
+        features=schema,
+        num_proc=min(workers, len(dataset)),
+        desc="Decoding clips",
+    )
+    return prepared.with_format(
+        "numpy", columns=["pixel_values_videos", "flow_values_videos"], output_all_columns=True
+    )
+
+
+class DeftCollator:
+    """Rows to a batch: one conversation drawn a clip, placeholders expanded, only the answer scored."""
+
+    def __init__(self, processor: DeftProcessor, task_weights: dict[str, float] | None, appearance_dropout: float):
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.task_weights, self.appearance_dropout = task_weights, appearance_dropout
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {"flow_values_videos": _stack(rows, "flow_values_videos")}
+        complete = all(row["pixel_values_videos"] is not None for row in rows)
+        if complete and random.random() >= self.appearance_dropout:
+            batch["pixel_values_videos"] = _stack(rows, "pixel_values_videos")
+        prompts, answers = [], []
+        for row in rows:
+            *question, answer = self._draw(row["conversations"])["messages"]
+            prompt = self.processor.render_prompt(question, batch)
+            prompts.append(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            text = answer["content"][0]["text"] + self.tokenizer.eos_token
+            answers.append(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
+        input_ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        labels = torch.full((len(rows), length), -100)
+        mask = torch.zeros((len(rows), length), dtype=torch.long)
+        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            end = len(prompt) + len(answer)
+            input_ids[index, :end] = torch.tensor(prompt + answer)
+            labels[index, len(prompt) : end] = torch.tensor(answer)
+            mask[index, :end] = 1
+        batch |= {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+        batch["emotion_labels"] = torch.tensor([row["emotion_label"] for row in rows])
+        batch["au_labels"] = torch.tensor(np.array([row["au_label"] for row in rows]), dtype=torch.float32)
+        return batch
+
+    def _draw(self, conversations: list[dict]) -> dict:
+        if self.task_weights is None:
+            return random.choice(conversations)
+        weights = [self.task_weights.get(conversation["task"], 0) for conversation in conversations]
+        return random.choices(conversations, weights)[0]
+
+
+def _stack(rows: list[dict[str, Any]], column: str) -> torch.Tensor:
+    return torch.from_numpy(np.stack([row[column] for row in rows]).astype(np.float32))
+
+
+class DeftSFTTrainer(SFTTrainer):
+    """SFTTrainer whose loss is the model's own hybrid one, every term of it logged.
+
+    The stock trainer takes the language loss from the hidden states and never calls the model's `forward` with
+    labels, so the terms of the experts would not be trained.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        mode = "train" if self.model.training else "eval"
+        outputs = model(
+            **inputs, use_cache=False, skip_logits=not return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        terms = {name: outputs[f"{name}_loss"] for name in self.loss_weights if f"{name}_loss" in outputs}
+        loss = 0.0
+        for name, value in terms.items():
+            if name == "language":
+                # `num_items_in_batch` counts the tokens of all processes, whose gradients are then averaged.
+                if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+                    value = value * self.accelerator.num_processes
+            elif num_items_in_batch is not None:
+                # With it the Trainer leaves the division by the accumulation steps to the loss.
+                value = value / self.current_gradient_accumulation_steps
+            loss = loss + self.loss_weights[name] * value
+        for name, value in terms.items():
+            self._metrics[mode][f"{name}_loss"].append(self.accelerator.gather(value.detach()).mean().item())
+        gates = self.accelerator.gather(outputs.expert_gates.detach()).mean(0).tolist()
+        for name, gate in zip(("structure", "texture", "motion"), gates, strict=True):
+            self._metrics[mode][f"gate_{name}"].append(gate)
+        return (loss, outputs) if return_outputs else loss
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return self.accelerator.unwrap_model(self.model).config.loss_weights
+
+    def create_model_card(self, *args, **kwargs):
+        """The card is written by `write_model_card`; TRL's generic one must not replace it."""
+
+
+def write_model_card(folder: Path, model: DeftForConditionalGeneration, dataset: Dataset, steps: int) -> None:
+    """Fills `model_card.md` with what this run knows and writes it as the folder's README.md."""
+    config = model.config
+    card = ModelCard.from_template(
+        ModelCardData(
+            license="apache-2.0",
+            library_name="transformers",
+            pipeline_tag="video-text-to-text",
+            tags=["micro-expression", "action-units", "optical-flow"],
+        ),
+        template_path=str(Path(__file__).with_name("model_card.md")),
+        parameters=f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million",
+        language_model=config.text_config.model_type,
+        structure=config.structure_config.model_type,
+        texture=config.texture_config.model_type,
+        clips=len(dataset),
+        subjects=len(set(dataset["subject"])),
+        sources=", ".join(sorted(set(dataset["source"]))),
+        steps=steps,
+        emotions=", ".join(config.emotion_labels),
+        action_units=", ".join(f"{code} ({get_action_unit(code).name})" for code in config.action_units),
+    )
+    card.save(folder / "README.md")
+
+
+def main(data: DataArguments, model_arguments: ModelArguments, training: SFTConfig) -> None:
+    set_seed(training.seed)
+    splits: DatasetDict = load_dataset(data.dataset)
+    if data.train_split not in splits:
+        raise ValueError(f"{data.dataset} has no split {data.train_split!r}; it has {', '.join(splits)}.")
+    dataset = splits[data.train_split]
+    model, processor = build_model(model_arguments, dataset)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{len(dataset)} clips of {len(set(dataset['subject']))} subjects; model of {size / 1e6:.1f} M parameters")
+
+    training.remove_unused_columns = False
+    training.dataset_kwargs = {"skip_prepare_dataset": True}
+    training.max_length = None
+    trainer = DeftSFTTrainer(
+        model=model,
+        args=training,
+        train_dataset=prepare(dataset, processor, data.preprocessing_workers),
+        processing_class=processor,
+        data_collator=DeftCollator(processor, data.task_weights, data.appearance_dropout),
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.save_model(training.output_dir)
+    write_model_card(Path(training.output_dir), model, dataset, trainer.state.global_step)
+    print(f"Model folder written to {training.output_dir}")
+
+
+if __name__ == "__main__":
+    parser = TrlParser((DataArguments, ModelArguments, SFTConfig))
+    main(*parser.parse_args_and_config())
