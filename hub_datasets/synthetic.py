@@ -189,6 +189,8 @@ def _displacement(face: Face, units: Sequence[UnitRequest], rng: np.random.Gener
     y, x = (np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32) + 0.5) / CANVAS
     total = np.zeros((2, CANVAS, CANVAS), np.float32)
     for unit in units:
+        weight_sum = np.full((CANVAS, CANVAS), 1e-9, np.float32)
+        vector_sum, strongest = np.zeros_like(total), np.zeros_like(weight_sum)
         for motion in get_action_unit(unit.code).motions:
             turn = rng.normal(0, np.radians(8))  # nobody's muscle pulls exactly along the axis
             for side in SIDES if unit.side == "both" else (unit.side,):
@@ -201,7 +203,11 @@ def _displacement(face: Face, units: Sequence[UnitRequest], rng: np.random.Gener
                 )
                 # Skin follows its neighbourhood: the bump reaches past the region it is named after.
                 bump = np.exp(-0.5 * (((x - cx) / (1.1 * rx)) ** 2 + ((y - cy) / (1.3 * ry)) ** 2))
-                total += unit.amplitude * np.float32(vector)[:, None, None] * bump
+                weight_sum += bump
+                vector_sum += np.float32(vector)[:, None, None] * bump
+                strongest = np.maximum(strongest, bump)
+        # Where the bumps of one unit overlap, as at the chin's middle, they share the motion and do not add to it.
+        total += unit.amplitude * strongest * vector_sum / weight_sum
     return total
 
 
@@ -222,14 +228,15 @@ def _furrow_map(face: Face, units: Sequence[UnitRequest]) -> np.ndarray:
     return canvas
 
 
-def encode_mp4(clip: Clip, *, crf: int = 10) -> bytes:
-    """H.264 with a quality at which a twentieth of a pixel survives (`crf` 10)."""
+def encode_mp4(clip: Clip, *, crf: int = 12) -> bytes:
+    """H.264 at a quality that leaves micro-expressions in; the same frames give the same bytes."""
     buffer = BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(clip.fps).limit_denominator(1000))
         stream.height, stream.width = clip.frames.shape[1:3]
         stream.pix_fmt = "yuv444p"
-        stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        # x264's macroblock tree reads past the frame's edge, and its output then depends on what lay in memory.
+        stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         for frame in clip.frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

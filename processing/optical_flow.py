@@ -13,13 +13,14 @@ import numpy as np
 
 
 def lucas_kanade_flow(
-    reference: np.ndarray, frames: np.ndarray, *, sigma: float = 5.0, levels: int = 3, iterations: int = 4
+    reference: np.ndarray, frames: np.ndarray, *, sigma: float = 6.0, levels: int = 3, iterations: int = 4
 ) -> np.ndarray:
     """Iterative Lucas-Kanade with a Gaussian window, coarse to fine.
 
     The window is wide on purpose: skin moves smoothly, the motion is a fraction of a pixel, and averaging the
     brightness constancy equation over many pixels is what lifts it over the sensor's noise. The gradients are the
     reference's (Baker & Matthews 2004, inverse compositional), so the structure tensor is built once a clip and level.
+    Each level is pulled towards the coarser one's flow, the coarsest towards none, as strongly as the image is noisy.
 
     Args:
         reference: onset frame, (H, W) float32, grey levels.
@@ -33,28 +34,31 @@ def lucas_kanade_flow(
     flow = None
     for level in reversed(range(levels)):
         size = tuple(max(16, round(extent / 2**level)) for extent in reversed(reference.shape))
-        ref = _without_shading(cv2.resize(reference, size, interpolation=cv2.INTER_AREA))
+        ref, noise = _without_shading(cv2.resize(reference, size, interpolation=cv2.INTER_AREA))
         grad_x = cv2.Scharr(ref, cv2.CV_32F, 1, 0, scale=1 / 32)
         grad_y = cv2.Scharr(ref, cv2.CV_32F, 0, 1, scale=1 / 32)
+        # The noise adds its own gradients; where the texture is no stronger, the prior decides.
+        damping = _PRIOR * _GRADIENT_NOISE_GAIN * noise**2 + 1e-4
         xx, xy, yy = (_window(product, sigma) for product in (grad_x * grad_x, grad_x * grad_y, grad_y * grad_y))
-        # Where the window holds no texture the system is singular: damp it towards "no motion".
-        damping = 1e-3 * float(np.mean(xx + yy)) + 1e-3
         xx, yy = xx + damping, yy + damping
         determinant = xx * yy - xy * xy
         grid_y, grid_x = np.mgrid[0 : size[1], 0 : size[0]].astype(np.float32)
 
         levelled = np.zeros((len(frames), 2, size[1], size[0]), np.float32)
         for index, frame in enumerate(frames):
-            target = _without_shading(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+            target, _ = _without_shading(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+            target *= ref.std() / max(float(target.std()), 1e-6)  # a change of the light is a gain on the texture
             if flow is not None:
                 for axis in range(2):
                     ratio = size[axis] / flow.shape[3 - axis]
                     levelled[index, axis] = ratio * cv2.resize(flow[index, axis], size)
-            u, v = levelled[index]
+            prior_u, prior_v = levelled[index]
+            u, v = prior_u, prior_v
             for _ in range(iterations):
                 warped = cv2.remap(target, grid_x + u, grid_y + v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
                 error = warped - ref
-                bx, by = _window(grad_x * error, sigma), _window(grad_y * error, sigma)
+                bx = _window(grad_x * error, sigma) + damping * (u - prior_u)
+                by = _window(grad_y * error, sigma) + damping * (v - prior_v)
                 u = u - (yy * bx - xy * by) / determinant
                 v = v - (xx * by - xy * bx) / determinant
             levelled[index] = u, v
@@ -66,9 +70,25 @@ def _window(field: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(field, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
 
 
-def _without_shading(image: np.ndarray) -> np.ndarray:
-    """Takes the low frequencies off, with them slow changes of the light; 8 px is far above a wrinkle's width."""
-    return cv2.GaussianBlur(image, (0, 0), 0.8) - cv2.GaussianBlur(image, (0, 0), 8.0)
+def _without_shading(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """The image without its low frequencies, and with them the shading (8 px is far above a wrinkle's width), and the
+    standard deviation of its noise (Immerkær 1996, made robust by the median)."""
+    laplacian = cv2.filter2D(image, cv2.CV_32F, np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]))
+    noise = 1.4826 * float(np.median(np.abs(laplacian))) / 6
+    return cv2.GaussianBlur(image, (0, 0), _PRESMOOTHING) - cv2.GaussianBlur(image, (0, 0), 8.0), noise
+
+
+def _gradient_noise_gain() -> float:
+    """Variance of a smoothed image's gradient for white noise of variance one."""
+    impulse = np.zeros((31, 31), np.float32)
+    impulse[15, 15] = 1
+    smooth = cv2.GaussianBlur(impulse, (0, 0), _PRESMOOTHING)
+    return float(np.sum(np.square(cv2.Scharr(smooth, cv2.CV_32F, 1, 0, scale=1 / 32))))
+
+
+_PRESMOOTHING = 0.8  # pixels
+_PRIOR = 8.0  # least error over motion of 0.3-3 px and noise of 1-4 grey levels, on rendered faces
+_GRADIENT_NOISE_GAIN = _gradient_noise_gain()
 
 
 def farneback_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:

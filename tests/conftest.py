@@ -1,0 +1,143 @@
+"""What the tests share: a few rendered clips, a dataset of them, and an untrained tiny model with its processor."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+# Before any Hugging Face library reads them: the tests never leave this machine.
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+
+from datasets import Dataset
+
+from deft_llm.hub_datasets import synthetic
+from deft_llm.hub_datasets.build_synthetic import identity_rows
+from deft_llm.hub_datasets.uni_mer import features
+from deft_llm.processing import DeftVideoProcessor
+
+ROOT = Path(__file__).parents[1]
+STILL_CAMERA = synthetic.Disturbances(head_shift=0, head_rotation=0, light_drift=0, noise=0, furrows=0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory):
+    os.environ["HF_MODULES_CACHE"] = str(tmp_path_factory.mktemp("modules"))
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def face() -> synthetic.Face:
+    return synthetic.render_face(np.random.default_rng(3))
+
+
+@pytest.fixture(scope="session")
+def brow_clip(face) -> synthetic.Clip:
+    """AU4, both sides, 1.5 % of the crop's width, with the usual disturbances."""
+    return synthetic.render_clip(face, [synthetic.UnitRequest("AU4", "both", 0.015)], np.random.default_rng(0))
+
+
+@pytest.fixture(scope="session")
+def still_clip(face) -> synthetic.Clip:
+    return synthetic.render_clip(face, [], np.random.default_rng(1))
+
+
+@pytest.fixture(scope="session")
+def brow_video(brow_clip, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "brow.mp4"
+    path.write_bytes(synthetic.encode_mp4(brow_clip))
+    return path
+
+
+@pytest.fixture(scope="session")
+def still_video(still_clip, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "still.mp4"
+    path.write_bytes(synthetic.encode_mp4(still_clip))
+    return path
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """48 clips of four faces: every emotion and action unit of the generator occurs."""
+    rows = [row for identity in range(4) for row in identity_rows(identity, clips=12, num_frames=8, seed=1)]
+    return Dataset.from_list(rows, features=features(DeftVideoProcessor(num_frames=8)))
+
+
+@pytest.fixture(scope="session")
+def recipe() -> dict:
+    return yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def model_arguments(recipe):
+    from train_sft import ModelArguments
+
+    names = ModelArguments.__dataclass_fields__
+    return ModelArguments(**{name: value for name, value in recipe.items() if name in names})
+
+
+@pytest.fixture(scope="session")
+def built(model_arguments, dataset):
+    """(model, processor) of the tiny recipe, random weights, in evaluation mode."""
+    from train_sft import build_model
+
+    torch.manual_seed(0)
+    model, processor = build_model(model_arguments, dataset)
+    return model.eval(), processor
+
+
+@pytest.fixture(scope="session")
+def model(built):
+    return built[0]
+
+
+@pytest.fixture(scope="session")
+def processor(built):
+    return built[1]
+
+
+@pytest.fixture(scope="session")
+def folder(built, tmp_path_factory) -> Path:
+    """Model and processor, saved."""
+    path = tmp_path_factory.mktemp("models") / "deft-tiny"
+    for part in built:
+        part.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clips(processor, brow_video, still_video, dataset):
+    """Tensors of three clips: `pixel_values_videos` and `flow_values_videos`."""
+    videos = [str(brow_video), str(still_video), dataset[0]["video"]]
+    return processor.video_processor(videos, return_tensors="pt")
+
+
+@pytest.fixture
+def without_package(tmp_path):
+    """Runs Python code in a new process that has every dependency and cannot import deft_llm; returns its output.
+
+    An editable install is a hook in a .pth file, which `-S` does not run; the folder with the dependencies is named
+    by hand.
+    """
+
+    def run(code: str, **variables: str) -> str:
+        environment = {**os.environ, **variables, "PYTHONPATH": sysconfig.get_path("purelib")}
+        guard = "import importlib.util; assert importlib.util.find_spec('deft_llm') is None\n"
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", guard + code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run

@@ -1,0 +1,71 @@
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration, DeftModel
+
+
+def test_saved_and_loaded_unchanged(model, tmp_path):
+    model.config.save_pretrained(tmp_path)
+    loaded = DeftConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == model.config.to_dict()
+    assert set(loaded.auto_map) == {
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForImageTextToText",
+        "AutoModelForMultimodalLM",
+        "AutoModelForCausalLM",
+    }
+
+
+def test_full_size_differs_in_the_config_only():
+    """The published sizes of Qwen3-0.6B, DINOv2-base and VideoMAE-base, built without memory."""
+    config = DeftConfig(
+        text_config={
+            "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
+        },
+        structure_config={"model_type": "dinov2", "image_size": 224, "patch_size": 14},
+        texture_config={"model_type": "videomae", "image_size": 224, "num_frames": 16},
+        motion_config={"flow_size": 56, "patch_size": 4},
+        action_units=["AU1", "AU2", "AU4"], emotion_labels=["anger", "happiness"],
+        structure_token_id=1, texture_token_id=2, motion_token_id=3,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = DeftForConditionalGeneration(config)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    assert 0.7e9 < size < 0.9e9
+    assert config.structure_tokens + config.texture_tokens + config.motion_tokens <= 64
+
+
+def test_another_family_of_language_models_and_an_image_backbone_over_time(model, clips):
+    values = model.config.to_dict()
+    values["text_config"] = {
+        "model_type": "llama", "vocab_size": 800, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2,
+    }  # fmt: skip
+    values["texture_config"] = {
+        "model_type": "vit", "image_size": 64, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 64,
+    }  # fmt: skip
+    other = DeftModel(DeftConfig(**values)).eval()
+    with torch.no_grad():
+        features = other.get_video_features(**clips)
+    assert len(features.pooler_output) == 3
+    assert features.pooler_output[0].shape == (4 + 8 + model.config.motion_tokens, 64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"action_units": ["AU1", "AU1"]}, "holds a value twice"),
+        ({"action_units": ["AU1"], "action_unit_regions": {"AU9": []}}, "'AU9'"),
+        ({"emotion_labels": ["anger"], "coarse_emotion_of": {"joy": "positive"}}, "'joy'"),
+        ({"loss_weights": {"speech": 1.0}}, "'speech'"),
+        ({"motion_config": {"flow_size": 30, "patch_size": 4}}, "does not divide"),
+        ({"motion_config": {"hidden_size": 30, "num_attention_heads": 4}}, "does not divide"),
+    ],
+)
+def test_contradictions_are_named(arguments, message):
+    with pytest.raises((StrictDataclassError, ValueError), match=message):
+        DeftConfig(**arguments)

@@ -1,0 +1,205 @@
+import pytest
+import torch
+
+from deft_llm.modeling_deft import DeftForConditionalGeneration, DeftModel
+
+
+@pytest.fixture(scope="module")
+def inputs(processor, clips):
+    """Three prompts of different lengths, left-padded, a clip each."""
+    messages = [
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
+        for text in ("Explain.", "Which action units are visible in the motion? List them.", "What moves?")
+    ]
+    prompts = [processor.render_prompt(message, clips) for message in messages]
+    text = processor.tokenizer(
+        prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
+    )
+    return {
+        "input_ids": text["input_ids"],
+        "attention_mask": text["attention_mask"],
+        "pixel_values_videos": clips["pixel_values_videos"],
+        "flow_values_videos": clips["flow_values_videos"],
+    }
+
+
+def single(inputs, index):
+    """One prompt of the batch without its padding."""
+    kept = inputs["attention_mask"][index].bool()
+    row = {name: value[index : index + 1] for name, value in inputs.items()}
+    return row | {"input_ids": row["input_ids"][:, kept], "attention_mask": row["attention_mask"][:, kept]}
+
+
+@pytest.fixture(scope="module")
+def outputs(model, inputs):
+    with torch.no_grad():
+        return model(**inputs)
+
+
+def test_outputs_are_what_their_names_say(model, inputs, outputs):
+    units, emotions = len(model.config.action_units), len(model.config.emotion_labels)
+    assert outputs.logits.shape == (*inputs["input_ids"].shape, model.config.text_config.vocab_size)
+    assert outputs.emotion_logits.shape == (3, emotions)
+    assert outputs.au_logits.shape == (3, units)
+    assert outputs.au_attentions.shape == (3, units, 7, 64)
+    torch.testing.assert_close(outputs.au_attentions.sum((2, 3)), torch.ones(3, units))
+    torch.testing.assert_close(outputs.expert_gates.sum(-1), torch.ones(3))
+    assert outputs.loss is None
+
+
+def test_batched_and_single_inputs_give_equal_logits(model, inputs, outputs):
+    for index in range(3):
+        with torch.no_grad():
+            alone = model(**single(inputs, index))
+        kept = inputs["attention_mask"][index].bool()
+        torch.testing.assert_close(alone.logits[0], outputs.logits[index][kept], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(alone.emotion_logits[0], outputs.emotion_logits[index], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone.au_logits[0], outputs.au_logits[index], atol=1e-5, rtol=1e-4)
+
+
+def test_cached_uncached_batched_and_single_generation_agree(model, inputs):
+    arguments = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    cached = model.generate(**inputs, **arguments)
+    assert torch.equal(model.generate(**inputs, **arguments, use_cache=False), cached)
+    start = inputs["input_ids"].shape[1]
+    for index in range(3):
+        row = single(inputs, index)
+        alone = model.generate(**row, **arguments)
+        assert torch.equal(alone[0, row["input_ids"].shape[1] :], cached[index, start:])
+
+
+def test_the_experts_run_once_a_generation(model, inputs):
+    calls = []
+    handles = [
+        expert.register_forward_hook(lambda *_, name=name: calls.append(name))
+        for name, expert in (("motion", model.model.motion_expert), ("structure", model.model.structure_expert))
+    ]
+    model.generate(**inputs, max_new_tokens=4, eos_token_id=None)
+    for handle in handles:
+        handle.remove()
+    assert sorted(calls) == ["motion", "structure"]
+
+
+def test_clips_change_the_answer_and_only_their_own(model, inputs, outputs):
+    changed = {name: value.clone() for name, value in inputs.items()}
+    changed["flow_values_videos"][1] += 1.0
+    with torch.no_grad():
+        other = model(**changed)
+    assert (other.logits[1, -1] - outputs.logits[1, -1]).abs().max() > 1e-3
+    torch.testing.assert_close(other.logits[0], outputs.logits[0])
+
+
+def test_each_expert_sees_only_its_own_input(model, clips):
+    model, flow, pixels = model.model, clips["flow_values_videos"], clips["pixel_values_videos"]
+    with torch.no_grad():
+        tokens = model.get_video_features(pixels, flow).expert_tokens
+        # Other motion, other later frames: the structure does not notice.
+        later = pixels.clone()
+        later[:, 1:] += torch.randn_like(later[:, 1:])
+        moved = model.get_video_features(later, flow.roll(1, 0)).expert_tokens
+        torch.testing.assert_close(moved["structure"], tokens["structure"])
+        assert (moved["texture"] - tokens["texture"]).abs().max() > 1e-3
+        # Another face, another light: neither motion nor, as long as nothing changes over time, texture does.
+        other_face = model.get_video_features(pixels + torch.randn_like(pixels[:, :1]), flow).expert_tokens
+        torch.testing.assert_close(other_face["motion"], tokens["motion"])
+        torch.testing.assert_close(other_face["texture"], tokens["texture"], atol=1e-4, rtol=1e-3)
+        assert (other_face["structure"] - tokens["structure"]).abs().max() > 1e-3
+
+
+def test_recognition_needs_no_text(model, inputs, outputs):
+    clips = {name: inputs[name] for name in ("pixel_values_videos", "flow_values_videos")}
+    with torch.no_grad():
+        recognition = model.model(**clips)
+    assert recognition.last_hidden_state is None
+    torch.testing.assert_close(recognition.emotion_logits, outputs.emotion_logits)
+
+
+def test_flow_alone_is_enough(model, processor, clips):
+    flow = {"flow_values_videos": clips["flow_values_videos"]}
+    message = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Explain."}]}]
+    prompt = processor.render_prompt(message, flow)
+    text = processor.tokenizer([prompt] * 3, add_special_tokens=False, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**text, **flow)
+    assert torch.isfinite(outputs.logits).all()
+    assert torch.equal(outputs.expert_gates, torch.tensor([[0.0, 0.0, 1.0]] * 3))
+
+
+def test_inputs_embeds_match_input_ids(model, inputs, outputs):
+    values = dict(inputs)
+    values["inputs_embeds"] = model.get_input_embeddings()(values.pop("input_ids"))
+    with torch.no_grad():
+        torch.testing.assert_close(model(**values).logits, outputs.logits)
+
+
+def test_losses_are_the_named_terms(model, inputs, outputs):
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    emotions = torch.tensor([0, -100, 2])
+    units = torch.zeros(3, len(model.config.action_units))
+    units[0, 2], units[1] = 1, -100
+    targets = {"labels": labels, "emotion_labels": emotions, "au_labels": units}
+    with torch.no_grad():
+        scored = model(**inputs, **targets)
+        lean = model(**inputs, **targets, skip_logits=True)
+    flat = torch.nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    torch.testing.assert_close(scored.language_loss, flat, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(lean.loss, scored.loss)
+    assert lean.logits is None
+    known = torch.tensor([0, 2])
+    torch.testing.assert_close(
+        scored.emotion_loss, torch.nn.functional.cross_entropy(outputs.emotion_logits[known], emotions[known])
+    )
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs.au_logits[known], units[known])
+    torch.testing.assert_close(scored.action_unit_loss, expected)
+    regions = model._region_masks(outputs.au_attentions.device)[2]
+    mass = outputs.au_attentions[0, 2].sum(0)[regions].sum()
+    torch.testing.assert_close(scored.region_loss, -mass.log(), atol=1e-4, rtol=1e-4)
+    weights = model.config.loss_weights
+    total = sum(weight * scored[f"{name}_loss"] for name, weight in weights.items())
+    torch.testing.assert_close(scored.loss, total)
+
+
+def test_every_trained_parameter_gets_a_gradient(model, inputs):
+    model.train()
+    targets = {
+        "labels": inputs["input_ids"],
+        "emotion_labels": torch.tensor([0, 1, 2]),
+        "au_labels": torch.ones(3, len(model.config.action_units)),
+    }
+    model(**inputs, **targets).loss.backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    assert without <= {"model.structure_expert.backbone.embeddings.mask_token"}
+
+
+def test_saved_weights_are_the_same_weights(folder, model, inputs, outputs):
+    loaded = DeftForConditionalGeneration.from_pretrained(folder).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, outputs.logits)
+    assert loaded.lm_head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
+    base = DeftModel.from_pretrained(folder).eval()
+    clips = {name: inputs[name] for name in ("pixel_values_videos", "flow_values_videos")}
+    with torch.no_grad():
+        assert torch.equal(base(**clips).au_logits, outputs.au_logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda i: i | {"flow_values_videos": i["flow_values_videos"][:, :, :1]}, "flow_values_videos must be"),
+        (lambda i: i | {"flow_values_videos": i["flow_values_videos"][:, :5]}, "expected .*6.* frames"),
+        (lambda i: i | {"flow_values_videos": i["flow_values_videos"].repeat(1, 2, 1, 1, 1)}, "num_flow_frames = 8"),
+        (lambda i: i | {"pixel_values_videos": i["pixel_values_videos"][..., :32]}, "must be 64 × 64"),
+        (lambda i: i | {"pixel_values_videos": i["pixel_values_videos"].transpose(1, 2)}, r"\(clips, frames, 3"),
+        (
+            lambda i: i | {name: i[name][:2] for name in ("pixel_values_videos", "flow_values_videos")},
+            "hold 12 structure placeholders, the clips need 8",
+        ),
+        (lambda i: i | {"inputs_embeds": torch.zeros(3, 4, 128)}, "not both"),
+        (lambda i: {}, "Pass clips, text or both"),
+    ],
+)
+def test_inputs_that_disagree_are_named(model, inputs, change, message):
+    with pytest.raises(ValueError, match=message):
+        model(**change(dict(inputs)))

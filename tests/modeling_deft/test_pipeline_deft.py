@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from deft_llm.modeling_deft import DeftVideoTextToTextPipeline
+from deft_llm.processing.video_reading import VideoReadError
+
+
+@pytest.fixture(scope="module")
+def pipe(model, processor):
+    return DeftVideoTextToTextPipeline(model=model, processor=processor)
+
+
+def test_one_clip_and_many(pipe, brow_video, still_video, brow_clip):
+    one = pipe(str(brow_video), max_new_tokens=4)
+    assert isinstance(one, dict)
+    many = pipe([str(brow_video), str(still_video)], max_new_tokens=4)
+    assert [type(item) for item in many] == [dict, dict]
+    assert many[0] == one
+    assert pipe(brow_clip.frames, max_new_tokens=4)["frames_indices"][0] < brow_clip.apex
+
+
+def test_key_frames_reach_the_processor(pipe, brow_video):
+    indices = pipe(str(brow_video), key_frames=(2, 10, 20), max_new_tokens=2)["frames_indices"]
+    assert (indices[0], indices[4], indices[-1]) == (2, 10, 20)
+
+
+def test_a_still_clip_is_not_explained(pipe, still_video):
+    report = pipe(str(still_video), max_new_tokens=4)["report"]
+    assert report["insufficient_motion"]
+    assert report["emotion"] is None
+
+
+def test_the_answer_is_read_as_it_was_generated(pipe, brow_video):
+    """An untrained model says nothing readable, and the report must say that."""
+    result = pipe(str(brow_video), max_new_tokens=6)
+    assert result["report"]["text"] == result["generated_text"]
+    assert not result["report"]["parsed"]
+    assert "could not be read" in result["report"]["warnings"][0]
+
+
+@pytest.mark.parametrize(
+    ("clip", "error", "message"),
+    [
+        ("nowhere.mp4", FileNotFoundError, "nowhere.mp4"),
+        (np.zeros((1, 32, 32, 3), np.uint8), VideoReadError, "one frame only"),
+        (b"no video", VideoReadError, "not a video"),
+    ],
+)
+def test_bad_clips_are_named(pipe, clip, error, message):
+    with pytest.raises(error, match=message):
+        pipe(clip)

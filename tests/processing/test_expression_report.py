@@ -1,0 +1,106 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deft_llm.processing.action_units import ACTION_UNITS, REGIONS
+from deft_llm.processing.expression_report import (
+    ActionUnitFinding,
+    ExpressionReport,
+    MotionEvidence,
+    format_answer,
+    parse_answer,
+)
+from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION
+
+LABELS = ("happiness", "surprise", "anger")
+ANSWER = (
+    "Class: surprise\n"
+    "Evidence: AU1 inner brow raiser, both sides, inner brow moves up by 0.9 %\n"
+    "Evidence: AU2 outer brow raiser, left side, outer brow moves up and laterally by 0.6 %\n"
+    "Rationale: The inner brows rise and the outer brows rise."
+)
+
+
+@st.composite
+def reports(draw):
+    codes = draw(st.lists(st.sampled_from(sorted(ACTION_UNITS)), max_size=5, unique=True))
+    findings = [
+        ActionUnitFinding(code, ACTION_UNITS[code].name, draw(st.sampled_from(["both", "left", "right"])))
+        for code in codes
+    ]
+    evidence = [
+        MotionEvidence(
+            code,
+            draw(st.sampled_from(REGIONS)),
+            draw(st.sampled_from((*DIRECTIONS, NO_DIRECTION))),
+            draw(st.integers(0, 99)) / 10,
+        )
+        for code in codes
+    ]
+    still = draw(st.booleans())
+    return ExpressionReport(
+        emotion=None if still else draw(st.sampled_from(LABELS)),
+        action_units=findings,
+        evidence=evidence,
+        rationale=draw(st.sampled_from(["The brows lower.", "Nothing: really nothing moves."])),
+        insufficient_motion=still,
+    )
+
+
+@given(reports())
+def test_what_is_written_is_read_back(report):
+    read = parse_answer(format_answer(report), emotion_labels=LABELS)
+    assert read.parsed, read.warnings
+    for name in ("emotion", "action_units", "evidence", "rationale", "insufficient_motion"):
+        assert getattr(read, name) == getattr(report, name)
+
+
+def test_an_answer_in_full():
+    report = parse_answer(ANSWER, emotion_labels=LABELS)
+    assert report.emotion == "surprise"
+    assert [(unit.code, unit.side) for unit in report.action_units] == [("AU1", "both"), ("AU2", "left")]
+    assert report.evidence[1] == MotionEvidence("AU2", "outer brow", "up and laterally", 0.6)
+    assert report.rationale.startswith("The inner brows")
+
+
+def test_field_names_are_configurable():
+    fields = ("Klasse", "Beleg", "Begründung")
+    report = parse_answer(ANSWER)
+    text = format_answer(report, fields=fields)
+    assert text.startswith("Klasse: surprise\nBeleg: AU1")
+    assert parse_answer(text, fields=fields).evidence == report.evidence
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "one line of Class, found 0"),
+        ("I think he is happy.", "belongs to none of the fields"),
+        (ANSWER.replace("Class: surprise\n", ""), "one line of Class, found 0"),
+        (ANSWER + "\nClass: anger", "one line of Class, found 2"),
+        (ANSWER.replace("surprise", "joy"), "'joy' is not one of"),
+        ("Class: anger\nRationale: So it is.", "no line of Evidence"),
+        (ANSWER.replace("AU1 inner", "AU99 inner"), "AU99"),
+        (ANSWER.replace("AU1 inner brow raiser", "AU1 brow lowerer"), "AU1 is the inner brow raiser"),
+        (ANSWER.replace("0.9 %", "a lot"), "another form"),
+    ],
+)
+def test_unreadable_text_says_so_and_claims_nothing(text, reason):
+    report = parse_answer(text, emotion_labels=LABELS)
+    assert not report.parsed
+    assert reason in report.warnings[0]
+    assert (report.emotion, report.action_units, report.evidence) == (None, [], [])
+    assert report.text == text
+
+
+def test_json_and_print():
+    report = parse_answer(ANSWER)
+    report.scores = {"anger": 0.25, "surprise": 0.75}
+    report.coarse_emotion = "surprise"
+    assert json.loads(report.to_json())["evidence"][0]["magnitude"] == 0.9
+    shown = str(report)
+    assert "surprise 0.75 · anger 0.25" in shown
+    assert "AU2 outer brow raiser, left side: outer brow moves up and laterally by 0.6 %" in shown
+    assert "insufficient motion" in str(ExpressionReport(insufficient_motion=True))

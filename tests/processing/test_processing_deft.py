@@ -1,0 +1,159 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from deft_llm.processing import DeftProcessor
+
+ANSWER = (
+    "Class: anger\n"
+    "Evidence: AU4 brow lowerer, both sides, inner brow moves down and medially by 1.0 %\n"
+    "Rationale: The brows lower and draw together."
+)
+
+
+def chat(*clips, text="Explain."):
+    return [
+        {
+            "role": "user",
+            "content": [*({"type": "video", "video": clip} for clip in clips), {"type": "text", "text": text}],
+        }
+    ]
+
+
+def encode(processor, messages):
+    return processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+
+
+def test_a_clip_becomes_three_sections_of_placeholders(processor, brow_video):
+    inputs = encode(processor, chat(str(brow_video)))
+    ids = inputs["input_ids"][0].tolist()
+    counts = [ids.count(token) for token in processor.video_token_ids]
+    assert counts == [processor.structure_tokens, processor.texture_tokens, len(processor.action_units)]
+    positions = [ids.index(token) for token in processor.video_token_ids]
+    assert positions == sorted(positions)
+    assert processor.video_token_id not in ids
+    assert set(inputs) >= {"pixel_values_videos", "flow_values_videos", "attention_mask"}
+
+
+def test_frames_folder_array_and_file_give_the_same_prompt(processor, brow_clip, brow_video, tmp_path):
+    from PIL import Image
+
+    for index, frame in enumerate(brow_clip.frames):
+        Image.fromarray(frame).save(tmp_path / f"{index}.png")
+    sources = (str(brow_video), str(tmp_path), brow_clip.frames, brow_video.read_bytes())
+    prompts = [encode(processor, chat(source)) for source in sources]
+    for other in prompts[1:]:
+        assert torch.equal(other["input_ids"], prompts[0]["input_ids"])
+        # Compression leaves traces in the flow, but no other motion.
+        pair = torch.stack([other["flow_values_videos"].flatten(), prompts[0]["flow_values_videos"].flatten()])
+        assert torch.corrcoef(pair)[0, 1] > 0.9
+
+
+def test_a_missing_input_leaves_its_section_out(processor, clips):
+    messages = chat("ignored")
+    flow_only = processor.render_prompt(messages, {"flow_values_videos": clips["flow_values_videos"]})
+    assert "<|motion|>" in flow_only
+    assert "<|structure|>" not in flow_only
+    assert "Structure:" not in flow_only
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_placeholders_and_clips_must_agree(processor, brow_video, count):
+    with pytest.raises(ValueError, match=rf"hold {count} .*placeholders and 1 clips"):
+        processor(text="<|video|>" * count + "Explain.", videos=[str(brow_video)])
+    with pytest.raises(ValueError, match=r"hold 1 .*placeholders and 0 clips"):
+        processor(text="<|video|>Explain.")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"text": ["a", 3]}, {"text": "a", "images": [1]}])
+def test_inputs_it_cannot_process_are_refused(processor, arguments):
+    with pytest.raises(ValueError, match="pass|must be"):
+        processor(**arguments)
+
+
+def test_saved_and_loaded_unchanged(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = DeftProcessor.from_pretrained(tmp_path)
+    written, read = processor.to_dict(), loaded.to_dict()
+    for values in (written, read):
+        values.pop("auto_map", None)  # only the saved one knows where its code is
+    assert read == written
+    assert loaded.chat_template == processor.chat_template
+    text = "Class: anger ü 3.1 %"
+    assert loaded.tokenizer(text)["input_ids"] == processor.tokenizer(text)["input_ids"]
+
+
+def test_the_tokenizer_loses_no_text(processor):
+    for text in (ANSWER, "Ünïcode 表情 and  two spaces\n"):
+        ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert processor.tokenizer.decode(ids) == text
+
+
+def outputs_for(processor, emotion, codes):
+    emotion_logits = torch.full((1, len(processor.emotion_labels)), -4.0)
+    emotion_logits[0, processor.emotion_labels.index(emotion)] = 4.0
+    au_logits = torch.tensor([[5.0 if code in codes else -5.0 for code in processor.action_units]])
+    return SimpleNamespace(emotion_logits=emotion_logits, au_logits=au_logits)
+
+
+def brow_flow(dx=0.0, dy=1.0):
+    from deft_llm.processing.action_units import ellipse_mask, region_ellipse
+
+    flow = np.zeros((1, 7, 2, 32, 32), np.float32)
+    for side, sign in (("right", 1), ("left", -1)):
+        cells = ellipse_mask(region_ellipse("inner brow", side), 32, 32)
+        flow[0, 3, 0][cells], flow[0, 3, 1][cells] = sign * dx, dy
+    return flow
+
+
+def test_text_with_scores(processor):
+    outputs = outputs_for(processor, "anger", ["AU4"])
+    (report,) = processor.post_process_expression(ANSWER, outputs=outputs, flow_values_videos=brow_flow(0.7, 0.7))
+    assert (report.emotion, report.coarse_emotion) == ("anger", "negative")
+    assert report.action_units[0].score > 0.99
+    assert report.scores["anger"] == pytest.approx(1.0, abs=0.01)
+    assert report.warnings == []
+
+
+def test_scores_without_text(processor):
+    outputs = outputs_for(processor, "anger", ["AU4"])
+    (report,) = processor.post_process_expression(outputs, flow_values_videos=brow_flow(0.7, 0.7))
+    assert report.emotion == "anger"
+    assert [(unit.code, unit.side) for unit in report.action_units] == [("AU4", "both")]
+    assert report.evidence[0].direction == "down and medially"
+
+
+def test_a_still_clip_is_not_explained(processor):
+    still = np.zeros((1, 7, 2, 32, 32), np.float32)
+    (report,) = processor.post_process_expression(
+        ANSWER, outputs=outputs_for(processor, "anger", ["AU4"]), flow_values_videos=still
+    )
+    assert report.insufficient_motion
+    assert (report.emotion, report.coarse_emotion, report.evidence) == (None, None, [])
+    assert "No region moves" in report.warnings[0]
+
+
+def test_claims_that_the_motion_denies_are_questioned(processor):
+    (upwards,) = processor.post_process_expression(ANSWER, flow_values_videos=brow_flow(0, -1.0))
+    assert any("moves up" in warning for warning in upwards.warnings)
+    (head_disagrees,) = processor.post_process_expression(ANSWER, outputs=outputs_for(processor, "disgust", []))
+    assert any("emotion head disgust" in warning for warning in head_disagrees.warnings)
+
+
+def test_an_unreadable_answer_is_no_answer(processor):
+    (report,) = processor.post_process_expression("He looks angry.")
+    assert not report.parsed
+    assert report.emotion is None
+
+
+def test_a_tokenizer_without_the_placeholders_is_refused(processor):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), unk_token=None)
+    with pytest.raises(ValueError, match=r"lacks <\|video\|>"):
+        DeftProcessor(processor.video_processor, bare)

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+
+from deft_llm.hub_datasets import synthetic
+from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.keyframes import KeyFrameError
+from deft_llm.processing.motion_evidence import measure_motion
+from deft_llm.processing.video_reading import VideoReadError
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return DeftVideoProcessor(num_frames=8, size={"height": 64, "width": 64})
+
+
+def test_shapes_types_and_a_still_first_frame(processor, brow_video, still_video):
+    features = processor([str(brow_video), str(still_video)], return_tensors="pt")
+    assert features["pixel_values_videos"].shape == (2, 8, 3, 64, 64)
+    assert features["flow_values_videos"].shape == (2, 7, 2, 32, 32)
+    assert all(value.dtype == torch.float32 for value in features.values())
+
+
+def test_flow_is_the_displacement_in_percent_of_the_crop(processor, brow_clip, brow_video):
+    """The mean motion of the brows at the apex against the field that the clip was rendered with."""
+    keys = (brow_clip.onset, brow_clip.apex, brow_clip.offset)
+    flow = processor(str(brow_video), key_frames=keys)["flow_values_videos"][0]
+    moved = {(item.region, item.side): item for item in measure_motion(flow)}
+    true = {(item.region, item.side): item for item in measure_motion(100 * brow_clip.displacement[None, :, ::6, ::6])}
+    for key in (("inner brow", "left"), ("inner brow", "right")):
+        assert moved[key].direction == true[key].direction == "down and medially"
+        assert moved[key].magnitude == pytest.approx(true[key].magnitude, rel=0.15)
+    assert not moved["mouth corner", "left"].significant
+
+
+def test_key_frames_given_are_the_frames_used(processor, brow_clip, brow_video):
+    keys = (brow_clip.onset, brow_clip.apex, brow_clip.offset)
+    features = processor(str(brow_video), key_frames=keys, return_metadata=True)
+    indices = features["video_metadata"][0].frames_indices
+    assert (indices[0], indices[4], indices[-1]) == keys
+
+
+def test_key_frames_are_spotted_without(processor, brow_clip, brow_video):
+    features = processor(str(brow_video), return_metadata=True)
+    indices = features["video_metadata"][0].frames_indices
+    assert abs(indices[4] - brow_clip.apex) <= 3
+    assert indices[0] < brow_clip.apex - 5
+
+
+def test_a_box_and_landmarks_find_the_face_in_a_larger_frame(processor, brow_clip):
+    frames = np.full((len(brow_clip.frames), 240, 320, 3), 90, np.uint8)
+    frames[:, 40:200, 70:230] = brow_clip.frames
+    keys = (brow_clip.onset, brow_clip.apex, brow_clip.offset)
+    expected = processor(brow_clip.frames, key_frames=keys)
+    boxed = processor(frames, key_frames=keys, face_box=(70, 40, 230, 200))
+    inner = (..., slice(2, -2), slice(2, -2))  # what lies beyond the crop's edge differs
+    np.testing.assert_allclose(boxed["pixel_values_videos"][inner], expected["pixel_values_videos"][inner], atol=0.02)
+    np.testing.assert_allclose(boxed["flow_values_videos"][inner], expected["flow_values_videos"][inner], atol=0.15)
+    landmarks = [(70 + 160 * x, 40 + 160 * y) for x, y in ((0.31, 0.35), (0.69, 0.35), (0.5, 0.76))]
+    aligned = processor(frames, key_frames=keys, face_landmarks=landmarks)
+    np.testing.assert_allclose(aligned["flow_values_videos"][inner], expected["flow_values_videos"][inner], atol=0.15)
+
+
+def test_still_clips_have_no_significant_motion(processor, face):
+    for seed in range(6):
+        clip = synthetic.render_clip(face, [], np.random.default_rng(seed))
+        flow = processor(synthetic.encode_mp4(clip))["flow_values_videos"][0]
+        assert not any(item.significant for item in measure_motion(flow))
+
+
+def test_identity_in_appearance_and_not_in_flow(processor):
+    """The same movement on two faces: other pixels, nearly the same flow."""
+    flows, pixels = [], []
+    for seed in (5, 6):
+        clip = synthetic.render_clip(
+            synthetic.render_face(np.random.default_rng(seed)),
+            [synthetic.UnitRequest("AU12", "both", 0.02)],
+            np.random.default_rng(0),
+        )
+        features = processor(clip.frames, key_frames=(clip.onset, clip.apex, clip.offset))
+        flows.append(features["flow_values_videos"][0][3])
+        pixels.append(features["pixel_values_videos"][0][0])
+    assert np.corrcoef(flows[0].ravel(), flows[1].ravel())[0, 1] > 0.8
+    assert np.abs(pixels[0] - pixels[1]).mean() > 0.2
+
+
+def test_settings_survive_saving(processor, tmp_path):
+    other = DeftVideoProcessor(num_frames=6, flow_estimator="dis", size={"height": 48, "width": 48}, flow_size=16)
+    other.save_pretrained(tmp_path)
+    loaded = DeftVideoProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == other.to_dict()
+    assert loaded.flow_shape == (5, 2, 16, 16)
+
+
+def test_settings_can_be_overridden_for_a_call(processor, brow_video):
+    features = processor(str(brow_video), num_frames=4, flow_size=16, do_estimate_flow=True)
+    assert features["flow_values_videos"].shape == (1, 3, 2, 16, 16)
+    assert processor.num_frames == 8
+    assert "flow_values_videos" not in processor(str(brow_video), do_estimate_flow=False)
+
+
+@pytest.mark.parametrize(
+    ("videos", "arguments", "error", "message"),
+    [
+        ("nowhere.mp4", {}, FileNotFoundError, "nowhere.mp4"),
+        (np.zeros((1, 32, 32, 3), np.uint8), {}, VideoReadError, "one frame only"),
+        (np.zeros((9, 32, 32, 3), np.uint8), {"key_frames": (5, 2, 8)}, KeyFrameError, "onset < apex"),
+        (np.zeros((9, 32, 32, 3), np.uint8), {"key_frames": (0, 2, 9)}, KeyFrameError, "outside"),
+        (np.zeros((9, 32, 32, 3), np.uint8), {"key_frames": [(0, 2, 8)] * 2}, ValueError, "1 clips, 2 values"),
+        (np.zeros((9, 32, 32, 3), np.uint8), {"do_sample_frames": False}, VideoReadError, "9 frames.*must have 8"),
+        (np.zeros((9, 32, 32, 3), np.uint8), {"colour": "red"}, TypeError, "colour"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(processor, videos, arguments, error, message):
+    with pytest.raises(error, match=message):
+        processor(videos, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_frames": 1}, "at least 2"),
+        ({"size": {"height": 64, "width": 48}}, "square"),
+        ({"flow_estimator": "magic"}, "magic"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DeftVideoProcessor(**arguments)
