@@ -2,7 +2,8 @@
 
 The label says which muscle, the flow says what moved. A label is *supported* when the unit's own region moves, above
 the clip's noise, within one octant of the direction its muscle pulls; *contradicted* when it moves another way; and
-*not visible in motion* when it does not move enough to tell.
+*not visible in motion* when it does not move enough to tell. What flow in the image plane cannot speak about at all
+(a dimple, pressed lips, a turn of the eyes) is *not testable*, which is no objection to the label.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from deft_llm.processing.action_units import SIDES, get_action_unit
 from deft_llm.processing.motion_evidence import RegionMotion, octants_apart
 
 SUPPORTED, CONTRADICTED, NOT_VISIBLE = "supported", "contradicted", "not_visible_in_motion"
+NOT_TESTABLE = "not_testable"
 
 
 @dataclass(frozen=True)
 class Judgement:
     """`agreement` is 1 for the expected octant, 0.5 for its neighbours, 0 otherwise, averaged over the sides;
-    `magnitude` in percent of the crop width and `direction` are the strongest supporting side's."""
+    `magnitude` in percent of the crop width and `direction` are the strongest supporting side's. Where the verdict is
+    `NOT_TESTABLE` nothing was compared: agreement and magnitude are 0, `region` and `direction` empty."""
 
     code: str
     side: str
@@ -40,7 +43,10 @@ def judge_action_unit(code: str, side: str, motions: Sequence[RegionMotion]) -> 
     Raises:
         ValueError: unknown action unit.
     """
-    expected = get_action_unit(code).motions[0]
+    unit = get_action_unit(code)
+    if not unit.testable or not unit.motions:
+        return Judgement(code, side, "", NOT_TESTABLE, 0.0)
+    expected = unit.motions[0]
     measured = {item.side: item for item in motions if item.region == expected.region}
     sides = SIDES if side == "both" else (side,)
     scores, moving = [], []

@@ -4,9 +4,9 @@ Coordinates are those of the *canonical crop*: a square around the face, x from 
 (top) to 1, in which the eye centres and the mouth centre stand at `CANONICAL_LANDMARKS`. Left and right are the
 subject's own, so the subject's right side is on the left of the image.
 
-Directions are expectations for the motion seen in the image plane, derived from the muscles' anatomy in the Facial
-Action Coding System (Ekman & Friesen; Hager 2002); they are not measured from a data set. "Medial" is towards the
-facial midline, "lateral" away from it.
+Names and muscles are those of the Facial Action Coding System, FACS (Ekman, Friesen & Hager 2002). Directions are
+expectations for the motion seen in the image plane, inferred from the muscles' anatomy in FACS; they are not measured
+from a data set. "Medial" is towards the facial midline, "lateral" away from it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ _RIGHT_REGIONS = {
     "outer brow": (0.250, 0.205, 0.080, 0.045),
     "upper lid": (0.310, 0.315, 0.080, 0.028),
     "lower lid": (0.310, 0.400, 0.085, 0.030),
+    "nose root": (0.462, 0.330, 0.032, 0.042),
     "nose wing": (0.425, 0.550, 0.050, 0.045),
     "cheek": (0.270, 0.500, 0.095, 0.070),
+    "nasolabial fold": (0.350, 0.645, 0.036, 0.052),
     "upper lip": (0.450, 0.705, 0.060, 0.032),
     "mouth corner": (0.355, 0.760, 0.050, 0.045),
     "lower lip": (0.450, 0.815, 0.060, 0.032),
@@ -73,59 +75,316 @@ class Motion:
 
 @dataclass(frozen=True)
 class ActionUnit:
-    """One row of the table. `action` completes the sentence "In this clip …"."""
+    """One row of the table.
+
+    Args:
+        code: kind and number, such as `"AU4"`, `"AD19"` (action descriptor: FACS names no muscle for it or does not
+            tell apart how it is done) or `"M57"` (a movement of the head or the eyes).
+        name: FACS name, singular, lower case.
+        action: completes the sentence "In this clip …".
+        motions: what moves where, the telling one first. Empty where no region of the atlas has a direction for it.
+        muscles: anatomical names. Empty where FACS names none.
+        testable: whether flow in the image plane can speak for or against it. `False` for what happens along the line
+            of sight, in the skin's appearance, behind closed lips, or with the whole head or the eyeball.
+    """
 
     code: str
     name: str
     action: str
-    motions: tuple[Motion, ...]
+    motions: tuple[Motion, ...] = ()
+    muscles: tuple[str, ...] = ()
+    testable: bool = True
+
+    @property
+    def kind(self) -> str:
+        """`"AU"`, `"AD"` or `"M"`."""
+        return self.code.rstrip("0123456789")
+
+    @property
+    def number(self) -> int:
+        return int(self.code.removeprefix(self.kind))
 
 
-_TABLE = (
-    ActionUnit("AU1", "inner brow raiser", "the inner brows rise", (Motion("inner brow", ("up",)),)),
-    ActionUnit("AU2", "outer brow raiser", "the outer brows rise", (Motion("outer brow", ("up",)),)),
+_ORBICULARIS_ORIS = ("orbicularis oris",)
+_PALPEBRAL = ("orbicularis oculi, pars palpebralis",)
+_LEVATOR_RELAXES = ("levator palpebrae superioris (relaxing)",)
+_LID_DROPS = (Motion("upper lid", ("down",)),)
+_LIDS_MEET = (Motion("upper lid", ("down",)), Motion("lower lid", ("up",), 0.3))
+_LIPS_MEET = (Motion("upper lip", ("down",)), Motion("lower lip", ("up",)))
+
+# What moves the skin. Muscles and names: FACS. Directions: inferred from the muscles' course.
+_FACIAL_ACTIONS = (
+    ActionUnit(
+        "AU1",
+        "inner brow raiser",
+        "the inner brows rise",
+        (Motion("inner brow", ("up",)),),
+        ("frontalis, pars medialis",),
+    ),
+    ActionUnit(
+        "AU2",
+        "outer brow raiser",
+        "the outer brows rise",
+        (Motion("outer brow", ("up",)),),
+        ("frontalis, pars lateralis",),
+    ),
     ActionUnit(
         "AU4",
         "brow lowerer",
         "the brows lower and draw together",
         (Motion("inner brow", ("down", "medial")), Motion("outer brow", ("down",), 0.5)),
+        ("corrugator supercilii", "depressor supercilii", "procerus"),
     ),
-    ActionUnit("AU5", "upper lid raiser", "the upper lids rise", (Motion("upper lid", ("up",)),)),
     ActionUnit(
-        "AU6", "cheek raiser", "the cheeks rise", (Motion("cheek", ("up",)), Motion("lower lid", ("up",), 0.5))
+        "AU5",
+        "upper lid raiser",
+        "the upper lids rise",
+        (Motion("upper lid", ("up",)),),
+        ("levator palpebrae superioris", "superior tarsal muscle"),
     ),
-    ActionUnit("AU7", "lid tightener", "the lower lids tighten upwards", (Motion("lower lid", ("up",)),)),
     ActionUnit(
-        "AU9", "nose wrinkler", "the nose wrinkles", (Motion("nose wing", ("up",)), Motion("upper lip", ("up",), 0.4))
+        "AU6",
+        "cheek raiser",
+        "the cheeks rise",
+        (Motion("cheek", ("up",)), Motion("lower lid", ("up",), 0.5)),
+        ("orbicularis oculi, pars orbitalis",),
     ),
-    ActionUnit("AU10", "upper lip raiser", "the upper lip rises", (Motion("upper lip", ("up",)),)),
     ActionUnit(
-        "AU12", "lip corner puller", "the lip corners pull up and out", (Motion("mouth corner", ("up", "lateral")),)
+        "AU7",
+        "lid tightener",
+        "the lower lids tighten upwards",
+        (Motion("lower lid", ("up",)), Motion("upper lid", ("down",), 0.3)),
+        _PALPEBRAL,
     ),
-    ActionUnit("AU15", "lip corner depressor", "the lip corners drop", (Motion("mouth corner", ("down",)),)),
+    ActionUnit("AU8", "lips toward each other", "the lips draw towards each other", _LIPS_MEET, _ORBICULARIS_ORIS),
+    ActionUnit(
+        "AU9",
+        "nose wrinkler",
+        "the nose wrinkles",
+        (Motion("nose wing", ("up",)), Motion("nose root", ("up",), 0.4), Motion("upper lip", ("up",), 0.4)),
+        ("levator labii superioris alaeque nasi",),
+    ),
+    ActionUnit(
+        "AU10",
+        "upper lip raiser",
+        "the upper lip rises",
+        (Motion("upper lip", ("up",)), Motion("nasolabial fold", ("up",), 0.5)),
+        ("levator labii superioris, caput infraorbitale",),
+    ),
+    ActionUnit(
+        "AU11",
+        "nasolabial deepener",
+        "the folds beside the nose deepen",
+        (Motion("nasolabial fold", ("up", "lateral")), Motion("upper lip", ("up", "lateral"), 0.4)),
+        ("zygomaticus minor",),
+    ),
+    ActionUnit(
+        "AU12",
+        "lip corner puller",
+        "the lip corners pull up and out",
+        (Motion("mouth corner", ("up", "lateral")), Motion("nasolabial fold", ("up", "lateral"), 0.5)),
+        ("zygomaticus major",),
+    ),
+    ActionUnit(
+        "AU13",
+        "sharp lip puller",
+        "the lip corners pull sharply up",
+        (Motion("mouth corner", ("up",)),),
+        ("levator anguli oris",),
+    ),
+    # Pulls the corners inwards, along the line of sight; little of it is left in the image plane.
+    ActionUnit(
+        "AU14",
+        "dimpler",
+        "the lip corners tighten inwards",
+        (Motion("mouth corner", ("lateral",)),),
+        ("buccinator",),
+        testable=False,
+    ),
+    ActionUnit(
+        "AU15",
+        "lip corner depressor",
+        "the lip corners drop",
+        (Motion("mouth corner", ("down",)),),
+        ("depressor anguli oris",),
+    ),
+    ActionUnit(
+        "AU16",
+        "lower lip depressor",
+        "the lower lip drops",
+        (Motion("lower lip", ("down",)),),
+        ("depressor labii inferioris",),
+    ),
     ActionUnit(
         "AU17",
         "chin raiser",
         "the chin pushes up",
         (Motion("chin", ("up",)), Motion("lower lip", ("up",), 0.6)),
+        ("mentalis",),
     ),
-    ActionUnit("AU20", "lip stretcher", "the lips stretch sideways", (Motion("mouth corner", ("lateral",)),)),
+    ActionUnit(
+        "AU18",
+        "lip pucker",
+        "the lips pucker",
+        (Motion("mouth corner", ("medial",)),),
+        ("incisivus labii superioris", "incisivus labii inferioris"),
+    ),
+    ActionUnit(
+        "AU20",
+        "lip stretcher",
+        "the lips stretch sideways",
+        (Motion("mouth corner", ("lateral",)),),
+        ("risorius", "platysma"),
+    ),
+    ActionUnit(
+        "AU22",
+        "lip funneler",
+        "the lips push out into a funnel",
+        (Motion("mouth corner", ("medial",)), Motion("upper lip", ("up",), 0.4), Motion("lower lip", ("down",), 0.4)),
+        _ORBICULARIS_ORIS,
+    ),
+    # The lips thin and harden or press on each other: more a change of appearance than a displacement.
+    ActionUnit("AU23", "lip tightener", "the lips tighten", _LIPS_MEET, _ORBICULARIS_ORIS, testable=False),
+    ActionUnit("AU24", "lip pressor", "the lips press together", _LIPS_MEET, _ORBICULARIS_ORIS, testable=False),
+    ActionUnit(
+        "AU25",
+        "lips part",
+        "the lips part",
+        (Motion("lower lip", ("down",)), Motion("upper lip", ("up",), 0.3)),
+        ("depressor labii inferioris", "mentalis (relaxing)", "orbicularis oris (relaxing)"),
+    ),
     ActionUnit(
         "AU26",
         "jaw drop",
         "the jaw drops",
         (Motion("chin", ("down",)), Motion("lower lip", ("down",), 0.8)),
+        ("masseter (relaxing)", "temporalis (relaxing)", "medial pterygoid (relaxing)"),
     ),
+    ActionUnit(
+        "AU27",
+        "mouth stretch",
+        "the mouth stretches open",
+        (Motion("chin", ("down",)), Motion("lower lip", ("down",), 0.9), Motion("mouth corner", ("down",), 0.5)),
+        ("pterygoids", "digastric"),
+    ),
+    # The red of the lips disappears into the mouth: there is nothing left to follow.
+    ActionUnit("AU28", "lip suck", "the lips are sucked in", _LIPS_MEET, _ORBICULARIS_ORIS, testable=False),
+    ActionUnit(
+        "AU38",
+        "nostril dilator",
+        "the nostrils widen",
+        (Motion("nose wing", ("lateral",)),),
+        ("nasalis, pars alaris",),
+    ),
+    ActionUnit(
+        "AU39",
+        "nostril compressor",
+        "the nostrils narrow",
+        (Motion("nose wing", ("medial",)),),
+        ("nasalis, pars transversa", "depressor septi nasi"),
+    ),
+    ActionUnit("AU41", "lid droop", "the upper lids droop", _LID_DROPS, _LEVATOR_RELAXES),
+    ActionUnit("AU42", "slit", "the eyes narrow to slits", _LIDS_MEET, _PALPEBRAL),
+    ActionUnit("AU43", "eye closure", "the eyes close", _LID_DROPS, _LEVATOR_RELAXES + _PALPEBRAL),
+    ActionUnit("AU44", "squint", "the eyes squint", _LIDS_MEET, _PALPEBRAL),
+    ActionUnit("AU45", "blink", "the eyes blink", _LID_DROPS, _LEVATOR_RELAXES + _PALPEBRAL),
+    ActionUnit("AU46", "wink", "one eye winks", _LID_DROPS, _LEVATOR_RELAXES + _PALPEBRAL),
 )
-ACTION_UNITS: dict[str, ActionUnit] = {unit.code: unit for unit in _TABLE}
+
+# (code, name, action, muscles) of what no region of the atlas can be held against: tongue, teeth and cheeks in depth,
+# the whole jaw, head and eyeball. FACS writes positions of head and eyes as descriptors, movements of them with M.
+# Left and right are the subject's.
+_OTHER_ACTIONS = (
+    ("AD19", "tongue show", "the tongue shows", ()),
+    ("AU21", "neck tightener", "the neck tightens", ("platysma",)),
+    ("AD29", "jaw thrust", "the jaw thrusts forward", ()),
+    ("AD30", "jaw sideways", "the jaw moves sideways", ()),
+    ("AU31", "jaw clencher", "the jaw clenches", ("masseter",)),
+    ("AD32", "lip bite", "the teeth bite the lip", ()),
+    ("AD33", "cheek blow", "air is blown through the lips", ()),
+    ("AD34", "cheek puff", "the cheeks puff out", ()),
+    ("AD35", "cheek suck", "the cheeks are sucked in", ()),
+    ("AD36", "tongue bulge", "the tongue bulges the cheek or lip", ()),
+    ("AD37", "lip wipe", "the tongue wipes the lips", ()),
+    ("AD40", "sniff", "the person sniffs", ()),
+    ("AD51", "head turn left", "the head is turned left", ()),
+    ("AD52", "head turn right", "the head is turned right", ()),
+    ("AD53", "head up", "the head is raised", ()),
+    ("AD54", "head down", "the head is lowered", ()),
+    ("AD55", "head tilt left", "the head is tilted left", ()),
+    ("AD56", "head tilt right", "the head is tilted right", ()),
+    ("AD57", "head forward", "the head is held forward", ()),
+    ("AD58", "head back", "the head is held back", ()),
+    ("AD61", "eyes turn left", "the eyes are turned left", ()),
+    ("AD62", "eyes turn right", "the eyes are turned right", ()),
+    ("AD63", "eyes up", "the eyes look up", ()),
+    ("AD64", "eyes down", "the eyes look down", ()),
+    ("AD65", "walleye", "the eyes diverge", ()),
+    ("AD66", "cross-eye", "the eyes converge", ()),
+    ("M57", "head thrust forward", "the head thrusts forward", ()),
+    ("M58", "head thrust back", "the head thrusts back", ()),  # in sheets; FACS itself lists M57 only
+    ("M59", "head shake up and down", "the head nods", ()),
+    ("M60", "head shake side to side", "the head shakes", ()),
+    ("M61", "eyes left", "the eyes move left", ()),
+    ("M62", "eyes right", "the eyes move right", ()),
+    ("M68", "upward rolling of eyes", "the eyes roll upwards", ()),
+)
+
+ACTION_UNITS: dict[str, ActionUnit] = {unit.code: unit for unit in _FACIAL_ACTIONS} | {
+    code: ActionUnit(code, name, action, (), muscles, testable=False) for code, name, action, muscles in _OTHER_ACTIONS
+}
+
+# Sheets disagree on what is a unit and what a descriptor ("AD38" for AU38); the number tells. M has its own numbers.
+_BY_CODE = ACTION_UNITS | {
+    f"{kind}{unit.number}": unit for unit in ACTION_UNITS.values() if unit.kind != "M" for kind in ("AU", "AD")
+}
+
+# Other names in use: older editions of FACS, detectors' manuals.
+_SYNONYMS = {
+    "nasolabial furrow deepener": "AU11",
+    "cheek puffer": "AU13",
+    "lip puckerer": "AU18",
+    "lip funneller": "AU22",
+    "lip presser": "AU24",
+    "eyes closed": "AU43",
+    "jaw clench": "AU31",
+    "nostril dilate": "AU38",
+    "nostril compress": "AU39",
+}
 
 
 def get_action_unit(code: str) -> ActionUnit:
-    """The table's row for a code such as `"AU4"`. Raises `ValueError` naming an unknown one."""
+    """The table's row for a code such as `"AU4"`; AU and AD are one numbering, so `"AD38"` is the row AU38.
+
+    Raises `ValueError` naming an unknown one.
+    """
     try:
-        return ACTION_UNITS[code]
+        return _BY_CODE[code]
     except KeyError:
         raise ValueError(f"Unknown action unit {code!r}. Known: {', '.join(ACTION_UNITS)}.") from None
+
+
+def code_of_name(name: str) -> str:
+    """The code of a FACS name such as `"lip corner puller"`, the vocabulary of the MEGC question-answering track.
+
+    Case, hyphens, spacing and plurals do not matter. The other way round is `get_action_unit(code).name`.
+
+    Raises `ValueError` naming an unknown one.
+    """
+    try:
+        return _CODES[_plain(name)]
+    except KeyError:
+        raise ValueError(f"No action unit is called {name!r}.") from None
+
+
+def _plain(name: str) -> str:
+    words = name.casefold().replace("-", " ").split()
+    return " ".join(word.removesuffix("s") for word in words)
+
+
+_CODES = {_plain(unit.name): unit.code for unit in ACTION_UNITS.values()} | {
+    _plain(name): code for name, code in _SYNONYMS.items()
+}
 
 
 def region_ellipse(region: str, side: str) -> tuple[float, float, float, float]:
@@ -148,5 +407,5 @@ def stable_mask(height: int, width: int) -> np.ndarray:
 
 
 def action_unit_ellipses(code: str) -> list[tuple[float, float, float, float]]:
-    """The ellipses, both sides, of every region an AU moves."""
+    """The ellipses, both sides, of every region an AU moves; none for an action without a region in the atlas."""
     return [region_ellipse(motion.region, side) for motion in get_action_unit(code).motions for side in SIDES]

@@ -207,7 +207,9 @@ class DeftProcessor(ProcessorMixin):
             if score < threshold:
                 continue
             unit = get_action_unit(code)
-            moved = [item for item in measured if item.significant and item.region == unit.motions[0].region]
+            # Motion is no evidence for a unit that it cannot test, whatever else moves there.
+            region = unit.motions[0].region if unit.testable and unit.motions else None
+            moved = [item for item in measured if item.significant and item.region == region]
             sides = {item.side for item in moved}
             side = None if not sides else "both" if len(sides) == 2 else sides.pop()
             report.action_units.append(ActionUnitFinding(code, unit.name, side))
