@@ -28,15 +28,17 @@ def make_clip(output: Path) -> None:
     import numpy as np
     from skimage.data import astronaut
 
-    from deft_llm.hub_datasets.synthetic import UnitRequest, encode_mp4, photograph, render_clip
+    from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, encode_mp4, render_clip
+    from deft_llm.hub_datasets.synthetic_faces import photograph
 
     face = photograph(astronaut(), LANDMARKS)
-    clip = render_clip(face, [UnitRequest("AU4", "both", LOWERING)], np.random.default_rng(0), lead=4, tail=4)
+    shown = Expression((UnitRequest("AU4", "both", LOWERING),), onset=4, apex=20, offset=36)
+    clip = render_clip(face, [shown], np.random.default_rng(0), count=41)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(encode_mp4(clip))
     print(
         f"{output}: photograph of Eileen Collins (NASA, public domain), brows lowered by {100 * LOWERING:g} % of the "
-        f"face's width; onset {clip.onset}, apex {clip.apex}, offset {clip.offset} at {clip.fps:g} frames/s"
+        f"face's width; onset {shown.onset}, apex {shown.apex}, offset {shown.offset} at {clip.fps:g} frames/s"
     )
 
 

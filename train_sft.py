@@ -94,11 +94,16 @@ def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrai
     )
 
 
+def unit_number(code: str) -> tuple[str, int]:
+    unit = get_action_unit(code)
+    return unit.kind, unit.number
+
+
 def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
     """Model and processor from configs, with the labels that the dataset has."""
     emotions = sorted({value for value in dataset["emotion"] if value is not None})
     coarse = dict(zip(dataset["emotion"], dataset["emotion_coarse"], strict=True))
-    units = sorted({unit["code"] for row in dataset["action_units"] for unit in row}, key=lambda code: int(code[2:]))
+    units = sorted({unit["code"] for row in dataset["action_units"] for unit in row}, key=unit_number)
     if len(emotions) < 2 or not units:
         raise ValueError(
             f"The training split names {len(emotions)} emotions and {len(units)} action units; "

@@ -16,14 +16,23 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     synthesize.add_argument("--out", type=Path, required=True, help="folder to write; must not exist or be empty")
-    synthesize.add_argument("--identities", type=int, default=72, help="faces in the train split")
-    synthesize.add_argument("--test-identities", type=int, default=16, help="other faces, in the test split")
-    synthesize.add_argument("--clips", type=int, default=18, help="clips a face")
+    synthesize.add_argument("--clips", type=int, default=1584, help="clips in both splits together")
+    synthesize.add_argument(
+        "--preset", default="easy", help="easy, realistic, entangled (looks go with emotions) or long (for spotting)"
+    )
+    synthesize.add_argument(
+        "--conventions", nargs="+", default=["synthetic"], help="label conventions: synthetic, synthetic-b or both"
+    )
+    synthesize.add_argument("--clips-per-face", type=int, default=18)
+    synthesize.add_argument("--test-share", type=float, default=0.18, help="share of the faces kept for testing")
+    synthesize.add_argument("--corrupt", type=float, default=0.0, help="share of clips with one wrong label")
     synthesize.add_argument("--num-frames", type=int, default=8, help="frames the model samples, for the flow column")
+    synthesize.add_argument("--size", type=int, help="side of the frames in pixels, if not the preset's")
     synthesize.add_argument("--seed", type=int, default=0)
     synthesize.add_argument("--workers", type=int, default=2, help="processes")
     arguments = vars(parser.parse_args(argv))
     arguments.pop("command")
+    arguments["conventions"] = tuple(arguments["conventions"])
     # Imported late: --help should not wait for torch.
     from .build_synthetic import build
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,12 @@ def make_row(
     subject: str,
     video: bytes,
     fps: float,
-    key_frames: tuple[int, int, int],
-    units: Iterable[tuple[str, str]],
+    key_frames: tuple[int, int, int] | None,
+    units: Iterable[tuple[str, str, str | None]],
     emotion: str | None,
     emotion_coarse: str | None,
     convention: str,
+    quality: Sequence[str],
     provenance: Mapping[str, Any],
     video_processor: DeftVideoProcessor,
     rng: np.random.Generator,
@@ -86,22 +87,30 @@ def make_row(
     """Measures a labelled clip and writes down what its labels and its motion agree on.
 
     Args:
-        units: (code, side) as labelled, such as ("AU4", "both").
+        key_frames: onset, apex, offset; None for a video that has yet to be searched, which gets neither flow nor
+            conversations.
+        units: (code, side, intensity) as labelled, such as ("AU4", "both", "C").
         emotion: the source's own word, or None for a clip without expression.
         convention: whose reading of action units the label follows; named in the questions.
     """
-    measured = video_processor(video, key_frames=key_frames)["flow_values_videos"][0].astype(np.float16)
-    # What is judged is what is stored: anybody can repeat the judgement from the row.
-    motions = measure_motion(measured)
-    judgements = [judge_action_unit(code, side, motions) for code, side in units]
+    measured, motions, judgements, conversations, intensities = None, [], [], [], {}
+    if key_frames is not None:
+        measured = video_processor(video, key_frames=key_frames)["flow_values_videos"][0].astype(np.float16)
+        # What is judged is what is stored: anybody can repeat the judgement from the row.
+        motions = measure_motion(measured)
+        labelled = list(units)
+        intensities = {code: intensity for code, _, intensity in labelled}
+        judgements = [judge_action_unit(code, side, motions) for code, side, _ in labelled]
+        conversations = conversations_of(report_of_facts(emotion, convention, judgements), convention, rng)
+    onset, apex, offset = key_frames or (None, None, None)
     return {
         "clip_id": clip_id,
         "source": source,
         "subject": subject,
         "fps": fps,
-        "onset": key_frames[0],
-        "apex": key_frames[1],
-        "offset": key_frames[2],
+        "onset": onset,
+        "apex": apex,
+        "offset": offset,
         "video": {"bytes": video, "path": None},
         "flow": measured,
         "action_units": [
@@ -109,7 +118,7 @@ def make_row(
                 "code": item.code,
                 "kind": item.code.rstrip("0123456789"),
                 "side": item.side,
-                "intensity": None,
+                "intensity": intensities[item.code],
                 "certain": True,
                 "alternatives": [],
                 "raw": item.code,
@@ -123,8 +132,8 @@ def make_row(
         "emotion": emotion,
         "emotion_coarse": emotion_coarse,
         "objective_class": None,
-        "conversations": conversations_of(report_of_facts(emotion, convention, judgements), convention, rng),
-        "quality": [],
+        "conversations": conversations,
+        "quality": list(quality),
         "provenance": dict(provenance),
     }
 
@@ -153,22 +162,32 @@ def row_tensors(row: Mapping[str, Any], video_processor: DeftVideoProcessor) -> 
     return {"flow_values_videos": flow, **values}
 
 
-def write_dataset(splits: Mapping[str, list[dict]], schema: Features, card: str, out: Path) -> None:
-    """Writes Parquet, one file a split, and the data card. The folder appears under its name only when it is whole.
+def write_dataset(tables: Mapping[str, tuple[Features, Mapping[str, list[dict]]]], card: str, out: Path) -> None:
+    """Writes Parquet, one file a table and split, and the data card.
+
+    The folder appears under its name only when it is whole; what a failure leaves behind is removed.
+
+    Args:
+        tables: sub-folder name to (schema, rows of each split).
 
     Raises:
-        FileExistsError: `out` exists and is not an empty folder.
+        FileExistsError: `out` exists and is not an empty folder. OSError: the disk is full or not writable.
     """
     refuse_existing(out)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "data").mkdir(parents=True)
-    for split, rows in splits.items():
-        Dataset.from_list(rows, features=schema).to_parquet(partial / "data" / f"{split}-00000-of-00001.parquet")
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    try:
+        for name, (schema, splits) in tables.items():
+            (partial / name).mkdir(parents=True)
+            for split, rows in splits.items():
+                path = partial / name / f"{split}-00000-of-00001.parquet"
+                Dataset.from_list(rows, features=schema).to_parquet(path)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def refuse_existing(out: Path) -> None:

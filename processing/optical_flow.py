@@ -20,7 +20,8 @@ def lucas_kanade_flow(
     The window is wide on purpose: skin moves smoothly, the motion is a fraction of a pixel, and averaging the
     brightness constancy equation over many pixels is what lifts it over the sensor's noise. The gradients are the
     reference's (Baker & Matthews 2004, inverse compositional), so the structure tensor is built once a clip and level.
-    Each level is pulled towards the coarser one's flow, the coarsest towards none, as strongly as the image is noisy.
+    Where there is no texture the noise decides nothing: each level is pulled towards the coarser one's flow, the
+    coarsest towards the similarity that the textured parts follow together, as strongly as the image is noisy.
 
     Args:
         reference: onset frame, (H, W) float32, grey levels.
@@ -37,9 +38,10 @@ def lucas_kanade_flow(
         ref, noise = _without_shading(cv2.resize(reference, size, interpolation=cv2.INTER_AREA))
         grad_x = cv2.Scharr(ref, cv2.CV_32F, 1, 0, scale=1 / 32)
         grad_y = cv2.Scharr(ref, cv2.CV_32F, 0, 1, scale=1 / 32)
-        # The noise adds its own gradients; where the texture is no stronger, the prior decides.
-        damping = _PRIOR * _GRADIENT_NOISE_GAIN * noise**2 + 1e-4
         xx, xy, yy = (_window(product, sigma) for product in (grad_x * grad_x, grad_x * grad_y, grad_y * grad_y))
+        # The noise adds its own gradients; where the texture is no stronger, the prior decides. Along a lone edge it
+        # decides too: what light or the frame's border does to a strong edge must not become motion along it.
+        damping = _PRIOR * _GRADIENT_NOISE_GAIN * noise**2 + _EDGE_PRIOR * (xx + yy) + 1e-4
         xx, yy = xx + damping, yy + damping
         determinant = xx * yy - xy * xy
         grid_y, grid_x = np.mgrid[0 : size[1], 0 : size[0]].astype(np.float32)
@@ -52,15 +54,23 @@ def lucas_kanade_flow(
                 for axis in range(2):
                     ratio = size[axis] / flow.shape[3 - axis]
                     levelled[index, axis] = ratio * cv2.resize(flow[index, axis], size)
-            prior_u, prior_v = levelled[index]
-            u, v = prior_u, prior_v
-            for _ in range(iterations):
-                warped = cv2.remap(target, grid_x + u, grid_y + v, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-                error = warped - ref
-                bx = _window(grad_x * error, sigma) + damping * (u - prior_u)
-                by = _window(grad_y * error, sigma) + damping * (v - prior_v)
-                u = u - (yy * bx - xy * by) / determinant
-                v = v - (xx * by - xy * bx) / determinant
+            prior = levelled[index]
+            for round_ in range(2 if flow is None else 1):
+                u, v = prior
+                for _ in range(iterations):
+                    warped = cv2.remap(target, grid_x + u, grid_y + v, cv2.INTER_CUBIC, None, cv2.BORDER_REPLICATE)
+                    error = warped - ref
+                    # What has left the frame cannot be compared.
+                    error[(grid_x + u < 0) | (grid_x + u > size[0] - 1)] = 0
+                    error[(grid_y + v < 0) | (grid_y + v > size[1] - 1)] = 0
+                    bx = _window(grad_x * error, sigma) + damping * (u - prior[0])
+                    by = _window(grad_y * error, sigma) + damping * (v - prior[1])
+                    u = u - (yy * bx - xy * by) / determinant
+                    v = v - (xx * by - xy * bx) / determinant
+                if flow is None and round_ == 0:
+                    # The weaker direction's texture against the prior's pull: how much of the flow was measured.
+                    weakest = 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy**2)) - damping
+                    prior = fit_similarity(np.stack([u, v]), weakest / (weakest + damping))
             levelled[index] = u, v
         flow = levelled
     return flow
@@ -87,6 +97,7 @@ def _gradient_noise_gain() -> float:
 
 
 _PRESMOOTHING = 0.8  # pixels
+_EDGE_PRIOR = 0.02  # of the window's texture
 _PRIOR = 8.0  # least error over motion of 0.3-3 px and noise of 1-4 grey levels, on rendered faces
 _GRADIENT_NOISE_GAIN = _gradient_noise_gain()
 
@@ -133,12 +144,41 @@ def estimate_flow(reference: np.ndarray, frames: np.ndarray, *, estimator: str =
     return FLOW_ESTIMATORS[estimator](reference, frames)
 
 
-def remove_head_motion(flow: np.ndarray, stable: np.ndarray, *, iterations: int = 8) -> np.ndarray:
-    """Subtracts the similarity (shift, rotation, scale) that explains the motion of the stable parts of the face.
+def fit_similarity(field: np.ndarray, weight: np.ndarray, *, iterations: int = 8) -> np.ndarray:
+    """The displacement field of the similarity (shift, rotation, scale) that most of a field follows.
 
-    A similarity's displacement is linear in four unknowns, u = a + c·x − d·y and v = b + d·x + c·y. They are fitted
-    field by field to the pixels in `stable` by iteratively reweighted least squares with Tukey's biweight, so that a
-    blink or an expression that reaches into a stable region does not pull the fit.
+    A similarity's displacement is linear in four unknowns, u = a + c·x − d·y and v = b + d·x + c·y. They are fitted by
+    iteratively reweighted least squares with Tukey's biweight, so that a part that moves on its own has no say.
+
+    Args:
+        field: (2, H, W) in any unit of length. weight: (H, W), how much each point counts; zero leaves it out.
+
+    Returns:
+        (2, H, W), the fitted field everywhere, in the same unit.
+    """
+    _, height, width = field.shape
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    x, y = (x - width / 2) / width, (y - height / 2) / width
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    basis = np.stack([np.stack([one, zero, x, -y], -1), np.stack([zero, one, y, x], -1)])  # (2, H, W, 4)
+    used = weight > 0
+    design, target = basis[:, used].reshape(-1, 4), field[:, used].reshape(-1).astype(np.float64)
+    given = weight[used].astype(np.float64)
+    robust = np.ones_like(given)
+    for _ in range(iterations):
+        total = np.tile(given * robust, 2)
+        normal = design.T @ (design * total[:, None])
+        # A trace of damping keeps a field without any usable point at no motion.
+        parameters = np.linalg.solve(normal + 1e-9 * np.eye(4), design.T @ (total * target))
+        residual = np.hypot(*(target - design @ parameters).reshape(2, -1))
+        # 1.4826 · median is the robust standard deviation, 4.685 Tukey's constant; the floor is float noise.
+        scale = 4.685 * 1.4826 * max(float(np.median(residual)) if residual.size else 0.0, 1e-6)
+        robust = np.where(residual < scale, (1 - (residual / scale) ** 2) ** 2, 0.0)
+    return (basis @ parameters).astype(field.dtype)
+
+
+def remove_head_motion(flow: np.ndarray, stable: np.ndarray) -> np.ndarray:
+    """Subtracts, field by field, the similarity that the stable parts of the face follow.
 
     Args:
         flow: (T, 2, H, W) in any unit of length. stable: boolean (H, W).
@@ -146,22 +186,4 @@ def remove_head_motion(flow: np.ndarray, stable: np.ndarray, *, iterations: int 
     Returns:
         (T, 2, H, W) in the same unit.
     """
-    _, _, height, width = flow.shape
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    x, y = (x - width / 2) / width, (y - height / 2) / width
-    one, zero = np.ones_like(x), np.zeros_like(x)
-    basis = np.stack([np.stack([one, zero, x, -y], -1), np.stack([zero, one, y, x], -1)])  # (2, H, W, 4)
-    design = basis[:, stable].reshape(-1, 4)
-    result = np.empty_like(flow)
-    for index, field in enumerate(flow):
-        target = field[:, stable].reshape(-1).astype(np.float64)
-        weight = np.ones(target.size // 2)
-        for _ in range(iterations):
-            w = np.tile(weight, 2)[:, None]
-            parameters, *_ = np.linalg.lstsq(design * np.sqrt(w), target * np.sqrt(w[:, 0]), rcond=None)
-            residual = np.hypot(*(target - design @ parameters).reshape(2, -1))
-            # 1.4826 · median is the robust standard deviation, 4.685 Tukey's constant; the floor is float noise.
-            scale = 4.685 * 1.4826 * max(float(np.median(residual)), 1e-6)
-            weight = np.where(residual < scale, (1 - (residual / scale) ** 2) ** 2, 0.0)
-        result[index] = field - (basis @ parameters).astype(flow.dtype)
-    return result
+    return np.stack([field - fit_similarity(field, stable.astype(np.float32)) for field in flow])

@@ -16,13 +16,13 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_P
 
 from datasets import Dataset
 
-from deft_llm.hub_datasets import synthetic
-from deft_llm.hub_datasets.build_synthetic import identity_rows
+from deft_llm.hub_datasets.build_synthetic import PRESETS, face_rows
+from deft_llm.hub_datasets.synthetic import Clip, Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic_faces import Face, render_face
 from deft_llm.hub_datasets.uni_mer import features
 from deft_llm.processing import DeftVideoProcessor
 
 ROOT = Path(__file__).parents[1]
-STILL_CAMERA = synthetic.Disturbances(head_shift=0, head_rotation=0, light_drift=0, noise=0, furrows=0)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,39 +32,42 @@ def _caches(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def face() -> synthetic.Face:
-    return synthetic.render_face(np.random.default_rng(3))
+def face() -> Face:
+    return render_face(np.random.default_rng(3), size=160)
 
 
 @pytest.fixture(scope="session")
-def brow_clip(face) -> synthetic.Clip:
+def brow_clip(face) -> Clip:
     """AU4, both sides, 1.5 % of the crop's width, with the usual disturbances."""
-    return synthetic.render_clip(face, [synthetic.UnitRequest("AU4", "both", 0.015)], np.random.default_rng(0))
+    shown = Expression((UnitRequest("AU4", "both", 0.015),), onset=3, apex=19, offset=35)
+    return render_clip(face, [shown], np.random.default_rng(0), count=38)
 
 
 @pytest.fixture(scope="session")
-def still_clip(face) -> synthetic.Clip:
-    return synthetic.render_clip(face, [], np.random.default_rng(1))
+def still_clip(face) -> Clip:
+    return render_clip(face, [], np.random.default_rng(1), count=30)
 
 
 @pytest.fixture(scope="session")
 def brow_video(brow_clip, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "brow.mp4"
-    path.write_bytes(synthetic.encode_mp4(brow_clip))
+    path.write_bytes(encode_mp4(brow_clip))
     return path
 
 
 @pytest.fixture(scope="session")
 def still_video(still_clip, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "still.mp4"
-    path.write_bytes(synthetic.encode_mp4(still_clip))
+    path.write_bytes(encode_mp4(still_clip))
     return path
 
 
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     """48 clips of four faces: every emotion and action unit of the generator occurs."""
-    rows = [row for identity in range(4) for row in identity_rows(identity, clips=12, num_frames=8, seed=1)]
+    settings = {"preset": PRESETS["easy"], "conventions": ("synthetic",), "clips_per_face": 12, "total": 48,
+                "first_test_face": 4, "corrupt": 0.0, "num_frames": 8, "seed": 1}  # fmt: skip
+    rows = [row for face_index in range(4) for row in face_rows(face_index, **settings)[0]]
     return Dataset.from_list(rows, features=features(DeftVideoProcessor(num_frames=8)))
 
 

@@ -1,45 +1,9 @@
-import hashlib
-
 import numpy as np
 import pytest
-from datasets import load_dataset
 
-from deft_llm.hub_datasets.__main__ import main
-from deft_llm.hub_datasets.build_synthetic import build
 from deft_llm.hub_datasets.uni_mer import row_tensors
 from deft_llm.processing import DeftVideoProcessor, parse_answer
 from deft_llm.processing.motion_evidence import measure_motion
-
-ARGUMENTS = {"identities": 2, "test_identities": 1, "clips": 3, "num_frames": 8, "seed": 5}
-
-
-@pytest.fixture(scope="module")
-def built_folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("uni-mer") / "two-workers"
-    build(out=out, workers=2, **ARGUMENTS)
-    return out
-
-
-def digest(folder):
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def test_the_number_of_workers_changes_no_byte(built_folder, tmp_path):
-    build(out=tmp_path / "one-worker", workers=1, **ARGUMENTS)
-    assert digest(tmp_path / "one-worker") == digest(built_folder)
-
-
-def test_load_dataset_reads_the_folder_whole_and_streaming(built_folder, tmp_path):
-    splits = load_dataset(str(built_folder), cache_dir=str(tmp_path))
-    assert {name: len(split) for name, split in splits.items()} == {"train": 6, "test": 3}
-    assert set(splits["train"]["subject"]).isdisjoint(splits["test"]["subject"])
-    streamed = next(iter(load_dataset(str(built_folder), split="train", streaming=True)))
-    assert streamed["clip_id"] == splits["train"][0]["clip_id"]
-    assert streamed["conversations"] == splits["train"][0]["conversations"]
 
 
 def test_rows_say_what_the_motion_says(dataset):
@@ -79,13 +43,3 @@ def test_stored_flow_is_used_and_equals_a_fresh_measurement(dataset):
     assert set(features_only) == {"flow_values_videos"}
     with pytest.raises(ValueError, match="has no video"):
         row_tensors({**row, "video": None}, other_grid)
-
-
-def test_nothing_is_overwritten_and_nothing_left_half_written(built_folder, tmp_path, capsys):
-    before = digest(built_folder)
-    assert main(["synthesize", "--out", str(built_folder)]) == 1
-    assert "exists and is not empty" in capsys.readouterr().err
-    assert digest(built_folder) == before
-    assert main(["synthesize", "--out", str(tmp_path / "new"), "--clips", "0"]) == 1
-    assert "--clips must be at least 1" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ def test_one_clip_and_many(pipe, brow_video, still_video, brow_clip):
     many = pipe([str(brow_video), str(still_video)], max_new_tokens=4)
     assert [type(item) for item in many] == [dict, dict]
     assert many[0] == one
-    assert pipe(brow_clip.frames, max_new_tokens=4)["frames_indices"][0] < brow_clip.apex
+    assert pipe(brow_clip.frames, max_new_tokens=4)["frames_indices"][0] < brow_clip.expression.apex
 
 
 def test_key_frames_reach_the_processor(pipe, brow_video):

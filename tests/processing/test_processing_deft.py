@@ -71,7 +71,7 @@ def test_placeholders_and_clips_must_agree(processor, brow_video, count):
 
 @pytest.mark.parametrize("arguments", [{}, {"text": ["a", 3]}, {"text": "a", "images": [1]}])
 def test_inputs_it_cannot_process_are_refused(processor, arguments):
-    with pytest.raises(ValueError, match="pass|must be"):
+    with pytest.raises(ValueError, match=r"pass|must be"):
         processor(**arguments)
 
 

@@ -2,11 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from deft_llm.hub_datasets import synthetic
+from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic_faces import render_face
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.keyframes import KeyFrameError
 from deft_llm.processing.motion_evidence import measure_motion
 from deft_llm.processing.video_reading import VideoReadError
+
+
+def keys_of(clip):
+    shown = clip.expression
+    return shown.onset, shown.apex, shown.offset
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +29,13 @@ def test_shapes_types_and_a_still_first_frame(processor, brow_video, still_video
 
 def test_flow_is_the_displacement_in_percent_of_the_crop(processor, brow_clip, brow_video):
     """The mean motion of the brows at the apex against the field that the clip was rendered with."""
-    keys = (brow_clip.onset, brow_clip.apex, brow_clip.offset)
+    keys = keys_of(brow_clip)
     flow = processor(str(brow_video), key_frames=keys)["flow_values_videos"][0]
     moved = {(item.region, item.side): item for item in measure_motion(flow)}
-    true = {(item.region, item.side): item for item in measure_motion(100 * brow_clip.displacement[None, :, ::6, ::6])}
+    true = {
+        (item.region, item.side): item
+        for item in measure_motion(100 * brow_clip.flow(3, 19, expression_only=True, grid=32)[None])
+    }
     for key in (("inner brow", "left"), ("inner brow", "right")):
         assert moved[key].direction == true[key].direction == "down and medially"
         assert moved[key].magnitude == pytest.approx(true[key].magnitude, rel=0.15)
@@ -34,7 +43,7 @@ def test_flow_is_the_displacement_in_percent_of_the_crop(processor, brow_clip, b
 
 
 def test_key_frames_given_are_the_frames_used(processor, brow_clip, brow_video):
-    keys = (brow_clip.onset, brow_clip.apex, brow_clip.offset)
+    keys = keys_of(brow_clip)
     features = processor(str(brow_video), key_frames=keys, return_metadata=True)
     indices = features["video_metadata"][0].frames_indices
     assert (indices[0], indices[4], indices[-1]) == keys
@@ -43,14 +52,14 @@ def test_key_frames_given_are_the_frames_used(processor, brow_clip, brow_video):
 def test_key_frames_are_spotted_without(processor, brow_clip, brow_video):
     features = processor(str(brow_video), return_metadata=True)
     indices = features["video_metadata"][0].frames_indices
-    assert abs(indices[4] - brow_clip.apex) <= 3
-    assert indices[0] < brow_clip.apex - 5
+    assert abs(indices[4] - brow_clip.expression.apex) <= 3
+    assert indices[0] < brow_clip.expression.apex - 5
 
 
 def test_a_box_and_landmarks_find_the_face_in_a_larger_frame(processor, brow_clip):
     frames = np.full((len(brow_clip.frames), 240, 320, 3), 90, np.uint8)
     frames[:, 40:200, 70:230] = brow_clip.frames
-    keys = (brow_clip.onset, brow_clip.apex, brow_clip.offset)
+    keys = keys_of(brow_clip)
     expected = processor(brow_clip.frames, key_frames=keys)
     boxed = processor(frames, key_frames=keys, face_box=(70, 40, 230, 200))
     inner = (..., slice(2, -2), slice(2, -2))  # what lies beyond the crop's edge differs
@@ -63,8 +72,8 @@ def test_a_box_and_landmarks_find_the_face_in_a_larger_frame(processor, brow_cli
 
 def test_still_clips_have_no_significant_motion(processor, face):
     for seed in range(6):
-        clip = synthetic.render_clip(face, [], np.random.default_rng(seed))
-        flow = processor(synthetic.encode_mp4(clip))["flow_values_videos"][0]
+        clip = render_clip(face, [], np.random.default_rng(seed), count=30)
+        flow = processor(encode_mp4(clip))["flow_values_videos"][0]
         assert not any(item.significant for item in measure_motion(flow))
 
 
@@ -72,12 +81,10 @@ def test_identity_in_appearance_and_not_in_flow(processor):
     """The same movement on two faces: other pixels, nearly the same flow."""
     flows, pixels = [], []
     for seed in (5, 6):
-        clip = synthetic.render_clip(
-            synthetic.render_face(np.random.default_rng(seed)),
-            [synthetic.UnitRequest("AU12", "both", 0.02)],
-            np.random.default_rng(0),
-        )
-        features = processor(clip.frames, key_frames=(clip.onset, clip.apex, clip.offset))
+        shown = Expression((UnitRequest("AU12", "both", 0.02),), onset=2, apex=14, offset=26)
+        other = render_face(np.random.default_rng(seed), size=160)
+        clip = render_clip(other, [shown], np.random.default_rng(0), count=30)
+        features = processor(clip.frames, key_frames=keys_of(clip))
         flows.append(features["flow_values_videos"][0][3])
         pixels.append(features["pixel_values_videos"][0][0])
     assert np.corrcoef(flows[0].ravel(), flows[1].ravel())[0, 1] > 0.8

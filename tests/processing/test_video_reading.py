@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deft_llm.hub_datasets.synthetic import Clip, encode_mp4
+from deft_llm.hub_datasets.synthetic import Clip, Disturbances, encode_mp4
 from deft_llm.processing import video_reading
 from deft_llm.processing.video_reading import ArrayClip, OpenCVClip, PyAVClip, VideoReadError, open_clip
 
@@ -30,7 +30,7 @@ def test_asked_for_frames_come_back_exactly_with_repetitions(backend, tmp_path):
         pytest.importorskip("decord", reason="decord has no wheel for this platform")
     frames = np.full((30, 64, 64, 3), 1, np.uint8) * (40 + 5 * np.arange(30, dtype=np.uint8))[:, None, None, None]
     path = tmp_path / "numbered.mp4"
-    path.write_bytes(encode_mp4(Clip(frames, 200.0, 0, 1, 2, [], None)))
+    path.write_bytes(encode_mp4(Clip(frames, 200.0, [], [], np.empty(0), Disturbances())))
     clip = video_reading.DECODERS[backend](str(path), "clip")
     assert len(clip) == 30
     assert clip.metadata.fps == pytest.approx(200, abs=0.5)
