@@ -286,54 +286,47 @@ def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator)
     """Fills the frames: each pixel is traced back through the head's motion, then through the face's."""
     size = face.size
     y, x = (np.mgrid[0:size, 0:size].astype(np.float32) + 0.5) / size
-    # Pixels, not crop widths, from here on: what cv2.remap reads.
-    fields = [size * movement.displacement(x, y) for movement in clip.movements]
+    # Pixels, not crop widths, from here on, and channels last: what cv2.remap reads.
+    fields = [np.float32(size * movement.displacement(x, y)).transpose(1, 2, 0).copy() for movement in clip.movements]
+    units = [unit for shown in clip.expressions for unit in shown.units]
     furrows = [
         (movement.course, _furrow_map(face, unit))
-        for movement, unit in zip(clip.movements, [u for e in clip.expressions for u in e.units], strict=False)
+        for movement, unit in zip(clip.movements, units, strict=False)
         if unit.code in _FURROWS and clip.disturbances.furrows
     ]
-    grid_y, grid_x = np.mgrid[0:size, 0:size].astype(np.float32)
+    grid = np.stack(np.mgrid[0:size, 0:size][::-1], axis=-1).astype(np.float32)
+    still = np.array([[1.0, 0, 0], [0, 1, 0]])
     for t in range(len(clip.frames)):
-        active = [(m.course[t], f) for m, f in zip(clip.movements, fields, strict=True) if m.course[t] != 0]
+        active = [(m.course[t], values) for m, values in zip(clip.movements, fields, strict=True) if m.course[t] != 0]
         image = face.image
         for course, furrow in furrows:
             if course[t] > 0:
                 image = image * (1 - np.float32(clip.disturbances.furrows * course[t]) * furrow)
+        source = grid if np.array_equal(clip.head[t], still) else _pixel_map(_invert(clip.head[t]), grid)
         if active:
-            field_sum = sum(np.float32(weight) * values for weight, values in active)
-            # p + d(p) = target: a contraction for fields this smooth, so three steps leave less than 0.01 pixel.
-            source_x, source_y = grid_x - field_sum[0], grid_y - field_sum[1]
+            # p + d(p) = target is solved by p ← target − d(p): a contraction for fields this smooth.
+            moved = sum(np.float32(weight) * values for weight, values in active)
+            target, source = source, source - _look_up(moved, source)
             for _ in range(3):
-                moved = [cv2.remap(channel, source_x, source_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                         for channel in field_sum]  # fmt: skip
-                source_x, source_y = grid_x - moved[0], grid_y - moved[1]
-        else:
-            source_x, source_y = grid_x, grid_y
-        matrix = _invert(clip.head[t])
-        if not np.allclose(matrix, [[1, 0, 0], [0, 1, 0]], atol=1e-9):
-            before_x, before_y = _pixel_map(matrix, grid_x, grid_y, size)
-            if active:
-                source_x, source_y = (
-                    cv2.remap(channel, before_x, before_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-                    for channel in (source_x - grid_x, source_y - grid_y)
-                )
-                source_x, source_y = source_x + before_x, source_y + before_y
-            else:
-                source_x, source_y = before_x, before_y
-        frame = cv2.remap(image, source_x, source_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+                source = target - _look_up(moved, source)
+        frame = cv2.remap(image, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         frame *= np.float32(light[t])
         if clip.disturbances.noise:
             frame += rng.standard_normal((size, size, 1), np.float32) * np.float32(clip.disturbances.noise)
-        clip.frames[t] = np.clip(np.rint(frame), 0, 255)
+        frame += 0.5  # truncation rounds then
+        np.clip(frame, 0, 255, out=frame)
+        clip.frames[t] = frame
 
 
-def _pixel_map(matrix: np.ndarray, grid_x: np.ndarray, grid_y: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A similarity of the unit square as maps between pixel indices (pixel centres lie at half-integers)."""
+def _look_up(values: np.ndarray, source: np.ndarray) -> np.ndarray:
+    return cv2.remap(values, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _pixel_map(matrix: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """A similarity of the unit square as a map between pixel indices (pixel centres lie at half-integers)."""
+    size = grid.shape[0]
     shift = size * matrix[:, 2] + 0.5 * matrix[:, :2].sum(1) - 0.5
-    x = np.float32(matrix[0, 0]) * grid_x + np.float32(matrix[0, 1]) * grid_y + np.float32(shift[0])
-    y = np.float32(matrix[1, 0]) * grid_x + np.float32(matrix[1, 1]) * grid_y + np.float32(shift[1])
-    return x, y
+    return cv2.transform(grid, np.column_stack([matrix[:, :2], shift]))
 
 
 def _drift(rng: np.random.Generator, count: int, fps: float, channels: int) -> np.ndarray:
@@ -440,7 +433,7 @@ def encode_mp4(clip: Clip) -> bytes:
         stream.height, stream.width = clip.frames.shape[1:3]
         stream.pix_fmt = "yuv444p"
         # x264's macroblock tree reads past the frame's edge, and its output then depends on what lay in memory.
-        options = {"crf": str(clip.disturbances.crf), "preset": "veryfast", "threads": "1"}
+        options = {"crf": str(clip.disturbances.crf), "preset": "superfast", "threads": "1"}
         stream.options = {**options, "x264-params": "mbtree=0"}
         for frame in clip.frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

@@ -95,7 +95,8 @@ def make_row(
     """
     measured, motions, judgements, conversations, intensities = None, [], [], [], {}
     if key_frames is not None:
-        measured = video_processor(video, key_frames=key_frames)["flow_values_videos"][0].astype(np.float16)
+        tensors = video_processor(video, key_frames=key_frames, do_crop_appearance=False)
+        measured = tensors["flow_values_videos"][0].astype(np.float16)
         # What is judged is what is stored: anybody can repeat the judgement from the row.
         motions = measure_motion(measured)
         labelled = list(units)

@@ -43,12 +43,12 @@ class RegionMotion:
     significant: bool
 
 
-def noise_floor(flow: np.ndarray, *, factor: float = 4.0, minimum: float = 0.26) -> float:
+def noise_floor(flow: np.ndarray, *, factor: float = 4.0, minimum: float = 0.30) -> float:
     """The region motion that this clip's noise can produce, in the flow's unit (percent of the crop width).
 
     `factor` robust standard deviations of the flow where a face stands still, and never less than `minimum`, which
-    the remains of compression and head motion reach (0.26 % is a third of a pixel on a 128-pixel crop). Both were set on
-    rendered clips in which nothing but the disturbances moves.
+    the remains of compression and head motion reach: 0.4 pixels of a 128-pixel crop. Both were set on rendered
+    clips in which nothing but the disturbances moves.
 
     Args:
         flow: (T, 2, h, w), head motion removed.

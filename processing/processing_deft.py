@@ -129,7 +129,7 @@ class DeftProcessor(ProcessorMixin):
 
     def _process_videos(self, videos, **kwargs):
         processed = self.video_processor(videos, **kwargs)
-        count = len(processed["pixel_values_videos"])
+        count = len(list_of_clips(videos))
         return processed, [self.replace_video_token(processed, index) for index in range(count)]
 
     def replace_video_token(self, video_inputs: Mapping[str, Any], video_idx: int = 0, **kwargs) -> str:

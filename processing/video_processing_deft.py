@@ -26,6 +26,7 @@ class DeftVideosKwargs(VideosKwargs, total=False):
     flow_estimator (`str`): a key of `optical_flow.FLOW_ESTIMATORS`.
     do_remove_head_motion (`bool`): subtract the similarity that the stable regions of the face follow.
     do_estimate_flow (`bool`): leave `flow_values_videos` out when False (it is at hand already).
+    do_crop_appearance (`bool`): leave `pixel_values_videos` out when False (only motion is wanted).
     key_frames: one (onset, apex, offset) a clip, frame numbers within the clip, or None to have them spotted.
     face_landmarks: one ((x, y), (x, y), (x, y)) a clip: right eye, left eye, mouth centre, in pixels, or None.
     face_box: one (left, top, right, bottom) a clip in pixels, or None.
@@ -36,6 +37,7 @@ class DeftVideosKwargs(VideosKwargs, total=False):
     flow_estimator: str | None
     do_remove_head_motion: bool | None
     do_estimate_flow: bool | None
+    do_crop_appearance: bool | None
     key_frames: Any
     face_landmarks: Any
     face_box: Any
@@ -74,6 +76,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
     flow_estimator = "lucas_kanade"
     do_remove_head_motion = True
     do_estimate_flow = True
+    do_crop_appearance = True
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -123,7 +126,9 @@ class DeftVideoProcessor(VideoProcessorMixin):
             flows.append(flow_values)
             clip.metadata.frames_indices = indices
             metadata.append(clip.metadata)
-        data = {"pixel_values_videos": np.stack(pixels)}
+        data = {}
+        if settings.do_crop_appearance:
+            data["pixel_values_videos"] = np.stack(pixels)
         if settings.do_estimate_flow:
             data["flow_values_videos"] = np.stack(flows)
         features = BatchFeature(data, tensor_type=return_tensors)
@@ -133,7 +138,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
 
     def _process_clip(
         self, clip: ClipReader, key_frames: Any, face_landmarks: Any, face_box: Any
-    ) -> tuple[np.ndarray, np.ndarray | None, list[int]]:
+    ) -> tuple[np.ndarray | None, np.ndarray | None, list[int]]:
         if len(clip) < 2:
             raise VideoReadError(f"{clip.name}: one frame only; motion needs at least two.")
         height, width = clip.metadata.height, clip.metadata.width
@@ -149,15 +154,17 @@ class DeftVideoProcessor(VideoProcessorMixin):
                 f"{clip.name}: {len(clip)} frames; with do_sample_frames=False a clip must have {self.num_frames}."
             )
         frames = clip.frames(indices)
+        appearance = self._appearance(frames, transform) if self.do_crop_appearance else None
+        return appearance, self._flow(frames, transform) if self.do_estimate_flow else None, indices
 
+    def _appearance(self, frames: np.ndarray, transform: np.ndarray) -> np.ndarray:
         pixel_values = np.stack([warp_to_crop(frame, transform, self.size["height"]) for frame in frames])
         pixel_values = pixel_values.astype(np.float32)
         if self.do_rescale:
             pixel_values *= self.rescale_factor
         if self.do_normalize:
             pixel_values = (pixel_values - np.float32(self.image_mean)) / np.float32(self.image_std)
-        pixel_values = np.ascontiguousarray(pixel_values.transpose(0, 3, 1, 2))
-        return pixel_values, self._flow(frames, transform) if self.do_estimate_flow else None, indices
+        return np.ascontiguousarray(pixel_values.transpose(0, 3, 1, 2))
 
     def _spot(self, clip: ClipReader, transform: np.ndarray) -> KeyFrames:
         crops = np.stack([_grey_crop(frame, transform, SPOTTING_RESOLUTION) for frame in clip.scan()])

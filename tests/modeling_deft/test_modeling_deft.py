@@ -98,7 +98,8 @@ def test_each_expert_sees_only_its_own_input(model, clips):
         later[:, 1:] += torch.randn_like(later[:, 1:])
         moved = model.get_video_features(later, flow.roll(1, 0)).expert_tokens
         torch.testing.assert_close(moved["structure"], tokens["structure"])
-        assert (moved["texture"] - tokens["texture"]).abs().max() > 1e-3
+        # Exactly zero for the others; untrained, the texture expert answers softly.
+        assert (moved["texture"] - tokens["texture"]).abs().max() > 1e-4
         # Another face, another light: neither motion nor, as long as nothing changes over time, texture does.
         other_face = model.get_video_features(pixels + torch.randn_like(pixels[:, :1]), flow).expert_tokens
         torch.testing.assert_close(other_face["motion"], tokens["motion"])

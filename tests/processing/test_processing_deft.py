@@ -61,6 +61,15 @@ def test_a_missing_input_leaves_its_section_out(processor, clips):
     assert "Structure:" not in flow_only
 
 
+def test_motion_only_goes_through_the_processor_too(processor, brow_video):
+    prompt = "<|video|>Explain."
+    inputs = processor(text=prompt, videos=[str(brow_video)], do_crop_appearance=False, return_tensors="pt")
+    assert "pixel_values_videos" not in inputs
+    structure, texture, motion = processor.video_token_ids
+    ids = inputs["input_ids"][0].tolist()
+    assert (ids.count(structure), ids.count(texture), ids.count(motion)) == (0, 0, len(processor.action_units))
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_placeholders_and_clips_must_agree(processor, brow_video, count):
     with pytest.raises(ValueError, match=rf"hold {count} .*placeholders and 1 clips"):

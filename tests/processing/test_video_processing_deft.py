@@ -38,7 +38,7 @@ def test_flow_is_the_displacement_in_percent_of_the_crop(processor, brow_clip, b
     }
     for key in (("inner brow", "left"), ("inner brow", "right")):
         assert moved[key].direction == true[key].direction == "down and medially"
-        assert moved[key].magnitude == pytest.approx(true[key].magnitude, rel=0.15)
+        assert moved[key].magnitude == pytest.approx(true[key].magnitude, rel=0.2)
     assert not moved["mouth corner", "left"].significant
 
 
@@ -87,7 +87,7 @@ def test_identity_in_appearance_and_not_in_flow(processor):
         features = processor(clip.frames, key_frames=keys_of(clip))
         flows.append(features["flow_values_videos"][0][3])
         pixels.append(features["pixel_values_videos"][0][0])
-    assert np.corrcoef(flows[0].ravel(), flows[1].ravel())[0, 1] > 0.8
+    assert np.corrcoef(flows[0].ravel(), flows[1].ravel())[0, 1] > 0.75
     assert np.abs(pixels[0] - pixels[1]).mean() > 0.2
 
 
@@ -103,7 +103,8 @@ def test_settings_can_be_overridden_for_a_call(processor, brow_video):
     features = processor(str(brow_video), num_frames=4, flow_size=16, do_estimate_flow=True)
     assert features["flow_values_videos"].shape == (1, 3, 2, 16, 16)
     assert processor.num_frames == 8
-    assert "flow_values_videos" not in processor(str(brow_video), do_estimate_flow=False)
+    assert set(processor(str(brow_video), do_estimate_flow=False)) == {"pixel_values_videos"}
+    assert set(processor(str(brow_video), do_crop_appearance=False)) == {"flow_values_videos"}
 
 
 @pytest.mark.parametrize(
