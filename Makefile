@@ -1,4 +1,4 @@
-# make demo · make test · make quality: each sets itself up in .venv on first use and again when a requirement changes.
+# make demo · make test · make bench · make quality: each sets itself up in .venv on first use and again when a requirement changes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ DEMO := build/demo
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test quality format clean
+.PHONY: demo test bench quality format clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -29,6 +29,9 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 quality: $(READY)
 	@$(BIN)/ruff check .

@@ -304,10 +304,12 @@ def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator)
                 image = image * (1 - np.float32(clip.disturbances.furrows * course[t]) * furrow)
         source = grid if np.array_equal(clip.head[t], still) else _pixel_map(_invert(clip.head[t]), grid)
         if active:
-            # p + d(p) = target is solved by p ← target − d(p): a contraction for fields this smooth.
+            # p + d(p) = target is solved by p ← target − d(p): a contraction for fields this smooth, the faster the
+            # smaller the motion.
             moved = sum(np.float32(weight) * values for weight, values in active)
-            target, source = source, source - _look_up(moved, source)
-            for _ in range(3):
+            peak = float(np.abs(moved).max())
+            target = source
+            for _ in range(2 + (peak > 0.5) + (peak > 2)):
                 source = target - _look_up(moved, source)
         frame = cv2.remap(image, source, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         frame *= np.float32(light[t])

@@ -159,30 +159,31 @@ def fit_similarity(field: np.ndarray, weight: np.ndarray, *, iterations: int = 8
     Returns:
         (2, H, W), the fitted field everywhere, in the same unit.
     """
-    basis = _similarity_basis(*field.shape[1:])
-    used = weight > 0
-    design, target = basis[:, used].reshape(-1, 4), field[:, used].reshape(-1).astype(np.float64)
-    given = weight[used].astype(np.float64)
-    robust = np.ones_like(given)
+    x, y = _crop_grid(*field.shape[1:])
+    step = max(1, field.shape[1] // 64)  # four numbers need no more points than a 64 × 64 grid has
+    used = weight[::step, ::step] > 0
+    at_x, at_y = x[::step, ::step][used], y[::step, ::step][used]
+    one, zero = np.ones_like(at_x), np.zeros_like(at_x)
+    design = np.concatenate([np.stack([one, zero, at_x, -at_y], -1), np.stack([zero, one, at_y, at_x], -1)])
+    target = field[:, ::step, ::step][:, used].reshape(-1).astype(np.float64)
+    given, robust = weight[::step, ::step][used].astype(np.float64), one
     for _ in range(iterations):
-        total = np.tile(given * robust, 2)
-        normal = design.T @ (design * total[:, None])
+        weighted = design * np.tile(given * robust, 2)[:, None]
         # A trace of damping keeps a field without any usable point at no motion.
-        parameters = np.linalg.solve(normal + 1e-9 * np.eye(4), design.T @ (total * target))
+        parameters = np.linalg.solve(weighted.T @ design + 1e-9 * np.eye(4), weighted.T @ target)
         residual = np.hypot(*(target - design @ parameters).reshape(2, -1))
         # 1.4826 · median is the robust standard deviation, 4.685 Tukey's constant; the floor is float noise.
         scale = 4.685 * 1.4826 * max(float(np.median(residual)) if residual.size else 0.0, 1e-6)
         robust = np.where(residual < scale, (1 - (residual / scale) ** 2) ** 2, 0.0)
-    return (basis @ parameters).astype(field.dtype)
+    shift_x, shift_y, grow, turn = parameters
+    return np.stack([shift_x + grow * x - turn * y, shift_y + turn * x + grow * y]).astype(field.dtype)
 
 
 @lru_cache(maxsize=8)
-def _similarity_basis(height: int, width: int) -> np.ndarray:
-    """(2, H, W, 4): the displacement that each of the four parameters makes."""
+def _crop_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of every pixel about the middle of the crop, in crop widths."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
-    x, y = (x - width / 2) / width, (y - height / 2) / width
-    one, zero = np.ones_like(x), np.zeros_like(x)
-    return np.stack([np.stack([one, zero, x, -y], -1), np.stack([zero, one, y, x], -1)])
+    return (x - width / 2) / width, (y - height / 2) / width
 
 
 def remove_head_motion(flow: np.ndarray, stable: np.ndarray) -> np.ndarray:
