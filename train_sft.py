@@ -8,6 +8,7 @@ processor, the code that loads both anywhere, and a model card.
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +20,22 @@ import torch
 from datasets import Array4D, Dataset, DatasetDict, load_dataset
 from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from deft_llm.hub_datasets.uni_mer import row_tensors
 from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
 from deft_llm.processing import DeftProcessor, DeftVideoProcessor
 from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
-from deft_llm.processing.processing_deft import SPECIAL_TOKENS
+from deft_llm.processing.processing_deft import CHAT_TOKENS, SPECIAL_TOKENS
 
 
 @dataclass
@@ -47,12 +56,19 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
-    """The parts of the model: each a config for one that starts from random weights."""
+    """The parts of the model.
 
-    text: dict = field(metadata={"help": "Config of the language model."})
-    structure: dict = field(metadata={"help": "Config of the structure expert's vision backbone."})
-    texture: dict = field(metadata={"help": "Config of the texture expert's vision or video backbone."})
+    Language model and backbones are each a Hub repository or folder with pretrained weights, or a config (a mapping in
+    YAML, JSON on the command line) for one that starts from random weights.
+    """
+
+    text: str = field(metadata={"help": "Language model: pretrained, or a config."})
+    structure: str = field(metadata={"help": "The structure expert's vision backbone: pretrained, or a config."})
+    texture: str = field(metadata={"help": "The texture expert's vision or video backbone: pretrained, or a config."})
     motion: dict = field(default_factory=dict, metadata={"help": "Config of the motion expert."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the face crop in pixels; default: the structure backbone's."}
+    )
     expert_size: int = field(default=256, metadata={"help": "Width of the experts' tokens."})
     structure_tokens: int = field(default=4, metadata={"help": "Language tokens of the structure expert."})
     texture_tokens: int = field(default=8, metadata={"help": "Language tokens of the texture expert."})
@@ -77,7 +93,7 @@ def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrai
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    control = ["<|endoftext|>", *CHAT_TOKENS]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[*control, *SPECIAL_TOKENS],
@@ -87,9 +103,9 @@ def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrai
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
+        eos_token=CHAT_TOKENS[-1],
         pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", *SPECIAL_TOKENS],
+        additional_special_tokens=[CHAT_TOKENS[0], *SPECIAL_TOKENS],
         model_max_length=4096,
     )
 
@@ -109,11 +125,24 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
             f"The training split names {len(emotions)} emotions and {len(units)} action units; "
             "recognition needs at least two emotions and one action unit."
         )
-    tokenizer = train_tokenizer(dataset["conversations"], arguments.vocab_size)
-    structure = AutoConfig.for_model(**arguments.structure)
+    parts = {name: part_of(getattr(arguments, name)) for name in ("text", "structure", "texture")}
+    configs = {
+        name: AutoConfig.from_pretrained(part) if isinstance(part, str) else AutoConfig.for_model(**part)
+        for name, part in parts.items()
+    }
+    if isinstance(parts["text"], str):
+        tokenizer = AutoTokenizer.from_pretrained(parts["text"])
+        tokenizer.add_special_tokens({"additional_special_tokens": [*CHAT_TOKENS, *SPECIAL_TOKENS]})
+        # The chat template ends a turn with this one, whatever the base model ends a text with.
+        tokenizer.eos_token = CHAT_TOKENS[-1]
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    else:
+        tokenizer = train_tokenizer(dataset["conversations"], arguments.vocab_size)
+        configs["text"].vocab_size = len(tokenizer)
+    image_size = arguments.image_size or configs["structure"].image_size
     video_processor = DeftVideoProcessor(
         num_frames=arguments.num_frames,
-        size={"height": structure.image_size, "width": structure.image_size},
+        size={"height": image_size, "width": image_size},
         flow_size=arguments.motion.get("flow_size", 32),
     )
     processor = DeftProcessor(
@@ -126,13 +155,13 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         coarse_emotion_of={emotion: coarse[emotion] for emotion in emotions},
         label_convention=", ".join(sorted(set(dataset["source"]))),
     )
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     structure_id, texture_id, motion_id = processor.video_token_ids
     config = DeftConfig(
-        text_config={**arguments.text, "vocab_size": len(tokenizer), **ids},
-        structure_config=arguments.structure,
-        texture_config=arguments.texture,
+        text_config=configs["text"],
+        structure_config=configs["structure"],
+        texture_config=configs["texture"],
         motion_config=arguments.motion,
+        image_size=image_size,
         action_units=units,
         action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
         emotion_labels=emotions,
@@ -146,8 +175,31 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         loss_weights=arguments.loss_weights,
     )
     model = DeftForConditionalGeneration(config)
+    load_pretrained_parts(model, parts)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    # Not before the embeddings have grown: a padding id must lie within them.
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    model.config.text_config.update(ids)
     model.generation_config.update(**ids, max_new_tokens=512, do_sample=False)
     return model, processor
+
+
+def part_of(value: str | dict) -> str | dict:
+    """A part as it was given on the command line or in YAML: the name of pretrained weights, or a config."""
+    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+
+
+def load_pretrained_parts(model: DeftForConditionalGeneration, parts: dict[str, str | dict]) -> None:
+    """Puts pretrained weights where a part is a name; the others keep their random ones."""
+    if isinstance(parts["text"], str):
+        language = AutoModelForCausalLM.from_pretrained(parts["text"])
+        model.model.language_model.load_state_dict(language.base_model.state_dict())
+        if not model.config.tie_word_embeddings:
+            model.lm_head.load_state_dict(language.get_output_embeddings().state_dict())
+    for name, expert in (("structure", model.model.structure_expert), ("texture", model.model.texture_expert)):
+        if isinstance(parts[name], str):
+            expert.backbone.load_state_dict(AutoModel.from_pretrained(parts[name]).state_dict())
 
 
 def clip_features(row: dict[str, Any], processor: DeftProcessor) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class DeftConfig(PreTrainedConfig):
             which its motion lies; the targets of the region loss.
         emotion_labels (`list[str]`): the classes of the emotion head.
         coarse_emotion_of (`dict[str, str]`): negative, positive or surprise, for each label.
+        image_size (`int`): side in pixels of `pixel_values_videos`; by default the structure backbone's.
         structure_tokens, texture_tokens (`int`): language tokens of these experts; the motion expert has one an
             action unit.
         expert_size (`int`): width of the pooled experts in the emotion head.
@@ -94,6 +95,7 @@ class DeftConfig(PreTrainedConfig):
     action_unit_regions: dict | None = None
     emotion_labels: list[str] | tuple[str, ...] = ()
     coarse_emotion_of: dict | None = None
+    image_size: int | None = None
     structure_tokens: int = 4
     texture_tokens: int = 8
     expert_size: int = 256
@@ -112,6 +114,9 @@ class DeftConfig(PreTrainedConfig):
         self.coarse_emotion_of = dict(self.coarse_emotion_of or {})
         self.action_unit_regions = dict(self.action_unit_regions or {})
         self.loss_weights = {**LOSS_WEIGHTS, **(self.loss_weights or {})}
+        if self.image_size is None:
+            size = self.structure_config.image_size
+            self.image_size = size if isinstance(size, int) else size[0]
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
 
     @property

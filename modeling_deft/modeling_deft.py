@@ -172,11 +172,10 @@ class DeftModel(DeftPreTrainedModel):
                     "pixel_values_videos must be (clips, frames, 3, height, width); got "
                     f"{tuple(pixel_values_videos.shape)}."
                 )
-            side = self.config.structure_config.image_size
-            side = side if isinstance(side, int) else side[0]
+            side = self.config.image_size
             if pixel_values_videos.shape[-2:] != (side, side):
                 raise ValueError(
-                    f"pixel_values_videos must be {side} × {side} pixels, the backbones' image_size; got "
+                    f"pixel_values_videos must be {side} × {side} pixels, the config's image_size; got "
                     f"{tuple(pixel_values_videos.shape)}. Set the processor's `size` to it."
                 )
         if flow_values_videos is not None:

@@ -22,6 +22,7 @@ from .video_processing_deft import DeftVideoProcessor, list_of_clips
 
 VIDEO_TOKEN = "<|video|>"
 STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN = "<|structure|>", "<|texture|>", "<|motion|>"
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
 
 DEFAULT_INSTRUCTION = (

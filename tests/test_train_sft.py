@@ -1,10 +1,19 @@
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedTokenizerFast,
+)
 from trl import SFTConfig, TrlParser
 
 from train_sft import (
@@ -14,6 +23,7 @@ from train_sft import (
     ModelArguments,
     build_model,
     main,
+    part_of,
     prepare,
 )
 
@@ -166,10 +176,63 @@ def test_one_process_writes_a_complete_folder(dataset, recipe, tmp_path, monkeyp
     assert AutoProcessor.from_pretrained(out, trust_remote_code=True).emotion_labels == model.config.emotion_labels
 
 
+def test_pretrained_parts_are_put_in_their_places(model_arguments, dataset, tmp_path):
+    """From folders, as they would come from the Hub: the tokenizer knows neither placeholders nor turns."""
+    torch.manual_seed(1)
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.train_from_iterator([], trainers.BpeTrainer(special_tokens=["<|endoftext|>"], show_progress=False,
+                                                     initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<|endoftext|>")
+    config = AutoConfig.for_model(
+        **{**model_arguments.text, "tie_word_embeddings": False, "vocab_size": len(tokenizer)}
+    )
+    language = AutoModelForCausalLM.from_config(config)
+    backbones = {
+        name: AutoModel.from_config(AutoConfig.for_model(**getattr(model_arguments, name)))
+        for name in ("structure", "texture")
+    }
+    for name, part in {"text": language, **backbones}.items():
+        part.save_pretrained(tmp_path / name)
+    tokenizer.save_pretrained(tmp_path / "text")
+    folders = {name: str(tmp_path / name) for name in ("text", "structure", "texture")}
+    model, processor = build_model(replace(model_arguments, **folders), dataset)
+    for name, expert in (("structure", model.model.structure_expert), ("texture", model.model.texture_expert)):
+        for key, value in backbones[name].state_dict().items():
+            assert torch.equal(expert.backbone.state_dict()[key], value), key
+    rows = slice(0, config.vocab_size)
+    assert torch.equal(model.get_input_embeddings().weight[rows], language.get_input_embeddings().weight)
+    assert torch.equal(model.lm_head.weight[rows], language.lm_head.weight)
+    assert not torch.equal(model.lm_head.weight[rows], model.get_input_embeddings().weight[rows])
+    assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer) == config.vocab_size + 6
+    assert model.config.text_config.vocab_size == len(processor.tokenizer)
+    assert processor.tokenizer.eos_token == "<|im_end|>"
+
+
+def test_a_part_can_be_a_config_on_the_command_line():
+    assert part_of('{"model_type": "vit"}') == {"model_type": "vit"}
+    assert part_of("org/model") == "org/model"
+
+
 def test_a_dataset_without_labels_is_refused(model_arguments, dataset):
     still = dataset.filter(lambda row: row["emotion"] is None)
     with pytest.raises(ValueError, match="names 0 emotions and 0 action units"):
         build_model(model_arguments, still)
+
+
+def test_the_full_size_recipe_is_read(tmp_path):
+    parser = TrlParser((DataArguments, ModelArguments, SFTConfig))
+    arguments = ["--config", str(ROOT / "recipes/qwen3-0.6b.yaml"), "--dataset", "x", "--output_dir", str(tmp_path)]
+    data, parts, training = parser.parse_args_and_config([*arguments, "--bf16", "false", "--use_cpu", "true"])
+    assert (parts.text, parts.structure, parts.texture) == (
+        "Qwen/Qwen3-0.6B",
+        "facebook/dinov2-base",
+        "MCG-NJU/videomae-base",
+    )
+    assert data.task_weights["explain"] == 4
+    assert training.learning_rate == pytest.approx(2e-5)
+    # The clip must fit the budget of the design.
+    assert parts.structure_tokens + parts.texture_tokens + 30 <= 64
 
 
 def test_unknown_keys_in_a_recipe_are_refused(tmp_path):
