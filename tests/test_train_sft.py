@@ -181,8 +181,9 @@ def test_pretrained_parts_are_put_in_their_places(model_arguments, dataset, tmp_
     torch.manual_seed(1)
     bare = Tokenizer(models.BPE())
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bare.train_from_iterator([], trainers.BpeTrainer(special_tokens=["<|endoftext|>"], show_progress=False,
-                                                     initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False)
+    bare.train_from_iterator([], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<|endoftext|>")
     config = AutoConfig.for_model(
         **{**model_arguments.text, "tie_word_embeddings": False, "vocab_size": len(tokenizer)}
