@@ -106,7 +106,7 @@ def predict(model: Any, processor: Any, rows: Any, batch_size: int, max_new_toke
         answers = processor.tokenizer.batch_decode(
             sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
         )
-        flow = tensors["flow_values_videos"].float().cpu()
+        flow = tensors["flow_values_videos"]
         reports = processor.post_process_expression(answers, outputs=outputs, flow_values_videos=flow)
         written = processor.post_process_expression(answers)
         scores = outputs.au_logits.float().sigmoid().cpu().tolist()

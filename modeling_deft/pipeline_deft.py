@@ -74,7 +74,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
         report = self.processor.post_process_expression(
             generated,
             outputs=model_outputs["recognition"],
-            flow_values_videos=model_outputs["flow_values_videos"].float(),
+            flow_values_videos=model_outputs["flow_values_videos"],
         )[0]
         return {
             "generated_text": generated,

@@ -187,7 +187,7 @@ class DeftProcessor(ProcessorMixin):
         count = len(generated) if generated is not None else len(outputs.emotion_logits)
         reports = []
         for index in range(count):
-            measured = None if flow_values_videos is None else measure_motion(np.asarray(flow_values_videos[index]))
+            measured = None if flow_values_videos is None else measure_motion(_array(flow_values_videos[index]))
             if generated is not None:
                 report = parse_answer(generated[index], emotion_labels=self.emotion_labels, fields=self.answer_fields)
             else:
@@ -230,6 +230,11 @@ class DeftProcessor(ProcessorMixin):
         best = max(report.scores, key=report.scores.get)
         if report.emotion is not None and best != report.emotion:
             report.warnings.append(f"The text says {report.emotion}, the emotion head {best}.")
+
+
+def _array(values: Any) -> np.ndarray:
+    """From an array or a tensor on any device and of any type."""
+    return values.detach().float().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
 def _hold_against_motion(report: ExpressionReport, measured: Sequence[RegionMotion]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
@@ -69,8 +69,9 @@ class DeftVideoProcessor(VideoProcessorMixin):
     do_sample_frames = True
     do_rescale = True
     do_normalize = True
-    image_mean = IMAGENET_STANDARD_MEAN
-    image_std = IMAGENET_STANDARD_STD
+    # What DINOv2 and VideoMAE were trained with.
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
     flow_resolution = 128
     flow_size = 32
     flow_estimator = "lucas_kanade"

@@ -104,7 +104,7 @@ def test_each_expert_sees_only_its_own_input(model, clips):
         other_face = model.get_video_features(pixels + torch.randn_like(pixels[:, :1]), flow).expert_tokens
         torch.testing.assert_close(other_face["motion"], tokens["motion"])
         torch.testing.assert_close(other_face["texture"], tokens["texture"], atol=1e-4, rtol=1e-3)
-        assert (other_face["structure"] - tokens["structure"]).abs().max() > 1e-3
+        assert (other_face["structure"] - tokens["structure"]).abs().max() > 1e-4
 
 
 def test_recognition_needs_no_text(model, inputs, outputs):
