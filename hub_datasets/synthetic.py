@@ -275,7 +275,9 @@ def render_clip(
     head = _head_motion(rng, count, fps, disturbances)
     seconds = np.arange(count) / fps
     light = 1 + _drift(rng, count, fps, 1)[0] * disturbances.light_drift
-    light *= 1 + disturbances.flicker * np.sin(2 * np.pi * 100 * seconds + rng.uniform(0, 2 * np.pi))
+    # Lamps pulse at twice the mains' frequency, which is never exactly a multiple of the camera's.
+    pulse = rng.choice([100, 120]) * (1 + rng.normal(0, 0.01))
+    light *= 1 + disturbances.flicker * np.sin(2 * np.pi * pulse * seconds + rng.uniform(0, 2 * np.pi))
     clip = Clip(np.empty((count, face.size, face.size, 3), np.uint8), fps, list(expressions), movements, head,
                 disturbances, blinks)  # fmt: skip
     _render(face, clip, light, rng)
@@ -332,7 +334,7 @@ def _pixel_map(matrix: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def _drift(rng: np.random.Generator, count: int, fps: float, channels: int) -> np.ndarray:
-    """(channels, count) smooth wandering within about ±1, zero at the first frame; a new aim every 0.3 s."""
+    """(channels, count) smooth, within ±1, zero at the first frame; a new aim every 0.3 s, three at least."""
     knots = max(4, int(np.ceil(count / fps / 0.3)) + 2)
     aims = rng.uniform(-1, 1, (channels, knots))
     aims[:, 0] = 0

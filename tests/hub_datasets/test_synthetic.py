@@ -129,6 +129,13 @@ def test_each_disturbance_has_its_own_switch(face, disturbance, moves):
     assert np.abs(clip.flow(0, 30, grid=40, expression_only=True)).max() == 0
 
 
+@pytest.mark.parametrize("fps", [100, 200])
+def test_flicker_flickers_at_laboratory_frame_rates(fps, face):
+    clip = render_clip(face, [], np.random.default_rng(0), count=60, fps=fps, disturbances=Disturbances(flicker=0.05))
+    brightness = clip.frames.mean((1, 2, 3))
+    assert np.ptp(brightness) > 0.03 * brightness.mean()
+
+
 def test_furrows_are_texture_and_not_motion(face):
     plain, furrowed = (show(face, ("AU4", "both", 0.02), disturbances=Disturbances(furrows=f)) for f in (0.0, 0.3))
     np.testing.assert_array_equal(plain.flow(4, 16), furrowed.flow(4, 16))
