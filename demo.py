@@ -38,7 +38,7 @@ def make_clip(output: Path) -> None:
     output.write_bytes(encode_mp4(clip))
     print(
         f"{output}: photograph of Eileen Collins (NASA, public domain), brows lowered by {100 * LOWERING:g} % of the "
-        f"face's width; onset {shown.onset}, apex {shown.apex}, offset {shown.offset} at {clip.fps:g} frames/s"
+        f"crop's width; onset {shown.onset}, apex {shown.apex}, offset {shown.offset} at {clip.fps:g} frames/s"
     )
 
 
