@@ -36,8 +36,8 @@ _RIGHT_REGIONS = {
 REGIONS: tuple[str, ...] = tuple(_RIGHT_REGIONS)
 SIDES: tuple[str, ...] = ("right", "left")
 
-# Parts of the face that expressions hardly move: what moves here is the head. The nose is left out of the list of the
-# strongest because AU9 pulls on it; the fit is robust against one moving part.
+# Parts of the face that expressions hardly move: what moves here is the head. AU9 and frowns reach some of them, and
+# the fit is robust against one moving part.
 STABLE_REGIONS: tuple[tuple[float, float, float, float], ...] = (
     (0.50, 0.075, 0.26, 0.050),  # forehead below the hair line
     (0.09, 0.330, 0.055, 0.110),  # right temple

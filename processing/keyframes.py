@@ -50,7 +50,7 @@ def motion_energy(flow: np.ndarray) -> np.ndarray:
     return np.max([np.hypot(*flow[:, :, mask].mean(-1).T) for mask in masks], axis=0)
 
 
-def spot_key_frames(energy: Sequence[float], *, apex: int | None = None, rise: float = 0.1) -> KeyFrames:
+def spot_key_frames(energy: Sequence[float], *, rise: float = 0.1) -> KeyFrames:
     """Onset, apex and offset from the energy of the motion since frame 0.
 
     The apex is the energy's maximum after smoothing over five frames; onset and offset are the last frame before it
@@ -62,7 +62,7 @@ def spot_key_frames(energy: Sequence[float], *, apex: int | None = None, rise: f
     energy = np.asarray(energy, np.float64)
     width = min(5, 2 * ((len(energy) - 1) // 4) + 1)
     smooth = np.convolve(np.pad(energy, width // 2, mode="edge"), np.ones(width) / width, mode="valid")
-    apex = int(np.argmax(smooth[1:])) + 1 if apex is None else apex
+    apex = int(np.argmax(smooth[1:])) + 1
     low = smooth < rise * smooth[apex]
     before, after = np.flatnonzero(low[:apex]), np.flatnonzero(low[apex:])
     onset = int(before[-1]) if len(before) else 0

@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration, DeftModel
@@ -19,23 +22,31 @@ def test_saved_and_loaded_unchanged(model, tmp_path):
 
 
 def test_full_size_differs_in_the_config_only():
-    """The published sizes of Qwen3-0.6B, DINOv2-base and VideoMAE-base, built without memory."""
+    """The full-size recipe with the published sizes of its pretrained parts, built without memory."""
+    path = Path(__file__).parents[2] / "recipes" / "qwen3-0.6b.yaml"
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sizes = {name: recipe[name] for name in ("image_size", "expert_size", "structure_tokens", "texture_tokens")}
     config = DeftConfig(
         text_config={
             "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
             "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
         },
-        structure_config={"model_type": "dinov2", "image_size": 224, "patch_size": 14},
-        texture_config={"model_type": "videomae", "image_size": 224, "num_frames": 16},
-        motion_config={"flow_size": 56, "patch_size": 4},
-        action_units=["AU1", "AU2", "AU4"], emotion_labels=["anger", "happiness"],
-        structure_token_id=1, texture_token_id=2, motion_token_id=3,
+        structure_config={"model_type": "dinov2", "image_size": 518, "patch_size": 14},
+        texture_config={"model_type": "videomae", "image_size": 224, "num_frames": recipe["num_frames"]},
+        motion_config=recipe["motion"],
+        action_units=[f"AU{number}" for number in range(30)], emotion_labels=["anger", "happiness"],
+        structure_token_id=1, texture_token_id=2, motion_token_id=3, **sizes,
     )  # fmt: skip
     with torch.device("meta"):
         model = DeftForConditionalGeneration(config)
-    size = sum(parameter.numel() for parameter in model.parameters())
-    assert 0.7e9 < size < 0.9e9
+
+    def millions(module):
+        return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+    assert 750 < millions(model) < 850
+    assert 8 < millions(model.model.motion_expert) < 12
     assert config.structure_tokens + config.texture_tokens + config.motion_tokens <= 64
+    assert config.image_size == 224
 
 
 def test_another_family_of_language_models_and_an_image_backbone_over_time(model, clips):
