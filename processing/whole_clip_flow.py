@@ -1,0 +1,347 @@
+"""Optical flow of a whole clip at once, for motion far below a pixel.
+
+A face in a clip has few degrees of freedom: the head's motion, and a handful of muscles that pull together and let go.
+So the flow from the reference frame to frame t is sought as
+
+    F_t(x) = A_t x + Σ_k c_k(t) D_k(x)
+
+an affine map for the head, and a few smooth fields D_k (cubic B-splines), each with its own course c_k over time.
+Every pixel of every frame speaks for these few unknowns, so the sensor's noise averages out over the clip and not only
+over a window, and no two frames can disagree. Which fields and courses there are is read off the clip: each frame's
+smooth flow is solved once, and the leading part of these flows' singular value decomposition is the start
+(Irani 1999, "Multi-frame optical flow estimation using subspace constraints"). Then the images decide: head, courses
+and fields take Gauss-Newton steps in turn on the brightness constancy equation, against a reference that is the mean
+of all frames, each brought back by the current flow.
+
+Two details are worth a tenth of a pixel. Frames are interpolated linearly on a spline-refined grid, because OpenCV's
+and PyTorch's bicubic kernel shifts an image by up to 0.047 pixels more or less than asked; and OpenCV's rounding of
+positions to 1/32 pixel is put back to first order. Pixels whose residual varies over time, as in shadows or at a
+blink, count less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+# Share of the resolution, Gauss-Newton steps, whether the fields are solved for or the head alone.
+_LEVELS = ((0.25, 5, False), (0.5, 3, True), (1.0, 2, True))
+_SPACING = 1 / 16  # of the spline's control points, crop widths
+_BENDING = 600.0  # prior precision of the fields' curvature; set on rendered clips, as are the next four
+_MEMBRANE = 1e4  # prior precision of their slope, which settles what is free where there is no texture
+_RANK = 6  # most fields
+_DISTINCT = 15.0  # how far a field's energy stands above that of the first one left out
+_SHADING = 5 / 128  # crop widths; light varies more slowly over a face than this, skin texture faster
+_BORDER = 0.06  # crop widths at the frame's edge that do not count: what enters or leaves the frame is no motion
+_FINER = 2  # frames are sampled on a grid this much finer, as cv2.pyrUp makes it
+
+
+@dataclass
+class ClipFlow:
+    """Flow of a clip, (T, 2, H, W) float32 in pixels from the reference frame to each frame; `noise` is the standard
+    deviation of the frames' noise in grey levels."""
+
+    flow: torch.Tensor
+    noise: float
+    _deviation: Callable[[], torch.Tensor]
+
+    def deviation(self) -> torch.Tensor:
+        """How sure the flow is: (T, H, W) float32, the standard deviation of its error in pixels, root mean square
+        over both axes.
+
+        It is the Cramér-Rao covariance of the smooth fields given the image's gradients and the measured noise, with
+        the prior's information added. Where it is large, the prior has spoken and not the image.
+        """
+        return self._deviation()
+
+
+def whole_clip_flow(frames: torch.Tensor, *, reference: int = 0) -> ClipFlow:
+    """Flow from one frame of a clip to every frame, solved together.
+
+    Args:
+        frames: (T, H, H) float32 grey levels on any device, T ≥ 2; neutral frames before the onset help.
+        reference: index of the frame that flow starts from, such as the onset.
+
+    Raises:
+        ValueError: another shape, a reference outside the clip, frames that are not finite.
+    """
+    if frames.ndim != 3 or len(frames) < 2 or frames.shape[1] != frames.shape[2] or frames.shape[1] < 32:
+        raise ValueError(
+            f"Frames must have shape (2 or more, side, side) with a side of at least 32 pixels; got "
+            f"{tuple(frames.shape)}."
+        )
+    if not 0 <= reference < len(frames):
+        raise ValueError(f"Reference {reference} lies outside a clip of {len(frames)} frames.")
+    if not bool(torch.isfinite(frames).all()):
+        raise ValueError("Frames hold NaN or infinite values.")
+    frames = frames.float()
+    solver = _Solver(frames, reference)
+    for share, steps, fields in _LEVELS:
+        solver.solve_level(max(32, round(share * frames.shape[1])), steps, fields)
+    return solver.result()
+
+
+class _Solver:
+    """The unknowns of one clip, in crop widths so that they carry over from level to level, and the steps on them."""
+
+    def __init__(self, frames: torch.Tensor, reference: int):
+        self.frames, self.reference, self.device = frames, reference, frames.device
+        self.noise = _noise_level(frames)
+        self.points = round(1 / _SPACING) + 3  # control points along one side
+        count = len(frames)
+        self.head = torch.zeros(count, 2, 3, device=self.device)  # u and v: constant, times x, times y
+        self.gain = torch.ones(count, 1, device=self.device)  # light, as a factor on the texture
+        self.courses = torch.zeros(count, 0, device=self.device)
+        self.fields = torch.zeros(0, 2 * self.points**2, device=self.device)  # spline coefficients, u then v
+        self.factor = None  # Cholesky factor of the fields' information at the last step
+
+    def solve_level(self, side: int, steps: int, with_fields: bool) -> None:
+        level = _Level(self.frames, side, self.points)
+        for _ in range(steps):
+            images = level.evaluate(self.fields)
+            warped, shift_x, shift_y = level.warp(self.head, self.courses, images)
+            warped /= self.gain
+            # With no field known yet, the mean over the frames would blur what moves.
+            template = warped.nanmean(0).nan_to_num_() if len(self.fields) else warped[self.reference].nan_to_num()
+            grad_x, grad_y = level.gradient(template)
+            residual = warped.sub_(template).addcmul_(shift_x, grad_x).addcmul_(shift_y, grad_y).nan_to_num_()
+            weight = level.inside * _steadiness(residual)
+            residual = self._step_head_and_courses(level, residual, weight, template, grad_x, grad_y, images)
+            if with_fields:
+                self._step_fields(level, residual, weight, grad_x, grad_y)
+
+    def _step_head_and_courses(self, level, residual, weight, template, grad_x, grad_y, images) -> torch.Tensor:
+        """Least squares for each frame's affine map, gain and courses; returns what they leave unexplained."""
+        columns = [grad_x * level.plane, grad_y * level.plane]
+        columns.append(grad_x * images[:, 0] + grad_y * images[:, 1])
+        # (7 + K, N): change of a pixel for a unit change of each unknown
+        design = torch.cat([level.side * torch.cat(columns), template[None]])
+        weighted = design * weight
+        normal = (weighted @ design.T).double()
+        # A column that is nearly empty, as a field outside the frame, stays where it is.
+        normal += (1e-6 * normal.diagonal() + 1e-9 * normal.diagonal().max()).diag()
+        step = torch.linalg.solve(normal, (weighted @ residual.T).double()).T.float()
+        residual = residual.addmm_(step, design, alpha=-1)
+        step = step - step[self.reference]  # the reference frame does not move by definition
+        self.head = self.head - step[:, :6].view(-1, 2, 3)
+        self.courses = self.courses - step[:, 6:-1]
+        self.gain = self.gain * (1 + step[:, -1:])
+        return residual
+
+    def _step_fields(self, level, residual, weight, grad_x, grad_y) -> None:
+        information = level.information(weight, grad_x, grad_y) / self.noise**2
+        self.factor = torch.linalg.cholesky(information + _smoothness_prior(self.points).to(self.device))
+        if not len(self.fields):
+            self._find_fields(level, residual, weight, grad_x, grad_y, information)
+            return
+        # Courses that are orthonormal over time turn the K coupled problems into K separate ones. They are centred,
+        # because a constant part cannot be told from the reference image.
+        centred = self.courses - self.courses.mean(0)
+        values, vectors = torch.linalg.eigh((centred.T @ centred).double())
+        kept = values > 1e-6 * values.max()
+        mixing = (vectors[:, kept] / values[kept].sqrt()).float()
+        fields = (vectors[:, kept] * values[kept].sqrt()).float().T @ self.fields
+        images = (centred @ mixing).T @ residual
+        right = fields @ information - level.pull(images * weight, grad_x, grad_y) / self.noise**2
+        self.courses = self.courses @ mixing
+        self.fields = torch.cholesky_solve(right.T, self.factor).T
+
+    def _find_fields(self, level, residual, weight, grad_x, grad_y, information) -> None:
+        """Each frame's smooth flow, and what these flows have in common."""
+        right = -level.pull(residual * weight, grad_x, grad_y) / self.noise**2
+        flows = torch.cholesky_solve(right.T, self.factor).T
+        flows = flows - flows[self.reference]
+        # The inner product is the change of the image in units of its noise: what cannot be seen does not count.
+        energy = (flows @ information @ flows.T).double()
+        values, vectors = torch.linalg.eigh(0.5 * (energy + energy.T))
+        values, vectors = values.flip(0), vectors.flip(1)
+        left_out = float(values[_RANK]) if len(values) > _RANK else 0.0
+        count = int((values[:_RANK] > max(_DISTINCT * left_out, 1e-6 * float(values[0]), 1e-9)).sum())
+        self.courses = vectors[:, :count].float()
+        self.fields = self.courses.T @ flows
+        self.courses = self.courses - self.courses[self.reference]
+
+    def result(self) -> ClipFlow:
+        side = self.frames.shape[1]
+        level = _Level(self.frames[:0], side, self.points)
+        flow = [
+            side * (self.head[:, axis] @ level.plane + self.courses @ level.evaluate(self.fields)[:, axis])
+            for axis in range(2)
+        ]
+        return ClipFlow(torch.stack(flow, 1).view(-1, 2, side, side), self.noise, lambda: self._deviation(level))
+
+    def _deviation(self, level: _Level) -> torch.Tensor:
+        if not len(self.fields):
+            return torch.zeros(len(self.frames), level.side, level.side, device=self.device)
+        # A course of energy one leaves a field the error of one frame's noise; a frame has its course's share of it.
+        energy = (self.courses - self.courses.mean(0)).square().sum(0).clamp(min=1e-12)
+        share = (self.courses.square() / energy).sum(1).sqrt()
+        return share[:, None, None] * level.side * level.deviation(self.factor)
+
+
+class _Level:
+    """Frames at one resolution, and the operators between images, pixels and spline coefficients there."""
+
+    def __init__(self, frames: torch.Tensor, side: int, points: int):
+        self.side, self.points, self.device = side, points, frames.device
+        self.basis = _spline_basis(side, points).to(self.device)
+        axis = (torch.arange(side, device=self.device) + 0.5) / side - 0.5
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        self.plane = torch.stack([torch.ones_like(x), x, y]).view(3, -1)
+        self.inside = _border_taper(side).to(self.device)
+        self.images = _refined_texture(frames, side)
+
+    def evaluate(self, fields: torch.Tensor) -> torch.Tensor:
+        """(K, 2 points²) coefficients to (K, 2, N) pixels."""
+        grid = fields.view(-1, 2, self.points, self.points)
+        return (self.basis @ grid @ self.basis.T).flatten(2)
+
+    def pull(self, images: torch.Tensor, grad_x: torch.Tensor, grad_y: torch.Tensor) -> torch.Tensor:
+        """The transpose of a step: (K, N) residual images to (K, 2 points²)."""
+        both = torch.stack([images * grad_x, images * grad_y], 1).view(len(images), 2, self.side, self.side)
+        return self.side * (self.basis.T @ both @ self.basis).flatten(1)
+
+    def information(self, weight: torch.Tensor, grad_x: torch.Tensor, grad_y: torch.Tensor) -> torch.Tensor:
+        """(2 points², 2 points²): the structure tensor seen through the spline, for noise one."""
+        products, flat = _spline_products(self.side, self.points)
+        products, flat = products.to(self.device), flat.to(self.device)
+        blocks = []
+        for image in (weight * grad_x * grad_x, weight * grad_x * grad_y, weight * grad_y * grad_y):
+            block = torch.zeros(self.points**4, device=self.device)
+            block[flat] = (products.T @ image.view(self.side, self.side) @ products).flatten()
+            blocks.append(block.view(self.points**2, self.points**2))
+        xx, xy, yy = blocks
+        return self.side**2 * torch.cat([torch.cat([xx, xy], 1), torch.cat([xy, yy], 1)])
+
+    def gradient(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        square = F.pad(image.view(1, 1, self.side, self.side), (1, 1, 1, 1), mode="replicate")[0, 0]
+        # Scharr's kernel: as good as any of its size in every direction.
+        down = (3 * square[:-2] + 10 * square[1:-1] + 3 * square[2:]) / 16
+        across = (3 * square[:, :-2] + 10 * square[:, 1:-1] + 3 * square[:, 2:]) / 16
+        return (0.5 * (down[:, 2:] - down[:, :-2])).flatten(), (0.5 * (across[2:] - across[:-2])).flatten()
+
+    def warp(
+        self, head: torch.Tensor, courses: torch.Tensor, images: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The frames fetched back along the flow, (T, N), NaN where they would come from outside the frame; and by
+        how many pixels in x and y each was fetched from another place than asked."""
+        side = self.side
+        still = torch.tensor([[side / 2 - 0.5, side, 0], [side / 2 - 0.5, 0, side]], device=self.device)
+        x, y = (
+            torch.cat([side * head[:, axis] + still[axis], side * courses], 1)
+            @ torch.cat([self.plane, images[:, axis]])
+            for axis in range(2)
+        )
+        if self.device.type == "cpu":
+            # OpenCV is several times faster here, and rounds to 1/32 of a fine pixel.
+            asked_x, asked_y = x, y
+            x, y = (axis.mul(32 * _FINER).round_().div_(32 * _FINER) for axis in (x, y))
+            fetched = torch.empty_like(x)
+            at = (axis.mul(_FINER).view(-1, side, side).numpy() for axis in (x, y))
+            for image, at_x, at_y, out in zip(
+                self.images.numpy(), *at, fetched.view(-1, side, side).numpy(), strict=True
+            ):
+                cv2.remap(image, at_x, at_y, cv2.INTER_LINEAR, out, cv2.BORDER_CONSTANT, (float("nan"),))
+            return fetched, asked_x.sub_(x), asked_y.sub_(y)
+        extent = _FINER * side - 1
+        at = torch.stack([axis.mul(2 * _FINER / extent).sub_(1).view(-1, side, side) for axis in (x, y)], -1)
+        fetched = F.grid_sample(self.images[:, None], at, padding_mode="border", align_corners=True).flatten(1)
+        outside = (x - side / 2 + 0.5).abs().maximum((y - side / 2 + 0.5).abs()) > side / 2 - 0.5
+        nothing = torch.zeros((), device=self.device)
+        return fetched.masked_fill_(outside, float("nan")), nothing, nothing
+
+    def deviation(self, factor: torch.Tensor) -> torch.Tensor:
+        """(side, side): standard deviation of a field's error in crop widths, from its information's factor."""
+        covariance = torch.cholesky_inverse(factor)
+        half = self.points**2
+        # At the control points' own places the spline mixes 3 × 3 coefficients; between them it varies smoothly.
+        coarse = _spline_basis(self.points - 3, self.points).to(self.device)
+        mixing = torch.einsum("yi,xj->yxij", coarse, coarse).reshape(-1, half)
+        variance = sum(
+            (mixing @ covariance[axis : axis + half, axis : axis + half] * mixing).sum(1) for axis in (0, half)
+        )
+        small = (variance / 2).clamp(min=0).sqrt().view(1, 1, self.points - 3, self.points - 3)
+        return F.interpolate(small, size=(self.side, self.side), mode="bilinear", align_corners=False)[0, 0]
+
+
+def _refined_texture(frames: torch.Tensor, side: int) -> torch.Tensor:
+    """(T, 2 side, 2 side): the frames at a resolution without their shading, the frequencies that light can change, on
+    a grid twice as fine. Sample 2 i is pixel i's. `pyrUp` is the cubic B-spline's refinement: the same slight blur at
+    every place, so that a shifted frame looks like the frame shifted."""
+    share = frames.shape[-1] / side
+    images = []
+    for frame in frames.cpu().numpy():
+        if share > 1:  # before pixels are dropped, what fewer cannot hold must go, or it shimmers as the head moves
+            frame = cv2.GaussianBlur(frame, (0, 0), 0.5 * share)
+            frame = cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA)
+        images.append(cv2.pyrUp(frame - cv2.GaussianBlur(frame, (0, 0), _SHADING * side)))
+    stacked = np.stack(images) if images else np.zeros((0, side, side), np.float32)
+    return torch.from_numpy(stacked).to(frames.device)
+
+
+def _noise_level(frames: torch.Tensor) -> float:
+    """Standard deviation of the frames' noise in grey levels, never below that of rounding to eight bits.
+
+    Immerkær 1996, "Fast noise variance estimation", on a few frames; the median in place of the mean leaves texture
+    and edges out.
+    """
+    kernel = np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+    picked = frames[:: max(1, len(frames) // 8)].cpu().numpy()
+    levels = [1.4826 * float(np.median(np.abs(cv2.filter2D(frame, cv2.CV_32F, kernel)))) / 6 for frame in picked]
+    return max(float(np.median(levels)), 12**-0.5)
+
+
+def _steadiness(residual: torch.Tensor) -> torch.Tensor:
+    """(N,) at most 2: one over the residual's variance over time, relative to the face's typical one."""
+    variance = residual.square().mean(0)
+    typical = variance.median().clamp(min=1e-12)
+    return 2 * typical / (variance + typical)
+
+
+@lru_cache(maxsize=8)
+def _border_taper(side: int) -> torch.Tensor:
+    """(N,) 0 at the frame's edge, 1 from `_BORDER` inwards."""
+    place = torch.arange(side) + 0.5
+    ramp = (torch.minimum(place, side - place) / (_BORDER * side) - 0.5).clamp(0, 1)
+    return (ramp[:, None] * ramp).flatten()
+
+
+@lru_cache(maxsize=8)
+def _spline_basis(side: int, points: int) -> torch.Tensor:
+    """(side, points): cubic B-splines at the pixel centres of the unit interval, one control point beyond each end."""
+    place = (torch.arange(side, dtype=torch.float64) + 0.5) / side * (points - 3)
+    distance = (place[:, None] - torch.arange(-1, points - 1)).abs()
+    near, far = (4 - 6 * distance**2 + 3 * distance**3) / 6, (2 - distance).clamp(min=0) ** 3 / 6
+    return torch.where(distance < 1, near, far).float()
+
+
+@lru_cache(maxsize=8)
+def _spline_products(side: int, points: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Products of overlapping splines, (side, pairs), and where the products of two axes lie in the (points⁴,)
+    matrix; it is banded, and separable in everything but the image."""
+    basis = _spline_basis(side, points)
+    first, second = zip(*[(i, j) for i in range(points) for j in range(points) if abs(i - j) <= 3], strict=True)
+    first, second = torch.tensor(first), torch.tensor(second)
+    rows = first[:, None] * points + first
+    columns = second[:, None] * points + second
+    return basis[:, first] * basis[:, second], (rows * points**2 + columns).flatten()
+
+
+@lru_cache(maxsize=8)
+def _smoothness_prior(points: int) -> torch.Tensor:
+    """(2 points², 2 points²): energy of bending and of slope of both components, integrated over the crop."""
+    fine = 16 * (points - 3)
+    basis = _spline_basis(fine, points).double()
+    slope = (basis[2:] - basis[:-2]) * fine / 2
+    bend = (basis[2:] - 2 * basis[1:-1] + basis[:-2]) * fine**2
+    value, slope, bend = (matrix.T @ matrix / fine for matrix in (basis, slope, bend))
+    bending = torch.kron(bend, value) + 2 * torch.kron(slope, slope) + torch.kron(value, bend)
+    membrane = torch.kron(slope, value) + torch.kron(value, slope)
+    one = _BENDING * bending + _MEMBRANE * membrane + 1e-3 * torch.kron(value, value)
+    return torch.block_diag(one, one).float()
