@@ -13,7 +13,7 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import stable_mask
-from .face_alignment import crop_transform, warp_to_crop
+from .face_alignment import FaceSource, face_transform, make_face_source, warp_to_crop
 from .keyframes import KeyFrames, motion_energy, sample_indices, spot_key_frames
 from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
 from .video_reading import ClipReader, VideoReadError, open_clip
@@ -27,6 +27,10 @@ class DeftVideosKwargs(VideosKwargs, total=False):
     do_remove_head_motion (`bool`): subtract the similarity that the stable regions of the face follow.
     do_estimate_flow (`bool`): leave `flow_values_videos` out when False (it is at hand already).
     do_crop_appearance (`bool`): leave `pixel_values_videos` out when False (only motion is wanted).
+    face_source (`str`): what finds the face of a clip that has no `face_landmarks` or `face_box`, once, in the onset
+        frame (the first frame when `key_frames` is not given): "cropped" (the frame is a face crop), "yunet" (its
+        model is fetched from the Hub on first use), "yunet:PATH" or "mediapipe:PATH" (a model file). For one call
+        also a callable, a `face_alignment.FaceSource`.
     key_frames: one (onset, apex, offset) a clip, frame numbers within the clip, or None to have them spotted.
     face_landmarks: one ((x, y), (x, y), (x, y)) a clip: right eye, left eye, mouth centre, in pixels, or None.
     face_box: one (left, top, right, bottom) a clip in pixels, or None.
@@ -38,6 +42,7 @@ class DeftVideosKwargs(VideosKwargs, total=False):
     do_remove_head_motion: bool | None
     do_estimate_flow: bool | None
     do_crop_appearance: bool | None
+    face_source: Any
     key_frames: Any
     face_landmarks: Any
     face_box: Any
@@ -55,7 +60,8 @@ class DeftVideoProcessor(VideoProcessorMixin):
     the onset frame to each later one in percent of the crop width (+x right, +y down), head motion removed.
 
     Frame 0 is always the onset, frame `num_frames // 2` the apex, the last one the offset. Without `key_frames` they
-    are spotted; without `face_landmarks` or `face_box` the frames are taken for a face crop.
+    are spotted; without `face_landmarks` or `face_box` the face is where `face_source` finds it, by default the frame
+    itself.
 
     Arguments are `num_frames`, `size` (the appearance's side, `{"height": …, "width": …}`), the usual `do_rescale`,
     `rescale_factor`, `do_normalize`, `image_mean`, `image_std`, and those of [`DeftVideosKwargs`].
@@ -78,6 +84,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
     do_remove_head_motion = True
     do_estimate_flow = True
     do_crop_appearance = True
+    face_source = "cropped"
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -93,6 +100,9 @@ class DeftVideoProcessor(VideoProcessorMixin):
             raise ValueError(
                 f"`flow_estimator` must be one of {', '.join(FLOW_ESTIMATORS)}, got {self.flow_estimator!r}."
             )
+        if not isinstance(self.face_source, str):
+            raise TypeError("A processor's `face_source` must be a name, to be saved; pass a callable with the call.")
+        make_face_source(self.face_source)
 
     @property
     def flow_shape(self) -> tuple[int, int, int, int]:
@@ -109,12 +119,14 @@ class DeftVideoProcessor(VideoProcessorMixin):
 
         Raises:
             FileNotFoundError, VideoReadError, KeyFrameError, FaceAlignmentError, TypeError: naming the clip.
+            ImportError, FileNotFoundError, ValueError: from the face source, if its package or model is missing.
         """
         unknown = set(kwargs) - set(self.valid_kwargs.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__} got an unknown argument: {', '.join(sorted(unknown))}.")
         per_clip = {name: kwargs.pop(name, None) for name in _PER_CLIP}
         return_tensors, return_metadata = kwargs.pop("return_tensors", None), kwargs.pop("return_metadata", False)
+        face_source = make_face_source(kwargs.pop("face_source", None) or self.face_source)
         settings = self if not kwargs else type(self)(**{**self.to_dict(), **_without_none(kwargs)})
 
         clips = [open_clip(source) for source in list_of_clips(videos)]
@@ -122,7 +134,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
         pixels, flows, metadata = [], [], []
         for index, clip in enumerate(clips):
             options = {name: column[index] for name, column in columns.items() if name != "video_metadata"}
-            pixel_values, flow_values, indices = settings._process_clip(clip, **options)
+            pixel_values, flow_values, indices = settings._process_clip(clip, face_source, **options)
             pixels.append(pixel_values)
             flows.append(flow_values)
             clip.metadata.frames_indices = indices
@@ -138,14 +150,16 @@ class DeftVideoProcessor(VideoProcessorMixin):
         return features
 
     def _process_clip(
-        self, clip: ClipReader, key_frames: Any, face_landmarks: Any, face_box: Any
+        self, clip: ClipReader, face_source: FaceSource | None, key_frames: Any, face_landmarks: Any, face_box: Any
     ) -> tuple[np.ndarray | None, np.ndarray | None, list[int]]:
         if len(clip) < 2:
             raise VideoReadError(f"{clip.name}: one frame only; motion needs at least two.")
-        height, width = clip.metadata.height, clip.metadata.width
-        transform = crop_transform(height, width, landmarks=face_landmarks, box=face_box)
         if key_frames is not None:
-            indices = sample_indices(KeyFrames(*key_frames).validate(len(clip)), self.num_frames)
+            key_frames = KeyFrames(*key_frames).validate(len(clip))
+        onset = key_frames.onset if key_frames is not None else 0
+        transform = face_transform(clip, onset, face_source, landmarks=face_landmarks, box=face_box)
+        if key_frames is not None:
+            indices = sample_indices(key_frames, self.num_frames)
         elif self.do_sample_frames:
             indices = sample_indices(self._spot(clip, transform), self.num_frames)
         elif len(clip) == self.num_frames:
