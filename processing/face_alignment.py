@@ -254,7 +254,7 @@ class YuNetFaces:
 
     # The model's input is fixed, and some of OpenCV's engines hold it to that (opencv/opencv#28826).
     _INPUT = 640
-    # It was trained on faces of 10 to 300 pixels (opencv_zoo's note); the smaller view is for one that fills the frame.
+    # Trained on faces of 10 to 300 pixels (opencv_zoo's note): the smaller view is for those that fill the frame.
     _VIEWS = (640, 240)
 
     def __init__(self, path: str | Path | None = None, *, score_threshold: float = 0.6):
