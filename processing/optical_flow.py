@@ -11,6 +11,18 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import torch
+from transformers.utils import logging
+
+from .whole_clip_flow import whole_clip_flow
+
+logger = logging.get_logger(__name__)
+
+
+def whole_clip(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """All frames solved together (`whole_clip_flow`): the more of the clip it is given, the better. Shapes as below."""
+    clip = torch.from_numpy(np.concatenate([reference[None], frames]).astype(np.float32, copy=False))
+    return whole_clip_flow(clip).flow[1:].numpy()
 
 
 def lucas_kanade_flow(
@@ -122,25 +134,77 @@ def _uint8(image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
+def tvl1_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """OpenCV's TV-L1 (Zach et al. 2007) with its own defaults. Shapes as above.
+
+    Raises:
+        ImportError: OpenCV without its contrib modules.
+    """
+    if not hasattr(cv2, "optflow"):
+        raise ImportError(
+            "TV-L1 is in OpenCV's contrib modules: replace opencv-python-headless by opencv-contrib-python-headless."
+        )
+    estimator = cv2.optflow.DualTVL1OpticalFlow_create()
+    return np.stack([estimator.calc(_uint8(reference), _uint8(frame), None) for frame in frames]).transpose(0, 3, 1, 2)
+
+
+def raft_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """torchvision's RAFT, small (Teed & Deng 2020), on the crop grown to 256 pixels or more. Shapes as above.
+
+    Its weights (4 MB) are fetched by torchvision on first use, which one warning says.
+
+    Raises:
+        ImportError: torchvision is not installed. OSError: the weights can neither be found nor fetched.
+    """
+    model = _raft()
+    # Sides must be multiples of 8, and the network needs 128 pixels at least; it was made for larger ones.
+    side = 8 * -(-max(256, reference.shape[0]) // 8)
+    first, *rest = (
+        torch.from_numpy(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)) / 127.5 - 1
+        for image in (reference, *frames)
+    )
+    flows = []
+    for image in rest:
+        with torch.inference_mode():
+            field = model(*(one.expand(1, 3, -1, -1).contiguous() for one in (first, image)))[-1][0].numpy()
+        scale = reference.shape[0] / side
+        flows.append([scale * cv2.resize(axis, reference.shape[::-1], interpolation=cv2.INTER_AREA) for axis in field])
+    return np.float32(flows)
+
+
+@lru_cache(maxsize=1)
+def _raft() -> torch.nn.Module:
+    try:
+        from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
+    except (ImportError, RuntimeError) as error:  # beside a torch it was not built for, it raises RuntimeError
+        raise ImportError('flow_estimator="raft" needs torchvision, built for the torch in use.') from error
+    logger.warning("RAFT: torchvision looks for its weights, raft_small, and fetches them (4 MB) if they are not here.")
+    return raft_small(weights=Raft_Small_Weights.DEFAULT, progress=False).eval()
+
+
+# "whole_clip" is the only one that gains from frames whose flow nobody asked for.
 FLOW_ESTIMATORS: dict[str, Callable[..., np.ndarray]] = {
+    "whole_clip": whole_clip,
     "lucas_kanade": lucas_kanade_flow,
     "farneback": farneback_flow,
     "dis": dis_flow,
+    "tvl1": tvl1_flow,
+    "raft": raft_flow,
 }
 
 
-def estimate_flow(reference: np.ndarray, frames: np.ndarray, *, estimator: str = "lucas_kanade") -> np.ndarray:
-    """Flow from the onset frame to each later frame.
+def estimate_flow(reference: np.ndarray, frames: np.ndarray, *, estimator: str = "whole_clip") -> np.ndarray:
+    """Flow from the onset frame to each other frame.
 
     Args:
-        reference: (H, W) float32 grey levels 0–255. frames: (T, H, W), the same.
+        reference: (H, H) float32 grey levels 0–255. frames: (T, H, H), the same.
         estimator: a key of `FLOW_ESTIMATORS`.
 
     Returns:
-        (T, 2, H, W) float32 in pixels.
+        (T, 2, H, H) float32 in pixels.
 
     Raises:
-        ValueError: unknown estimator.
+        ValueError: unknown estimator. ImportError: what it needs is not installed.
     """
     if estimator not in FLOW_ESTIMATORS:
         raise ValueError(f"Unknown flow estimator {estimator!r}. Known: {', '.join(FLOW_ESTIMATORS)}.")

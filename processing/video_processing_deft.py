@@ -24,6 +24,8 @@ class DeftVideosKwargs(VideosKwargs, total=False):
     flow_resolution (`int`): side in pixels of the aligned crop on which flow is measured.
     flow_size (`int`): side of the grid that the measured flow is averaged to.
     flow_estimator (`str`): a key of `optical_flow.FLOW_ESTIMATORS`.
+    flow_frames (`int`): how many frames of the clip, from a short lead-in before the onset to the offset, the
+        whole-clip estimator looks at to measure those of the sampled ones; the more, the less noise.
     do_remove_head_motion (`bool`): subtract the similarity that the stable regions of the face follow.
     do_estimate_flow (`bool`): leave `flow_values_videos` out when False (it is at hand already).
     do_crop_appearance (`bool`): leave `pixel_values_videos` out when False (only motion is wanted).
@@ -39,6 +41,7 @@ class DeftVideosKwargs(VideosKwargs, total=False):
     flow_resolution: int | None
     flow_size: int | None
     flow_estimator: str | None
+    flow_frames: int | None
     do_remove_head_motion: bool | None
     do_estimate_flow: bool | None
     do_crop_appearance: bool | None
@@ -50,6 +53,7 @@ class DeftVideosKwargs(VideosKwargs, total=False):
 
 # What is said of one call's clips and is no property of the processor.
 _PER_CLIP = ("key_frames", "face_landmarks", "face_box", "video_metadata")
+_LEAD_IN = 8  # frames before the onset
 SPOTTING_RESOLUTION = 64  # pixels; the key frames need the course of the motion, not its detail
 
 
@@ -80,7 +84,8 @@ class DeftVideoProcessor(VideoProcessorMixin):
     image_std = IMAGENET_DEFAULT_STD
     flow_resolution = 128
     flow_size = 32
-    flow_estimator = "lucas_kanade"
+    flow_estimator = "whole_clip"
+    flow_frames = 48
     do_remove_head_motion = True
     do_estimate_flow = True
     do_crop_appearance = True
@@ -96,6 +101,8 @@ class DeftVideoProcessor(VideoProcessorMixin):
             raise ValueError(f"The canonical crop is square; `size` must have one side, got {self.size}.")
         if self.num_frames < 2:
             raise ValueError(f"`num_frames` must be at least 2 (onset and apex), got {self.num_frames}.")
+        if self.flow_frames < 2:
+            raise ValueError(f"`flow_frames` must be at least 2, got {self.flow_frames}.")
         if self.flow_estimator not in FLOW_ESTIMATORS:
             raise ValueError(
                 f"`flow_estimator` must be one of {', '.join(FLOW_ESTIMATORS)}, got {self.flow_estimator!r}."
@@ -168,13 +175,27 @@ class DeftVideoProcessor(VideoProcessorMixin):
             raise VideoReadError(
                 f"{clip.name}: {len(clip)} frames; with do_sample_frames=False a clip must have {self.num_frames}."
             )
-        frames = clip.frames(indices)
-        appearance = self._appearance(frames, transform) if self.do_crop_appearance else None
-        return appearance, self._flow(frames, transform) if self.do_estimate_flow else None, indices
+        wanted = self._context(indices) if self.do_estimate_flow else sorted(set(indices))
+        sampled, colour, grey = set(indices), {}, {}
+        for index, frame in zip(wanted, clip.stream(wanted), strict=True):
+            if self.do_crop_appearance and index in sampled:
+                colour[index] = warp_to_crop(frame, transform, self.size["height"])
+            if self.do_estimate_flow:
+                grey[index] = _grey_crop(frame, transform, self.flow_resolution)
+        appearance = self._appearance([colour[index] for index in indices]) if self.do_crop_appearance else None
+        return appearance, self._flow(grey, indices) if self.do_estimate_flow else None, indices
 
-    def _appearance(self, frames: np.ndarray, transform: np.ndarray) -> np.ndarray:
-        pixel_values = np.stack([warp_to_crop(frame, transform, self.size["height"]) for frame in frames])
-        pixel_values = pixel_values.astype(np.float32)
+    def _context(self, indices: list[int]) -> list[int]:
+        """The sampled frames, and for the whole-clip estimator others between them and before the onset."""
+        onset, offset = indices[0], max(indices)
+        if self.flow_estimator != "whole_clip":
+            return sorted(set(indices))
+        start = max(0, onset - _LEAD_IN)
+        others = np.linspace(start, offset, min(self.flow_frames, offset - start + 1)).round().astype(int)
+        return sorted({*indices, *others.tolist()})
+
+    def _appearance(self, crops: list[np.ndarray]) -> np.ndarray:
+        pixel_values = np.stack(crops).astype(np.float32)
         if self.do_rescale:
             pixel_values *= self.rescale_factor
         if self.do_normalize:
@@ -188,15 +209,24 @@ class DeftVideoProcessor(VideoProcessorMixin):
             flow = remove_head_motion(flow, stable_mask(SPOTTING_RESOLUTION, SPOTTING_RESOLUTION))
         return spot_key_frames(motion_energy(flow))
 
-    def _flow(self, frames: np.ndarray, transform: np.ndarray) -> np.ndarray:
-        side = self.flow_resolution
-        crops = np.stack([_grey_crop(frame, transform, side) for frame in frames])
-        flow = estimate_flow(crops[0], crops[1:], estimator=self.flow_estimator)
+    def _flow(self, crops: dict[int, np.ndarray], indices: list[int]) -> np.ndarray:
+        """(num_frames - 1, 2, flow_size, flow_size) of the sampled frames, from grey crops by frame number."""
+        side, (onset, *later) = self.flow_resolution, indices
+        others = [index for index in crops if index != onset]
+        if not others:
+            return np.zeros(self.flow_shape, np.float32)
+        flow = estimate_flow(crops[onset], np.stack([crops[i] for i in others]), estimator=self.flow_estimator)
+        measured = {index: field for index, field in zip(others, flow, strict=True) if index in later}
         if self.do_remove_head_motion:
-            flow = remove_head_motion(flow, stable_mask(side, side))
+            cleaned = remove_head_motion(np.stack(list(measured.values())), stable_mask(side, side))
+            measured = dict(zip(measured, cleaned, strict=True))
         grid = (self.flow_size, self.flow_size)
-        pooled = [[cv2.resize(channel, grid, interpolation=cv2.INTER_AREA) for channel in field] for field in flow]
-        return np.float32(pooled) * np.float32(100 / side)
+        pooled = {
+            index: [cv2.resize(channel, grid, interpolation=cv2.INTER_AREA) for channel in field]
+            for index, field in measured.items()
+        }
+        still = np.zeros((2, self.flow_size, self.flow_size))
+        return np.float32([pooled.get(index, still) for index in later]) * np.float32(100 / side)
 
 
 def list_of_clips(videos: Any) -> list[Any]:
