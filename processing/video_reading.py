@@ -1,33 +1,42 @@
 """Frames of a clip, whatever it comes as: video file, bytes, folder of images, list of images, array or tensor.
 
-`open_clip` returns a reader with a `VideoMetadata` and two ways to frames: `frames(indices)` gives exactly the frames
-asked for, in that order and with repetitions; `scan()` walks through all of them once without holding them.
+`open_clip` returns a reader with a `VideoMetadata` and three ways to frames: `frames(indices)` gives exactly the
+frames asked for, in that order and with repetitions; `stream(indices)` gives them one at a time, and `scan()` all of
+them, in memory that does not grow with the clip.
 
-Video files are decoded by decord where it is installed, else PyAV, else OpenCV; a decoder that cannot open a file
-hands it to the next one, and only when all of them refuse is it an error.
+Video files are decoded in a helper process (`decoding_process`), by PyAV, else decord where it is installed, else
+OpenCV. PyAV comes first because it alone reports damage: decord and OpenCV fill what is missing with made-up pixels,
+and the motion measured there would be made up as well. They are asked when PyAV cannot open a file or crashes.
+
+What a clip is made of is kept: frames are counted, not timed (variable frame rate changes nothing), rotation that the
+file asks for is applied, alpha is dropped (colours as stored, not blended with a background), 16 bits are scaled to 8,
+grey becomes three equal channels.
 """
 
 from __future__ import annotations
 
-import io
+import itertools
+import math
+import operator
 import os
 import re
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import av
-import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from transformers.video_utils import VideoMetadata
 
-try:
-    import decord
-except ImportError:  # optional: no wheel for every platform, and PyAV reads the same files
-    decord = None
+from .decoding_process import DecoderDied, DecoderRefused, decoding_process, memory_file
+from .video_decoding import MAX_FRAME_PIXELS, DamagedVideo, decode_wanted, last_line, load_decoder
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+DECODERS = ("pyav", "decord", "opencv")
+DECODER_TIMEOUT = 30.0
+"""Seconds without any sign of progress after which a decoder counts as hanging."""
 
 
 class VideoReadError(ValueError):
@@ -44,24 +53,72 @@ class ClipReader:
         return self.metadata.total_num_frames
 
     def frames(self, indices: Sequence[int]) -> np.ndarray:
-        """(len(indices), H, W, 3) uint8. Raises `VideoReadError` for an index outside the clip."""
-        wanted = [int(index) for index in indices]
-        outside = [index for index in wanted if not 0 <= index < len(self)]
-        if outside:
-            raise VideoReadError(f"{self.name}: no frame {outside[0]}; the clip has frames 0 to {len(self) - 1}.")
-        return self._frames(wanted)
+        """(len(indices), H, W, 3) uint8: frame `indices[k]` at k, in any order, repeated ones included.
+
+        Raises:
+            VideoReadError: an index lies outside the clip, or the clip cannot be decoded up to there.
+            TypeError: an index is no integer (a mask of booleans is none either).
+        """
+        wanted = self._checked(indices)
+        numbers, positions = np.unique(np.asarray(wanted, np.int64), return_inverse=True)
+        found = np.empty((len(numbers), self.metadata.height, self.metadata.width, 3), np.uint8)
+        with closing(self._views(numbers.tolist())) as views:
+            for position, view in enumerate(views):
+                found[position] = view
+        return found if wanted == numbers.tolist() else found[positions]
+
+    def stream(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """The frames (H, W, 3) uint8 of non-decreasing `indices`, one at a time, repeated ones included.
+
+        One pass over the clip in constant memory; decoding runs ahead of the caller by a few frames. Raises like
+        `frames`, and `VideoReadError` for indices that go back.
+        """
+        wanted = self._checked(indices)
+        for earlier, later in itertools.pairwise(wanted):
+            if later < earlier:
+                raise VideoReadError(
+                    f"{self.name}: frame {later} is asked for after frame {earlier}. A stream does not go back: sort "
+                    f"the indices, or use frames()."
+                )
+        return self._repeated(wanted)
 
     def scan(self) -> Iterator[np.ndarray]:
-        """All frames in order, one at a time."""
-        for index in range(len(self)):
-            yield self._frames([index])[0]
+        """All frames in order, one at a time, in constant memory.
 
-    def _frames(self, indices: list[int]) -> np.ndarray:
+        Raises `VideoReadError` if the clip turns out to have fewer or more frames than it says.
+        """
+        with closing(self._views(None)) as views:
+            for view in views:
+                yield view.copy()
+
+    def _repeated(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        counts = [(number, sum(1 for _ in group)) for number, group in itertools.groupby(wanted)]
+        with closing(self._views([number for number, _ in counts])) as views:
+            for (_, count), view in zip(counts, views, strict=True):
+                for _ in range(count):
+                    yield view.copy()
+
+    def _checked(self, indices: Sequence[int]) -> list[int]:
+        wanted = []
+        for index in indices:
+            if isinstance(index, (bool, np.bool_)) or "bool" in str(getattr(index, "dtype", "")):
+                raise TypeError(f"{self.name}: a frame number must be an integer, not the boolean {index}.")
+            try:
+                wanted.append(operator.index(index))
+            except TypeError:
+                raise TypeError(f"{self.name}: a frame number must be an integer, not {index!r}.") from None
+        outside = next((index for index in wanted if not 0 <= index < len(self)), None)
+        if outside is not None:
+            raise VideoReadError(f"{self.name}: no frame {outside}; the clip has frames 0 to {len(self) - 1}.")
+        return wanted
+
+    def _views(self, wanted: list[int] | None) -> Iterator[np.ndarray]:
+        """The frames of increasing numbers, all for None; each valid until the next one is asked for."""
         raise NotImplementedError
 
 
 class ArrayClip(ClipReader):
-    """Frames that are in memory already."""
+    """Frames that are in memory already, (T, H, W, 3) uint8."""
 
     def __init__(self, frames: np.ndarray, name: str, fps: float | None = None):
         self.name, self._array = name, frames
@@ -70,136 +127,154 @@ class ArrayClip(ClipReader):
             total_num_frames=len(frames), fps=fps, width=width, height=height, video_backend="array"
         )
 
-    def _frames(self, indices):
-        return self._array[indices]
+    def _views(self, wanted):
+        for index in range(len(self)) if wanted is None else wanted:
+            yield self._array[index]
 
 
-class FolderClip(ClipReader):
-    """A folder of images, in natural order (img9 before img10)."""
+class ImagesClip(ClipReader):
+    """Image files or PIL images, read when they are asked for."""
 
-    def __init__(self, folder: Path):
-        self.name = str(folder)
-        self._files = sorted(
-            (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()),
-            key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)],
-        )
-        if not self._files:
-            known = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise VideoReadError(f"{folder}: the folder holds no image ({known}).")
-        height, width = _read_image(self._files[0]).shape[:2]
+    def __init__(self, images: Sequence[Any], name: str, fps: float | None = None):
+        self.name, self._images = name, images
+        height, width = _read_image(images[0], self._name_of(0)).shape[:2]
         self.metadata = VideoMetadata(
-            total_num_frames=len(self._files), width=width, height=height, video_backend="images"
+            total_num_frames=len(images), fps=fps, width=width, height=height, video_backend="images"
         )
 
-    def _frames(self, indices):
-        cache = {index: _read_image(self._files[index]) for index in set(indices)}
-        for index, image in cache.items():
+    def _name_of(self, index: int) -> str:
+        image = self._images[index]
+        return f"{self.name}, image {index}" if isinstance(image, Image.Image) else str(image)
+
+    def _views(self, wanted):
+        for index in range(len(self)) if wanted is None else wanted:
+            image = _read_image(self._images[index], self._name_of(index))
             if image.shape[:2] != (self.metadata.height, self.metadata.width):
                 raise VideoReadError(
-                    f"{self._files[index]}: {image.shape[1]}×{image.shape[0]} pixels, while the clip's first frame "
+                    f"{self._name_of(index)}: {image.shape[1]}×{image.shape[0]} pixels, while the clip's first frame "
                     f"has {self.metadata.width}×{self.metadata.height}. All frames of a clip must have one size."
                 )
-        return np.stack([cache[index] for index in indices])
+            yield image
 
 
-class DecordClip(ClipReader):
-    def __init__(self, source: str | bytes, name: str):
-        self.name = name
-        self._reader = decord.VideoReader(io.BytesIO(source) if isinstance(source, bytes) else source, num_threads=1)
-        height, width = self._reader[0].shape[:2]
+class EncodedClip(ClipReader):
+    """A video file, or the bytes of one."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, source: str | bytes, name: str, decoders: Sequence[str], isolate: bool, timeout: float):
+        self.name, self._isolate, self._timeout = name, isolate, timeout
+        self._number = next(self._numbers)
+        self._path, self._file = (source, None) if isinstance(source, str) else (None, _file_of_bytes(source))
+        if self._file is not None:
+            weakref.finalize(self, os.close, self._file)
+        self._remaining, self._reasons, self._in_process = list(decoders), [], None
+        info = self._next_decoder()
         self.metadata = VideoMetadata(
-            total_num_frames=len(self._reader),
-            fps=self._reader.get_avg_fps(),
-            width=width,
-            height=height,
-            video_backend="decord",
+            total_num_frames=info["count"],
+            fps=info["fps"],
+            width=info["width"],
+            height=info["height"],
+            video_backend=self._decoder,
         )
 
-    def _frames(self, indices):
-        return self._reader.get_batch(indices).asnumpy()
+    def _next_decoder(self) -> dict[str, Any]:
+        """What the next decoder that can open the file says of it."""
+        while self._remaining:
+            self._decoder = self._remaining.pop(0)
+            try:
+                return self._probe()
+            except DamagedVideo as error:
+                raise VideoReadError(f"{self.name}: {error}.") from None
+            except (DecoderDied, DecoderRefused) as error:
+                self._reasons.append(f"{self._decoder}: {error}")
+        raise VideoReadError(f"{self.name}: not a video that can be decoded ({'; '.join(self._reasons)}).")
 
+    def _probe(self) -> dict[str, Any]:
+        if self._isolate:
+            with decoding_process(self._timeout) as process:
+                return process.probe(self._command(), self._files(), self._timeout)
+        try:
+            self._in_process = load_decoder(self._decoder, self._path or f"/dev/fd/{self._file}")
+            return self._in_process.probe()
+        except DamagedVideo:
+            raise
+        # Each decoder has exceptions of its own (decord's is a bare RuntimeError); the reasons are kept and shown.
+        except Exception as error:
+            raise DecoderRefused(last_line(error)) from error
 
-class StreamedClip(ClipReader):
-    """Decoders without reliable random access (PyAV, OpenCV): every request is one pass up to the last frame wanted.
+    def _command(self) -> dict[str, Any]:
+        return {"decoder": self._decoder, "clip": self._number, "path": self._path}
 
-    Seeking by time is what loses or doubles frames in files with a bad index, so it is not used.
-    """
+    def _files(self) -> list[int]:
+        return [] if self._file is None else [self._file]
 
-    def __init__(self, source: str | bytes, name: str):
-        self.name, self._source = name, source
-        first, count = None, 0
-        for first_or_later in self.scan():
-            first = first_or_later if first is None else first
-            count += 1
-        if first is None:
-            raise VideoReadError(f"{name}: no frame could be decoded.")
-        self.metadata = VideoMetadata(
-            total_num_frames=count,
-            fps=self._fps(),
-            width=first.shape[1],
-            height=first.shape[0],
-            video_backend=self.backend,
-        )
-
-    def _frames(self, indices):
-        wanted, kept = set(indices), {}
-        for index, frame in enumerate(self.scan()):
-            if index in wanted:
-                kept[index] = frame
-            if len(kept) == len(wanted):
-                break
-        return np.stack([kept[index] for index in indices])
-
-
-class PyAVClip(StreamedClip):
-    backend = "pyav"
-
-    def _open(self):
-        return av.open(io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source)
-
-    def _fps(self):
-        with self._open() as container:
-            rate = container.streams.video[0].average_rate
-        return None if rate is None else float(rate)
-
-    def scan(self):
-        with self._open() as container:
-            for frame in container.decode(container.streams.video[0]):
-                yield frame.to_ndarray(format="rgb24")
-
-
-class OpenCVClip(StreamedClip):
-    backend = "opencv"
-
-    def __init__(self, source: str | bytes, name: str):
-        if isinstance(source, bytes):
-            raise VideoReadError(f"{name}: OpenCV decodes files only, not bytes.")
-        super().__init__(source, name)
-
-    def _fps(self):
-        return cv2.VideoCapture(self._source).get(cv2.CAP_PROP_FPS) or None
-
-    def scan(self):
-        capture = cv2.VideoCapture(self._source)
-        while True:
-            read, frame = capture.read()
-            if not read:
+    def _views(self, wanted):
+        done = 0
+        while wanted is None or done < len(wanted):
+            rest = wanted if done == 0 else (range(len(self)) if wanted is None else wanted)[done:]
+            try:
+                for view in self._decode(None if rest is None else list(rest)):
+                    yield view
+                    done += 1
                 return
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            except DecoderDied as error:
+                self._reasons.append(f"{self._decoder}: {error}")
+                self._hand_over()
+            except (DamagedVideo, DecoderRefused) as error:
+                raise VideoReadError(f"{self.name}: {error}.") from None
+            if wanted is None and done == len(self):
+                return
+
+    def _hand_over(self) -> None:
+        """Goes on with the next decoder, which must have the same clip before it."""
+        info = self._next_decoder()
+        known = self.metadata
+        if (info["count"], info["width"], info["height"]) != (known.total_num_frames, known.width, known.height):
+            raise VideoReadError(
+                f"{self.name}: {'; '.join(self._reasons)}; and {self._decoder} sees {info['count']} frames of "
+                f"{info['width']}×{info['height']} pixels instead of {len(self)} of {known.width}×{known.height}."
+            )
+        known.video_backend = self._decoder
+
+    def _decode(self, wanted: list[int] | None) -> Iterator[np.ndarray]:
+        if not self._isolate:
+            try:
+                yield from decode_wanted(self._in_process, wanted)
+            except (DamagedVideo, GeneratorExit):
+                raise
+            except Exception as error:
+                raise DamagedVideo(last_line(error)) from error
+            return
+        size = self.metadata.height, self.metadata.width
+        with decoding_process(self._timeout) as process:
+            command = {**self._command(), "wanted": wanted}
+            with closing(process.stream(command, self._files(), size, self._timeout)) as views:
+                yield from views
 
 
-DECODERS: dict[str, type[ClipReader]] = {"decord": DecordClip, "pyav": PyAVClip, "opencv": OpenCVClip}
-
-
-def open_clip(source: Any, *, fps: float | None = None) -> ClipReader:
+def open_clip(
+    source: Any,
+    *,
+    fps: float | None = None,
+    isolate: bool = True,
+    decoders: Sequence[str] = DECODERS,
+    timeout: float = DECODER_TIMEOUT,
+) -> ClipReader:
     """Opens a clip.
 
     Args:
         source: path of a video file or of a folder of images (`str` or `os.PathLike`); the bytes of a video file, also
             as `{"bytes": …}` or `{"path": …}` the way `datasets.Video(decode=False)` returns them; a list of PIL
-            images, of arrays or of image paths; an array or tensor (T, H, W), (T, H, W, 3) or (T, 3, H, W), uint8, or
-            float in 0–1.
-        fps: frame rate of sources that do not carry one.
+            images, of arrays or of image paths; an array or tensor (T, H, W), (T, H, W, C) or (T, C, H, W) with 1, 3
+            or 4 channels, uint8, or integers in 0–255, or floats in 0–1 or 0–255. A folder's images come in natural
+            order (img9 before img10); files that are hidden or have no image's suffix are passed over.
+        fps: frames a second of sources that do not carry a rate.
+        isolate: decode video files in a helper process, so that a decoder that crashes or hangs on a broken file is
+            an error. False decodes in this process: for files of your own making, or where no process can be started.
+        decoders: which to try, in this order: "pyav", "decord", "opencv", or "module:Class" for one of your own
+            (`video_decoding.Decoder`).
+        timeout: seconds after which a decoder of the helper process that shows no progress is ended.
 
     Raises:
         FileNotFoundError: the path does not exist.
@@ -208,95 +283,179 @@ def open_clip(source: Any, *, fps: float | None = None) -> ClipReader:
     """
     if isinstance(source, ClipReader):
         return source
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"`fps` must be a positive number of frames a second, got {fps}.")
     if isinstance(source, dict):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    # Windows has neither descriptors that can be handed over nor /dev/fd.
+    options = {"decoders": decoders, "isolate": isolate and os.name == "posix", "timeout": timeout}
     if isinstance(source, (str, os.PathLike)):
-        return _open_path(Path(source))
+        return _open_path(Path(source), fps, options)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _open_encoded(bytes(source), f"<{len(source)} bytes of video>")
+        if not len(source):
+            raise VideoReadError("<0 bytes of video>: not a video, there are no bytes in it.")
+        return EncodedClip(bytes(source), f"<{len(source)} bytes of video>", **options)
     if isinstance(source, (list, tuple)):
-        return ArrayClip(_stack_images(source), "<list of frames>", fps)
+        return _open_list(source, fps)
     if hasattr(source, "__array__") or hasattr(source, "detach"):
-        array = source.detach().cpu().numpy() if hasattr(source, "detach") else np.asarray(source)
+        array = _to_numpy(source)
         return ArrayClip(_frames_of_array(array), f"<array of shape {tuple(array.shape)}>", fps)
     raise TypeError(
         f"A clip must be a path, bytes, a list of images or an array of frames, not {type(source).__name__}."
     )
 
 
-def _open_path(path: Path) -> ClipReader:
+def _open_path(path: Path, fps: float | None, options: dict[str, Any]) -> ClipReader:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder.")
     if path.is_dir():
-        return FolderClip(path)
+        return _open_folder(path, fps)
+    if not path.is_file():
+        raise VideoReadError(f"{path}: neither a file nor a folder.")
     if path.stat().st_size == 0:
         raise VideoReadError(f"{path}: the file is empty.")
-    return _open_encoded(str(path), str(path))
+    # Absolute: the helper process stays in the folder in which it was started.
+    return EncodedClip(os.path.abspath(path), str(path), **options)
 
 
-def _open_encoded(source: str | bytes, name: str) -> ClipReader:
-    reasons = []
-    for backend, decoder in DECODERS.items():
-        if backend == "decord" and decord is None:
-            continue
-        try:
-            return decoder(source, name)
-        # Each decoder has exceptions of its own (decord's is a bare RuntimeError); the reasons are kept and shown.
-        except Exception as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            reasons.append(f"{backend}: {first_line.removeprefix(name + ': ')}")
-    raise VideoReadError(f"{name}: not a video that can be decoded ({'; '.join(reasons)}).")
+def _open_folder(folder: Path, fps: float | None) -> ClipReader:
+    files = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not files:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise VideoReadError(f"{folder}: the folder holds no image ({known}).")
+    return ImagesClip(sorted(files, key=_natural_order), str(folder), fps)
 
 
-def _read_image(source: Any) -> np.ndarray:
-    """(H, W, 3) uint8 from a path or a PIL image; 16-bit images keep their upper eight bits, alpha is dropped."""
-    try:
-        image = source if isinstance(source, Image.Image) else Image.open(source)
-        if image.mode.startswith(("I", "F")):
-            values = np.asarray(image, dtype=np.float64)
-            image = Image.fromarray((values / (257.0 if values.max() > 255 else 1.0)).astype(np.uint8))
-        return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise VideoReadError(f"{source}: not an image that can be read ({error}).") from error
+def _natural_order(path: Path) -> tuple[list[str | int], str]:
+    parts = re.split(r"([0-9]+)", path.name)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
 
 
-def _stack_images(images: Sequence[Any]) -> np.ndarray:
-    if not images:
+def _open_list(source: Sequence[Any], fps: float | None) -> ClipReader:
+    if not source:
         raise VideoReadError("A clip was given as an empty list of frames.")
-    if all(isinstance(image, (str, os.PathLike, Image.Image)) for image in images):
-        frames = [_read_image(image) for image in images]
-    else:
-        frames = [_frames_of_array(np.asarray(image)[None])[0] for image in images]
-    sizes = {frame.shape[:2] for frame in frames}
-    if len(sizes) > 1:
-        listed = ", ".join(f"{width}×{height}" for height, width in sorted(sizes))
-        raise VideoReadError(f"All frames of a clip must have one size; this list holds {listed}.")
-    return np.stack(frames)
+    images = [isinstance(item, (str, os.PathLike, Image.Image)) for item in source]
+    if all(images):
+        return ImagesClip(source, "<list of frames>", fps)
+    if any(images):
+        raise VideoReadError("<list of frames>: it mixes images or paths with arrays; make them one kind.")
+    arrays = [_to_numpy(item) for item in source]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1:
+        listed = ", ".join(
+            f"{shape[1]}×{shape[0]}" if len(shape) > 1 else str(shape) for shape in sorted(shapes, key=str)
+        )
+        raise VideoReadError(f"All frames of a clip must have one size and layout; this list holds {listed}.")
+    kinds = sorted({str(array.dtype) for array in arrays})
+    if len(kinds) > 1:
+        raise VideoReadError(f"All frames of a clip must have one type of values; this list holds {', '.join(kinds)}.")
+    # Together, because whether floats span 0–1 or 0–255 is not to be decided frame by frame.
+    stacked = np.stack(arrays)
+    if stacked.ndim == 3 and arrays[0].ndim == 2:
+        stacked = stacked[..., None]
+    return ArrayClip(_frames_of_array(stacked), "<list of frames>", fps)
+
+
+def _file_of_bytes(content: bytes) -> int:
+    file = memory_file(0)
+    with open(file, "wb", closefd=False) as opened:
+        opened.write(content)
+    return file
+
+
+def _read_image(source: Any, name: str) -> np.ndarray:
+    """(H, W, 3) uint8 from a path or a PIL image, turned as its EXIF says; alpha is dropped, 16 bits become 8."""
+    try:
+        if isinstance(source, Image.Image):
+            return _pixels(source)
+        with Image.open(source) as image:
+            return _pixels(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: no such file.") from None
+    except VideoReadError as error:
+        raise VideoReadError(f"{name}: {error}.") from None
+    # Pillow's readers raise what they stumble over: OSError, SyntaxError, struct.error, DecompressionBombError, …
+    except Exception as error:
+        raise VideoReadError(f"{name}: not an image that can be read ({error}).") from error
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    if image.width * image.height > MAX_FRAME_PIXELS:
+        raise VideoReadError(
+            f"{image.width}×{image.height} pixels; at most {MAX_FRAME_PIXELS / 1e6:.1f} million are read "
+            f"(MAX_FRAME_PIXELS), scale it down first"
+        )
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise VideoReadError(f"{image.n_frames} images in one; a frame must be one image")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # The same for every frame of a clip, however dark: 65535 becomes 255.
+        grey = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode in ("I", "F"):
+        raise VideoReadError(f"its pixels are of mode {image.mode}, whose range is open; convert it to 8 or 16 bits")
+    return np.asarray(image.convert("RGB"))
+
+
+def _to_numpy(source: Any) -> np.ndarray:
+    try:
+        if hasattr(source, "detach"):
+            tensor = source.detach().cpu()
+            # NumPy has no bfloat16, and half of it would be lost in the arithmetic of float16.
+            source = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        array = np.asarray(source)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        kind = type(source).__name__
+        raise VideoReadError(f"A frame of type {kind} cannot be turned into an array of numbers ({error}).") from error
+    if np.ma.is_masked(source):
+        raise VideoReadError("An array with masked values is no clip: fill them first.")
+    return array
 
 
 def _frames_of_array(array: np.ndarray) -> np.ndarray:
     """(T, H, W, 3) uint8 from the layouts `open_clip` documents."""
     shape = tuple(array.shape)
-    if array.ndim == 3:
-        array = np.repeat(array[..., None], 3, axis=-1)
-    elif array.ndim == 4 and array.shape[-1] not in (1, 3, 4) and array.shape[1] in (1, 3):
-        array = array.transpose(0, 2, 3, 1)
-    if array.ndim != 4 or array.shape[-1] not in (1, 3, 4) or 0 in shape:
+    if array.dtype == bool or not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+        raise VideoReadError(f"An array of {array.dtype} is no clip: pixels must be integers or floats.")
+    last = array.ndim == 4 and shape[-1] in (1, 3, 4)
+    first = array.ndim == 4 and shape[1] in (1, 3, 4)
+    # (H, W, 3) is one picture rather than H pictures three pixels wide.
+    picture = array.ndim == 3 and shape[-1] in (1, 3, 4)
+    if array.ndim not in (3, 4) or 0 in shape or picture or (array.ndim == 4 and not (last or first)):
         raise VideoReadError(
             f"An array of shape {shape} is no clip: expected (frames, H, W), (frames, H, W, 3) or (frames, 3, H, W)."
         )
-    array = np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array[..., :3]
+    if first and last:
+        raise VideoReadError(
+            f"An array of shape {shape} may have its channels first or last; frames that small cannot be told apart."
+        )
+    if array.ndim == 3:
+        array = array[..., None]
+    elif first:
+        array = array.transpose(0, 2, 3, 1)
+    if shape[0] and array.shape[1] * array.shape[2] > MAX_FRAME_PIXELS:
+        raise VideoReadError(f"Frames of {array.shape[2]}×{array.shape[1]} pixels are larger than MAX_FRAME_PIXELS.")
+    array = _to_bytes(array[..., :3], shape)
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
+
+
+def _to_bytes(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
-    if not np.isfinite(array).all():
-        raise VideoReadError(f"An array of shape {shape} holds NaN or infinite values.")
     low, high = float(array.min()), float(array.max())
-    if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1:
-        array = array * 255.0
-    elif low < 0 or high > 255:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise VideoReadError(f"An array of shape {shape} holds NaN or infinite values.")
+    unit = np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1
+    if low < 0 or high > 255:
         raise VideoReadError(
-            f"Pixel values must lie in 0–255, or 0–1 for floats; this array spans {low:g} to {high:g}."
+            f"Pixel values must lie in 0–255, or 0–1 for floats; this array spans {low:g} to {high:g}. "
+            f"Scale it first (16 bits: divide by 257)."
         )
-    return np.rint(array).astype(np.uint8)
+    result = np.empty(array.shape, np.uint8)
+    for frame, converted in zip(array, result, strict=True):  # frame by frame: no second clip in floats
+        converted[...] = np.rint(frame.astype(np.float32) * (255 if unit else 1))
+    return result

@@ -1,0 +1,267 @@
+"""Decoding in a helper process: a decoder that crashes or hangs on a hostile file is an error and not the end.
+
+One helper process a user process, started on first use and kept: `video_decoding` run as a script by `sys.executable`.
+Nothing is forked or imported from the caller's main module, so it works in notebooks, in workers of a `DataLoader`
+(each gets its own helper) and for code loaded from the Hub's cache. A second helper exists only while two clips are
+read at the same time. They end with the process that started them.
+
+Frames come through a ring of shared memory that the helper fills ahead while the caller works on earlier ones.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .video_decoding import SCRIPT, DamagedVideo
+
+RING_BYTES = 8 * 2**20
+"""Frames that are decoded ahead take at most this much memory, though never fewer than two are."""
+
+# `-S`: the helper gets the caller's sys.path as it is, and needs nothing that site would add.
+_START = """
+import json, os, runpy, sys
+try:
+    sys.path[:] = json.loads(sys.argv.pop())
+    runpy.run_path(sys.argv.pop(), run_name="__main__")
+except Exception as error:
+    os.write(int(sys.argv[1]), json.dumps({"refused": f"{type(error).__name__}: {error}"}).encode() + b"\\n")
+"""
+
+
+class DecoderDied(Exception):  # noqa: N818 - says what happened to the decoder; the reader makes an error of it
+    """The helper process crashed, or did not answer in time and was ended."""
+
+
+class DecoderRefused(Exception):  # noqa: N818
+    """The decoder cannot read the file. Another one may."""
+
+
+def memory_file(size: int) -> int:
+    """An open file of `size` bytes that lies in memory where the system offers that, and has no name."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("deft-frames", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as temporary:
+            file = os.dup(temporary.fileno())
+    os.ftruncate(file, size)
+    return file
+
+
+class DecodingProcess:
+    """One helper process and the channel to it."""
+
+    def __init__(self, timeout: float):
+        if not sys.executable:
+            raise DecoderRefused("there is no Python interpreter to decode in (sys.executable); pass isolate=False")
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            # A session of its own: Ctrl+C is for the caller, who then stops this one.
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-c", _START, str(theirs.fileno()), SCRIPT, json.dumps(sys.path)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._answers = b""
+        self._ring: mmap.mmap | None = None
+        self.busy = False  # a command has been sent whose last answer has not come
+        try:
+            # Importing its libraries from a slow disk is no hanging decoder.
+            self._answer(max(timeout, 60.0))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def probe(self, command: dict[str, Any], files: Sequence[int], timeout: float) -> dict[str, Any]:
+        self.busy = True
+        self._tell(command, files)
+        info = self._answer(timeout)["info"]
+        self.busy = False
+        return info
+
+    def stream(
+        self, command: dict[str, Any], files: Sequence[int], size: tuple[int, int], timeout: float
+    ) -> Iterator[np.ndarray]:
+        """Frames as views of the ring: each is valid until the next one is asked for."""
+        height, width = size
+        frame_bytes = height * width * 3
+        slots = int(np.clip(RING_BYTES // frame_bytes, 2, 64))
+        used, new_ring = slots * frame_bytes, 0
+        if self._ring is None or len(self._ring) < used:
+            new_ring = max(used, RING_BYTES)
+            ring_file = memory_file(new_ring)
+            try:
+                self._ring = mmap.mmap(ring_file, new_ring)
+                files = [*files, ring_file]
+                self._tell({**command, "ring": [slots, height, width], "new_ring": new_ring}, files)
+            finally:
+                os.close(ring_file)
+        else:
+            self._tell({**command, "ring": [slots, height, width], "new_ring": 0}, files)
+        ring = np.frombuffer(self._ring, np.uint8, used).reshape(slots, height, width, 3)
+        ring.flags.writeable = False
+        self.busy, number = True, 0
+        try:
+            while "frames" in (answer := self._answer(timeout)):
+                for _ in range(answer["frames"]):
+                    yield ring[number % slots]
+                    number += 1
+                self._send(b"f" * answer["frames"])
+            self.busy = False
+        finally:
+            if self.busy and self.alive:
+                self._stop(timeout)
+
+    def _stop(self, timeout: float) -> None:
+        """Ends a stream that nobody reads any more."""
+        with contextlib.suppress(DamagedVideo, DecoderRefused, DecoderDied):
+            self._send(b"s")
+            while "frames" in self._answer(timeout):
+                continue
+            self.busy = False
+
+    def close(self) -> None:
+        self._channel.close()
+        if self.alive:
+            self._process.kill()
+        self._process.wait()
+
+    def forget(self) -> None:
+        """In a forked child: the process is the parent's, and so is its end of the channel."""
+        self._channel.close()
+        self._process.returncode = 0
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._channel.sendall(data)
+        except OSError:
+            raise DecoderDied(self._fate()) from None
+
+    def _tell(self, command: dict[str, Any], files: Sequence[int]) -> None:
+        line = json.dumps(command).encode() + b"\n"
+        try:
+            sent = socket.send_fds(self._channel, [line], list(files))
+        except OSError:
+            raise DecoderDied(self._fate()) from None
+        self._send(line[sent:])
+
+    def _answer(self, timeout: float) -> dict[str, Any]:
+        until = time.monotonic() + timeout
+        while True:
+            line, found, rest = self._answers.partition(b"\n")
+            if found:
+                self._answers = rest
+                answer = json.loads(line)
+                if "damaged" in answer:
+                    self.busy = False
+                    raise DamagedVideo(answer["damaged"])
+                if "refused" in answer:
+                    self.busy = False
+                    raise DecoderRefused(answer["refused"])
+                if "alive" not in answer:
+                    return answer
+                until = time.monotonic() + timeout
+                continue
+            if not select.select([self._channel], [], [], max(0.0, until - time.monotonic()))[0]:
+                self.close()
+                raise DecoderDied(f"the decoder did not answer in {timeout:g} s")
+            try:
+                received = self._channel.recv(1 << 16)
+            except ConnectionError:
+                received = b""
+            if not received:
+                raise DecoderDied(self._fate())
+            self._answers += received
+
+    def _fate(self) -> str:
+        self.close()
+        code = self._process.returncode
+        if code >= 0:
+            return f"the decoder ended with exit status {code}"
+        try:
+            return f"the decoder crashed ({signal.Signals(-code).name})"
+        except ValueError:
+            return f"the decoder crashed (signal {-code})"
+
+
+class _Pool:
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.idle: list[DecodingProcess] = []
+        self.all: list[DecodingProcess] = []
+
+    def close(self) -> None:
+        for process in self.all:
+            process.close()
+        self.idle, self.all = [], []
+
+
+_pool = _Pool()
+atexit.register(_pool.close)
+
+
+def _forget_parents_processes() -> None:
+    for process in _pool.all:
+        process.forget()
+    # The lock may have been held by a thread that does not exist here.
+    _pool.__init__()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents_processes)
+
+
+@contextlib.contextmanager
+def decoding_process(timeout: float) -> Iterator[DecodingProcess]:
+    """The idle helper process, or a new one; one is kept afterwards."""
+    owner = os.getpid()
+    with _pool.lock:
+        process = _pool.idle.pop() if _pool.idle else None
+    if process is None or not process.alive:
+        started = DecodingProcess(timeout)
+        with _pool.lock:
+            _pool.all = [other for other in _pool.all if other is not process] + [started]
+        process = started
+    try:
+        yield process
+    finally:
+        if os.getpid() == owner:
+            with _pool.lock:
+                if process.alive and not process.busy and not _pool.idle:
+                    _pool.idle.append(process)
+                else:
+                    _pool.all = [other for other in _pool.all if other is not process]
+                    process.close()
+
+
+def helper_processes() -> list[int]:
+    """Process ids of the helpers that are alive."""
+    return [process._process.pid for process in _pool.all if process.alive]
+
+
+def close_helper_processes() -> None:
+    """Ends them; the next clip starts a new one."""
+    with _pool.lock:
+        _pool.close()

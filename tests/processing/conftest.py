@@ -1,0 +1,78 @@
+"""Small encoded clips in every container and codec that the reader's tests go through."""
+
+from fractions import Fraction
+from io import BytesIO
+
+import av
+import numpy as np
+import pytest
+
+
+def numbered_frames(count: int = 24, height: int = 48, width: int = 64) -> np.ndarray:
+    """(count, height, width, 3) uint8. Smooth colours that drift; the mean grey level of frame k is about 40 + 6 k."""
+    rows, columns = np.mgrid[:height, :width]
+    k = np.arange(count)[:, None, None]
+    pattern = 25 * np.sin((columns + 2 * k) / 9) * np.cos((rows + k) / 7)
+    frames = 40 + 6.0 * k[..., None] + pattern[..., None] * np.array([1.0, 0.6, -0.8])
+    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+
+
+# name: container, codec, pixel format, options
+ENCODINGS = {
+    "mp4_b_frames": ("mp4", "libx264", "yuv420p", {"bf": "3", "g": "12", "crf": "18"}),
+    "mp4_444": ("mp4", "libx264", "yuv444p", {"crf": "18"}),
+    "mp4_10_bits": ("mp4", "libx264", "yuv420p10le", {"crf": "18"}),
+    "mp4_grey": ("mp4", "libx264", "gray", {"crf": "18"}),
+    "mp4_mpeg4": ("mp4", "mpeg4", "yuv420p", {"qscale": "3", "bf": "2"}),
+    "mov_png_alpha": ("mov", "png", "rgba", {}),
+    "mov_png_16_bits": ("mov", "png", "rgb48be", {}),
+    "avi_mjpeg": ("avi", "mjpeg", "yuvj420p", {"qscale": "3"}),
+    "avi_mpeg4": ("avi", "mpeg4", "yuv420p", {"qscale": "3"}),
+    "avi_raw": ("avi", "rawvideo", "bgr24", {}),
+    "avi_h264_b_frames": ("avi", "libx264", "yuv420p", {"bf": "2", "crf": "18"}),
+    "mkv_ffv1": ("matroska", "ffv1", "yuv420p", {}),
+    "webm_vp8": ("webm", "libvpx", "yuv420p", {"crf": "10", "b": "1M"}),
+    "webm_vp9": ("webm", "libvpx-vp9", "yuv420p", {"crf": "20", "cpu-used": "8"}),
+    "webm_vp9_alpha": ("webm", "libvpx-vp9", "yuva420p", {"crf": "20", "cpu-used": "8"}),
+    "ts_h264": ("mpegts", "libx264", "yuv420p", {"bf": "2", "crf": "18"}),
+    "gif": ("gif", "gif", "rgb8", {}),
+}
+
+
+@pytest.fixture(scope="session")
+def encode():
+    return encode_frames
+
+
+@pytest.fixture(scope="session", params=ENCODINGS)
+def encoded(request):
+    """(name, bytes) of each encoding of `numbered_frames()`."""
+    return request.param, encode_frames(request.param, numbered_frames())
+
+
+@pytest.fixture(scope="session")
+def numbered():
+    return numbered_frames
+
+
+def encode_frames(
+    name: str, frames: np.ndarray, *, fps: int = 25, times: list[int] | None = None, **options: str
+) -> bytes:
+    """A video file with these frames; `times` are their time stamps in 1/1000 s, for a variable frame rate."""
+    container_format, codec, pixels, own = ENCODINGS[name]
+    buffer = BytesIO()
+    with av.open(buffer, "w", format=container_format) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixels
+        stream.codec_context.thread_count = 1
+        stream.options = {**own, **options}
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            if times is not None:
+                picture.pts, picture.time_base = times[index], Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return buffer.getvalue()
