@@ -175,7 +175,7 @@ class PyAVDecoder:
         key = 0
         if self._keys is not None and start >= SEEK_FROM:
             key = int(self._keys[np.searchsorted(self._keys, start, side="right") - 1])
-        if start - key + SEEK_FROM <= start:
+        if key >= SEEK_FROM:
             reached = False
             try:
                 for number, frame in self._from(key):
@@ -295,8 +295,10 @@ class DecordDecoder:
         self._reader = decord.VideoReader(path, num_threads=1, fault_tol=1e-6)
 
     def probe(self) -> dict[str, Any]:
-        height, width = self._reader[0].shape[:2]
+        height, width, channels = self._reader[0].shape
         check_size(width, height)
+        if channels != 3:
+            raise RuntimeError("decord mixes up the pixels of a video that is to be turned")
         fps = self._reader.get_avg_fps()
         return {"width": width, "height": height, "count": len(self._reader), "fps": float(fps) or None}
 
@@ -305,7 +307,7 @@ class DecordDecoder:
         for number in range(len(self._reader)):
             frame = self._reader.next()
             if wants(number):
-                yield number, frame.asnumpy()[..., :3]  # a fourth channel in a turned video
+                yield number, frame.asnumpy()
             else:
                 self._progress()
 

