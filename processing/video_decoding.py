@@ -92,7 +92,7 @@ class PyAVDecoder:
 
     @contextmanager
     def _open(self):
-        with av.open(self._path, options={"protocol_whitelist": "file"}) as container:
+        with av.open(self._path, options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
             streams = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED_PICTURE]
             if not streams:
                 kinds = sorted({stream.type for stream in container.streams})
@@ -298,7 +298,7 @@ class DecordDecoder:
         height, width, channels = self._reader[0].shape
         check_size(width, height)
         if channels != 3:
-            raise RuntimeError("decord mixes up the pixels of a video that is to be turned")
+            raise RuntimeError(f"decord gives {channels} channels and mixes up their pixels")
         fps = self._reader.get_avg_fps()
         return {"width": width, "height": height, "count": len(self._reader), "fps": float(fps) or None}
 

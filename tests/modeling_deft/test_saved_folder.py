@@ -8,6 +8,7 @@ import torch
 CODE_FILES = {
     "action_units.py",
     "configuration_deft.py",
+    "decoding_process.py",
     "experts_deft.py",
     "expression_report.py",
     "face_alignment.py",
@@ -17,6 +18,7 @@ CODE_FILES = {
     "optical_flow.py",
     "pipeline_deft.py",
     "processing_deft.py",
+    "video_decoding.py",
     "video_processing_deft.py",
     "video_reading.py",
 }

@@ -95,7 +95,7 @@ class TestExactFrames:
         quarter = (0, 1 << 16, 0, (-1 << 16) & 0xFFFFFFFF, 0, 0, 48 << 16, 0, 1 << 30)
         content[at : at + 36] = struct.pack(">9I", *quarter)
         if decoder == "decord":  # which would mix the pixels up
-            with pytest.raises(VideoReadError, match="to be turned"):
+            with pytest.raises(VideoReadError, match="mixes up their pixels"):
                 open_clip(bytes(content), decoders=[decoder])
             return
         turned = open_clip(bytes(content), decoders=[decoder])
@@ -513,6 +513,12 @@ class TestBadFiles:
             open_clip(tmp_path / "folder")
         with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4: no such file"):
             open_clip(tmp_path / "nowhere.mp4")
+
+    def test_a_title_in_another_encoding_is_no_obstacle(self, encode, numbered):
+        content = encode("mp4_b_frames", numbered())
+        handler = content.find(b"VideoHandler")
+        garbled = content[:handler] + b"Vid\xe9o" + content[handler + 5 :]
+        assert open_clip(garbled, decoders=["pyav"]).frames([3]).shape == (1, 48, 64, 3)
 
     def test_a_message_names_no_file_descriptor(self):
         with pytest.raises(VideoReadError) as raised:

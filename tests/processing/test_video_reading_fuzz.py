@@ -15,7 +15,7 @@ from deft_llm.processing.decoding_process import helper_processes
 from deft_llm.processing.video_reading import VideoReadError, open_clip
 
 AT_LEAST = 2000
-ENCODED, FOLDERS, ARRAYS = 1500, 200, 400
+ENCODED, FOLDERS, ARRAYS = 2500, 200, 600
 SECONDS_A_SOURCE = 30  # whatever happens to it, three hanging decoders included
 
 
@@ -76,8 +76,7 @@ def outcome(source) -> np.ndarray | None:
         large = clip.metadata.height * clip.metadata.width > 10**6
         numbers = range(min(len(clip), 2 if large else 200))
         frames = np.stack(list(clip.stream(numbers) if len(numbers) < len(clip) else clip.scan()))
-    except VideoReadError as error:
-        assert str(error).strip()
+    except VideoReadError:
         return None
     finally:
         assert time.monotonic() - started < SECONDS_A_SOURCE
