@@ -71,15 +71,19 @@ class DecodingProcess:
             raise DecoderRefused("there is no Python interpreter to decode in (sys.executable); pass isolate=False")
         self._channel, theirs = socket.socketpair()
         with theirs:
-            # A session of its own: Ctrl+C is for the caller, who then stops this one.
-            self._process = subprocess.Popen(
-                [sys.executable, "-S", "-c", _START, str(theirs.fileno()), SCRIPT, json.dumps(sys.path)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            try:
+                # A session of its own: Ctrl+C is for the caller, who then stops this one.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-S", "-c", _START, str(theirs.fileno()), SCRIPT, json.dumps(sys.path)],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self._channel.close()
+                raise DecoderRefused(f"no process can be started to decode in ({error}); pass isolate=False") from None
         self._answers = b""
         self._ring: mmap.mmap | None = None
         self.busy = False  # a command has been sent whose last answer has not come
@@ -208,7 +212,8 @@ class DecodingProcess:
 
 class _Pool:
     def __init__(self):
-        self.lock = threading.Lock()
+        # Re-entrant: the collector may close an abandoned stream while this very thread holds it.
+        self.lock = threading.RLock()
         self.idle: list[DecodingProcess] = []
         self.all: list[DecodingProcess] = []
 

@@ -280,6 +280,7 @@ def open_clip(
         FileNotFoundError: the path does not exist.
         VideoReadError: the source exists but is no readable clip (a `ValueError`).
         TypeError: the source is of no known kind.
+        ValueError: `fps` is no positive number.
     """
     if isinstance(source, ClipReader):
         return source
