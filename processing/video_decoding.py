@@ -103,7 +103,7 @@ class PyAVDecoder:
             check_size(context.width, context.height)
             # One thread: several processes read clips side by side, and errors then come up at the frame they are in.
             context.thread_count = 1
-            context.options = {"err_detect": "explode", "max_pixels": str(MAX_FRAME_PIXELS)}
+            context.options = {"err_detect": "crccheck+explode", "max_pixels": str(MAX_FRAME_PIXELS)}
             yield container, streams[0]
 
     def probe(self) -> dict[str, Any]:

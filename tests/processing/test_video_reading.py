@@ -478,6 +478,14 @@ class TestBadFiles:
             list(open_clip(bytes(content)).scan())
         assert len(open_clip(bytes(content), decoders=["opencv"])) == 24
 
+    def test_check_sums_are_looked_at(self, encode, numbered):
+        content = encode("mov_png_16_bits", numbered(6))
+        for part in np.linspace(0.05, 0.9, 12):
+            damaged = bytearray(content)
+            damaged[int(part * len(content))] ^= 1
+            with pytest.raises(VideoReadError, match=r"damaged|no frame"):
+                list(open_clip(bytes(damaged)).scan())
+
     @pytest.mark.parametrize("isolate", [True, False])
     def test_a_frame_of_another_size_in_the_middle_is_named(self, isolate, encode, numbered):
         sources = [av.open(BytesIO(encode("avi_mjpeg", numbered(4, *size)))) for size in ((48, 64), (60, 80))]
