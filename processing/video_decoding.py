@@ -110,7 +110,7 @@ class PyAVDecoder:
         if self._info is not None:
             return self._info
         with self._open() as (container, stream):
-            first, times, keys, plain, last = None, array("q"), [], True, 0
+            first, times, keys, plain = None, array("q"), [], True
             try:
                 for packet in container.demux(stream):
                     self._progress()
@@ -125,7 +125,6 @@ class PyAVDecoder:
                     hidden = stream.codec_context.name.startswith(("vp8", "libvpx")) and not memoryview(packet)[0] & 16
                     # Packets of a few bytes stand for "as before" or for nothing, according to the codec.
                     plain &= packet.pts is not None and packet.size > 8 and not hidden
-                    last = max(last, (packet.pts or 0) + (packet.duration or 0))
                     if packet.is_keyframe:
                         keys.append(packet.pts or 0)
                     times.append(packet.pts or 0)
@@ -179,7 +178,9 @@ class PyAVDecoder:
             reached = False
             try:
                 for number, frame in self._from(key):
-                    if number >= start or reached:
+                    if number > start and not reached:  # the seek went too far
+                        break
+                    if number >= start:
                         reached = True
                         yield number, frame
             except (av.FFmpegError, DamagedVideo):
@@ -292,20 +293,22 @@ class DecordDecoder:
         import decord  # optional, no wheel for every platform
 
         self._progress = progress
-        self._reader = decord.VideoReader(path, num_threads=1, fault_tol=1e-6)
+        # One for each pass: a reader has one position.
+        self._open = lambda: decord.VideoReader(path, num_threads=1, fault_tol=1e-6)
 
     def probe(self) -> dict[str, Any]:
-        height, width, channels = self._reader[0].shape
+        reader = self._open()
+        height, width, channels = reader[0].shape
         check_size(width, height)
         if channels != 3:
             raise RuntimeError(f"decord gives {channels} channels and mixes up their pixels")
-        fps = self._reader.get_avg_fps()
-        return {"width": width, "height": height, "count": len(self._reader), "fps": float(fps) or None}
+        self._count, fps = len(reader), reader.get_avg_fps()
+        return {"width": width, "height": height, "count": self._count, "fps": float(fps) or None}
 
     def decode(self, start: int, wants: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
-        self._reader.seek(0)
-        for number in range(len(self._reader)):
-            frame = self._reader.next()
+        reader = self._open()
+        for number in range(self._count):
+            frame = reader.next()
             if wants(number):
                 yield number, frame.asnumpy()
             else:

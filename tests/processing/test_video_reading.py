@@ -196,6 +196,16 @@ class TestStreaming:
         next(first.scan())[:] = 0
         np.testing.assert_array_equal(kept, expected[[1, 2]])
 
+    @pytest.mark.parametrize("isolate", [True, False])
+    @pytest.mark.parametrize("decoder", video_reading.DECODERS)
+    def test_two_streams_of_one_clip_do_not_disturb_each_other(self, decoder, isolate, brow_video):
+        need(decoder)
+        clip = open_clip(brow_video, decoders=[decoder], isolate=isolate)
+        expected = clip.frames(range(20))
+        for (index, early), late in zip(enumerate(clip.stream(range(10))), clip.stream(range(10, 20)), strict=True):
+            np.testing.assert_array_equal(early, expected[index])
+            np.testing.assert_array_equal(late, expected[10 + index])
+
     def test_threads_read_side_by_side(self, encoded):
         clip = open_clip(encoded[1])
         expected = clip.frames(range(24))
