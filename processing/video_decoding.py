@@ -22,6 +22,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 import av
@@ -295,6 +296,7 @@ class DecordDecoder:
         self._progress = progress
         # One for each pass: a reader has one position.
         self._open = lambda: decord.VideoReader(path, num_threads=1, fault_tol=1e-6)
+        self.probe = cache(self.probe)
 
     def probe(self) -> dict[str, Any]:
         reader = self._open()
@@ -320,6 +322,7 @@ class OpenCVDecoder:
 
     def __init__(self, path: str, progress: Callable[[], None] = lambda: None):
         self._path, self._progress = path, progress
+        self.probe = cache(self.probe)  # counted once
 
     def _open(self):
         import cv2
