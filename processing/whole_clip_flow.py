@@ -33,11 +33,11 @@ import torch.nn.functional as F
 # Share of the resolution, Gauss-Newton steps, whether the fields are solved for or the head alone.
 _LEVELS = ((0.25, 5, False), (0.5, 3, True), (1.0, 2, True))
 _SPACING = 1 / 16  # of the spline's control points, crop widths
-_BENDING = 600.0  # prior precision of the fields' curvature; set on rendered clips, as are the next four
+_BENDING = 800.0  # prior precision of the fields' curvature; set on rendered clips, as are the next four
 _MEMBRANE = 1e4  # prior precision of their slope, which settles what is free where there is no texture
 _RANK = 6  # most fields
-_DISTINCT = 15.0  # how far a field's energy stands above that of the first one left out
-_SHADING = 5 / 128  # crop widths; light varies more slowly over a face than this, skin texture faster
+_DISTINCT = 25.0  # how far a field's energy stands above that of the first one left out
+_SHADING = 1 / 6  # of the shading's control points, crop widths; light varies more slowly than this over a face
 _BORDER = 0.06  # crop widths at the frame's edge that do not count: what enters or leaves the frame is no motion
 _FINER = 2  # frames are sampled on a grid this much finer, as cv2.pyrUp makes it
 
@@ -111,6 +111,9 @@ class _Solver:
             template = warped.nanmean(0).nan_to_num_() if len(self.fields) else warped[self.reference].nan_to_num()
             grad_x, grad_y = level.gradient(template)
             residual = warped.sub_(template).addcmul_(shift_x, grad_x).addcmul_(shift_y, grad_y).nan_to_num_()
+            # Shading is taken out after the warp: before it, a strong edge's halo would not grow and turn as the edge.
+            residual, template = level.without_shading(residual), level.without_shading(template[None])[0]
+            grad_x, grad_y = level.gradient(template)
             weight = level.inside * _steadiness(residual)
             residual = self._step_head_and_courses(level, residual, weight, template, grad_x, grad_y, images)
             if with_fields:
@@ -195,7 +198,8 @@ class _Level:
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         self.plane = torch.stack([torch.ones_like(x), x, y]).view(3, -1)
         self.inside = _border_taper(side).to(self.device)
-        self.images = _refined_texture(frames, side)
+        self.images = _refined(frames, side)
+        self.shading = _shading_basis(side).to(self.device)
 
     def evaluate(self, fields: torch.Tensor) -> torch.Tensor:
         """(K, 2 points²) coefficients to (K, 2, N) pixels."""
@@ -218,6 +222,11 @@ class _Level:
             blocks.append(block.view(self.points**2, self.points**2))
         xx, xy, yy = blocks
         return self.side**2 * torch.cat([torch.cat([xx, xy], 1), torch.cat([xy, yy], 1)])
+
+    def without_shading(self, images: torch.Tensor) -> torch.Tensor:
+        """(K, N) without the smooth part, the least-squares spline of a spacing that light can change at."""
+        square = images.view(-1, self.side, self.side)
+        return torch.sub(square, self.shading @ (self.shading.T @ square @ self.shading) @ self.shading.T).flatten(1)
 
     def gradient(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         square = F.pad(image.view(1, 1, self.side, self.side), (1, 1, 1, 1), mode="replicate")[0, 0]
@@ -270,19 +279,18 @@ class _Level:
         return F.interpolate(small, size=(self.side, self.side), mode="bilinear", align_corners=False)[0, 0]
 
 
-def _refined_texture(frames: torch.Tensor, side: int) -> torch.Tensor:
-    """(T, 2 side, 2 side): the frames at a resolution without their shading, the frequencies that light can change, on
-    a grid twice as fine. Sample 2 i is pixel i's. `pyrUp` is the cubic B-spline's refinement: the same slight blur at
-    every place, so that a shifted frame looks like the frame shifted."""
+def _refined(frames: torch.Tensor, side: int) -> torch.Tensor:
+    """(T, 2 side, 2 side): the frames at a resolution, on a grid twice as fine. Sample 2 i is pixel i's. `pyrUp` is the
+    cubic B-spline's refinement: the same slight blur at every place, so that a shifted frame looks like the frame
+    shifted."""
     share = frames.shape[-1] / side
-    images = []
-    for frame in frames.cpu().numpy():
+    images = np.empty((len(frames), _FINER * side, _FINER * side), np.float32)
+    for frame, out in zip(frames.cpu().numpy(), images, strict=True):
         if share > 1:  # before pixels are dropped, what fewer cannot hold must go, or it shimmers as the head moves
             frame = cv2.GaussianBlur(frame, (0, 0), 0.5 * share)
             frame = cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA)
-        images.append(cv2.pyrUp(frame - cv2.GaussianBlur(frame, (0, 0), _SHADING * side)))
-    stacked = np.stack(images) if images else np.zeros((0, side, side), np.float32)
-    return torch.from_numpy(stacked).to(frames.device)
+        cv2.pyrUp(frame, out)
+    return torch.from_numpy(images).to(frames.device)
 
 
 def _noise_level(frames: torch.Tensor) -> float:
@@ -319,6 +327,12 @@ def _spline_basis(side: int, points: int) -> torch.Tensor:
     distance = (place[:, None] - torch.arange(-1, points - 1)).abs()
     near, far = (4 - 6 * distance**2 + 3 * distance**3) / 6, (2 - distance).clamp(min=0) ** 3 / 6
     return torch.where(distance < 1, near, far).float()
+
+
+@lru_cache(maxsize=8)
+def _shading_basis(side: int) -> torch.Tensor:
+    """(side, n): an orthonormal basis of the splines that stand for shading along one axis."""
+    return torch.linalg.qr(_spline_basis(side, round(1 / _SHADING) + 3).double()).Q.float()
 
 
 @lru_cache(maxsize=8)
