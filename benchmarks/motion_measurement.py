@@ -234,9 +234,7 @@ def time_table(clips: int) -> None:
         keys = (0, 32, 63)
         seconds[name] = _median_seconds(lambda v, p=processor, b=box, k=keys: p(v, key_frames=k, face_box=b), videos)
     for name, value in seconds.items():
-        table.add_row(
-            name, f"{1e3 * value:.0f}", f"{100 * decoding / value:.0f} %", f"{seconds[DEFAULT] / value:.3f}"
-        )
+        table.add_row(name, f"{1e3 * value:.0f}", f"{100 * decoding / value:.0f} %", f"{seconds[DEFAULT] / value:.3f}")
     console.print(table)
     rates = {workers: _clips_per_second(videos[0], workers, max(24, clips)) for workers in (1, 2)}
     console.print(

@@ -323,9 +323,9 @@ def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator)
         clip.frames[t] = frame
 
 
-# Bicubic and Lanczos kernels, as OpenCV has them, do not reproduce a ramp: they shift an image by up to 0.047 and 0.015
-# pixels more or less than asked, which is much of a micro-expression. Linear interpolation shifts exactly, and on a
-# grid this much finer it neither blurs nor feels the rounding of positions to 1/32 pixel.
+# Bicubic and Lanczos kernels, as OpenCV has them, do not reproduce a ramp: they shift an image by up to 0.047 and
+# 0.015 pixels more or less than asked, which is much of a micro-expression. Linear interpolation shifts exactly, and
+# on a grid this much finer it neither blurs nor feels the rounding of positions to 1/32 pixel.
 _FINER = 4
 
 

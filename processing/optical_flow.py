@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 
 
 def whole_clip(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """All frames solved together (`whole_clip_flow`): the more of the clip it is given, the better. Shapes as below."""
+    """All frames solved together by `whole_clip_flow`; the more of the clip, the better. Shapes as below."""
     clip = torch.from_numpy(np.concatenate([reference[None], frames]).astype(np.float32, copy=False))
     return whole_clip_flow(clip).flow[1:].numpy()
 
@@ -178,7 +178,7 @@ def _raft() -> torch.nn.Module:
         from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
     except (ImportError, RuntimeError) as error:  # beside a torch it was not built for, it raises RuntimeError
         raise ImportError('flow_estimator="raft" needs torchvision, built for the torch in use.') from error
-    logger.warning("RAFT: torchvision looks for its weights, raft_small, and fetches them (4 MB) if they are not here.")
+    logger.warning("RAFT: torchvision looks for its weights, raft_small, and fetches them (4 MB) if need be.")
     return raft_small(weights=Raft_Small_Weights.DEFAULT, progress=False).eval()
 
 

@@ -280,8 +280,8 @@ class _Level:
 
 
 def _refined(frames: torch.Tensor, side: int) -> torch.Tensor:
-    """(T, 2 side, 2 side): the frames at a resolution, on a grid twice as fine. Sample 2 i is pixel i's. `pyrUp` is the
-    cubic B-spline's refinement: the same slight blur at every place, so that a shifted frame looks like the frame
+    """(T, 2 side, 2 side): the frames at a resolution, on a grid twice as fine. Sample 2 i is pixel i's. `pyrUp` is
+    the cubic B-spline's refinement: the same slight blur at every place, so that a shifted frame looks like the frame
     shifted."""
     share = frames.shape[-1] / side
     images = np.empty((len(frames), _FINER * side, _FINER * side), np.float32)
