@@ -1,0 +1,975 @@
+"""Coding sheets and frame folders of licensed data sets to records of one form, with an account of every row.
+
+    records, report = read_source("casme2", "/data/CASME2")
+
+Sheets are found by name and their columns by title; frames are found by the number in their file name, however it is
+padded. A row becomes a record, or a drop with its reason, or (macro-expressions) is counted as left out. Nothing is
+ever written, and no pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import hashlib
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from deft_llm.processing.action_unit_grammar import ParsedCell, parse_action_units
+from deft_llm.processing.video_reading import IMAGE_SUFFIXES
+
+from .emotions import (
+    UnknownEmotionError,
+    coarse_emotion,
+    normalise_emotion,
+    objective_class,
+    parse_objective_class,
+)
+from .errata import ERRATA, UNUSABLE, Erratum
+from .sources import ALIASES, PARTICIPANTS, SOURCES, SheetRow, SourceSpec, generic_spec, is_micro
+
+READER_VERSION = "readers 1"
+HEADER_ROWS = 20  # a preamble is shorter than this
+VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
+_NO_NUMBER = frozenset({"", "/", "\\", "-", "?", "nan", "none", "n/a"})
+
+
+class SheetError(ValueError):
+    """A coding sheet that is missing, empty, ambiguous or has other columns than its data set's. Says what to do."""
+
+
+class SubjectClashError(ValueError):
+    """One person under two names or two sources: no fold could keep such clips apart."""
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One labelled clip.
+
+    Args:
+        clip_id: source/subject/clip/onset, the onset being the sheet's frame number.
+        source: name in `SOURCES`. convention: title of the label convention. subject: participants/subject, unique
+            across sources. clip: the source's own name.
+        folder, files: the frames from `margin` before the onset to `margin` after the offset, in order; or
+        video: a video file. All empty when frames were not checked.
+        onset, apex, offset: indices into `files`, or into the video. An apex that the source lacks or that cannot be
+            one is `None`, and `quality` says which; all three are `None` for a clip that has yet to be searched, and
+            while frames are not checked.
+        sheet_frames: onset, apex, offset as numbered by the sheet, errata applied, nothing else changed.
+        action_units_raw: the cell. action_units: the cell parsed; `None` where the source codes no action units.
+        emotion: the source's own word. emotions: normalised, several for a multi-label source.
+        objective_class: of the sheet, else by Davison's table from the action units.
+        partition: "train", "test_a", … of a source with fixed sets.
+        row: of the sheet, from 1 as a spreadsheet program shows it; `None` for a clip read from its folder.
+    """
+
+    clip_id: str
+    source: str
+    convention: str
+    subject: str
+    clip: str
+    fps: float | None
+    folder: Path | None = None
+    files: tuple[str, ...] = ()
+    video: Path | None = None
+    onset: int | None = None
+    apex: int | None = None
+    offset: int | None = None
+    sheet_frames: tuple[int | None, int | None, int | None] = (None, None, None)
+    action_units_raw: str = ""
+    action_units: ParsedCell | None = None
+    emotion: str | None = None
+    emotions: tuple[str, ...] = ()
+    emotion_coarse: str | None = None
+    objective_class: str | None = None
+    notes: str = ""
+    quality: tuple[str, ...] = ()
+    partition: str | None = None
+    sheet: str | None = None
+    sheet_sha256: str | None = None
+    row: int | None = None
+
+    @property
+    def frames(self) -> list[Path]:
+        """Paths of the frames, in order."""
+        return [self.folder / name for name in self.files] if self.folder is not None else []
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Reader version, sheet, its SHA-256 and the row."""
+        return {"reader": READER_VERSION, "sheet": self.sheet, "sheet_sha256": self.sheet_sha256, "row": self.row}
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A row that did not become a record."""
+
+    sheet: str | None
+    row: int | None
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ErratumNote:
+    """An erratum of `errata.ERRATA` and what became of it. `found` is what the sheet has."""
+
+    erratum: Erratum
+    key: str
+    found: str
+    applied: bool
+
+
+@dataclass
+class ReadReport:
+    """What was read and what was not.
+
+    Args:
+        rows: labelled rows in the sheets, or clip folders. version: the release with that many rows, or that none
+            is known. sheets: name, SHA-256 and rows of each file.
+        left_out: rows that are no micro-expression, by kind.
+    """
+
+    source: str
+    title: str
+    sheets: list[dict[str, Any]] = field(default_factory=list)
+    rows: int = 0
+    version: str = ""
+    records: int = 0
+    subjects: int = 0
+    drops: list[Drop] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    errata: list[ErratumNote] = field(default_factory=list)
+    quality: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return {
+            **asdict(self),
+            "reader": READER_VERSION,
+            "left_out": dict(self.left_out),
+            "quality": dict(self.quality),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.title} ({self.source}): {self.records} clips of {self.subjects} subjects from {self.rows} rows; "
+            f"{self.version}"
+        ]
+        lines += [f"  sheet {item['name']}, {item['rows']} rows, SHA-256 {item['sha256']}" for item in self.sheets]
+        lines += [f"  {count} left out: {kind}" for kind, count in sorted(self.left_out.items())]
+        lines += [
+            f"  dropped, {drop.sheet or 'folder'} row {drop.row}, {drop.key}: {drop.reason}" for drop in self.drops
+        ]
+        for note in self.errata:
+            what = note.erratum
+            verb = "applied" if note.applied else "not applied, the sheet differs"
+            lines.append(f"  erratum {verb}: {note.key}, {what.field} {note.found!r} -> {what.new!r} ({what.why})")
+        lines += [f"  {count} clips flagged {flag}" for flag, count in sorted(self.quality.items())]
+        return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])
+
+
+def read_source(
+    name: str,
+    root: str | os.PathLike,
+    *,
+    sheet: str | os.PathLike | None = None,
+    check_frames: bool = True,
+    margin: int = 0,
+    errata: Sequence[Erratum] = ERRATA,
+    emotion_words: Mapping[str, str] | None = None,
+) -> tuple[list[ClipRecord], ReadReport]:
+    """Reads one data set.
+
+    Args:
+        name: of `SOURCES`, or any other name for own recordings described by `annotations.csv` (see `generic_spec`).
+        root: folder that the data set was unpacked to.
+        sheet: the coding sheet, where it is not found by name or several are.
+        check_frames: find the frames on disk. Without, records carry the sheet's frame numbers only.
+        margin: frames to keep before the onset and after the offset, where the folder has them.
+        emotion_words: further emotion words, each with the word of `emotions.COARSE_EMOTION` it stands for.
+
+    Returns:
+        Records in the sheet's order, and the account.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: the root.
+        SheetError: no sheet, several, an empty one, one that links out of the root, or one without the columns needed.
+        UnknownEmotionError: words that are not in the table, with the rows that hold them.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such folder; pass the folder that {name} was unpacked to.")
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root}: not a folder; pass the folder that {name} was unpacked to.")
+    root = root.resolve()
+    spec = SOURCES.get(name) or _own_recordings(name, root, sheet)
+    tree = _Tree(root)
+    report = ReadReport(spec.name, spec.title)
+    words = {**spec.emotion_words, **(emotion_words or {})}
+    reader = _SourceReader(spec, tree, report, check_frames, margin, words)
+
+    folders = tree.glob(spec.clip_folders) if spec.clip_folders and sheet is None else []
+    if folders:
+        report.rows = len(folders)
+        for folder in folders:
+            reader.read_folder(folder)
+    else:
+        for path in _find_sheets(spec, tree, sheet):
+            reader.read_sheet(path, errata)
+    if reader.unknown_emotions:
+        places = "; ".join(f"{word!r} in {', '.join(rows)}" for word, rows in reader.unknown_emotions.items())
+        error = UnknownEmotionError(reader.unknown_emotions)
+        error.args = (f"{spec.title}: {places}. {error} Pass emotion_words={{word: known word}} to map them.",)
+        raise error
+
+    report.version = spec.versions.get(report.rows) or (
+        f"no known release has {report.rows} rows" if spec.versions else "own recordings"
+    )
+    if spec.versions and report.rows not in spec.versions:
+        known = ", ".join(f"{rows} ({what})" for rows, what in spec.versions.items())
+        report.warnings.append(f"{report.rows} labelled rows; known releases of {spec.title} have {known}.")
+    report.records = len(reader.records)
+    report.subjects = len({record.subject for record in reader.records})
+    report.quality = Counter(flag.split(":")[0] for record in reader.records for flag in record.quality)
+    return reader.records, report
+
+
+def read_sources(
+    roots: Mapping[str, str | os.PathLike], **settings: Any
+) -> tuple[list[ClipRecord], dict[str, ReadReport]]:
+    """Reads several data sets, names to roots, and makes sure that no person is in two of them unawares.
+
+    Raises:
+        SubjectClashError: see `check_subjects`. What `read_source` raises.
+    """
+    records, reports = [], {}
+    for name, root in roots.items():
+        found, reports[name] = read_source(name, root, **settings)
+        records += found
+    check_subjects(records)
+    return records, reports
+
+
+def check_subjects(records: Iterable[ClipRecord]) -> None:
+    """Raises `SubjectClashError` unless subjects are unique across sources.
+
+    A clash is a subject that two sources claim and that do not declare the same participants (SMIC's three cameras do,
+    SAMM and its long videos do), or one folder or video that belongs to two subjects.
+    """
+    claimed: dict[str, str] = {}
+    owners: dict[Path, ClipRecord] = {}
+    for record in records:
+        first = claimed.setdefault(record.subject, record.source)
+        if _participants(first) != _participants(record.source):
+            raise SubjectClashError(
+                f"Subject {record.subject} is claimed by {first} and by {record.source}. Leave one of the sources out, or "
+                " rename the subject in your own annotations if it is another person."
+            )
+        place = record.folder or record.video
+        if place is not None:
+            owner = owners.setdefault(place.resolve(), record)
+            if owner.subject != record.subject:
+                raise SubjectClashError(
+                    f"{place.name} belongs to {owner.subject} in {owner.source} and to {record.subject} in "
+                    f"{record.source}. Give one of the sources only."
+                )
+
+
+def refuse_output_in_root(out: str | os.PathLike, roots: Iterable[str | os.PathLike]) -> None:
+    """Raises `ValueError` if `out` is a data set's root, lies in one, or contains one: originals are never touched."""
+    target = Path(out).resolve()
+    for root in map(Path, roots):
+        resolved = root.resolve()
+        if target == resolved or resolved in target.parents or target in resolved.parents:
+            raise ValueError(
+                f"The output {out} and the data set {root} lie in each other. Choose an output folder elsewhere; the "
+                "originals are never written to."
+            )
+
+
+def _participants(source: str) -> str:
+    return SOURCES[source].participants if source in SOURCES else source
+
+
+def _own_recordings(name: str, root: Path, sheet: str | os.PathLike | None) -> SourceSpec:
+    spec = generic_spec(name)
+    if sheet is None and not any(path.match(pattern) for path in root.iterdir() for pattern in spec.sheets):
+        raise SheetError(
+            f"Unknown source {name!r}. Known: {', '.join(SOURCES)}. For your own recordings under this name, put "
+            "annotations.csv, .tsv, .jsonl or .xlsx with the columns subject and path into the root."
+        )
+    return spec
+
+
+# --- Sheets ---------------------------------------------------------------------------------------------------------
+
+
+def _find_sheets(spec: SourceSpec, tree: _Tree, sheet: str | os.PathLike | None) -> list[Path]:
+    if sheet is not None:
+        path = Path(sheet)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such coding sheet.")
+        return [path]
+    found = _matching(spec.sheets, tree)
+    if not found:
+        raise SheetError(
+            f"{spec.title}: no coding sheet in {tree.root} or one level below; expected a file like "
+            f"{' or '.join(spec.sheets)}. Pass sheet=PATH if it has another name."
+        )
+    if len(found) > 1 and not spec.all_sheets:
+        raise SheetError(
+            f"{spec.title}: several coding sheets, {', '.join(path.name for path in found)}. Pass sheet=PATH to say "
+            "which one; releases differ."
+        )
+    return found
+
+
+def _matching(patterns: Sequence[str], tree: _Tree) -> list[Path]:
+    """Files of the first pattern that any file matches, those in the root before those one level below."""
+    for folders in ((tree.root,), tree.folders_of(tree.root)):
+        for pattern in patterns:
+            found = [
+                folder / name
+                for folder in folders
+                for name in tree.names(folder)
+                # "~$" is what a spreadsheet program leaves beside an open file.
+                if fnmatch.fnmatch(name.casefold(), pattern.casefold()) and not name.startswith(("~$", "."))
+            ]
+            if found:
+                outside = next((path for path in found if tree.leads_out(path)), None)
+                if outside is not None:
+                    raise SheetError(f"{outside}: a symbolic link out of {tree.root}; pass sheet=PATH to read it.")
+                return [path for path in found if path.is_file()]
+    return []
+
+
+def read_tabs(path: Path) -> dict[str, list[list[str]]]:
+    """All tabs of an .xls or .xlsx, or the one table of a .csv, .tsv or .jsonl, every cell as text.
+
+    Raises:
+        SheetError: the file cannot be read as what its name says, or holds nothing.
+    """
+    try:
+        if path.suffix.lower() in (".csv", ".tsv", ".txt"):
+            tabs = {path.stem: _read_separated(path)}
+        elif path.suffix.lower() == ".jsonl":
+            tabs = {path.stem: _read_json_lines(path)}
+        else:
+            frames = pd.read_excel(path, sheet_name=None, header=None, dtype=object)
+            tabs = {str(name): [[cell_text(cell) for cell in line] for line in frame.to_numpy()]
+                    for name, frame in frames.items()}  # fmt: skip
+    except ImportError:
+        raise  # pandas says which package reads this format
+    # openpyxl, xlrd, zipfile, csv and json all have exceptions of their own for a damaged file.
+    except Exception as error:
+        raise SheetError(f"{path.name}: cannot be read ({error}).") from error
+    if not any(any(line) for lines in tabs.values() for line in lines):
+        raise SheetError(f"{path.name}: the sheet is empty. Fetch it again from its owner.")
+    return tabs
+
+
+def cell_text(cell: Any) -> str:
+    """A cell as the annotator typed it: 4 and 4.0 are "4", an empty one is ""."""
+    if cell is None or (isinstance(cell, float) and cell != cell) or cell is pd.NaT:
+        return ""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell).replace("\xa0", " ").strip()
+
+
+def _read_separated(path: Path) -> list[list[str]]:
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("gb18030")  # what Chinese spreadsheet programs write
+    lines = text.splitlines()
+    separator = max(",;\t", key=lambda character: sum(line.count(character) for line in lines[:HEADER_ROWS]))
+    return [[cell_text(cell) for cell in line] for line in csv.reader(io.StringIO(text), delimiter=separator)]
+
+
+def _read_json_lines(path: Path) -> list[list[str]]:
+    items = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    wrong = next((number for number, item in enumerate(items, 1) if not isinstance(item, dict)), None)
+    if wrong is not None:
+        raise ValueError(f"line {wrong} is no JSON object")
+    columns = list(dict.fromkeys(name for item in items for name in item))
+    return [columns] + [[cell_text(item.get(name)) for name in columns] for item in items]
+
+
+def _plain(title: str) -> str:
+    return re.sub(r"[\W_]+", "", title.casefold())
+
+
+_FIELDS = {name: [_plain(alias) for alias in aliases] for name, aliases in ALIASES.items()}
+
+
+def _columns_of(line: Sequence[str]) -> dict[str, int]:
+    """Field -> position of its column in a header row."""
+    titles = [_plain(title) for title in line]
+    found = {}
+    for name, aliases in _FIELDS.items():
+        position = next((titles.index(alias) for alias in aliases if alias in titles), None)
+        if position is not None:
+            found[name] = position
+    return found
+
+
+def table_of(spec: SourceSpec, tabs: Mapping[str, list[list[str]]], file: str) -> tuple[list[SheetRow], list[str]]:
+    """The rows below the header of the tab that holds the clips, and the lines of text among them.
+
+    Raises:
+        SheetError: no tab has the columns that the source needs; the nearest header is quoted.
+    """
+    named = [tab for tab in spec.tabs if tab in tabs]
+    best: tuple[int, str, Sequence[str], dict[str, int]] = (0, "", (), {})
+    for tab in named[:1] or tabs:
+        for start, line in enumerate(tabs[tab][:HEADER_ROWS]):
+            columns = _columns_of(line)
+            if set(spec.required) <= columns.keys():
+                others = {
+                    title: position
+                    for position, title in enumerate(line)
+                    if title and not title.startswith("Unnamed:") and position not in columns.values()
+                }
+                return _rows_below(tabs[tab], start + 1, columns, others)
+            if len(columns) > best[0]:
+                best = (len(columns), tab, line, columns)
+    if spec.columns:
+        tab = next(iter(named or tabs))
+        first = next((line for line in tabs[tab] if any(line)), ())
+        if (
+            len(first) >= len(spec.columns) - 1
+            and _frame_number_or_none(first[spec.columns.index("onset")]) is not None
+        ):
+            columns = {name: position for position, name in enumerate(spec.columns) if position < len(first)}
+            return _rows_below(tabs[tab], 0, columns, {})
+    _, tab, line, columns = best
+    if not tab:
+        raise SheetError(
+            f"{file}: no header in the first {HEADER_ROWS} rows of {', '.join(map(repr, named[:1] or tabs))}. Needed "
+            f"are columns for {_needed(spec.required)}."
+        )
+    missing = [name for name in spec.required if name not in columns]
+    raise SheetError(
+        f"{file}, tab {tab!r}: columns found: {', '.join(title for title in line if title)}. Missing: "
+        f"{_needed(missing)}. Rename the column to what the release calls it."
+    )
+
+
+def _needed(fields: Iterable[str]) -> str:
+    return "; ".join(f"{name} ({' or '.join(ALIASES[name])})" for name in fields)
+
+
+def _rows_below(
+    lines: list[list[str]], start: int, columns: Mapping[str, int], others: Mapping[str, int]
+) -> tuple[list[SheetRow], list[str]]:
+    def at(line: Sequence[str], position: int) -> str:
+        return line[position] if position < len(line) else ""
+
+    rows, texts = [], []
+    for index, line in enumerate(lines[start:]):
+        cells = {name: at(line, position) for name, position in columns.items()}
+        number = start + index + 1
+        place = cells.get("clip") or cells.get("path")
+        numbers = [cells.get(name, "") for name in ("onset", "apex", "offset")]
+        if (
+            cells["subject"]
+            and place
+            and ("path" in cells or any(character.isdigit() for character in "".join(numbers)))
+        ):
+            rows.append(
+                SheetRow(number, index, cells, {title: at(line, position) for title, position in others.items()})
+            )
+        elif any(line):
+            texts.append(f"row {number}: {' '.join(cell for cell in line if cell)[:80]}")
+    return rows, texts
+
+
+def _frame_number(text: str) -> int | None:
+    """A frame number, or `None` for a cell that says there is none. Raises `ValueError` for anything else."""
+    if text.casefold() in _NO_NUMBER:
+        return None
+    number = float(text)
+    if not number.is_integer() or number < 0:
+        raise ValueError(text)
+    return int(number)
+
+
+def _frame_number_or_none(text: str) -> int | None:
+    try:
+        return _frame_number(text)
+    except ValueError:
+        return None
+
+
+# --- Folders --------------------------------------------------------------------------------------------------------
+
+
+class _LinkOutError(Exception):
+    """A path that a symbolic link takes out of the root."""
+
+
+class _AmbiguousError(Exception):
+    """Several folders that could be the clip's."""
+
+
+class _Tree:
+    """The root's folders, each listed once, in natural order."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._listed: dict[Path, tuple[list[str], list[str], frozenset[str]]] = {}
+
+    def _list(self, folder: Path) -> tuple[list[str], list[str], frozenset[str]]:
+        """Names of the sub-folders, of the files, and of the symbolic links among both."""
+        if folder not in self._listed:
+            try:
+                with os.scandir(folder) as entries:
+                    found = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries]
+            except (FileNotFoundError, NotADirectoryError):
+                found = []
+            found.sort(key=lambda item: natural_key(item[0]))
+            self._listed[folder] = (
+                [name for name, is_folder, _ in found if is_folder],
+                [name for name, is_folder, _ in found if not is_folder],
+                frozenset(name for name, _, is_link in found if is_link),
+            )
+        return self._listed[folder]
+
+    def names(self, folder: Path) -> list[str]:
+        return self._list(folder)[1]
+
+    def folders_of(self, folder: Path) -> list[Path]:
+        return [folder / name for name in self._list(folder)[0]]
+
+    def leads_out(self, path: Path) -> bool:
+        return not path.resolve().is_relative_to(self.root)
+
+    def glob(self, pattern: str) -> list[Path]:
+        """Folders of a pattern under the root or one level below it, whichever has any."""
+        for start in [self.root, *self.folders_of(self.root)]:
+            found = [start]
+            for part in pattern.split("/"):
+                found = [child for folder in found for child in self._children(folder, part)]
+            if found:
+                return found
+        return []
+
+    def find(self, templates: Sequence[str], cells: Mapping[str, str]) -> Path | None:
+        """The folder of a clip, raw frames before cropped ones; `None` where there is none.
+
+        Raises:
+            _LinkOutError, _AmbiguousError
+        """
+        below = sorted(self.folders_of(self.root), key=lambda path: "crop" in path.name.casefold())
+        for start in [self.root, *below]:
+            for template in templates:
+                found = [start]
+                for part in template.split("/"):
+                    found = [child for folder in found for child in self._children(folder, part, cells)]
+                if len(found) > 1:
+                    raise _AmbiguousError(", ".join(str(path.relative_to(self.root)) for path in found))
+                if found:
+                    if self.leads_out(found[0]):
+                        raise _LinkOutError(str(found[0].relative_to(self.root)))
+                    return found[0]
+        return None
+
+    def frames(self, folder: Path) -> dict[int, str]:
+        """Frame number -> file name, in ascending order. The number is the last one in the name, img046.jpg is 46.
+
+        Raises:
+            _LinkOutError: a frame is a symbolic link out of the root.
+            _AmbiguousError: two files have one number.
+        """
+        _, names, links = self._list(folder)
+        numbered: dict[int, str] = {}
+        for name in names:
+            digits = re.findall(r"\d+", PurePosixPath(name).stem)
+            if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES or not digits or name.startswith("."):
+                continue
+            if name in links and self.leads_out(folder / name):
+                raise _LinkOutError(str((folder / name).relative_to(self.root)))
+            if int(digits[-1]) in numbered:
+                raise _AmbiguousError(f"{numbered[int(digits[-1])]} and {name} are both frame {int(digits[-1])}")
+            numbered[int(digits[-1])] = name
+        return dict(sorted(numbered.items()))
+
+    def _children(self, folder: Path, part: str, cells: Mapping[str, str] | None = None) -> list[Path]:
+        """Sub-folders that one part of a template means; "6" means "006", and case does not matter."""
+        children = self.folders_of(folder)
+        if "*" in part:
+            literal = {key: re.sub(r"([*?[])", r"[\1]", text) for key, text in (cells or {}).items()}
+            pattern = part.format_map(literal).casefold()
+            return [child for child in children if fnmatch.fnmatchcase(child.name.casefold(), pattern)]
+        name = part.format_map(cells or {})
+        exact = [child for child in children if child.name == name]
+        return exact or [child for child in children if natural_key(child.name) == natural_key(name)]
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Sort key under which img9 stands before img10, and 006 beside 6."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.split(r"(\d+)", text.casefold())
+        if part
+    ]
+
+
+# --- Rows to records ------------------------------------------------------------------------------------------------
+
+
+class _DropRowError(Exception):
+    """Why a row becomes no record."""
+
+
+class _SourceReader:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        tree: _Tree,
+        report: ReadReport,
+        check_frames: bool,
+        margin: int,
+        emotion_words: Mapping[str, str],
+    ):
+        self.spec, self.tree, self.report = spec, tree, report
+        self.check_frames, self.margin, self.emotion_words = check_frames, margin, emotion_words
+        self.records: list[ClipRecord] = []
+        self.unknown_emotions: dict[str, list[str]] = {}
+        self._rows_by_id: dict[str, str] = {}
+        self._fixed: dict[tuple[int, str], str] = {}  # (row number, field) -> text by an erratum
+
+    def read_sheet(self, path: Path, errata: Sequence[Erratum]) -> None:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        tabs = read_tabs(path)
+        rows, texts = table_of(self.spec, tabs, path.name)
+        if not rows:
+            raise SheetError(f"{path.name}: a header and no clip below it. Fetch the sheet again from its owner.")
+        self.report.sheets.append({"name": path.name, "sha256": digest, "rows": len(rows)})
+        self.report.rows += len(rows)
+        self.report.drops += [
+            Drop(path.name, int(re.search(r"\d+", text).group()), "", f"no clip but text: {text.partition(': ')[2]}")
+            for text in texts
+        ]
+        self.report.warnings += [
+            f"{path.name} has no column for {name}."
+            for name in ("emotion", "action_units")
+            if name not in rows[0].cells and name not in self.spec.uncoded
+        ]
+        if self.spec.prepare is not None:
+            second = _matching(self.spec.second_sheet, self.tree) if self.spec.second_sheet else []
+            self.report.warnings += self.spec.prepare(rows, tabs, read_tabs(second[0]) if second else None)
+        partition = next((n for p, n in self.spec.partition.items() if re.search(p, path.name, re.IGNORECASE)), None)
+        applicable = [item for item in errata if (item.source, item.rows) == (self.spec.name, len(rows))]
+        for row in rows:
+            row.cells["subject"] = self._subject(row.cells["subject"])
+        for row in rows:
+            self._correct(row, [item for item in applicable if item.row == row.index], {r.index: r for r in rows})
+        for row in rows:
+            if not is_micro(row):
+                self.report.left_out[row.cells["type"]] += 1
+                continue
+            key = "/".join(text for name in ("subject", "clip", "path", "onset") if (text := row.cells.get(name)))
+            try:
+                self._add(row, partition, path.name, digest)
+            except _DropRowError as reason:
+                self.report.drops.append(Drop(path.name, row.number, key, str(reason)))
+
+    def read_folder(self, folder: Path) -> None:
+        """A clip that its folder describes: …/subject/micro/emotion/clip, first to last frame."""
+        clip, emotion, subject = folder.name, folder.parent.name, folder.parents[2].name
+        row = SheetRow(0, 0, {"subject": self._subject(subject), "clip": clip, "emotion": emotion})
+        code = re.search(r"_(ne|po|sur)_", clip, re.IGNORECASE)
+        if code and not emotion.casefold().startswith(code[1].casefold()):
+            row.flags.append("emotion_folder_disagrees")
+        try:
+            if self.tree.leads_out(folder):
+                raise _LinkOutError(str(folder.relative_to(self.tree.root)))
+            numbers = list(self.tree.frames(folder))
+            if numbers:
+                row.cells |= {"onset": str(numbers[0]), "offset": str(numbers[-1])}
+            elif self.check_frames:
+                raise _DropRowError("the folder holds no frames")
+            self._add(row, None, None, None, folder)
+        except (_DropRowError, _LinkOutError, _AmbiguousError) as reason:
+            self.report.drops.append(Drop(None, None, f"{subject}/{clip}", self._in_words(reason)))
+
+    def _subject(self, text: str) -> str:
+        """One spelling of a participant: 6, "006" and "sub6" are the same one."""
+        match = re.fullmatch(r"[a-z]*0*(\d+)", text, re.IGNORECASE) if self.spec.subject != "{}" else None
+        return self.spec.subject.format(int(match[1])) if match else text
+
+    def _correct(self, row: SheetRow, errata: Sequence[Erratum], rows: Mapping[int, SheetRow]) -> None:
+        """Applies the errata that fit the row as it stands in the sheet, all judged before any is applied."""
+        if not errata:
+            return
+        numbers = None
+        if self.check_frames and any(item.old == UNUSABLE and item.donor is None for item in errata):
+            try:
+                folder = self.tree.find(self.spec.frames, row.cells)
+                numbers = set(self.tree.frames(folder)) if folder is not None else None
+            except (_LinkOutError, _AmbiguousError):
+                numbers = None  # the row will be dropped for it
+        original = {**row.cells}
+        for item in errata:
+            found = original.get(item.field, "")
+            if item.donor is not None:
+                donor = rows.get(item.donor)
+                fits = donor is not None and all("emotion_columns_disagree" in r.flags for r in (row, donor))
+                new = donor.cells.get(item.field, "") if donor is not None else ""
+                new = self._fixed.get((donor.number, item.field), new) if donor is not None else new
+            else:
+                fits = found == item.old if item.old != UNUSABLE else _unusable(original, item.field, numbers)
+                new = item.new
+            if fits:
+                self._fixed[(row.number, item.field)] = found
+                row.cells[item.field] = new
+                row.flags.append(f"erratum:{item.field}")
+            key = f"row {row.number}, {row.cells['subject']}/{row.cells.get('clip', '')}"
+            self.report.errata.append(ErratumNote(item, key, found, fits))
+
+    def _add(
+        self, row: SheetRow, partition: str | None, sheet: str | None, digest: str | None, folder: Path | None = None
+    ) -> None:
+        cells, flags = row.cells, list(row.flags)
+        spec = self.spec
+        subject = cells["subject"]
+        if subject.partition("/")[0] not in PARTICIPANTS or "/" not in subject:
+            subject = f"{spec.participants}/{subject}"
+        clip = cells.get("clip") or PurePosixPath(cells["path"]).stem
+        place: dict[str, Any] = {}
+        if "path" in cells:
+            clip_frames, place = self._own_frames(cells, flags)
+        else:
+            onset, apex, offset = self._sheet_numbers(cells, flags, required=sheet is not None)
+            clip_frames = (onset, apex, offset)
+            if self.check_frames:
+                place = self._locate(cells, folder, onset, offset, flags)
+        onset = clip_frames[0]
+        apex = self._usable_apex(*clip_frames, flags)
+        if (second := cells.get("apex2")) and _frame_number_or_none(second) not in (None, clip_frames[1]):
+            flags.append(f"second_apex:{second}")
+        if self.check_frames and onset is not None and "index" in place:
+            index = place.pop("index")
+            missing = [n for n in (onset, clip_frames[2]) if n not in index]
+            if missing:
+                raise _DropRowError(f"frame {missing[0]} is not on the disk")
+            if apex is not None and apex not in index:
+                flags.append("apex_frame_missing")
+                apex = None
+            place |= {"onset": index[onset], "apex": None if apex is None else index[apex],
+                      "offset": index[clip_frames[2]]}  # fmt: skip
+            for number in {onset, apex, clip_frames[2]} - {None}:
+                self._look_at(place, index[number])
+        place.pop("index", None)
+
+        clip_id = f"{spec.name}/{subject.partition('/')[2]}/{clip}/{onset if onset is not None else 0}"
+        where = f"row {row.number}" if row.number else clip
+        if clip_id in self._rows_by_id:
+            raise _DropRowError(f"same subject, clip and onset as {self._rows_by_id[clip_id]}")
+        self._rows_by_id[clip_id] = where
+        self.records.append(
+            ClipRecord(
+                clip_id=clip_id,
+                source=spec.name,
+                convention=spec.title,
+                subject=subject,
+                clip=clip,
+                fps=self._fps(cells, flags),
+                sheet_frames=clip_frames,
+                **place,
+                **self._labels(cells, flags, where),
+                notes=cells.get("notes", ""),
+                quality=tuple(flags),
+                partition=cells.get("partition") or partition,
+                sheet=sheet,
+                sheet_sha256=digest,
+                row=row.number or None,
+            )
+        )
+
+    def _sheet_numbers(
+        self, cells: Mapping[str, str], flags: list[str], *, required: bool
+    ) -> tuple[int | None, int | None, int | None]:
+        numbers = {}
+        for name in ("onset", "apex", "offset"):
+            try:
+                numbers[name] = _frame_number(cells.get(name, ""))
+            except ValueError:
+                raise _DropRowError(f"{name} is {cells[name]!r}, which is no frame number") from None
+        onset, apex, offset = numbers["onset"], numbers["apex"], numbers["offset"]
+        if not required and onset is None and offset is None:
+            return None, None, None
+        if onset is None:
+            raise _DropRowError("no onset")
+        if offset in (None, 0) and apex is not None and apex > onset:
+            offset = apex
+            flags.append("offset_is_apex")
+        if offset is None:
+            raise _DropRowError("neither offset nor apex")
+        if offset <= onset:
+            raise _DropRowError(f"offset {offset} is not after onset {onset}")
+        return onset, apex, offset
+
+    @staticmethod
+    def _usable_apex(onset: int | None, apex: int | None, offset: int | None, flags: list[str]) -> int | None:
+        """The apex if it can be one; else `None` and a flag, to be spotted in the clip."""
+        if onset is None:
+            flags.append("key_frames_missing")
+        elif apex is None:
+            flags.append("apex_missing")
+        elif apex == onset:
+            flags.append("apex_is_onset")
+        elif apex < onset:
+            flags.append("apex_before_onset")
+        elif apex > offset:
+            flags.append("apex_after_offset")
+        else:
+            return apex
+        return None
+
+    def _locate(
+        self, cells: Mapping[str, str], folder: Path | None, onset: int, offset: int, flags: list[str]
+    ) -> dict[str, Any]:
+        """Folder, files of the clip with its margin, and frame number -> index into the files."""
+        try:
+            folder = folder or self.tree.find(self.spec.frames, cells)
+            if folder is None:
+                wanted = " or ".join(template.format_map(_Lenient(cells)) for template in self.spec.frames)
+                raise _DropRowError(f"no folder {wanted} under the root")
+            numbered = self.tree.frames(folder)
+        except (_LinkOutError, _AmbiguousError) as error:
+            raise _DropRowError(self._in_words(error)) from None
+        if not numbered:
+            raise _DropRowError(f"the folder {folder.relative_to(self.tree.root)} holds no frames")
+        return self._window(folder, numbered, onset, offset, flags)
+
+    def _window(
+        self, folder: Path, numbered: Mapping[int, str], onset: int | None, offset: int | None, flags: list[str]
+    ) -> dict[str, Any]:
+        numbers = list(numbered)
+        if onset is not None:
+            numbers = [n for n in numbers if onset - self.margin <= n <= offset + self.margin]
+            inside = sum(onset <= n <= offset for n in numbers)
+            if 0 < inside < offset - onset + 1:
+                flags.append(f"frames_missing:{offset - onset + 1 - inside}")
+        return {
+            "folder": folder,
+            "files": tuple(numbered[n] for n in numbers),
+            "index": {n: position for position, n in enumerate(numbers)},
+        }
+
+    def _own_frames(
+        self, cells: Mapping[str, str], flags: list[str]
+    ) -> tuple[tuple[int | None, int | None, int | None], dict[str, Any]]:
+        """A generic row: `path` is a folder of frames or a video."""
+        numbers = self._sheet_numbers(cells, flags, required=False)
+        if not self.check_frames:
+            return numbers, {}
+        relative = PurePosixPath(cells["path"])
+        path = self.tree.root / relative
+        if relative.is_absolute() or self.tree.leads_out(path):
+            raise _DropRowError(f"{relative} leads out of the root")
+        if path.is_dir():
+            try:
+                numbered = self.tree.frames(path)
+            except (_LinkOutError, _AmbiguousError) as error:
+                raise _DropRowError(self._in_words(error)) from None
+            if not numbered:
+                raise _DropRowError(f"the folder {relative} holds no frames")
+            return numbers, self._window(path, numbered, numbers[0], numbers[2], flags)
+        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+            onset, apex, offset = numbers
+            good = apex is not None and onset is not None and onset < apex <= offset
+            return numbers, {"video": path, "onset": onset, "apex": apex if good else None, "offset": offset}
+        raise _DropRowError(f"{relative} is neither a folder nor a video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+
+    def _look_at(self, place: Mapping[str, Any], index: int) -> None:
+        """Key frames must be images; damaged files are part of some releases."""
+        path = place["folder"] / place["files"][index]
+        try:
+            with Image.open(path) as image:
+                image.verify()
+        except (UnidentifiedImageError, OSError, SyntaxError):
+            raise _DropRowError(f"{path.relative_to(self.tree.root)} is no readable image") from None
+
+    def _in_words(self, error: Exception) -> str:
+        if isinstance(error, _LinkOutError):
+            return f"{error} is a symbolic link out of the root"
+        return f"ambiguous: {error}" if isinstance(error, _AmbiguousError) else str(error)
+
+    def _fps(self, cells: Mapping[str, str], flags: list[str]) -> float | None:
+        try:
+            fps = float(cells.get("fps") or "nan")
+        except ValueError:
+            fps = float("nan")
+        if fps > 0:
+            return fps
+        if self.spec.fps is None:
+            flags.append("fps_unknown")
+        return self.spec.fps
+
+    def _labels(self, cells: Mapping[str, str], flags: list[str], where: str) -> dict[str, Any]:
+        word = cells.get("emotion", "")
+        emotions: tuple[str, ...] = ()
+        try:
+            emotions = normalise_emotion(word, self.emotion_words)
+        except UnknownEmotionError as error:
+            for unknown in error.words:
+                self.unknown_emotions.setdefault(unknown, []).append(where)
+        coarse = coarse_emotion(emotions, self.spec.coarse)
+        if len(emotions) > 1:
+            flags.append("several_emotions")
+        labels: dict[str, Any] = {"emotion": word or None, "emotions": emotions, "emotion_coarse": coarse}
+
+        derived = None
+        if "action_units" in cells:
+            parsed = parse_action_units(cells["action_units"])
+            labels |= {"action_units_raw": cells["action_units"], "action_units": parsed}
+            derived = objective_class(parsed.units)
+            if parsed.unparsed and cells["action_units"] != "?":
+                flags.append("action_units_unread")
+            if not parsed.units:
+                flags.append("no_action_units")
+        try:
+            stated = parse_objective_class(cells.get("objective", ""))
+        except ValueError:
+            stated = None
+            flags.append(f"objective_class_unread:{cells['objective']}")
+        if stated and derived and stated != derived:
+            flags.append(f"objective_class_by_action_units:{derived}")
+        return {**labels, "objective_class": stated or derived}
+
+
+class _Lenient(dict):
+    """For messages: a field that the row lacks stays as it is written in the template."""
+
+    def __missing__(self, key: str) -> str:
+        return "{" + key + "}"
+
+
+def _unusable(cells: Mapping[str, str], name: str, numbers: set[int] | None) -> bool:
+    """Whether a row's frame number is missing, out of order, or not on the disk."""
+    value = _frame_number_or_none(cells.get(name, ""))
+    onset, apex, offset = (_frame_number_or_none(cells.get(key, "")) for key in ("onset", "apex", "offset"))
+    if value is None or (numbers is not None and value not in numbers):
+        return True
+    if onset is not None and offset is not None and offset <= onset:
+        return True
+    if apex is None or onset is None or offset is None:
+        return False
+    return not onset < apex <= offset
