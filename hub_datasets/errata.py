@@ -2,7 +2,8 @@
 
 An erratum names a row of one release of a sheet and is applied only where the sheet is seen to be wrong: the field
 holds exactly `old`, or, where `old` is `UNUSABLE`, the row's frame numbers as they stand cannot be used (missing, out
-of order, or not on the disk). Whatever is applied, and whatever does not fit the sheet at hand, is listed in the report.
+of order, or not on the disk). Whatever is applied, and whatever does not fit the sheet at hand, is listed in the
+report.
 
 Apexes that are merely missing are not in here: they are spotted in the clip.
 """

@@ -274,8 +274,8 @@ def check_subjects(records: Iterable[ClipRecord]) -> None:
         first = claimed.setdefault(record.subject, record.source)
         if _participants(first) != _participants(record.source):
             raise SubjectClashError(
-                f"Subject {record.subject} is claimed by {first} and by {record.source}. Leave one of the sources out, or "
-                " rename the subject in your own annotations if it is another person."
+                f"Subject {record.subject} is claimed by {first} and {record.source}. Leave one of the sources out, "
+                "or rename the subject in your own annotations if it is another person."
             )
         place = record.folder or record.video
         if place is not None:

@@ -356,7 +356,10 @@ _TABLE = (
         frames=("{subject}/{clip}/color",),
         fps=30,
         versions={
-            860: "v2, micro-expressions", 921: "v1, of which its authors list 22 rows as wrongly labelled", 943: "as in the paper", 4206: "v2, with 3346 macro-expressions"
+            860: "v2, micro-expressions",
+            921: "v1, of which its authors list 22 rows as wrongly labelled",
+            943: "as in the paper",
+            4206: "v2, with 3346 macro-expressions"
         },
         prepare=_prepare_casme3,
         licence=_SIGNED,
