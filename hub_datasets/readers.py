@@ -673,7 +673,7 @@ class _SourceReader:
         if self.spec.prepare is not None:
             second = _matching(self.spec.second_sheet, self.tree) if self.spec.second_sheet else []
             self.report.warnings += self.spec.prepare(rows, tabs, read_tabs(second[0]) if second else None)
-        partition = next((n for p, n in self.spec.partition.items() if re.search(p, path.name, re.IGNORECASE)), None)
+        partition = self.spec.set_of(path.name)
         applicable = [item for item in errata if (item.source, item.rows) == (self.spec.name, len(rows))]
         for row in rows:
             row.cells["subject"] = self._subject(row.cells["subject"])
@@ -921,7 +921,7 @@ class _SourceReader:
             return fps
         if self.spec.fps is None:
             flags.append("fps_unknown")
-        return self.spec.fps
+        return self.spec.fps and float(self.spec.fps)
 
     def _labels(self, cells: Mapping[str, str], flags: list[str], where: str) -> dict[str, Any]:
         word = cells.get("emotion", "")

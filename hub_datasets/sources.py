@@ -134,6 +134,11 @@ class SourceSpec:
     partition: Mapping[str, str] = field(default_factory=dict)
     uncoded: tuple[str, ...] = ()
 
+    def set_of(self, sheet: str) -> str | None:
+        """The fixed set whose sheet has this name, if any."""
+        found = (name for pattern, name in self.partition.items() if re.search(pattern, sheet, re.IGNORECASE))
+        return next(found, None)
+
 
 def _prepare_casme_squared(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
     """CAS(ME)^2: two further tabs without header turn participant and video name into the folders' codes.

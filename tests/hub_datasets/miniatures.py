@@ -196,7 +196,8 @@ def samm(root: Path) -> Path:
 def samm_long(root: Path) -> Path:
     """Macro-expressions among the micro-expressions, no emotion; SAMM's own sheet lies beside it."""
     header = [
-        "Subject", "Filename", "Inducement Code", "Onset", "Apex", "Offset", "Duration", "Type", "Action Units", "Notes"
+        "Subject", "Filename", "Inducement Code", "Onset", "Apex", "Offset", "Duration", "Type", "Action Units",
+        "Notes",
     ]  # fmt: skip
     rows = [
         ["006", "006_1_1", 1, 2, 6, 11, 10, "Macro", "12", None],
@@ -347,7 +348,7 @@ def mmew(root: Path) -> Path:
         [4, "S04-03-001", 2, 6, 10, "AU1+AU2", "surprise", None],
     ]
     write_xlsx(root / "MMEW_Micro_Exp.xlsx", {"Sheet1": [header, *rows]})
-    for subject, clip, onset, apex, offset, _, emotion, _ in rows:
+    for subject, clip, _, apex, offset, _, emotion, _ in rows:
         name = "repression" if emotion == "others" else emotion
         first = root / "Micro_Expression"
         # Both layouts that are in use.
@@ -480,7 +481,7 @@ SAMM_COUNTS = Counter(
 
 
 def full_casme2_sheet(root: Path) -> Path:
-    """255 rows with the released sheet's emotion counts, 26 subjects of whom two show nothing that the composite has."""
+    """255 rows with the released sheet's emotion counts, 26 subjects of whom two are not in the composite."""
     inside = {word: CASME2_COUNTS[word] for word in ("disgust", "repression", "happiness", "surprise")}
     rows = []
     for index, (subject, word) in enumerate(_spread(inside, 24)):
@@ -504,8 +505,8 @@ def full_samm_sheet(root: Path) -> Path:
     rows = []
     inside = {word: count for word, count in SAMM_COUNTS.items() if word != "Other"}
     for index, (subject, word) in enumerate(_spread(inside, 28)):
-        rows.append([f"{subject + 5:03d}", f"{subject + 5:03d}_{index % 7 + 1}_{index}", 1, 100, 120, 140, 41, "Micro", "4",
-                     word, 3, None])  # fmt: skip
+        name = f"{subject + 5:03d}"
+        rows.append([name, f"{name}_{index % 7 + 1}_{index}", 1, 100, 120, 140, 41, "Micro", "4", word, 3, None])
     for index in range(SAMM_COUNTS["Other"]):
         subject = 6 + index if index < 25 else 37
         rows.append(
