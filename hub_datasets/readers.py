@@ -367,7 +367,7 @@ def read_tabs(path: Path) -> dict[str, list[list[str]]]:
         elif path.suffix.lower() == ".jsonl":
             tabs = {path.stem: _read_json_lines(path)}
         else:
-            frames = pd.read_excel(path, sheet_name=None, header=None, dtype=object)
+            frames = pd.read_excel(path, sheet_name=None, header=None, dtype=object, engine="calamine")
             tabs = {str(name): [[cell_text(cell) for cell in line] for line in frame.to_numpy()]
                     for name, frame in frames.items()}  # fmt: skip
     except ImportError:

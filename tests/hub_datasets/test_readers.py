@@ -130,6 +130,18 @@ def test_the_release_is_told_by_its_row_count(tmp_path, write, name, rows, versi
     assert not report.warnings
 
 
+def test_rows_are_counted_as_the_spreadsheet_program_does(tmp_path):
+    """Blank rows and columns before the table, blank rows within it."""
+    lines = [[], [None, "notes"], [], CASME2_HEADER, [1, "a", None, 1, 2, 3, None, 4, "fear"], [],
+             [1, "b", None, 1, 2, 3, None, 4, "fear"]]  # fmt: skip
+    for suffix, write in (("xlsx", write_xlsx), ("xls", write_xls)):
+        root = tmp_path / suffix
+        write(root / f"CASME2-coding-20190701.{suffix}", {"Sheet1": [[None, *line] for line in lines]})
+        records, report = read_source("casme2", root, check_frames=False)
+        assert [(record.clip, record.row) for record in records] == [("a", 5), ("b", 7)]
+        assert report.drops == []
+
+
 def test_an_unknown_row_count_is_reported_with_the_known_ones(read):
     _, report = read("samm")
     assert report.version == "no known release has 18 rows"
