@@ -138,7 +138,7 @@ def parse_objective_class(text: str) -> str | None:
     name = str(text).strip().upper().removeprefix("CLASS").strip()
     if not name:
         return None
-    if name.isdigit() and 1 <= int(name) <= len(_OBJECTIVE_NAMES):
+    if name.isdecimal() and 1 <= int(name) <= len(_OBJECTIVE_NAMES):
         return _OBJECTIVE_NAMES[int(name) - 1]
     if name not in _OBJECTIVE_NAMES:
         raise ValueError(f"{text!r} is no objective class; they are {', '.join(_OBJECTIVE_NAMES)} or 1 to 7.")

@@ -40,7 +40,9 @@ from .sources import ALIASES, PARTICIPANTS, SOURCES, SheetRow, SourceSpec, gener
 
 READER_VERSION = "readers 1"
 HEADER_ROWS = 20  # a preamble is shorter than this
+LONGEST = 0.5  # seconds; what lasts longer is a macro-expression by the usual definition, and some sheets have them
 VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
+_MOST_FRAMES = 2**31 - 1  # what a row of the dataset can hold
 _NO_NUMBER = frozenset({"", "/", "\\", "-", "?", "nan", "none", "n/a"})
 
 
@@ -503,7 +505,7 @@ def _frame_number(text: str) -> int | None:
     if text.casefold() in _NO_NUMBER:
         return None
     number = float(text)
-    if not number.is_integer() or number < 0:
+    if not number.is_integer() or not 0 <= number <= _MOST_FRAMES:
         raise ValueError(text)
     return int(number)
 
@@ -651,7 +653,6 @@ class _SourceReader:
         self.records: list[ClipRecord] = []
         self.unknown_emotions: dict[str, list[str]] = {}
         self._rows_by_id: dict[str, str] = {}
-        self._fixed: dict[tuple[int, str], str] = {}  # (row number, field) -> text by an erratum
 
     def read_sheet(self, path: Path, errata: Sequence[Erratum]) -> None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -675,10 +676,9 @@ class _SourceReader:
             self.report.warnings += self.spec.prepare(rows, tabs, read_tabs(second[0]) if second else None)
         partition = self.spec.set_of(path.name)
         applicable = [item for item in errata if (item.source, item.rows) == (self.spec.name, len(rows))]
-        for row in rows:
+        for row in rows:  # before the errata, which look for the row's folder
             row.cells["subject"] = self._subject(row.cells["subject"])
-        for row in rows:
-            self._correct(row, [item for item in applicable if item.row == row.index], {r.index: r for r in rows})
+        self._correct({row.index: row for row in rows}, applicable)
         for row in rows:
             if not is_micro(row):
                 self.report.left_out[row.cells["type"]] += 1
@@ -713,34 +713,40 @@ class _SourceReader:
         match = re.fullmatch(r"[a-z]*0*(\d+)", text, re.IGNORECASE) if self.spec.subject != "{}" else None
         return self.spec.subject.format(int(match[1])) if match else text
 
-    def _correct(self, row: SheetRow, errata: Sequence[Erratum], rows: Mapping[int, SheetRow]) -> None:
-        """Applies the errata that fit the row as it stands in the sheet, all judged before any is applied."""
-        if not errata:
-            return
-        numbers = None
-        if self.check_frames and any(item.old == UNUSABLE and item.donor is None for item in errata):
-            try:
-                folder = self.tree.find(self.spec.frames, row.cells)
-                numbers = set(self.tree.frames(folder)) if folder is not None else None
-            except (_LinkOutError, _AmbiguousError):
-                numbers = None  # the row will be dropped for it
-        original = {**row.cells}
+    def _correct(self, rows: Mapping[int, SheetRow], errata: Sequence[Erratum]) -> None:
+        """Applies the errata that fit the sheet as it stands: all are judged before any is applied."""
+        fitting = []
         for item in errata:
-            found = original.get(item.field, "")
+            row = rows.get(item.row)
+            if row is None:
+                self.report.warnings.append(f"An erratum speaks of row {item.row}, which holds no clip: {item.why}.")
+                continue
+            new = item.new
             if item.donor is not None:
+                # A swap shows in both rows: what was moved contradicts what was not.
                 donor = rows.get(item.donor)
                 fits = donor is not None and all("emotion_columns_disagree" in r.flags for r in (row, donor))
-                new = donor.cells.get(item.field, "") if donor is not None else ""
-                new = self._fixed.get((donor.number, item.field), new) if donor is not None else new
+                new = donor.cells[item.field] if donor is not None else ""
+            elif item.old == UNUSABLE:
+                fits = _unusable(row.cells, item.field, self._numbers_on_disk(row))
             else:
-                fits = found == item.old if item.old != UNUSABLE else _unusable(original, item.field, numbers)
-                new = item.new
-            if fits:
-                self._fixed[(row.number, item.field)] = found
-                row.cells[item.field] = new
-                row.flags.append(f"erratum:{item.field}")
+                fits = row.cells.get(item.field, "") == item.old
             key = f"row {row.number}, {row.cells['subject']}/{row.cells.get('clip', '')}"
-            self.report.errata.append(ErratumNote(item, key, found, fits))
+            self.report.errata.append(ErratumNote(item, key, row.cells.get(item.field, ""), fits))
+            if fits:
+                fitting.append((row, item.field, new))
+        for row, name, new in fitting:
+            row.cells[name] = new
+            row.flags.append(f"erratum:{name}")
+
+    def _numbers_on_disk(self, row: SheetRow) -> set[int] | None:
+        if not self.check_frames:
+            return None
+        try:
+            folder = self.tree.find(self.spec.frames, row.cells)
+            return set(self.tree.frames(folder)) if folder is not None else None
+        except (_LinkOutError, _AmbiguousError):
+            return None  # the row will be dropped for it
 
     def _add(
         self, row: SheetRow, partition: str | None, sheet: str | None, digest: str | None, folder: Path | None = None
@@ -777,6 +783,9 @@ class _SourceReader:
                 self._look_at(place, index[number])
         place.pop("index", None)
 
+        fps = self._fps(cells, flags)
+        if fps is not None and onset is not None and (clip_frames[2] - onset) / fps > LONGEST:
+            flags.append("longer_than_half_a_second")
         clip_id = f"{spec.name}/{subject.partition('/')[2]}/{clip}/{onset if onset is not None else 0}"
         where = f"row {row.number}" if row.number else clip
         if clip_id in self._rows_by_id:
@@ -789,7 +798,7 @@ class _SourceReader:
                 convention=spec.title,
                 subject=subject,
                 clip=clip,
-                fps=self._fps(cells, flags),
+                fps=fps,
                 sheet_frames=clip_frames,
                 **place,
                 **self._labels(cells, flags, where),
@@ -914,14 +923,13 @@ class _SourceReader:
 
     def _fps(self, cells: Mapping[str, str], flags: list[str]) -> float | None:
         try:
-            fps = float(cells.get("fps") or "nan")
+            fps = float(cells.get("fps") or self.spec.fps or "nan")
         except ValueError:
             fps = float("nan")
-        if fps > 0:
+        if 0 < fps < float("inf"):
             return fps
-        if self.spec.fps is None:
-            flags.append("fps_unknown")
-        return self.spec.fps and float(self.spec.fps)
+        flags.append("fps_unknown")
+        return None
 
     def _labels(self, cells: Mapping[str, str], flags: list[str], where: str) -> dict[str, Any]:
         word = cells.get("emotion", "")

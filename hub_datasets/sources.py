@@ -148,10 +148,10 @@ def _prepare_casme_squared(rows: list[SheetRow], tabs: Tabs, second: Tabs | None
     subjects, videos = {}, {}
     for line in tabs.get("naming rule1", ()):
         folder = next((cell for cell in line if re.fullmatch(r"s\d+", cell)), None)
-        if folder is not None and line[-1].isdigit():
+        if folder is not None and line[-1].isdecimal():
             subjects[line[-1]] = folder
     for line in tabs.get("naming rule2", ()):
-        if len(line) >= 2 and line[0].isdigit():
+        if len(line) >= 2 and line[0].isdecimal():
             videos[line[1].casefold()] = f"{int(line[0]):04d}"
     warnings = []
     for row in rows:
@@ -194,12 +194,12 @@ def _prepare_casme3(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> li
     """CAS(ME)^3 part A, full sheet: the tab "eye blink" tells which clips contain a blink."""
     blinks: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for line in tabs.get("eye blink", ()):
-        if len(line) >= 4 and line[2].isdigit() and line[3].isdigit():
+        if len(line) >= 4 and line[2].isdecimal() and line[3].isdecimal():
             blinks.setdefault((line[0], line[1]), []).append((int(line[2]), int(line[3])))
     for row in rows:
         first, last = row.cells.get("onset", ""), row.cells.get("offset", "")
         spans = blinks.get((row.cells["subject"], row.cells["clip"]), ())
-        if first.isdigit() and last.isdigit() and any(a <= int(last) and b >= int(first) for a, b in spans):
+        if first.isdecimal() and last.isdecimal() and any(a <= int(last) and b >= int(first) for a, b in spans):
             row.flags.append("blink")
     return []
 
@@ -231,7 +231,7 @@ def _prepare_dfme(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list
     """DFME gives the emotion as word and as number: where the two differ the row is flagged."""
     for row in rows:
         number, word = row.cells.get("emotion_id", ""), row.cells["emotion"].casefold()
-        known = number.isdigit() and int(number) < len(_DFME_EMOTIONS)
+        known = number.isdecimal() and int(number) < len(_DFME_EMOTIONS)
         if number and not (known and _DFME_EMOTIONS[int(number)] == word):
             row.flags.append("emotion_id_disagrees")
     return []

@@ -168,7 +168,7 @@ SAMM_ROWS = [
 ]
 
 
-def _samm_lines() -> list[list]:
+def samm_lines() -> list[list]:
     preamble = [
         ["SAMM micro-movements"],
         [],
@@ -184,7 +184,7 @@ def _samm_lines() -> list[list]:
 
 def samm(root: Path) -> Path:
     """A preamble of 13 rows that mentions column names, padding that differs by clip, confounds in the notes."""
-    write_xlsx(root / "SAMM_Micro_FACS_Codes_v2.xlsx", {"MICRO_ONLY": _samm_lines()})
+    write_xlsx(root / "SAMM_Micro_FACS_Codes_v2.xlsx", {"MICRO_ONLY": samm_lines()})
     for subject, clip, onset, apex, offset, *_, digits in SAMM_ROWS:
         name = f"{int(subject):03d}"
         folder = root / "SAMM" / name / clip
@@ -207,7 +207,7 @@ def samm_long(root: Path) -> Path:
     ]
     preamble = [["SAMM Long Videos"], *([f"Remark {number}"] for number in range(8))]
     write_xlsx(root / "SAMM_LongVideos_V2_Release.xlsx", {"FACS codes": [*preamble, header, *rows]})
-    write_xlsx(root / "SAMM_Micro_FACS_Codes_v2.xlsx", {"MICRO_ONLY": _samm_lines()})
+    write_xlsx(root / "SAMM_Micro_FACS_Codes_v2.xlsx", {"MICRO_ONLY": samm_lines()})
     for video in ("006_1", "011_1", "011_9"):
         folder = root / "SAMM_longvideos" / video
         write_frames([folder / f"{video}_{number:04d}.jpg" for number in range(1, 26)], f"samm{video[:3]}", 17)
@@ -512,7 +512,7 @@ def full_samm_sheet(root: Path) -> Path:
         rows.append(
             [f"{subject:03d}", f"{subject:03d}_8_{index}", 1, 100, 120, 140, 41, "Micro", "14", "Other", 7, None]
         )
-    write_xlsx(root / "SAMM_Micro_FACS_Codes_v2.xlsx", {"MICRO_ONLY": [*_samm_lines()[:13], SAMM_HEADER, *rows]})
+    write_xlsx(root / "SAMM_Micro_FACS_Codes_v2.xlsx", {"MICRO_ONLY": [*samm_lines()[:13], SAMM_HEADER, *rows]})
     return root
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from deft_llm.hub_datasets.emotions import (
     COARSE_EMOTION,
@@ -29,7 +31,7 @@ from deft_llm.hub_datasets.sources import ALIASES, SOURCES
 from deft_llm.processing.action_unit_grammar import parse_action_units
 from deft_llm.processing.video_reading import open_clip
 from tests.hub_datasets import miniatures
-from tests.hub_datasets.miniatures import CASME2_HEADER, MINIATURES, write_csv, write_xls, write_xlsx
+from tests.hub_datasets.miniatures import CASME2_HEADER, DFME_HEADER, MINIATURES, write_csv, write_xls, write_xlsx
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +246,29 @@ def test_casme2_variant_with_other_titles_and_unnamed_columns(tmp_path):
     assert records[0].sheet_frames == (46, 51, 56)
 
 
+@pytest.mark.parametrize(
+    ("position", "title"),
+    [(position, title) for position, name in
+     {0: "subject", 1: "clip", 3: "onset", 4: "apex", 5: "offset", 7: "action_units", 8: "emotion"}.items()
+     for title in (*ALIASES[name], ALIASES[name][0].upper(), f" {ALIASES[name][-1]} ")],
+)  # fmt: skip
+def test_columns_are_known_by_every_title_in_use(tmp_path, position, title):
+    header = [title if place == position else name for place, name in enumerate(CASME2_HEADER)]
+    write_xlsx(
+        tmp_path / "CASME2-coding-20190701.xlsx", {"Sheet1": [header, [1, "a", None, 1, 2, 3, None, 4, "fear"]]}
+    )
+    (record,), _ = read_source("casme2", tmp_path, check_frames=False)
+    assert record.clip_id == "casme2/sub01/a/1"
+    assert (record.sheet_frames, record.action_units_raw, record.emotion) == ((1, 2, 3), "4", "fear")
+
+
+def test_expressions_longer_than_half_a_second_are_flagged(tmp_path):
+    rows = [[1, "a", None, 100, 150, 200, None, 4, "fear"], [1, "b", None, 100, 150, 201, None, 4, "fear"]]
+    write_xlsx(tmp_path / "CASME2-coding-20190701.xlsx", {"Sheet1": [CASME2_HEADER, *rows]})
+    records, _ = read_source("casme2", tmp_path, check_frames=False)
+    assert [record.quality for record in records] == [(), ("longer_than_half_a_second",)]  # at 200 fps
+
+
 # --- SAMM -----------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +276,13 @@ def test_samm_header_stands_below_a_preamble(read):
     records, report = read("samm")
     assert records["006_1_2"].row == 15
     assert report.rows == 18
+
+
+def test_samm_saved_again_without_the_preamble(tmp_path):
+    lines = miniatures.samm_lines()[13:]
+    write_xlsx(tmp_path / "SAMM_20181215_Micro_FACS_Codes_v2.xlsx", {"MICRO_ONLY": lines})
+    records, _ = read_source("samm", tmp_path, check_frames=False)
+    assert (len(records), records[0].row) == (18, 2)
 
 
 def test_samm_padding_differs_by_clip(read):
@@ -779,6 +811,15 @@ def test_a_sheet_that_links_out_of_the_root_is_refused(copied, tmp_path):
         read_source("casme2", root)
 
 
+def test_two_folders_that_could_be_the_clip_are_not_guessed_between(copied):
+    root = copied("mmew")
+    shutil.copytree(root / "Micro_Expression/S03/happiness/S03-01-002", root / "Micro_Expression/S03/fear/S03-01-002")
+    _, report = read_source("mmew", root)
+    assert reasons(report)["S03/S03-01-002/1"] == (
+        "ambiguous: Micro_Expression/S03/fear/S03-01-002, Micro_Expression/S03/happiness/S03-01-002"
+    )
+
+
 def test_two_files_with_one_frame_number_are_ambiguous(copied):
     root = copied("casme2")
     folder = root / "CASME2_RAW_selected" / "sub01" / "EP03_02"
@@ -818,6 +859,22 @@ def test_the_output_never_lies_in_a_data_set_behind_a_link(roots, tmp_path):
     (tmp_path / "link").symlink_to(roots["casme2"])
     with pytest.raises(ValueError, match="lie in each other"):
         refuse_output_in_root(tmp_path / "link" / "out", [roots["casme2"]])
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    header=st.permutations([*DFME_HEADER, "", "Remarks"]),
+    lines=st.lists(st.lists(st.text(max_size=6) | st.integers(-5, 10**12).map(str), max_size=12), max_size=6),
+)
+def test_whatever_the_cells_hold_rows_are_accounted_for_or_one_error_is_raised(tmp_path, header, lines):
+    write_csv(tmp_path / "DFME.csv", [header, *lines])
+    try:
+        records, report = read_source("dfme", tmp_path, check_frames=False)
+    except (SheetError, UnknownEmotionError):
+        return
+    filled = [line for line in lines if any(cell.strip() for cell in line)]
+    assert len(records) + len(report.drops) <= len(filled)
+    assert len(records) + len(report.drops) == report.rows + sum("text" in drop.reason for drop in report.drops)
 
 
 # --- Words and classes ----------------------------------------------------------------------------------------------
