@@ -429,7 +429,9 @@ def _columns_of(line: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def table_of(spec: SourceSpec, tabs: Mapping[str, list[list[str]]], file: str) -> tuple[list[SheetRow], list[str]]:
+def table_of(
+    spec: SourceSpec, tabs: Mapping[str, list[list[str]]], file: str
+) -> tuple[list[SheetRow], list[tuple[int, str]]]:
     """The rows below the header of the tab that holds the clips, and the lines of text among them.
 
     Raises:
@@ -477,7 +479,7 @@ def _needed(fields: Iterable[str]) -> str:
 
 def _rows_below(
     lines: list[list[str]], start: int, columns: Mapping[str, int], others: Mapping[str, int]
-) -> tuple[list[SheetRow], list[str]]:
+) -> tuple[list[SheetRow], list[tuple[int, str]]]:
     def at(line: Sequence[str], position: int) -> str:
         return line[position] if position < len(line) else ""
 
@@ -496,7 +498,7 @@ def _rows_below(
                 SheetRow(number, index, cells, {title: at(line, position) for title, position in others.items()})
             )
         elif any(line):
-            texts.append(f"row {number}: {' '.join(cell for cell in line if cell)[:80]}")
+            texts.append((number, " ".join(cell for cell in line if cell)[:80]))
     return rows, texts
 
 
@@ -662,10 +664,7 @@ class _SourceReader:
             raise SheetError(f"{path.name}: a header and no clip below it. Fetch the sheet again from its owner.")
         self.report.sheets.append({"name": path.name, "sha256": digest, "rows": len(rows)})
         self.report.rows += len(rows)
-        self.report.drops += [
-            Drop(path.name, int(re.search(r"\d+", text).group()), "", f"no clip but text: {text.partition(': ')[2]}")
-            for text in texts
-        ]
+        self.report.drops += [Drop(path.name, number, "", f"no clip but text: {text}") for number, text in texts]
         self.report.warnings += [
             f"{path.name} has no column for {name}."
             for name in ("emotion", "action_units")

@@ -864,7 +864,16 @@ def test_the_output_never_lies_in_a_data_set_behind_a_link(roots, tmp_path):
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     header=st.permutations([*DFME_HEADER, "", "Remarks"]),
-    lines=st.lists(st.lists(st.text(max_size=6) | st.integers(-5, 10**12).map(str), max_size=12), max_size=6),
+    lines=st.lists(
+        st.lists(
+            st.sampled_from(["1", "2", "3", "4+7", "disgust", "sub0001", "/", "200"])
+            | st.text(max_size=6)
+            | st.integers(-5, 10**12).map(str),
+            min_size=9,
+            max_size=12,
+        ),
+        max_size=6,
+    ),
 )
 def test_whatever_the_cells_hold_rows_are_accounted_for_or_one_error_is_raised(tmp_path, header, lines):
     write_csv(tmp_path / "DFME.csv", [header, *lines])
