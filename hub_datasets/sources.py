@@ -107,7 +107,7 @@ class SourceSpec:
         versions: number of labelled rows -> which release it is.
         all_sheets: several files belong together (DFME's three sets).
         second_sheet: patterns of a sheet that is read besides, for `prepare`.
-        clip_folders: the folder tree of a source that can be read without a sheet.
+        clip_folders: the folder tree of a source that can be read without a sheet; where it is there it is read.
         emotion_words: words of this source only. coarse: where it draws the line between coarse classes elsewhere.
         partition: file name patterns -> name of a fixed set.
         uncoded: labels that no release of the source has, so that nobody need be told.
@@ -147,12 +147,13 @@ def _prepare_casme_squared(rows: list[SheetRow], tabs: Tabs, second: Tabs | None
     """
     subjects, videos = {}, {}
     for line in tabs.get("naming rule1", ()):
-        folder = next((cell for cell in line if re.fullmatch(r"s\d+", cell)), None)
-        if folder is not None and line[-1].isdecimal():
-            subjects[line[-1]] = folder
+        filled = [cell for cell in line if cell]
+        if len(filled) >= 2 and filled[-1].isdecimal():
+            subjects[filled[-1]] = filled[0]
     for line in tabs.get("naming rule2", ()):
-        if len(line) >= 2 and line[0].isdecimal():
-            videos[line[1].casefold()] = f"{int(line[0]):04d}"
+        filled = [cell for cell in line if cell]
+        if len(filled) >= 2 and filled[0].isdecimal():
+            videos[filled[1].casefold()] = f"{int(filled[0]):04d}"
     warnings = []
     for row in rows:
         participant, video = row.cells["subject"], row.cells["clip"].rsplit("_", 1)[0]

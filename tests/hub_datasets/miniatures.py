@@ -216,7 +216,7 @@ def samm_long(root: Path) -> Path:
 
 SMIC_CLIPS = [
     ("s1", "negative", "s1_ne_01"),
-    ("s1", "surprise", "s1_sur_01"),
+    ("s3", "surprise", "s3_sur_01"),
     ("s20", "negative", "s20_ne_01"),
     ("s20", "negative", "s20_ne_02"),
     ("s20", "positive", "s20_po_01"),

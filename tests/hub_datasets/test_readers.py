@@ -365,8 +365,13 @@ def test_smic_is_read_from_its_folders_one_camera_at_a_time(read, camera, clips,
 
 def test_smic_cameras_filmed_the_same_people(roots):
     records, _ = read_sources({f"smic-{camera}": roots["smic-hs"] for camera in ("hs", "vis", "nir")})
-    assert {record.subject for record in records} == {"smic/s01", "smic/s20"}
+    assert {record.subject for record in records} == {"smic/s01", "smic/s03", "smic/s20"}
     assert len({record.clip_id for record in records}) == len(records)
+
+
+def test_smic_subjects_come_in_natural_order(roots):
+    records, _ = read_source("smic-hs", roots["smic-hs"])
+    assert [record.clip for record in records] == ["s1_ne_01", "s3_sur_01", "s20_ne_01", "s20_ne_02", "s20_po_01"]
 
 
 def test_smic_folder_and_clip_code_that_disagree_are_flagged(read):
@@ -533,6 +538,16 @@ def test_dfme_sets_frame_rates_and_descriptors(roots):
 def test_dfme_word_and_number_that_disagree_are_flagged(read):
     records, _ = read("dfme")
     assert [clip for clip, r in records.items() if "emotion_id_disagrees" in r.quality] == ["sub0200_01"]
+
+
+def test_dfme_damaged_key_frame_drops_the_row(copied):
+    root = copied("dfme")
+    path = root / "train_frames" / "sub0008_02" / "00008.png"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    _, report = read_source("dfme", root)
+    assert reasons(report) == {"sub0008/sub0008_02/4": "train_frames/sub0008_02/00008.png is no readable image"}
 
 
 def test_dfme_as_csv(tmp_path, read):
