@@ -9,11 +9,7 @@ ever written, and no pixel is decoded.
 
 from __future__ import annotations
 
-import csv
-import fnmatch
 import hashlib
-import io
-import json
 import os
 import re
 from collections import Counter
@@ -22,11 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from deft_llm.processing.action_unit_grammar import ParsedCell, parse_action_units
-from deft_llm.processing.video_reading import IMAGE_SUFFIXES
 
 from .emotions import (
     UnknownEmotionError,
@@ -36,18 +30,21 @@ from .emotions import (
     parse_objective_class,
 )
 from .errata import ERRATA, UNUSABLE, Erratum
-from .sources import ALIASES, PARTICIPANTS, SOURCES, SheetRow, SourceSpec, generic_spec, is_micro
+from .folders import AmbiguousError, FolderTree, LinkOutError
+from .sheets import (
+    SheetError,
+    find_sheets,
+    frame_number,
+    frame_number_or_none,
+    matching_sheets,
+    read_tabs,
+    table_of,
+)
+from .sources import PARTICIPANTS, SOURCES, SheetRow, SourceSpec, generic_spec, is_micro
 
 READER_VERSION = "readers 1"
-HEADER_ROWS = 20  # a preamble is shorter than this
 LONGEST = 0.5  # seconds; what lasts longer is a macro-expression by the usual definition, and some sheets have them
 VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
-_MOST_FRAMES = 2**31 - 1  # what a row of the dataset can hold
-_NO_NUMBER = frozenset({"", "/", "\\", "-", "?", "nan", "none", "n/a"})
-
-
-class SheetError(ValueError):
-    """A coding sheet that is missing, empty, ambiguous or has other columns than its data set's. Says what to do."""
 
 
 class SubjectClashError(ValueError):
@@ -138,7 +135,7 @@ class ReadReport:
 
     Args:
         rows: labelled rows in the sheets, or clip folders. version: the release with that many rows, or that none
-            is known. sheets: name, SHA-256 and rows of each file.
+            is known. sheets: name, SHA-256 and rows of each file, no rows for one that is only looked up in.
         left_out: rows that are no micro-expression, by kind.
     """
 
@@ -169,7 +166,10 @@ class ReadReport:
             f"{self.title} ({self.source}): {self.records} clips of {self.subjects} subjects from {self.rows} rows; "
             f"{self.version}"
         ]
-        lines += [f"  sheet {item['name']}, {item['rows']} rows, SHA-256 {item['sha256']}" for item in self.sheets]
+        lines += [
+            f"  sheet {item['name']}, {item['rows'] or 'only looked up in, no'} rows, SHA-256 {item['sha256']}"
+            for item in self.sheets
+        ]
         lines += [f"  {count} left out: {kind}" for kind, count in sorted(self.left_out.items())]
         lines += [
             f"  dropped, {drop.sheet or 'folder'} row {drop.row}, {drop.key}: {drop.reason}" for drop in self.drops
@@ -217,7 +217,7 @@ def read_source(
         raise NotADirectoryError(f"{root}: not a folder; pass the folder that {name} was unpacked to.")
     root = root.resolve()
     spec = SOURCES.get(name) or _own_recordings(name, root, sheet)
-    tree = _Tree(root)
+    tree = FolderTree(root)
     report = ReadReport(spec.name, spec.title)
     words = {**spec.emotion_words, **(emotion_words or {})}
     reader = _SourceReader(spec, tree, report, check_frames, margin, words)
@@ -228,7 +228,7 @@ def read_source(
         for folder in folders:
             reader.read_folder(folder)
     else:
-        for path in _find_sheets(spec, tree, sheet):
+        for path in find_sheets(spec, tree, sheet):
             reader.read_sheet(path, errata)
     if reader.unknown_emotions:
         places = "; ".join(f"{word!r} in {', '.join(rows)}" for word, rows in reader.unknown_emotions.items())
@@ -315,324 +315,6 @@ def _own_recordings(name: str, root: Path, sheet: str | os.PathLike | None) -> S
     return spec
 
 
-# --- Sheets ---------------------------------------------------------------------------------------------------------
-
-
-def _find_sheets(spec: SourceSpec, tree: _Tree, sheet: str | os.PathLike | None) -> list[Path]:
-    if sheet is not None:
-        path = Path(sheet)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such coding sheet.")
-        return [path]
-    found = _matching(spec.sheets, tree)
-    if not found:
-        raise SheetError(
-            f"{spec.title}: no coding sheet in {tree.root} or one level below; expected a file like "
-            f"{' or '.join(spec.sheets)}. Pass sheet=PATH if it has another name."
-        )
-    if len(found) > 1 and not spec.all_sheets:
-        raise SheetError(
-            f"{spec.title}: several coding sheets, {', '.join(path.name for path in found)}. Pass sheet=PATH to say "
-            "which one; releases differ."
-        )
-    return found
-
-
-def _matching(patterns: Sequence[str], tree: _Tree) -> list[Path]:
-    """Files of the first pattern that any file matches, those in the root before those one level below."""
-    for folders in ((tree.root,), tree.folders_of(tree.root)):
-        for pattern in patterns:
-            found = [
-                folder / name
-                for folder in folders
-                for name in tree.names(folder)
-                # "~$" is what a spreadsheet program leaves beside an open file.
-                if fnmatch.fnmatch(name.casefold(), pattern.casefold()) and not name.startswith(("~$", "."))
-            ]
-            if found:
-                outside = next((path for path in found if tree.leads_out(path)), None)
-                if outside is not None:
-                    raise SheetError(f"{outside}: a symbolic link out of {tree.root}; pass sheet=PATH to read it.")
-                return [path for path in found if path.is_file()]
-    return []
-
-
-def read_tabs(path: Path) -> dict[str, list[list[str]]]:
-    """All tabs of an .xls or .xlsx, or the one table of a .csv, .tsv or .jsonl, every cell as text.
-
-    Raises:
-        SheetError: the file cannot be read as what its name says, or holds nothing.
-    """
-    try:
-        if path.suffix.lower() in (".csv", ".tsv", ".txt"):
-            tabs = {path.stem: _read_separated(path)}
-        elif path.suffix.lower() == ".jsonl":
-            tabs = {path.stem: _read_json_lines(path)}
-        else:
-            frames = pd.read_excel(path, sheet_name=None, header=None, dtype=object, engine="calamine")
-            tabs = {str(name): [[cell_text(cell) for cell in line] for line in frame.to_numpy()]
-                    for name, frame in frames.items()}  # fmt: skip
-    except ImportError:
-        raise  # pandas says which package reads this format
-    # openpyxl, xlrd, zipfile, csv and json all have exceptions of their own for a damaged file.
-    except Exception as error:
-        raise SheetError(f"{path.name}: cannot be read ({error}).") from error
-    if not any(any(line) for lines in tabs.values() for line in lines):
-        raise SheetError(f"{path.name}: the sheet is empty. Fetch it again from its owner.")
-    return tabs
-
-
-def cell_text(cell: Any) -> str:
-    """A cell as the annotator typed it: 4 and 4.0 are "4", an empty one is ""."""
-    if cell is None or (isinstance(cell, float) and cell != cell) or cell is pd.NaT:
-        return ""
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return str(cell).replace("\xa0", " ").strip()
-
-
-def _read_separated(path: Path) -> list[list[str]]:
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("gb18030")  # what Chinese spreadsheet programs write
-    lines = text.splitlines()
-    separator = max(",;\t", key=lambda character: sum(line.count(character) for line in lines[:HEADER_ROWS]))
-    return [[cell_text(cell) for cell in line] for line in csv.reader(io.StringIO(text), delimiter=separator)]
-
-
-def _read_json_lines(path: Path) -> list[list[str]]:
-    items = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    wrong = next((number for number, item in enumerate(items, 1) if not isinstance(item, dict)), None)
-    if wrong is not None:
-        raise ValueError(f"line {wrong} is no JSON object")
-    columns = list(dict.fromkeys(name for item in items for name in item))
-    return [columns] + [[cell_text(item.get(name)) for name in columns] for item in items]
-
-
-def _plain(title: str) -> str:
-    return re.sub(r"[\W_]+", "", title.casefold())
-
-
-_FIELDS = {name: [_plain(alias) for alias in aliases] for name, aliases in ALIASES.items()}
-
-
-def _columns_of(line: Sequence[str]) -> dict[str, int]:
-    """Field -> position of its column in a header row."""
-    titles = [_plain(title) for title in line]
-    found = {}
-    for name, aliases in _FIELDS.items():
-        position = next((titles.index(alias) for alias in aliases if alias in titles), None)
-        if position is not None:
-            found[name] = position
-    return found
-
-
-def table_of(
-    spec: SourceSpec, tabs: Mapping[str, list[list[str]]], file: str
-) -> tuple[list[SheetRow], list[tuple[int, str]]]:
-    """The rows below the header of the tab that holds the clips, and the lines of text among them.
-
-    Raises:
-        SheetError: no tab has the columns that the source needs; the nearest header is quoted.
-    """
-    named = [tab for tab in spec.tabs if tab in tabs]
-    best: tuple[int, str, Sequence[str], dict[str, int]] = (0, "", (), {})
-    for tab in named[:1] or tabs:
-        for start, line in enumerate(tabs[tab][:HEADER_ROWS]):
-            columns = _columns_of(line)
-            if set(spec.required) <= columns.keys():
-                others = {
-                    title: position
-                    for position, title in enumerate(line)
-                    if title and not title.startswith("Unnamed:") and position not in columns.values()
-                }
-                return _rows_below(tabs[tab], start + 1, columns, others)
-            if len(columns) > best[0]:
-                best = (len(columns), tab, line, columns)
-    if spec.columns:
-        tab = next(iter(named or tabs))
-        first = next((line for line in tabs[tab] if any(line)), ())
-        if (
-            len(first) >= len(spec.columns) - 1
-            and _frame_number_or_none(first[spec.columns.index("onset")]) is not None
-        ):
-            columns = {name: position for position, name in enumerate(spec.columns) if position < len(first)}
-            return _rows_below(tabs[tab], 0, columns, {})
-    _, tab, line, columns = best
-    if not tab:
-        raise SheetError(
-            f"{file}: no header in the first {HEADER_ROWS} rows of {', '.join(map(repr, named[:1] or tabs))}. Needed "
-            f"are columns for {_needed(spec.required)}."
-        )
-    missing = [name for name in spec.required if name not in columns]
-    raise SheetError(
-        f"{file}, tab {tab!r}: columns found: {', '.join(title for title in line if title)}. Missing: "
-        f"{_needed(missing)}. Rename the column to what the release calls it."
-    )
-
-
-def _needed(fields: Iterable[str]) -> str:
-    return "; ".join(f"{name} ({' or '.join(ALIASES[name])})" for name in fields)
-
-
-def _rows_below(
-    lines: list[list[str]], start: int, columns: Mapping[str, int], others: Mapping[str, int]
-) -> tuple[list[SheetRow], list[tuple[int, str]]]:
-    def at(line: Sequence[str], position: int) -> str:
-        return line[position] if position < len(line) else ""
-
-    rows, texts = [], []
-    for index, line in enumerate(lines[start:]):
-        cells = {name: at(line, position) for name, position in columns.items()}
-        number = start + index + 1
-        place = cells.get("clip") or cells.get("path")
-        numbers = [cells.get(name, "") for name in ("onset", "apex", "offset")]
-        if (
-            cells["subject"]
-            and place
-            and ("path" in cells or any(character.isdigit() for character in "".join(numbers)))
-        ):
-            rows.append(
-                SheetRow(number, index, cells, {title: at(line, position) for title, position in others.items()})
-            )
-        elif any(line):
-            texts.append((number, " ".join(cell for cell in line if cell)[:80]))
-    return rows, texts
-
-
-def _frame_number(text: str) -> int | None:
-    """A frame number, or `None` for a cell that says there is none. Raises `ValueError` for anything else."""
-    if text.casefold() in _NO_NUMBER:
-        return None
-    number = float(text)
-    if not number.is_integer() or not 0 <= number <= _MOST_FRAMES:
-        raise ValueError(text)
-    return int(number)
-
-
-def _frame_number_or_none(text: str) -> int | None:
-    try:
-        return _frame_number(text)
-    except ValueError:
-        return None
-
-
-# --- Folders --------------------------------------------------------------------------------------------------------
-
-
-class _LinkOutError(Exception):
-    """A path that a symbolic link takes out of the root."""
-
-
-class _AmbiguousError(Exception):
-    """Several folders that could be the clip's."""
-
-
-class _Tree:
-    """The root's folders, each listed once, in natural order."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self._listed: dict[Path, tuple[list[str], list[str], frozenset[str]]] = {}
-
-    def _list(self, folder: Path) -> tuple[list[str], list[str], frozenset[str]]:
-        """Names of the sub-folders, of the files, and of the symbolic links among both."""
-        if folder not in self._listed:
-            try:
-                with os.scandir(folder) as entries:
-                    found = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries]
-            except (FileNotFoundError, NotADirectoryError):
-                found = []
-            found.sort(key=lambda item: natural_key(item[0]))
-            self._listed[folder] = (
-                [name for name, is_folder, _ in found if is_folder],
-                [name for name, is_folder, _ in found if not is_folder],
-                frozenset(name for name, _, is_link in found if is_link),
-            )
-        return self._listed[folder]
-
-    def names(self, folder: Path) -> list[str]:
-        return self._list(folder)[1]
-
-    def folders_of(self, folder: Path) -> list[Path]:
-        return [folder / name for name in self._list(folder)[0]]
-
-    def leads_out(self, path: Path) -> bool:
-        return not path.resolve().is_relative_to(self.root)
-
-    def glob(self, pattern: str) -> list[Path]:
-        """Folders of a pattern under the root or one level below it, whichever has any."""
-        for start in [self.root, *self.folders_of(self.root)]:
-            found = [start]
-            for part in pattern.split("/"):
-                found = [child for folder in found for child in self._children(folder, part)]
-            if found:
-                return found
-        return []
-
-    def find(self, templates: Sequence[str], cells: Mapping[str, str]) -> Path | None:
-        """The folder of a clip, raw frames before cropped ones; `None` where there is none.
-
-        Raises:
-            _LinkOutError, _AmbiguousError
-        """
-        below = sorted(self.folders_of(self.root), key=lambda path: "crop" in path.name.casefold())
-        for start in [self.root, *below]:
-            for template in templates:
-                found = [start]
-                for part in template.split("/"):
-                    found = [child for folder in found for child in self._children(folder, part, cells)]
-                if len(found) > 1:
-                    raise _AmbiguousError(", ".join(str(path.relative_to(self.root)) for path in found))
-                if found:
-                    if self.leads_out(found[0]):
-                        raise _LinkOutError(str(found[0].relative_to(self.root)))
-                    return found[0]
-        return None
-
-    def frames(self, folder: Path) -> dict[int, str]:
-        """Frame number -> file name, in ascending order. The number is the last one in the name, img046.jpg is 46.
-
-        Raises:
-            _LinkOutError: a frame is a symbolic link out of the root.
-            _AmbiguousError: two files have one number.
-        """
-        _, names, links = self._list(folder)
-        numbered: dict[int, str] = {}
-        for name in names:
-            digits = re.findall(r"\d+", PurePosixPath(name).stem)
-            if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES or not digits or name.startswith("."):
-                continue
-            if name in links and self.leads_out(folder / name):
-                raise _LinkOutError(str((folder / name).relative_to(self.root)))
-            if int(digits[-1]) in numbered:
-                raise _AmbiguousError(f"{numbered[int(digits[-1])]} and {name} are both frame {int(digits[-1])}")
-            numbered[int(digits[-1])] = name
-        return dict(sorted(numbered.items()))
-
-    def _children(self, folder: Path, part: str, cells: Mapping[str, str] | None = None) -> list[Path]:
-        """Sub-folders that one part of a template means; "6" means "006", and case does not matter."""
-        children = self.folders_of(folder)
-        if "*" in part:
-            literal = {key: re.sub(r"([*?[])", r"[\1]", text) for key, text in (cells or {}).items()}
-            pattern = part.format_map(literal).casefold()
-            return [child for child in children if fnmatch.fnmatchcase(child.name.casefold(), pattern)]
-        name = part.format_map(cells or {})
-        exact = [child for child in children if child.name == name]
-        return exact or [child for child in children if natural_key(child.name) == natural_key(name)]
-
-
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Sort key under which img9 stands before img10, and 006 beside 6."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part)
-        for part in re.split(r"(\d+)", text.casefold())
-        if part
-    ]
-
-
 # --- Rows to records ------------------------------------------------------------------------------------------------
 
 
@@ -644,7 +326,7 @@ class _SourceReader:
     def __init__(
         self,
         spec: SourceSpec,
-        tree: _Tree,
+        tree: FolderTree,
         report: ReadReport,
         check_frames: bool,
         margin: int,
@@ -657,7 +339,7 @@ class _SourceReader:
         self._rows_by_id: dict[str, str] = {}
 
     def read_sheet(self, path: Path, errata: Sequence[Erratum]) -> None:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = _sha256(path)
         tabs = read_tabs(path)
         rows, texts = table_of(self.spec, tabs, path.name)
         if not rows:
@@ -671,8 +353,11 @@ class _SourceReader:
             if name not in rows[0].cells and name not in self.spec.uncoded
         ]
         if self.spec.prepare is not None:
-            second = _matching(self.spec.second_sheet, self.tree) if self.spec.second_sheet else []
-            self.report.warnings += self.spec.prepare(rows, tabs, read_tabs(second[0]) if second else None)
+            second = None
+            for beside in matching_sheets(self.spec.second_sheet, self.tree)[:1]:
+                second = read_tabs(beside)
+                self.report.sheets.append({"name": beside.name, "sha256": _sha256(beside), "rows": None})
+            self.report.warnings += self.spec.prepare(rows, tabs, second)
         partition = self.spec.set_of(path.name)
         applicable = [item for item in errata if (item.source, item.rows) == (self.spec.name, len(rows))]
         for row in rows:  # before the errata, which look for the row's folder
@@ -697,14 +382,14 @@ class _SourceReader:
             row.flags.append("emotion_folder_disagrees")
         try:
             if self.tree.leads_out(folder):
-                raise _LinkOutError(str(folder.relative_to(self.tree.root)))
+                raise LinkOutError(str(folder.relative_to(self.tree.root)))
             numbers = list(self.tree.frames(folder))
             if numbers:
                 row.cells |= {"onset": str(numbers[0]), "offset": str(numbers[-1])}
             elif self.check_frames:
                 raise _DropRowError("the folder holds no frames")
             self._add(row, None, None, None, folder)
-        except (_DropRowError, _LinkOutError, _AmbiguousError) as reason:
+        except (_DropRowError, LinkOutError, AmbiguousError) as reason:
             self.report.drops.append(Drop(None, None, f"{subject}/{clip}", self._in_words(reason)))
 
     def _subject(self, text: str) -> str:
@@ -733,10 +418,12 @@ class _SourceReader:
             key = f"row {row.number}, {row.cells['subject']}/{row.cells.get('clip', '')}"
             self.report.errata.append(ErratumNote(item, key, row.cells.get(item.field, ""), fits))
             if fits:
-                fitting.append((row, item.field, new))
-        for row, name, new in fitting:
-            row.cells[name] = new
-            row.flags.append(f"erratum:{name}")
+                fitting.append((row, item, new))
+        for row, item, new in fitting:
+            row.cells[item.field] = new
+            row.flags.append(f"erratum:{item.field}")
+            if item.donor is not None:
+                row.flags.remove("emotion_columns_disagree")
 
     def _numbers_on_disk(self, row: SheetRow) -> set[int] | None:
         if not self.check_frames:
@@ -744,7 +431,7 @@ class _SourceReader:
         try:
             folder = self.tree.find(self.spec.frames, row.cells)
             return set(self.tree.frames(folder)) if folder is not None else None
-        except (_LinkOutError, _AmbiguousError):
+        except (LinkOutError, AmbiguousError):
             return None  # the row will be dropped for it
 
     def _add(
@@ -766,7 +453,7 @@ class _SourceReader:
                 place = self._locate(cells, folder, onset, offset, flags)
         onset = clip_frames[0]
         apex = self._usable_apex(*clip_frames, flags)
-        if (second := cells.get("apex2")) and _frame_number_or_none(second) not in (None, clip_frames[1]):
+        if (second := cells.get("apex2")) and frame_number_or_none(second) not in (None, clip_frames[1]):
             flags.append(f"second_apex:{second}")
         if self.check_frames and onset is not None and "index" in place:
             index = place.pop("index")
@@ -816,7 +503,7 @@ class _SourceReader:
         numbers = {}
         for name in ("onset", "apex", "offset"):
             try:
-                numbers[name] = _frame_number(cells.get(name, ""))
+                numbers[name] = frame_number(cells.get(name, ""))
             except ValueError:
                 raise _DropRowError(f"{name} is {cells[name]!r}, which is no frame number") from None
         onset, apex, offset = numbers["onset"], numbers["apex"], numbers["offset"]
@@ -860,7 +547,7 @@ class _SourceReader:
                 wanted = " or ".join(template.format_map(_Lenient(cells)) for template in self.spec.frames)
                 raise _DropRowError(f"no folder {wanted} under the root")
             numbered = self.tree.frames(folder)
-        except (_LinkOutError, _AmbiguousError) as error:
+        except (LinkOutError, AmbiguousError) as error:
             raise _DropRowError(self._in_words(error)) from None
         if not numbered:
             raise _DropRowError(f"the folder {folder.relative_to(self.tree.root)} holds no frames")
@@ -895,7 +582,7 @@ class _SourceReader:
         if path.is_dir():
             try:
                 numbered = self.tree.frames(path)
-            except (_LinkOutError, _AmbiguousError) as error:
+            except (LinkOutError, AmbiguousError) as error:
                 raise _DropRowError(self._in_words(error)) from None
             if not numbered:
                 raise _DropRowError(f"the folder {relative} holds no frames")
@@ -916,9 +603,9 @@ class _SourceReader:
             raise _DropRowError(f"{path.relative_to(self.tree.root)} is no readable image") from None
 
     def _in_words(self, error: Exception) -> str:
-        if isinstance(error, _LinkOutError):
+        if isinstance(error, LinkOutError):
             return f"{error} is a symbolic link out of the root"
-        return f"ambiguous: {error}" if isinstance(error, _AmbiguousError) else str(error)
+        return f"ambiguous: {error}" if isinstance(error, AmbiguousError) else str(error)
 
     def _fps(self, cells: Mapping[str, str], flags: list[str]) -> float | None:
         try:
@@ -969,10 +656,14 @@ class _Lenient(dict):
         return "{" + key + "}"
 
 
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _unusable(cells: Mapping[str, str], name: str, numbers: set[int] | None) -> bool:
     """Whether a row's frame number is missing, out of order, or not on the disk."""
-    value = _frame_number_or_none(cells.get(name, ""))
-    onset, apex, offset = (_frame_number_or_none(cells.get(key, "")) for key in ("onset", "apex", "offset"))
+    value = frame_number_or_none(cells.get(name, ""))
+    onset, apex, offset = (frame_number_or_none(cells.get(key, "")) for key in ("onset", "apex", "offset"))
     if value is None or (numbers is not None and value not in numbers):
         return True
     if onset is not None and offset is not None and offset <= onset:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .emotions import UnknownEmotionError, normalise_emotion
-from .readers import natural_key
+from .folders import natural_key
 from .sources import SOURCES
 
 

@@ -20,13 +20,13 @@ from deft_llm.hub_datasets.emotions import (
 )
 from deft_llm.hub_datasets.errata import ERRATA, UNUSABLE, Erratum
 from deft_llm.hub_datasets.readers import (
-    SheetError,
     SubjectClashError,
     check_subjects,
     read_source,
     read_sources,
     refuse_output_in_root,
 )
+from deft_llm.hub_datasets.sheets import SheetError
 from deft_llm.hub_datasets.sources import ALIASES, SOURCES
 from deft_llm.processing.action_unit_grammar import parse_action_units
 from deft_llm.processing.video_reading import open_clip
@@ -339,6 +339,9 @@ def test_samm_long_videos_take_emotions_from_samm_and_leave_macro_out(read):
     assert records["006_1_2"].files[0] == "006_1_0014.jpg"
     assert records["011_9_1"].emotion is None
     assert "no_emotion" in records["011_9_1"].quality
+    assert [(item["name"], item["rows"]) for item in report.sheets] == [
+        ("SAMM_LongVideos_V2_Release.xlsx", 4), ("SAMM_Micro_FACS_Codes_v2.xlsx", None)
+    ]  # fmt: skip
 
 
 def test_samm_and_its_long_videos_share_their_people(roots):
@@ -675,6 +678,7 @@ def test_swapped_rows_of_4dme_are_put_right_only_where_they_are_swapped(tmp_path
         records, report = read_source("4dme", root, errata=swap)
         assert [record.action_units_raw for record in records[:2]] == ["AU4+AU7 (k)", "AU12"]
         assert [note.applied for note in report.errata] == [swapped, swapped]
+        assert "emotion_columns_disagree" not in records[0].quality + records[1].quality
         unfixed = read_source("4dme", root, errata=())[0]
         assert ("emotion_columns_disagree" in unfixed[0].quality) == swapped
 
