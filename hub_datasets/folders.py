@@ -19,34 +19,42 @@ class AmbiguousError(Exception):
     """Several folders that could be the clip's."""
 
 
+class _Listing:
+    """One folder's sub-folders and files in natural order, and which of both are symbolic links."""
+
+    def __init__(self, folder: Path):
+        try:
+            with os.scandir(folder) as entries:
+                found = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            found = []
+        found.sort(key=lambda item: natural_key(item[0]))
+        self.files = [name for name, is_folder, _ in found if not is_folder]
+        self.links = frozenset(name for name, _, is_link in found if is_link)
+        self.folders = {name: folder / name for name, is_folder, _ in found if is_folder}
+        self.spelled: dict[tuple, list[Path]] = {}  # folders by what their name says, however it is spelled
+        for name, path in self.folders.items():
+            self.spelled.setdefault(natural_key(name), []).append(path)
+
+
 class FolderTree:
-    """The root's folders, each listed once, in natural order."""
+    """The root's folders, each listed once."""
 
     def __init__(self, root: Path):
         self.root = root
-        self._listed: dict[Path, tuple[list[str], list[str], frozenset[str]]] = {}
+        self._listings: dict[Path, _Listing] = {}
 
-    def _list(self, folder: Path) -> tuple[list[str], list[str], frozenset[str]]:
-        """Names of the sub-folders, of the files, and of the symbolic links among both."""
-        if folder not in self._listed:
-            try:
-                with os.scandir(folder) as entries:
-                    found = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries]
-            except (FileNotFoundError, NotADirectoryError):
-                found = []
-            found.sort(key=lambda item: natural_key(item[0]))
-            self._listed[folder] = (
-                [name for name, is_folder, _ in found if is_folder],
-                [name for name, is_folder, _ in found if not is_folder],
-                frozenset(name for name, _, is_link in found if is_link),
-            )
-        return self._listed[folder]
+    def _list(self, folder: Path) -> _Listing:
+        if folder not in self._listings:
+            self._listings[folder] = _Listing(folder)
+        return self._listings[folder]
 
     def names(self, folder: Path) -> list[str]:
-        return self._list(folder)[1]
+        """Files of a folder."""
+        return self._list(folder).files
 
     def folders_of(self, folder: Path) -> list[Path]:
-        return [folder / name for name in self._list(folder)[0]]
+        return list(self._list(folder).folders.values())
 
     def leads_out(self, path: Path) -> bool:
         return not path.resolve().is_relative_to(self.root)
@@ -88,13 +96,13 @@ class FolderTree:
             LinkOutError: a frame is a symbolic link out of the root.
             AmbiguousError: two files have one number.
         """
-        _, names, links = self._list(folder)
+        listing = self._list(folder)
         numbered: dict[int, str] = {}
-        for name in names:
+        for name in listing.files:
             digits = re.findall(r"\d+", PurePosixPath(name).stem)
             if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES or not digits or name.startswith("."):
                 continue
-            if name in links and self.leads_out(folder / name):
+            if name in listing.links and self.leads_out(folder / name):
                 raise LinkOutError(str((folder / name).relative_to(self.root)))
             if int(digits[-1]) in numbered:
                 raise AmbiguousError(f"{numbered[int(digits[-1])]} and {name} are both frame {int(digits[-1])}")
@@ -103,20 +111,16 @@ class FolderTree:
 
     def _children(self, folder: Path, part: str, cells: Mapping[str, str] | None = None) -> list[Path]:
         """Sub-folders that one part of a template means; "6" means "006", and case does not matter."""
-        children = self.folders_of(folder)
+        listing = self._list(folder)
         if "*" in part:
             literal = {key: re.sub(r"([*?[])", r"[\1]", text) for key, text in (cells or {}).items()}
             pattern = part.format_map(literal).casefold()
-            return [child for child in children if fnmatch.fnmatchcase(child.name.casefold(), pattern)]
+            return [path for name, path in listing.folders.items() if fnmatch.fnmatchcase(name.casefold(), pattern)]
         name = part.format_map(cells or {})
-        exact = [child for child in children if child.name == name]
-        return exact or [child for child in children if natural_key(child.name) == natural_key(name)]
+        return [listing.folders[name]] if name in listing.folders else listing.spelled.get(natural_key(name), [])
 
 
-def natural_key(text: str) -> list[tuple[int, int, str]]:
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which img9 stands before img10, and 006 beside 6."""
-    return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part)
-        for part in re.split(r"(\d+)", text.casefold())
-        if part
-    ]
+    parts = re.split(r"(\d+)", text.casefold())
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part)
