@@ -4,7 +4,7 @@
 
 Sheets are found by name and their columns by title; frames are found by the number in their file name, however it is
 padded. A row becomes a record, or a drop with its reason, or (macro-expressions) is counted as left out. Nothing is
-ever written, and no pixel is decoded.
+ever written, and no frame is decoded: a damaged one is found where its header or checksum shows it.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def matching_sheets(patterns: Sequence[str], tree: FolderTree) -> list[Path]:
                 outside = next((path for path in found if tree.leads_out(path)), None)
                 if outside is not None:
                     raise SheetError(f"{outside}: a symbolic link out of {tree.root}; pass sheet=PATH to read it.")
-                return [path for path in found if path.is_file()]
+                return found
     return []
 
 

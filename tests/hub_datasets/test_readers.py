@@ -26,7 +26,7 @@ from deft_llm.hub_datasets.readers import (
     read_sources,
     refuse_output_in_root,
 )
-from deft_llm.hub_datasets.sheets import SheetError
+from deft_llm.hub_datasets.sheets import SheetError, read_tabs
 from deft_llm.hub_datasets.sources import ALIASES, SOURCES
 from deft_llm.processing.action_unit_grammar import parse_action_units
 from deft_llm.processing.video_reading import open_clip
@@ -720,6 +720,29 @@ def test_several_releases_in_one_folder_are_not_guessed_between(copied):
         read_source("casme2", root)
 
 
+def test_what_a_spreadsheet_program_leaves_beside_an_open_sheet_is_no_sheet(copied):
+    root = copied("samm")
+    (root / "~$SAMM_Micro_FACS_Codes_v2.xlsx").write_bytes(b"locked")
+    (root / "._SAMM_Micro_FACS_Codes_v2.xlsx").write_bytes(b"metadata")
+    (root / "SAMM_Micro_FACS_Codes_v2.xlsx").rename(root / "old SAMM_Micro_FACS_Codes_v2.xlsx")
+    with pytest.raises(SheetError, match="no coding sheet"):
+        read_source("samm", root)
+    (root / "old SAMM_Micro_FACS_Codes_v2.xlsx").rename(root / "SAMM_Micro_FACS_Codes_v2.xlsx")
+    assert len(read_source("samm", root)[0]) == 18
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_text_tables_in_the_encodings_and_separators_in_use(tmp_path, encoding, separator):
+    line = ["sub0001", "sub0001_01", "1", "2", "3", "disgust", "2", "500", "4"]
+    header = [*DFME_HEADER, "备注"]
+    text = "\n".join(separator.join(cells) for cells in (header, [*line, "眨眼"]))
+    (tmp_path / "DFME.csv").write_bytes(text.encode(encoding))
+    tabs = read_tabs(tmp_path / "DFME.csv")
+    assert tabs == {"DFME": [header, [*line, "眨眼"]]}
+    assert len(read_source("dfme", tmp_path, check_frames=False)[0]) == 1
+
+
 @pytest.mark.parametrize(("column", "renamed", "field"), [(3, "Begin", "onset"), (7, "Muscles", "action_units")])
 def test_renamed_columns_are_named_with_those_needed(tmp_path, column, renamed, field):
     header = [renamed if position == column else title for position, title in enumerate(CASME2_HEADER)]
@@ -761,6 +784,7 @@ def test_a_damaged_sheet_is_one_error_that_names_it(tmp_path, name, content):
     [
         ([1, "a", None, "x7", 8, 9], "onset is 'x7', which is no frame number"),
         ([1, "a", None, 7, 8.5, 9], "apex is '8.5', which is no frame number"),
+        ([1, "a", None, 7, 8, 10**10], "offset is '10000000000', which is no frame number"),
         ([1, "a", None, "/", 8, 9], "no onset"),
         ([1, "a", None, 7, "/", "/"], "neither offset nor apex"),
         ([1, "a", None, 7, 8, 5], "offset 5 is not after onset 7"),
