@@ -1,12 +1,20 @@
-"""Questions and answers about a clip, written from accepted facts only and parsed back to the same facts."""
+"""Questions and answers about a clip, written from accepted facts only.
+
+A fact is accepted where the label and the measured motion agree (`constraints.py`). What a task needs and a clip lacks
+(an emotion, a side, a unit whose absence is certain) leaves the task out. A clip in which nothing moves is answered
+with "insufficient motion". Every answer is read back by `answer_parsing.py` before it is handed out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deft_llm.processing.action_units import get_action_unit
+from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
 from deft_llm.processing.expression_report import (
     INSUFFICIENT_MOTION,
     ActionUnitFinding,
@@ -14,60 +22,552 @@ from deft_llm.processing.expression_report import (
     MotionEvidence,
     format_answer,
 )
+from deft_llm.processing.motion_evidence import RegionMotion, octants_apart
 from deft_llm.processing.processing_deft import DEFAULT_INSTRUCTION
 
+from .answer_parsing import (
+    STILL_RATIONALES,
+    TASKS,
+    UNCLEAR_RATIONALES,
+    Facts,
+    UnreadableAnswerError,
+    parse_facts,
+    region_in,
+    unit_in,
+)
 from .constraints import SUPPORTED, Judgement
 
-QUESTIONS = {
-    "explain": (DEFAULT_INSTRUCTION,),
+# A question that asks for one word or for yes or no gets just that.
+_ONE_WORD = ("one word", "yes or no", "Yes or no")
+_THREE_FIELDS = "three fields: one line Class, one line a piece of Evidence, one paragraph Rationale."
+
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "explain": (
+        DEFAULT_INSTRUCTION,
+        "Say what the face does and what it shows by the convention of {convention}. Write " + _THREE_FIELDS,
+        "By the convention of {convention}, which micro-expression is this, and what speaks for it? Give "
+        + _THREE_FIELDS,
+        "Analyse the micro-expression by the convention of {convention}. Report " + _THREE_FIELDS,
+        "Classify this clip by the convention of {convention}, and justify the class. Use " + _THREE_FIELDS,
+        "Name the class by the convention of {convention}, the movements it rests on, and the reason. Answer in "
+        + _THREE_FIELDS,
+        "What happens in this face, and how is it read by the convention of {convention}? Write " + _THREE_FIELDS,
+        "Describe the evidence in the motion and conclude by the convention of {convention}. Return " + _THREE_FIELDS,
+        "Which movements are there, and which emotion do they make by the convention of {convention}? Fill in "
+        + _THREE_FIELDS,
+    ),
     "emotion": (
         "Which emotion does the micro-expression show by the convention of {convention}? Answer with one word.",
         "By the convention of {convention}, name the emotion of this micro-expression in one word.",
+        "What is the fine-grained emotion by the convention of {convention}? Reply in one word.",
+        "One word: which emotion is it by the convention of {convention}?",
+        "Which emotion is this by the convention of {convention}?",
+        "How is this micro-expression labelled by the convention of {convention}?",
+        "Tell me the emotion that the convention of {convention}, applied to this clip, gives.",
+        "By the convention of {convention}, what does this face show for a moment?",
+        "Read the micro-expression by the convention of {convention}. Which emotion is it?",
+    ),
+    "emotion_coarse": (
+        "Is this positive, negative, surprise or others by the convention of {convention}? Answer in one word.",
+        "By the convention of {convention}, name the coarse class of this micro-expression in one word.",
+        "What is the coarse emotion by the convention of {convention}? Reply in one word.",
+        "One word: which coarse class is it by the convention of {convention}?",
+        "Which coarse class does the clip belong to by the convention of {convention}?",
+        "How is this clip classed coarsely by the convention of {convention}?",
+        "By the convention of {convention}, which of the coarse classes is this?",
+        "Positive, negative, surprise or others: which one by the convention of {convention}?",
+        "Sort the micro-expression into a coarse class by the convention of {convention}.",
     ),
     "action_units": (
         "Which action units are visible in the motion? List them.",
         "List the action units that move the face in this clip.",
+        "Name every action unit that the motion shows.",
+        "What action units can be seen moving?",
+        "Give the action units behind the motion in this clip, with codes.",
+        "Code the visible motion in FACS action units.",
+        "Which facial actions does the motion show? Answer with action units.",
+        "Write down the action units that the motion speaks for.",
+        "Seen from the motion alone, which action units are active?",
+    ),
+    "action_unit_presence": (
+        "Is {unit} visible in the motion? Answer yes or no.",
+        "Yes or no: does the motion show {unit}?",
+        "Does {unit} move the face in this clip? Answer with yes or no.",
+        "Answer yes or no: is {unit} there?",
+        "Can {unit} be seen in this clip?",
+        "Does the face show {unit}?",
+        "Check the motion for {unit}. Is it there?",
+        "Is there {unit} in this clip?",
+        "Would you code {unit} from this motion?",
+    ),
+    "side": (
+        "On which side of the face is {unit}? Answer left, right or both in one word.",
+        "One word, left, right or both: where does {unit} show?",
+        "Is {unit} on the subject's left, right or both sides? Answer with one word.",
+        "Name the side of {unit} in one word.",
+        "Which side of the face shows {unit}, seen from the subject?",
+        "Does {unit} show on one side or on both?",
+        "Where is {unit}: left, right or both sides?",
+        "Tell me the side on which {unit} moves the face.",
+        "Which half of the face moves with {unit}?",
+    ),
+    "region_motion": (
+        "How does the {region} on the {side} move?",
+        "Describe the motion of the {region} on the {side}.",
+        "Where to and how far does the {region} on the {side} move?",
+        "Look at the {region} on the {side}: direction and magnitude?",
+        "What is the direction and the magnitude of the motion of the {region} on the {side}?",
+        "Measure the motion of the {region} on the {side}, in percent of the crop width.",
+        "In which direction does the {region} on the {side} go, and by how much?",
+        "Give direction and magnitude of the movement of the {region} on the {side}.",
+        "What does the {region} on the {side} do?",
+    ),
+    "motions": (
+        "Which regions of the face move most? Describe at most three.",
+        "Describe the strongest motions of the face, at most three of them.",
+        "Where does the face move most? Name up to three regions with direction and magnitude.",
+        "List the strongest region motions, three at most, with side, direction and magnitude.",
+        "What moves in this face? Give the three strongest motions, or fewer if fewer are clear.",
+        "Report the face's strongest motions in percent of the crop width, at most three.",
+        "Which parts of the face move, where to and how far? Three at most.",
+        "Name the regions that move most, not more than three, and say how they move.",
+        "Sum up the motion: the strongest three regions or fewer.",
+    ),
+    # The forms of the MEGC ME-VQA track, word for word. Where the answer depends on it, a line before the question
+    # names the convention.
+    "me_vqa_coarse": ("Label convention: {convention}\nWhat is the coarse expression class?",),
+    "me_vqa_fine": ("Label convention: {convention}\nWhat is the fine-grained expression class?",),
+    "me_vqa_action_units": ("What is the action unit?", "What are the action units?"),
+    "me_vqa_presence": ("Is the action unit {name} shown on the face?",),
+    "me_vqa_side": ("Is the action unit {name} located on the left or right face?",),
+    "me_vqa_combined": (
+        "Label convention: {convention}\nWhat is the action unit present, and based on it, what is the fine-grained "
+        "expression and the coarse expression class?",
+        "Label convention: {convention}\nWhat are the action units present, and based on them, what is the "
+        "fine-grained expression and the coarse expression class?",
     ),
 }
 
+_EMOTION_ANSWERS = (
+    "{emotion}",
+    "The emotion is {emotion}.",
+    "By the convention of {convention} this is {emotion}.",
+    "The micro-expression shows {emotion}.",
+    "It is {emotion} by the convention of {convention}.",
+)
+_ANSWERS = {
+    "emotion": _EMOTION_ANSWERS,
+    "emotion_coarse": (
+        "{emotion}",
+        "The coarse class is {emotion}.",
+        "By the convention of {convention} the coarse class is {emotion}.",
+        "It is {emotion} by the convention of {convention}.",
+    ),
+    "action_units": (
+        "{units}",
+        "The motion shows {units}.",
+        "Visible in the motion: {units}.",
+        "These action units move the face: {units}.",
+    ),
+    "present": (
+        "yes",
+        "Yes, {unit} is visible in the motion.",
+        "Yes, the face shows {unit}.",
+        "Yes: {unit} moves the face.",
+    ),
+    "absent": (
+        "no",
+        "No, {unit} is not visible in the motion.",
+        "No, the face does not show {unit}.",
+        "No: {unit} does not move the face.",
+    ),
+    "side": (
+        "{side}",
+        "{unit} shows on {where}.",
+        "On {where}.",
+        "It is on {where}.",
+    ),
+    "region_motion": (
+        "It moves {direction} by {magnitude} %.",
+        "The {side} {region} moves {direction} by {magnitude} % of the crop width.",
+        "The {region} on the {side} moves {direction}; the magnitude is {magnitude} %.",
+        "{direction}, {magnitude} %",
+    ),
+    "motions": (
+        "the {side} {region} moves {direction} by {magnitude} %",
+        "{side} {region}: {direction}, {magnitude} %",
+        "the {region} on the {side} moves {direction}, {magnitude} % of the crop width",
+    ),
+    "insufficient motion": (
+        INSUFFICIENT_MOTION,
+        "There is insufficient motion.",
+        "The clip shows insufficient motion.",
+    ),
+}
+_RATIONALES = (
+    "{actions}; by the convention of {convention} this is {emotion}.",
+    "{actions}. By the convention of {convention} this is {emotion}.",
+    "{actions}, which is read as {emotion} by the convention of {convention}.",
+    "By the convention of {convention} this is {emotion}: {actions}.",
+)
+_WHERE = {"both": "both sides", "left": "the left side", "right": "the right side"}
+MOST_MOTIONS = 3  # in an answer of the task "motions"
 
-def report_of_facts(emotion: str | None, convention: str, judgements: Sequence[Judgement]) -> ExpressionReport:
-    """The answer that a clip's labels and its motion allow: what the motion does not show is not mentioned."""
-    accepted = [item for item in judgements if item.verdict == SUPPORTED]
-    if not accepted:
-        return ExpressionReport(
-            insufficient_motion=True, rationale="No region of the face moves clearly above the noise of the clip."
-        )
-    units = [get_action_unit(item.code) for item in accepted]
-    actions = " and ".join(unit.action for unit in units)
-    return ExpressionReport(
-        emotion=emotion,
-        action_units=[
-            ActionUnitFinding(unit.code, unit.name, item.side) for unit, item in zip(units, accepted, strict=True)
-        ],
-        evidence=[
-            MotionEvidence(item.code, item.region, item.direction, round(item.magnitude, 1)) for item in accepted
-        ],
-        rationale=f"{actions[0].upper()}{actions[1:]}; by the convention of {convention} this is {emotion}.",
+# What the sheets of the field label often and flow can test: a "no" about one of these is worth asking for.
+_COMMON_UNITS = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12", "AU15", "AU17", "AU20", "AU25")
+
+
+@dataclass(frozen=True)
+class AcceptedFacts:
+    """What may be said about a clip.
+
+    Args:
+        convention: whose reading of action units the emotion follows.
+        emotion, emotion_coarse: the source's words; None where it has none, or where motion is there and none of the
+            labelled units agrees with it.
+        units: the supported labels, one a code.
+        all_supported: every labelled unit is among `units`.
+        absent: codes of which label and motion agree that they are not there.
+        motions: the significant ones, strongest first.
+        labelled: the source says anything about an expression in this clip.
+    """
+
+    convention: str
+    emotion: str | None
+    emotion_coarse: str | None
+    units: tuple[Judgement, ...]
+    all_supported: bool
+    absent: tuple[str, ...]
+    motions: tuple[RegionMotion, ...]
+    labelled: bool
+
+    @property
+    def still(self) -> bool:
+        """Nothing moves above the clip's noise."""
+        return not self.motions and not self.units
+
+    @property
+    def emotions(self) -> frozenset[str]:
+        """The clip's own words for its emotion, for the reader's vocabulary."""
+        return frozenset(word for word in (self.emotion, self.emotion_coarse) if word)
+
+
+def accept_facts(
+    judgements: Sequence[Judgement],
+    motions: Sequence[RegionMotion],
+    *,
+    emotion: str | None,
+    emotion_coarse: str | None,
+    convention: str,
+    also_named: Collection[str] = (),
+) -> AcceptedFacts:
+    """The facts on which a clip's labels and its motion agree.
+
+    A label is accepted where its verdict is `SUPPORTED`. A unit is absent for certain where it is neither labelled nor
+    in `also_named`, and its region stands still on both sides, or moves, in a way a supported unit explains, at least
+    three octants away from where this one would move it. An emotion is accepted with at least one supported unit; a
+    source without any labelled units has its emotion accepted where the face moves at all.
+
+    Args:
+        judgements: one a label. motions: all regions, from `measure_motion`.
+        also_named: codes the sheet names without committing itself, such as the alternatives of "L12 or L14".
+
+    Raises:
+        ValueError: a convention that is empty or holds punctuation, which its sentence could not be read back with.
+    """
+    if not convention.strip() or any(mark in convention for mark in ",.:;?\n"):
+        raise ValueError(f"The label convention {convention!r} must be a name without any of the marks , . : ; ? .")
+    supported = _one_a_code([item for item in judgements if item.verdict == SUPPORTED])
+    significant = tuple(sorted((item for item in motions if item.significant), key=lambda item: -item.magnitude))
+    grounded = bool(supported) or (bool(significant) and not judgements)
+    codes = {item.code for item in judgements}
+    return AcceptedFacts(
+        convention=convention,
+        emotion=emotion if grounded else None,
+        emotion_coarse=emotion_coarse if grounded else None,
+        units=supported,
+        all_supported=codes == {item.code for item in supported},
+        absent=_absent_units(codes | set(also_named), supported, motions),
+        motions=significant,
+        labelled=bool(judgements) or emotion is not None or emotion_coarse is not None,
     )
 
 
-def conversations_of(report: ExpressionReport, convention: str, rng: np.random.Generator) -> list[dict]:
-    """One {"task", "messages"} a task, in the chat format of transformers, the clip as a block of type video."""
-    answers = {
-        "explain": format_answer(report),
-        "emotion": INSUFFICIENT_MOTION if report.insufficient_motion else report.emotion,
-        "action_units": ", ".join(f"{unit.code} {unit.name}" for unit in report.action_units) or "none",
-    }
+def _one_a_code(supported: Sequence[Judgement]) -> tuple[Judgement, ...]:
+    """A unit labelled on the left and again on the right is one on both sides."""
+    merged: dict[str, Judgement] = {}
+    for item in supported:
+        other = merged.get(item.code)
+        if other is None:
+            merged[item.code] = item
+        elif "both" in (item.side, other.side):
+            merged[item.code] = item if item.side == "both" else other
+        elif item.side != other.side:
+            stronger = max(item, other, key=lambda one: one.magnitude)
+            agreement, magnitude = (item.agreement + other.agreement) / 2, (item.magnitude + other.magnitude) / 2
+            merged[item.code] = replace(stronger, side="both", agreement=agreement, magnitude=magnitude)
+    return tuple(merged.values())
+
+
+def _absent_units(named: set[str], supported: Sequence[Judgement], motions: Sequence[RegionMotion]) -> tuple[str, ...]:
+    measured = {(item.region, item.side): item for item in motions}
+    explained = {(item.region, side) for item in supported for side in SIDES if item.side in ("both", side)}
+    absent = []
+    for unit in ACTION_UNITS.values():
+        if unit.code in named or not unit.testable or not unit.motions:
+            continue
+        expected = unit.motions[0]
+        certain = []
+        for side in SIDES:
+            item = measured.get((expected.region, side))
+            apart = None if item is None else octants_apart(item.direction, expected.phrase)
+            opposed = apart is not None and apart >= 3 and (expected.region, side) in explained
+            certain.append(item is not None and (not item.significant or opposed))
+        if all(certain):
+            absent.append(unit.code)
+    return tuple(absent)
+
+
+def clip_generator(clip_id: str, seed: int = 0) -> np.random.Generator:
+    """A generator that depends on the clip and the seed alone, whatever was drawn before and by which worker."""
+    digest = hashlib.sha256(clip_id.encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:16], "little")])
+
+
+def conversations_of(facts: AcceptedFacts, rng: np.random.Generator) -> list[dict]:
+    """The clip's {"task", "messages"}, in the chat format of transformers, the clip as a block of type video.
+
+    A task has its own stream of random numbers: another task more or less changes no other one's words.
+
+    Raises:
+        ValueError: an answer that is not read back as its facts, because a word of the source (an emotion such as
+            "left") means something else to the reader.
+    """
+    seed = int(rng.integers(2**63))
     conversations = []
-    for task, answer in answers.items():
-        question = str(rng.choice(QUESTIONS[task])).format(convention=convention)
-        user = [{"type": "video", "text": None}, {"type": "text", "text": question}]
-        assistant = [{"type": "text", "text": answer}]
-        conversations.append(
-            {
-                "task": task,
-                "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}],
-            }
-        )
+    for task in TASKS:
+        own = np.random.default_rng([seed, zlib.crc32(task.encode())])
+        for question in _questions(task, facts, own):
+            stated = facts_of(task, question, facts)
+            answer = write_answer(task, question, stated, facts, own)
+            try:
+                read = parse_facts(task, question, answer, emotions=facts.emotions)
+            except UnreadableAnswerError as error:
+                raise ValueError(f"The answer {answer!r} (task {task}) cannot be read back: {error}.") from None
+            if read != stated:
+                raise ValueError(f"The answer {answer!r} (task {task}) is read back as {sorted(read)}.")
+            user = [{"type": "video", "text": None}, {"type": "text", "text": question}]
+            assistant = [{"type": "text", "text": answer}]
+            messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+            conversations.append({"task": task, "messages": messages})
     return conversations
+
+
+def _draw(options: Sequence, rng: np.random.Generator):
+    return options[int(rng.integers(len(options)))]
+
+
+def _questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:
+    """What may be asked about a clip in a task; empty where a fact is missing."""
+    names = {"convention": facts.convention}
+    targets: list[dict[str, str]]
+    if task == "explain":
+        ready = (facts.emotion and facts.units) or facts.still or not facts.labelled
+        # The instruction that the processor itself asks with is worth half of the clips.
+        question = QUESTIONS[task][0] if rng.random() < 0.5 else _draw(QUESTIONS[task][1:], rng)
+        return [question.format(**names)] if ready else []
+    if task.startswith("me_vqa"):
+        return _me_vqa_questions(task, facts, rng)
+    if task in ("emotion", "emotion_coarse"):
+        targets = [{}] if facts.still or getattr(facts, task) else []
+    elif task == "action_units":
+        targets = [{}] if facts.still or facts.units else []
+    elif task == "action_unit_presence":
+        targets = [{"unit": _unit(code)} for code in _present_and_absent(facts, rng)]
+    elif task == "side":
+        codes = _COMMON_UNITS if facts.still else [item.code for item in facts.units]
+        targets = [{"unit": _unit(_draw(codes, rng))}] if codes else []
+    elif task == "region_motion":
+        regions = [(item.region, item.side) for item in facts.motions]
+        if facts.still:
+            regions = [(region, side) for region in REGIONS for side in SIDES]
+        chosen = [_draw(regions, rng)] if regions else []
+        targets = [{"region": region, "side": side} for region, side in chosen]
+    else:
+        targets = [{}] if facts.still or facts.motions else []
+    return [_draw(QUESTIONS[task], rng).format(**names, **target) for target in targets]
+
+
+def _me_vqa_questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:
+    """The track's questions know no abstention and ask for all labelled units: only where every one is supported."""
+    names = {"convention": facts.convention}
+    listed = facts.all_supported and bool(facts.units)
+    plural = len(facts.units) > 1
+    one_sided = [item.code for item in facts.units if item.side != "both"]
+    if task == "me_vqa_presence":
+        if facts.still:
+            return []
+        codes = _present_and_absent(facts, rng)
+        return [QUESTIONS[task][0].format(name=get_action_unit(code).name) for code in codes]
+    if task == "me_vqa_side":
+        return [
+            QUESTIONS[task][0].format(name=get_action_unit(code).name)
+            for code in ([_draw(one_sided, rng)] if one_sided else [])
+        ]
+    asked = {
+        "me_vqa_coarse": facts.emotion_coarse,
+        "me_vqa_fine": facts.emotion,
+        "me_vqa_action_units": listed,
+        "me_vqa_combined": listed and facts.emotion and facts.emotion_coarse,
+    }[task]
+    forms = QUESTIONS[task]
+    return [forms[-1 if plural else 0].format(**names)] if asked else []
+
+
+def _present_and_absent(facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:
+    """One unit that is there and one that is not, so that yes is as frequent as no; a still clip is asked for one."""
+    if facts.still:
+        return [_draw(_COMMON_UNITS, rng)]
+    absent = [code for code in facts.absent if code in _COMMON_UNITS] or facts.absent
+    if not facts.units or not absent:
+        return []
+    codes = [_draw(facts.units, rng).code, _draw(absent, rng)]
+    return codes if rng.random() < 0.5 else codes[::-1]
+
+
+def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
+    """What the accepted facts answer to a question.
+
+    Raises:
+        ValueError: they do not answer it.
+    """
+    insufficient: Facts = frozenset({("insufficient motion",)})
+    if task == "explain" and (facts.still or not facts.labelled):
+        return insufficient | ({("still",)} if facts.still else set())
+    if facts.still:
+        return insufficient
+    emotion = frozenset({("emotion", facts.emotion.casefold())}) if facts.emotion else frozenset()
+    coarse = frozenset({("emotion_coarse", facts.emotion_coarse.casefold())}) if facts.emotion_coarse else frozenset()
+    units = frozenset(("unit", item.code, "present") for item in facts.units)
+    stated: Facts = frozenset()
+    if task == "explain":
+        stated = emotion | {
+            ("evidence", item.code, item.side, item.region, item.direction, f"{item.magnitude:.1f}")
+            for item in facts.units
+        }
+    elif task in ("emotion", "me_vqa_fine"):
+        stated = emotion
+    elif task in ("emotion_coarse", "me_vqa_coarse"):
+        stated = coarse
+    elif task in ("action_units", "me_vqa_action_units"):
+        stated = units
+    elif task == "me_vqa_combined":
+        stated = emotion | coarse | units
+    elif task in ("action_unit_presence", "me_vqa_presence"):
+        code = unit_in(question)
+        absent = frozenset(("unit", code, "absent") for one in facts.absent if one == code)
+        stated = (units & {("unit", code, "present")}) | absent
+    elif task in ("side", "me_vqa_side"):
+        code = unit_in(question)
+        stated = frozenset(("side", code, item.side) for item in facts.units if item.code == code)
+    elif task == "region_motion":
+        region, side = region_in(question)
+        stated = frozenset(_motion_fact(item) for item in facts.motions if (item.region, item.side) == (region, side))
+    elif task == "motions":
+        stated = frozenset(_motion_fact(item) for item in facts.motions[:MOST_MOTIONS])
+    if not stated:
+        raise ValueError(f"The accepted facts do not answer the question {question!r} (task {task}).")
+    return stated
+
+
+def _motion_fact(item: RegionMotion) -> tuple[str, ...]:
+    return ("motion", item.region, item.side, item.direction, f"{item.magnitude:.1f}")
+
+
+def _unit(code: str) -> str:
+    return f"{code} ({get_action_unit(code).name})"
+
+
+def write_answer(task: str, question: str, stated: Facts, facts: AcceptedFacts, rng: np.random.Generator) -> str:
+    """The text that states these facts and nothing else, emotions spelt as the source does."""
+    if task == "explain":
+        return _write_report(stated, facts, rng)
+    if task.startswith("me_vqa"):
+        return _write_me_vqa(task, stated, facts)
+    brief = any(words in question for words in _ONE_WORD)
+
+    def choose(options: tuple[str, ...]) -> str:
+        return options[0] if brief else _draw(options, rng)
+
+    ordered = sorted(stated, key=_order)
+    kind, *values = ordered[0]
+    if kind == "insufficient motion":
+        return choose(_ANSWERS[kind])
+    if task in ("emotion", "emotion_coarse"):
+        return choose(_ANSWERS[task]).format(emotion=getattr(facts, task), convention=facts.convention)
+    if task == "action_units":
+        units = [f"{code} {get_action_unit(code).name}" for _, code, _ in ordered]
+        return choose(_ANSWERS[task]).format(units=", ".join(units))
+    if task == "action_unit_presence":
+        return choose(_ANSWERS[values[1]]).format(unit=_unit(values[0]))
+    if task == "side":
+        return choose(_ANSWERS[task]).format(unit=_unit(values[0]), side=values[1], where=_WHERE[values[1]])
+    template = choose(_ANSWERS[task])
+    clauses = [
+        template.format(region=region, side=side, direction=direction, magnitude=magnitude)
+        for _, region, side, direction, magnitude in ordered
+    ]
+    return clauses[0] if task == "region_motion" else _sentence("; ".join(clauses)) + "."
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _order(fact: tuple[str, ...]) -> tuple:
+    """Units by number, motions by magnitude."""
+    if fact[0] in ("unit", "evidence"):
+        unit = get_action_unit(fact[1])
+        return (fact[0], unit.kind, unit.number)
+    if fact[0] == "motion":
+        return ("motion", -float(fact[4]), *fact)
+    return fact
+
+
+def _write_report(stated: Facts, facts: AcceptedFacts, rng: np.random.Generator) -> str:
+    if ("insufficient motion",) in stated:
+        reasons = STILL_RATIONALES if ("still",) in stated else UNCLEAR_RATIONALES
+        return format_answer(ExpressionReport(insufficient_motion=True, rationale=_draw(reasons, rng)))
+    evidence = [fact[1:] for fact in sorted(stated, key=_order) if fact[0] == "evidence"]
+    actions = " and ".join(
+        get_action_unit(code).action + ("" if side == "both" else f" on the {side}") for code, side, *_ in evidence
+    )
+    rationale = _draw(_RATIONALES, rng).format(actions=actions, convention=facts.convention, emotion=facts.emotion)
+    report = ExpressionReport(
+        emotion=facts.emotion,
+        action_units=[ActionUnitFinding(code, get_action_unit(code).name, side) for code, side, *_ in evidence],
+        evidence=[
+            MotionEvidence(code, region, direction, float(magnitude))
+            for code, _, region, direction, magnitude in evidence
+        ],
+        rationale=_sentence(rationale),
+    )
+    return format_answer(report)
+
+
+def _write_me_vqa(task: str, stated: Facts, facts: AcceptedFacts) -> str:
+    names = [get_action_unit(fact[1]).name for fact in sorted(stated, key=_order) if fact[0] == "unit"]
+    if task == "me_vqa_coarse":
+        return facts.emotion_coarse
+    if task == "me_vqa_fine":
+        return facts.emotion
+    if task == "me_vqa_action_units":
+        return ", ".join(names)
+    if task == "me_vqa_combined":
+        subject = "action units present are" if len(names) > 1 else "action unit present is"
+        return (
+            f"The {subject}: {', '.join(names)}. Therefore, the fine-grained expression class is {facts.emotion}, "
+            f"and the coarse expression class is {facts.emotion_coarse}."
+        )
+    ((_, _, value),) = stated
+    return {"present": "yes", "absent": "no"}.get(value, value)

@@ -15,7 +15,7 @@ from deft_llm.processing.motion_evidence import measure_motion
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
 from .constraints import judge_action_unit
-from .instructions import conversations_of, report_of_facts
+from .instructions import accept_facts, conversations_of
 
 
 def features(video_processor: DeftVideoProcessor) -> Features:
@@ -102,7 +102,10 @@ def make_row(
         labelled = list(units)
         intensities = {code: intensity for code, _, intensity in labelled}
         judgements = [judge_action_unit(code, side, motions) for code, side, _ in labelled]
-        conversations = conversations_of(report_of_facts(emotion, convention, judgements), convention, rng)
+        accepted = accept_facts(
+            judgements, motions, emotion=emotion, emotion_coarse=emotion_coarse, convention=convention
+        )
+        conversations = conversations_of(accepted, rng)
     onset, apex, offset = key_frames or (None, None, None)
     return {
         "clip_id": clip_id,

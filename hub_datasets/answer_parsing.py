@@ -1,0 +1,539 @@
+"""From the text of an answer back to the facts it states.
+
+The reader knows the facts' own words (names and numbers of action units, sides, regions, directions, magnitudes,
+emotions), a list of words that carry no fact, and nothing else: an answer with any other word, with a negation where
+none belongs, or with a fact that its question does not ask for is unreadable. So an answer may be worded freely, and
+what is read from it is all that it says.
+
+A fact is a tuple of strings, an answer a frozenset of them:
+
+    ("emotion", "happiness")                     ("emotion_coarse", "positive")
+    ("unit", "AU4", "present")                   ("unit", "AU4", "absent")
+    ("side", "AU12", "left")                     ("motion", "mouth corner", "left", "up and laterally", "0.9")
+    ("evidence", "AU12", "left", "mouth corner", "up and laterally", "0.9")
+    ("insufficient motion",)                     ("still",)
+
+Emotions are in lower case. Magnitudes are in percent of the crop width, with one decimal. Left and
+right are the subject's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, code_of_name, get_action_unit
+from deft_llm.processing.expression_report import INSUFFICIENT_MOTION, parse_answer
+from deft_llm.processing.motion_evidence import NO_DIRECTION
+
+Fact = tuple[str, ...]
+Facts = frozenset[Fact]
+
+# Words that sources use. A source with another one names it where it calls the reader.
+_EMOTION_WORDS = """
+    amusement anger anxiety confused confusion contempt disgust embarrassment excitement fear happiness happy helpless
+    joy negative neutral other others pain positive repression sad sadness surprise sympathy tense tension
+"""
+EMOTIONS = frozenset(_EMOTION_WORDS.split())
+COARSE_EMOTIONS = frozenset({"negative", "positive", "surprise", "others"})
+
+# What an answer without a class says instead of a rationale. True of a face that does not move, and of a face that
+# moves in a way that shows none of the labelled units.
+STILL_RATIONALES = (
+    "No region of the face moves clearly above the noise of the clip.",
+    "Nothing in the face moves clearly above the noise of the clip.",
+    "The face stands still: no motion rises above the noise of the clip.",
+)
+UNCLEAR_RATIONALES = ("What moves is not enough to name an action unit.",)
+
+# Words that state no fact by themselves. Nothing that compares, grades, hedges or denies is among them.
+_NEUTRAL_WORDS = """
+    a according action active also amount amounts an and answer are as at au aus be being by called class clip clip's
+    coarse corresponding counted counts crop detected direction displaced displacement display displayed displays do
+    does emotion expression expressions face face's facial fine fine-grained following for found from grained has have
+    here in indicates is it its itself label labelled magnitude micro micro-expression micro-expression's motion
+    motions move moved movement movements moves moving named namely observed occur occurs of on person person's present
+    read reads recording reflects region regions see seen shift shifts show showing shown shows so subject subject's
+    that the their them then there therefore hence these they this those thus to together travel travels under unit
+    units video visible visibly we when where which while width with
+"""
+_NEUTRAL = frozenset(_NEUTRAL_WORDS.split())
+_NEGATION_WORDS = """
+    absence absent aren't can't cannot doesn't don't except fail fails hardly isn't lack lacking lacks neither never no
+    none nor not nothing rather rarely unless without
+"""
+_NEGATIONS = frozenset(_NEGATION_WORDS.split())
+# What may deny an action unit after "No, …", where nothing joins two statements.
+_DENIALS = frozenset({"absent", "can't", "cannot", "doesn't", "isn't", "not"})
+_JOINS = re.compile(r"[,.;:]|\b(?:also|and|as|so|that|then|therefore|thus|together|when|where|which|while)\b")
+
+_VERTICAL = {"up": "up", "upward": "up", "upwards": "up", "down": "down", "downward": "down", "downwards": "down"}
+_HORIZONTAL = {
+    "medially": "medially",
+    "towards the midline": "medially",
+    "toward the midline": "medially",
+    "laterally": "laterally",
+    "away from the midline": "laterally",
+}
+_SIDES = {
+    "both sides": "both",
+    "both": "both",
+    "bilateral": "both",
+    "bilaterally": "both",
+    "left side": "left",
+    "left": "left",
+    "right side": "right",
+    "right": "right",
+}
+
+
+class UnreadableAnswerError(ValueError):
+    """The answer says something else than what its question asks for, or says it in words the reader lacks."""
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    value: str
+    start: int
+    end: int
+
+
+def _any_of(phrases: Iterable[str]) -> str:
+    """Alternatives, longest first, any white space between words."""
+    ordered = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
+    return "|".join(re.escape(phrase).replace(r"\ ", r"\s+") for phrase in ordered)
+
+
+_vertical, _horizontal = _any_of(_VERTICAL), _any_of(_HORIZONTAL)
+_DIRECTION = (
+    rf"(?:{_vertical})\s+and\s+(?:{_horizontal})|(?:{_horizontal})\s+and\s+(?:{_vertical})|{_vertical}|{_horizontal}"
+    rf"|{_any_of([NO_DIRECTION])}"
+)
+_REGION = "|".join(rf"{region}s?" for region in map(re.escape, sorted(REGIONS, key=len, reverse=True)))
+_UNIT = rf"(?P<code>(?:AU|AD|M)\s?\d+)|(?P<name>{_any_of(unit.name for unit in ACTION_UNITS.values())})"
+_CODE_OF_ACTION = {unit.action: unit.code for unit in ACTION_UNITS.values()}
+_WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*")
+# The order decides: an action ("the inner brows rise") before a name, a name ("upper lip raiser") before a region.
+_LEXICON = re.compile(
+    r"(?P<space>\s+)|(?P<break>[.;])|(?P<comma>[,:])|(?P<bracket>[()])"
+    r"|(?P<magnitude>\d+(?:\.\d+)?)\s*(?:%|percent\b)"
+    r"|(?:"
+    rf"(?P<insufficient>{_any_of([INSUFFICIENT_MOTION])})"
+    rf"|(?P<action>{_any_of(_CODE_OF_ACTION)})"
+    rf"|{_UNIT}"
+    rf"|(?P<direction>{_DIRECTION})"
+    rf"|(?P<region>{_REGION})"
+    rf"|(?P<side>{_any_of(_SIDES)})"
+    r")(?![\w'’-])",
+    re.IGNORECASE,
+)
+_TARGET_UNIT = re.compile(rf"(?<![\w-])(?:{_UNIT})(?![\w-])", re.IGNORECASE)
+_TARGET_REGION = re.compile(rf"(?P<region>{_REGION}) on the (?P<side>left|right)|"
+                            rf"(?P<side_first>left|right) (?P<region_second>{_REGION})", re.IGNORECASE)  # fmt: skip
+_CONVENTION = re.compile(r"convention(?: of|:) (?P<name>[^,.:;?\n]+)")
+
+ME_VQA_COMBINED = re.compile(
+    r"The action unit(?P<s>s?) present (?P<verb>is|are): (?P<names>[^.]+)\. Therefore, the fine-grained expression "
+    r"class is (?P<fine>[^.,]+), and the coarse expression class is (?P<coarse>[^.,]+)\."
+)
+
+
+def convention_in(question: str) -> str | None:
+    """The label convention that a question names."""
+    match = _CONVENTION.search(question)
+    return match["name"].strip() if match else None
+
+
+def unit_in(question: str) -> str:
+    """The code of the one action unit that a question asks about.
+
+    Raises:
+        ValueError: it names none, or several.
+    """
+    codes = {_code(match) for match in _TARGET_UNIT.finditer(question)}
+    if len(codes) != 1:
+        raise ValueError(f"Expected one action unit in the question {question!r}, found {sorted(codes) or 'none'}.")
+    return codes.pop()
+
+
+def region_in(question: str) -> tuple[str, str]:
+    """The (region, side) that a question asks about.
+
+    Raises:
+        ValueError: it names none, or several.
+    """
+    found = {
+        (_region(match["region"] or match["region_second"]), (match["side"] or match["side_first"]).lower())
+        for match in _TARGET_REGION.finditer(question)
+    }
+    if len(found) != 1:
+        raise ValueError(f"Expected one region in the question {question!r}, found {sorted(found) or 'none'}.")
+    return found.pop()
+
+
+def parse_facts(task: str, question: str, answer: str, *, emotions: Collection[str] = ()) -> Facts:
+    """The facts an answer states.
+
+    Args:
+        task: one of `instructions.TASKS`.
+        emotions: words for an emotion besides `EMOTIONS`.
+
+    Raises:
+        UnreadableAnswerError: a word outside the vocabulary, a contradiction, a negation out of place, a fact that the
+            question does not ask for, or none at all.
+        ValueError: unknown task, or a question without its target.
+    """
+    if task not in _READERS:
+        raise ValueError(f"Unknown task {task!r}. Known: {', '.join(_READERS)}.")
+    return _READERS[task](question, answer, frozenset(word.casefold() for word in emotions))
+
+
+def _code(match: re.Match) -> str:
+    if match["code"]:
+        try:
+            return get_action_unit(re.sub(r"\s", "", match["code"]).upper()).code
+        except ValueError as error:
+            raise UnreadableAnswerError(str(error)) from None
+    return code_of_name(match["name"])
+
+
+def _region(text: str) -> str:
+    plain = " ".join(text.lower().split())
+    return plain if plain in REGIONS else plain.removesuffix("s")
+
+
+def _direction(text: str) -> str:
+    plain = " ".join(text.lower().split())
+    if plain == NO_DIRECTION:
+        return plain
+    parts = [part.strip() for part in re.split(r"\band\b", plain)]
+    vertical = [_VERTICAL[part] for part in parts if part in _VERTICAL]
+    horizontal = [_HORIZONTAL[part] for part in parts if part in _HORIZONTAL]
+    return " and ".join(vertical + horizontal)
+
+
+@lru_cache(maxsize=256)
+def _words_of_source(convention: str | None, emotions: frozenset[str]) -> re.Pattern:
+    parts = [rf"(?P<emotion>{_any_of(EMOTIONS | emotions)})"]
+    if convention:
+        name = re.escape(convention)
+        parts.insert(0, rf"(?P<convention>convention\s+of\s+{name}|{name}\s+convention)")
+    return re.compile(f"(?:{'|'.join(parts)})(?![\\w'’-])", re.IGNORECASE)
+
+
+def _tokens(answer: str, question: str, emotions: frozenset[str]) -> list[_Token]:
+    """The answer's words that matter, in order, without those that state nothing."""
+    own = _words_of_source(convention_in(question), emotions)
+    tokens, position = [], 0
+    while position < len(answer):
+        match = _LEXICON.match(answer, position) or own.match(answer, position)
+        if match is None:
+            word = _WORD.match(answer, position)
+            shown = word[0] if word else answer[position]
+            plain = shown.lower().replace("’", "'")
+            if plain in _NEGATIONS or plain == "yes":
+                tokens.append(_Token("yes" if plain == "yes" else "negation", plain, position, word.end()))
+            elif plain not in _NEUTRAL:
+                raise UnreadableAnswerError(
+                    f"{shown!r} is no word that states a fact, and none that is known to state none"
+                )
+            position = word.end()
+            continue
+        kind = match.lastgroup
+        value = match[kind]
+        if kind in ("code", "name"):
+            kind, value = "unit", _code(match)
+        elif kind == "action":
+            kind, value = "unit", _CODE_OF_ACTION[" ".join(value.lower().split())]
+        elif kind == "region":
+            value = _region(value)
+        elif kind == "direction":
+            value = _direction(value)
+        elif kind == "side":
+            value = _SIDES[" ".join(value.lower().split())]
+        elif kind == "magnitude":
+            value = _magnitude(value)
+        elif kind == "emotion":
+            value = " ".join(value.casefold().split())
+        if kind not in ("space", "convention"):
+            tokens.append(_Token(kind, value, match.start(), match.end()))
+        position = match.end()
+    return _one_mention_each(tokens, answer)
+
+
+def _magnitude(text: str) -> str:
+    value = f"{float(text):.1f}"
+    if float(value) != float(text):
+        raise UnreadableAnswerError(f"the magnitude {text} has more decimals than any fact")
+    return value
+
+
+def _one_mention_each(tokens: list[_Token], answer: str) -> list[_Token]:
+    """Joins a unit's code and name where they stand side by side, as in "AU4 (brow lowerer)"; they must agree."""
+    joined: list[_Token] = []
+    previous = None  # a unit after which nothing but brackets came
+    for token in tokens:
+        if token.kind == "unit" and previous is not None:
+            between = answer[previous.end : token.start]
+            if not between.strip(" ("):
+                if token.value != previous.value:
+                    raise UnreadableAnswerError(f"{answer[previous.start : token.end]!r} is two action units")
+                previous = None
+                continue
+        if token.kind == "unit":
+            previous = token
+        elif token.kind != "bracket":
+            previous = None
+        if token.kind != "bracket":
+            joined.append(token)
+    repeated = [code for code, count in Counter(_values(joined, "unit")).items() if count > 1]
+    if repeated:
+        raise UnreadableAnswerError(f"{repeated[0]} is named twice")
+    return joined
+
+
+def _values(tokens: Iterable[_Token], kind: str) -> list[str]:
+    return [token.value for token in tokens if token.kind == kind]
+
+
+def _only(tokens: Iterable[_Token], *kinds: str) -> None:
+    """Refuses every kind of fact that is not asked for."""
+    for token in tokens:
+        if token.kind not in kinds and token.kind not in ("break", "comma"):
+            raise UnreadableAnswerError(f"{token.value!r} ({token.kind}) is not what the question asks for")
+
+
+def _single(tokens: Iterable[_Token], kind: str) -> str:
+    found = _values(tokens, kind)
+    if len(found) != 1:
+        raise UnreadableAnswerError(f"expected one {kind}, found {', '.join(found) or 'none'}")
+    return found[0]
+
+
+def _abstains(tokens: list[_Token]) -> bool:
+    if not _values(tokens, "insufficient"):
+        return False
+    _only(tokens, "insufficient")
+    return True
+
+
+_ABSTENTION: Facts = frozenset({("insufficient motion",)})
+
+
+def _read_emotion(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    tokens = _tokens(answer, question, emotions)
+    if _abstains(tokens):
+        return _ABSTENTION
+    _only(tokens, "emotion")
+    return frozenset({("emotion", _single(tokens, "emotion"))})
+
+
+def _read_coarse_emotion(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    facts = _read_emotion(question, answer, emotions)
+    if facts == _ABSTENTION:
+        return facts
+    ((_, word),) = facts
+    return frozenset({("emotion_coarse", _known(word, COARSE_EMOTIONS, emotions))})
+
+
+def _read_units(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    tokens = _tokens(answer, question, emotions)
+    if _abstains(tokens):
+        return _ABSTENTION
+    _only(tokens, "unit")
+    codes = _values(tokens, "unit")
+    if not codes:
+        raise UnreadableAnswerError("no action unit is named")
+    return frozenset(("unit", code, "present") for code in codes)
+
+
+def _about_unit(tokens: list[_Token], question: str) -> str:
+    code = unit_in(question)
+    others = set(_values(tokens, "unit")) - {code}
+    if others:
+        raise UnreadableAnswerError(f"the question is about {code}, the answer about {others.pop()}")
+    return code
+
+
+def _read_presence(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    tokens = _tokens(answer, question, emotions)
+    if _abstains(tokens):
+        return _ABSTENTION
+    _only(tokens, "yes", "negation", "unit")
+    code = _about_unit(tokens, question)
+    # The first word answers. What follows must say the same, in one clause, so that its negation is the unit's.
+    if not tokens or tokens[0].start > 0 or tokens[0].value not in ("yes", "no"):
+        raise UnreadableAnswerError("the answer begins with neither yes nor no")
+    present = tokens[0].value == "yes"
+    rest = answer[tokens[0].end :].lstrip(",.;: ").rstrip(". \n")
+    denials = _values(tokens[1:], "negation")
+    if _values(tokens[1:], "yes") or len(denials) > 1 or (rest and bool(denials) == present):
+        raise UnreadableAnswerError("the answer contradicts itself")
+    if denials and (denials[0] not in _DENIALS or _JOINS.search(rest)):
+        raise UnreadableAnswerError(f"it is not clear what {denials[0]!r} denies")
+    return frozenset({("unit", code, "present" if present else "absent")})
+
+
+def _read_side(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    tokens = _tokens(answer, question, emotions)
+    if _abstains(tokens):
+        return _ABSTENTION
+    _only(tokens, "side", "unit")
+    return frozenset({("side", _about_unit(tokens, question), _single(tokens, "side"))})
+
+
+def _read_region(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    tokens = _tokens(answer, question, emotions)
+    if _abstains(tokens):
+        return _ABSTENTION
+    _only(tokens, "region", "side", "direction", "magnitude")
+    region, side = region_in(question)
+    for kind, asked in (("region", region), ("side", side)):
+        if _values(tokens, kind) not in ([], [asked]):
+            raise UnreadableAnswerError(f"the question is about the {side} {region}")
+    return frozenset({("motion", region, side, _single(tokens, "direction"), _single(tokens, "magnitude"))})
+
+
+def _read_motions(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    tokens = _tokens(answer, question, emotions)
+    if _abstains(tokens):
+        return _ABSTENTION
+    kinds = ("region", "side", "direction", "magnitude")
+    _only(tokens, *kinds)
+    clauses: list[list[_Token]] = [[]]
+    for token in tokens:
+        if token.kind == "break":
+            clauses.append([])
+        elif token.kind != "comma":
+            clauses[-1].append(token)
+    motions = [tuple(_single(clause, kind) for kind in kinds) for clause in clauses if clause]
+    if not motions:
+        raise UnreadableAnswerError("no motion is described")
+    if len({motion[:2] for motion in motions}) != len(motions):
+        raise UnreadableAnswerError("one region is described twice")
+    if any(side == "both" for _, side, _, _ in motions):
+        raise UnreadableAnswerError("each side has a motion of its own")
+    return frozenset(("motion", *motion) for motion in motions)
+
+
+def _read_report(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    report = parse_answer(answer)
+    if not report.parsed:
+        raise UnreadableAnswerError(report.warnings[0])
+    if report.insufficient_motion:
+        if report.evidence:
+            raise UnreadableAnswerError("evidence for a class that is not given")
+        if report.rationale in STILL_RATIONALES:
+            return _ABSTENTION | {("still",)}
+        if report.rationale in UNCLEAR_RATIONALES:
+            return _ABSTENTION
+        raise UnreadableAnswerError(f"{report.rationale!r} is no reason to give no class")
+    emotion = _known(report.emotion, EMOTIONS, emotions)
+    sides = {unit.code: unit.side for unit in report.action_units}
+    if len(report.evidence) != len(sides) or not sides:
+        raise UnreadableAnswerError("expected one piece of evidence an action unit")
+    facts = set()
+    for item in report.evidence:
+        region, direction = _region(item.region), _direction_of_evidence(item.direction)
+        if region not in REGIONS:
+            raise UnreadableAnswerError(f"{item.region!r} is no region of the face")
+        facts.add(("evidence", item.action_unit, sides[item.action_unit], region, direction, f"{item.magnitude:.1f}"))
+    if _read_rationale(question, report.rationale, emotions) != (emotion, sides):
+        raise UnreadableAnswerError("the rationale says something else than the class and the evidence")
+    return frozenset(facts | {("emotion", emotion)})
+
+
+def _direction_of_evidence(text: str) -> str:
+    if not re.fullmatch(_DIRECTION, text):
+        raise UnreadableAnswerError(f"{text!r} is no direction")
+    return _direction(text)
+
+
+def _read_rationale(question: str, text: str, emotions: frozenset[str]) -> tuple[str, dict[str, str]]:
+    """The emotion, and the side of each unit: the one named after it, or both."""
+    tokens = _tokens(text, question, emotions)
+    _only(tokens, "unit", "side", "emotion")
+    sides: dict[str, str] = {}
+    unit = None
+    for token in tokens:
+        if token.kind == "unit":
+            unit = token.value
+            sides[unit] = "both"
+        elif token.kind == "side":
+            if unit is None:
+                raise UnreadableAnswerError(f"the side {token.value!r} follows no action unit")
+            sides[unit], unit = token.value, None
+    return _single(tokens, "emotion"), sides
+
+
+def _read_me_vqa_coarse(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    return frozenset({("emotion_coarse", _known(answer, COARSE_EMOTIONS, emotions))})
+
+
+def _read_me_vqa_fine(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    return frozenset({("emotion", _known(answer, EMOTIONS, emotions))})
+
+
+def _known(word: str, usual: frozenset[str], emotions: frozenset[str]) -> str:
+    if word.casefold() not in usual | emotions:
+        raise UnreadableAnswerError(f"{word!r} is no known emotion")
+    return word.casefold()
+
+
+def _read_me_vqa_units(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    try:
+        codes = [code_of_name(name) for name in answer.split(", ")]
+    except ValueError as error:
+        raise UnreadableAnswerError(str(error)) from None
+    singular = "action unit present" in question or question.endswith("the action unit?")
+    if singular != (len(codes) == 1) or len(set(codes)) != len(codes):
+        raise UnreadableAnswerError(f"{answer!r} does not answer {question!r}")
+    return frozenset(("unit", code, "present") for code in codes)
+
+
+def _read_me_vqa_presence(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    if answer not in ("yes", "no"):
+        raise UnreadableAnswerError(f"{answer!r} is neither yes nor no")
+    return frozenset({("unit", unit_in(question), "present" if answer == "yes" else "absent")})
+
+
+def _read_me_vqa_side(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    if answer not in ("left", "right"):
+        raise UnreadableAnswerError(f"{answer!r} is neither left nor right")
+    return frozenset({("side", unit_in(question), answer)})
+
+
+def _read_me_vqa_combined(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    match = ME_VQA_COMBINED.fullmatch(answer)
+    if match is None or (match["s"] == "s") != (match["verb"] == "are"):
+        raise UnreadableAnswerError(f"{answer!r} has another form than the track's")
+    if (match["s"] == "s") != (", " in match["names"]):
+        raise UnreadableAnswerError(f"singular and plural do not go together in {answer!r}")
+    return (
+        _read_me_vqa_units(question, match["names"], emotions)
+        | _read_me_vqa_fine(question, match["fine"], emotions)
+        | _read_me_vqa_coarse(question, match["coarse"], emotions)
+    )
+
+
+_READERS = {
+    "explain": _read_report,
+    "emotion": _read_emotion,
+    "emotion_coarse": _read_coarse_emotion,
+    "action_units": _read_units,
+    "action_unit_presence": _read_presence,
+    "side": _read_side,
+    "region_motion": _read_region,
+    "motions": _read_motions,
+    "me_vqa_coarse": _read_me_vqa_coarse,
+    "me_vqa_fine": _read_me_vqa_fine,
+    "me_vqa_action_units": _read_me_vqa_units,
+    "me_vqa_presence": _read_me_vqa_presence,
+    "me_vqa_side": _read_me_vqa_side,
+    "me_vqa_combined": _read_me_vqa_combined,
+}
+TASKS: tuple[str, ...] = tuple(_READERS)
