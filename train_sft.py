@@ -240,6 +240,25 @@ def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset
     )
 
 
+def with_tasks(dataset: Dataset, task_weights: dict[str, float] | None) -> Dataset:
+    """The clips that a conversation can be drawn from: where labels and motion disagree there may be none.
+
+    Raises:
+        ValueError: no clip is left.
+    """
+    kept = dataset.filter(
+        lambda conversations: any(
+            task_weights is None or task_weights.get(item["task"], 0) > 0 for item in conversations
+        ),
+        input_columns="conversations",
+    )
+    if not len(kept):
+        raise ValueError(f"No clip has a conversation of the tasks {sorted(task_weights or ['any'])}.")
+    if len(kept) < len(dataset):
+        print(f"{len(dataset) - len(kept)} of {len(dataset)} clips left out: no conversation of the weighted tasks")
+    return kept
+
+
 class DeftCollator:
     """Rows to a batch: one conversation drawn a clip, placeholders expanded, only the answer scored."""
 
@@ -352,7 +371,7 @@ def main(data: DataArguments, model_arguments: ModelArguments, training: SFTConf
     splits: DatasetDict = load_dataset(data.dataset)
     if data.train_split not in splits:
         raise ValueError(f"{data.dataset} has no split {data.train_split!r}; it has {', '.join(splits)}.")
-    dataset = splits[data.train_split]
+    dataset = with_tasks(splits[data.train_split], data.task_weights)
     model, processor = build_model(model_arguments, dataset)
     size = sum(parameter.numel() for parameter in model.parameters())
     print(f"{len(dataset)} clips of {len(set(dataset['subject']))} subjects; model of {size / 1e6:.1f} M parameters")

@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, code_of_name, get_action_unit
+from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, get_action_unit
 from deft_llm.processing.expression_report import INSUFFICIENT_MOTION, parse_answer
 from deft_llm.processing.motion_evidence import NO_DIRECTION
 
@@ -108,13 +108,14 @@ def _any_of(phrases: Iterable[str]) -> str:
     return "|".join(re.escape(phrase).replace(r"\ ", r"\s+") for phrase in ordered)
 
 
+_CODE_OF_NAME = {unit.name: unit.code for unit in ACTION_UNITS.values()}
 _vertical, _horizontal = _any_of(_VERTICAL), _any_of(_HORIZONTAL)
 _DIRECTION = (
     rf"(?:{_vertical})\s+and\s+(?:{_horizontal})|(?:{_horizontal})\s+and\s+(?:{_vertical})|{_vertical}|{_horizontal}"
     rf"|{_any_of([NO_DIRECTION])}"
 )
 _REGION = "|".join(rf"{region}s?" for region in map(re.escape, sorted(REGIONS, key=len, reverse=True)))
-_UNIT = rf"(?P<code>(?:AU|AD|M)\s?\d+)|(?P<name>{_any_of(unit.name for unit in ACTION_UNITS.values())})"
+_UNIT = rf"(?P<code>(?:AU|AD|M)\s?\d+)|(?P<name>{_any_of(_CODE_OF_NAME)})"
 _CODE_OF_ACTION = {unit.action: unit.code for unit in ACTION_UNITS.values()}
 _WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*")
 # The order decides: an action ("the inner brows rise") before a name, a name ("upper lip raiser") before a region.
@@ -198,7 +199,7 @@ def _code(match: re.Match) -> str:
             return get_action_unit(re.sub(r"\s", "", match["code"]).upper()).code
         except ValueError as error:
             raise UnreadableAnswerError(str(error)) from None
-    return code_of_name(match["name"])
+    return _CODE_OF_NAME[" ".join(match["name"].lower().split())]
 
 
 def _region(text: str) -> str:
@@ -441,7 +442,9 @@ def _read_report(question: str, answer: str, emotions: frozenset[str]) -> Facts:
         region, direction = _region(item.region), _direction_of_evidence(item.direction)
         if region not in REGIONS:
             raise UnreadableAnswerError(f"{item.region!r} is no region of the face")
-        facts.add(("evidence", item.action_unit, sides[item.action_unit], region, direction, f"{item.magnitude:.1f}"))
+        facts.add(
+            ("evidence", item.action_unit, sides[item.action_unit], region, direction, _magnitude(str(item.magnitude)))
+        )
     if _read_rationale(question, report.rationale, emotions) != (emotion, sides):
         raise UnreadableAnswerError("the rationale says something else than the class and the evidence")
     return frozenset(facts | {("emotion", emotion)})
@@ -485,10 +488,10 @@ def _known(word: str, usual: frozenset[str], emotions: frozenset[str]) -> str:
 
 
 def _read_me_vqa_units(question: str, answer: str, emotions: frozenset[str]) -> Facts:
-    try:
-        codes = [code_of_name(name) for name in answer.split(", ")]
-    except ValueError as error:
-        raise UnreadableAnswerError(str(error)) from None
+    unknown = [name for name in answer.split(", ") if name not in _CODE_OF_NAME]
+    if unknown:
+        raise UnreadableAnswerError(f"{unknown[0]!r} is no name of an action unit")
+    codes = [_CODE_OF_NAME[name] for name in answer.split(", ")]
     singular = "action unit present" in question or question.endswith("the action unit?")
     if singular != (len(codes) == 1) or len(set(codes)) != len(codes):
         raise UnreadableAnswerError(f"{answer!r} does not answer {question!r}")

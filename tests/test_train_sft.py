@@ -25,6 +25,7 @@ from train_sft import (
     main,
     part_of,
     prepare,
+    with_tasks,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -221,6 +222,20 @@ def test_a_dataset_without_labels_is_refused(model_arguments, dataset):
     still = dataset.filter(lambda row: row["emotion"] is None)
     with pytest.raises(ValueError, match="names 0 emotions and 0 action units"):
         build_model(model_arguments, still)
+
+
+def test_clips_without_a_weighted_task_are_left_out_and_counted(dataset, capsys):
+    silent = [row | {"conversations": []} for row in dataset.select(range(2))]
+    motion_only = dataset[2] | {
+        "conversations": [item for item in dataset[2]["conversations"] if item["task"] == "motions"]
+    }
+    rows = dataset.from_list([*silent, motion_only, dataset[3]], features=dataset.features)
+    assert with_tasks(rows, {"explain": 4, "emotion": 0})["clip_id"] == [dataset[3]["clip_id"]]
+    assert "3 of 4 clips left out" in capsys.readouterr().out
+    assert len(with_tasks(rows, {"motions": 1})) == len(with_tasks(rows, None)) == 2
+    assert len(with_tasks(dataset, {"explain": 1})) == len(dataset)
+    with pytest.raises(ValueError, match="'guess'"):
+        with_tasks(rows, {"guess": 1})
 
 
 def test_the_full_size_recipe_is_read(tmp_path):
