@@ -227,6 +227,7 @@ class AcceptedFacts:
             labelled units agrees with it.
         units: the supported labels, one a code.
         all_supported: every labelled unit is among `units`.
+        open_sides: codes with an unsupported label, be it besides a supported one for the other side.
         absent: codes of which label and motion agree that they are not there.
         motions: the significant ones, strongest first.
         labelled: the source says anything about an expression in this clip.
@@ -237,6 +238,7 @@ class AcceptedFacts:
     emotion_coarse: str | None
     units: tuple[Judgement, ...]
     all_supported: bool
+    open_sides: frozenset[str]
     absent: tuple[str, ...]
     motions: tuple[RegionMotion, ...]
     labelled: bool
@@ -287,6 +289,7 @@ def accept_facts(
         emotion_coarse=emotion_coarse if grounded else None,
         units=supported,
         all_supported=codes == {item.code for item in supported},
+        open_sides=frozenset(item.code for item in judgements if item.verdict != SUPPORTED),
         absent=_absent_units(codes | set(also_named), supported, motions),
         motions=significant,
         labelled=bool(judgements) or emotion is not None or emotion_coarse is not None,
@@ -385,7 +388,9 @@ def _questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> lis
     elif task == "action_unit_presence":
         targets = [{"unit": _unit(code)} for code in _present_and_absent(facts, rng)]
     elif task == "side":
-        codes = _COMMON_UNITS if facts.still else [item.code for item in facts.units]
+        codes = (
+            _COMMON_UNITS if facts.still else [item.code for item in facts.units if item.code not in facts.open_sides]
+        )
         targets = [{"unit": _unit(_draw(codes, rng))}] if codes else []
     elif task == "region_motion":
         regions = [(item.region, item.side) for item in facts.motions]
@@ -403,7 +408,7 @@ def _me_vqa_questions(task: str, facts: AcceptedFacts, rng: np.random.Generator)
     names = {"convention": facts.convention}
     listed = facts.all_supported and bool(facts.units)
     plural = len(facts.units) > 1
-    one_sided = [item.code for item in facts.units if item.side != "both"]
+    one_sided = [item.code for item in facts.units if item.side != "both" and item.code not in facts.open_sides]
     if task == "me_vqa_presence":
         if facts.still:
             return []
@@ -469,7 +474,8 @@ def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
         stated = (units & {("unit", code, "present")}) | absent
     elif task in ("side", "me_vqa_side"):
         code = unit_in(question)
-        stated = frozenset(("side", code, item.side) for item in facts.units if item.code == code)
+        known = [item for item in facts.units if item.code == code and code not in facts.open_sides]
+        stated = frozenset(("side", code, item.side) for item in known)
     elif task == "region_motion":
         region, side = region_in(question)
         stated = frozenset(_motion_fact(item) for item in facts.motions if (item.region, item.side) == (region, side))

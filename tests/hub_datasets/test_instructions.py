@@ -229,6 +229,14 @@ def test_left_and_right_labels_of_one_unit_are_one_on_both_sides():
     assert accepted([("AU1", "left"), ("AU1", "both")], BROWS_UP).units[0].side == "both"
 
 
+def test_a_side_is_not_asked_where_the_other_ones_label_is_not_supported():
+    facts = accepted([("AU2", "left"), ("AU2", "right")], BROWS_UP)
+    assert [(item.code, item.side) for item in facts.units] == [("AU2", "left")]
+    assert not {"side", "me_vqa_side"} & set(asked(facts))
+    with pytest.raises(ValueError, match="do not answer"):
+        facts_of("side", "Where is AU2 (outer brow raiser): left, right or both sides?", facts)
+
+
 @pytest.mark.parametrize("verdict", [CONTRADICTED, NOT_VISIBLE, NOT_TESTABLE])
 def test_only_supported_labels_are_accepted(verdict):
     item = Judgement("AU1", "both", "inner brow", SUPPORTED, 1.0, 0.9, "up")
