@@ -58,7 +58,7 @@ _NEUTRAL_WORDS = """
     motions move moved movement movements moves moving named namely observed occur occurs of on person person's present
     read reads recording reflects region regions see seen shift shifts show showing shown shows so subject subject's
     that the their them then there therefore hence these they this those thus to together travel travels under unit
-    units video visible visibly we when where which while width with
+    units video visible visibly we which width with
 """
 _NEUTRAL = frozenset(_NEUTRAL_WORDS.split())
 _NEGATION_WORDS = """
@@ -68,7 +68,7 @@ _NEGATION_WORDS = """
 _NEGATIONS = frozenset(_NEGATION_WORDS.split())
 # What may deny an action unit after "No, …", where nothing joins two statements.
 _DENIALS = frozenset({"absent", "can't", "cannot", "doesn't", "isn't", "not"})
-_JOINS = re.compile(r"[,.;:]|\b(?:also|and|as|so|that|then|therefore|thus|together|when|where|which|while)\b")
+_JOINS = re.compile(r"[,.;:]|\b(?:also|and|as|so|that|then|therefore|thus|together|which)\b")
 
 _VERTICAL = {"up": "up", "upward": "up", "upwards": "up", "down": "down", "downward": "down", "downwards": "down"}
 _HORIZONTAL = {

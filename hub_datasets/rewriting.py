@@ -34,7 +34,7 @@ PROMPT = (
     "out, deny nothing. A statement that begins with Yes or No must still begin with it. Reply with the rewritten "
     "statement alone, on one line.\n\nQuestion: {question}\nStatement: {statement}"
 )
-# Answers whose form is prescribed: the challenge's, and those a question asks for in one word.
+# The challenge prescribes the form of its answers.
 _FIXED_TASKS = "me_vqa_"
 _RATIONALE = f"{FIELDS[2]}: "
 
@@ -105,7 +105,7 @@ def rewrite(conversation: dict[str, Any], chat: Chat, *, emotions: Collection[st
 
 
 def _free_part(task: str, answer: str) -> tuple[str, str]:
-    """The answer as (what must stay, what may be worded freely)."""
+    """The answer as (what must stay, what may be worded freely): of bare words and lists, nothing."""
     if task.startswith(_FIXED_TASKS):
         return answer, ""
     if task == "explain":
