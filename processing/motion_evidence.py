@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,26 +45,37 @@ class RegionMotion:
     significant: bool
 
 
-def noise_floor(flow: np.ndarray, *, factor: float = 4.0, minimum: float = 0.30) -> float:
+def noise_floor(
+    flow: np.ndarray, *, lead_in: np.ndarray | None = None, factor: float = 4.0, minimum: float = 0.12
+) -> float:
     """The region motion that this clip's noise can produce, in the flow's unit (percent of the crop width).
 
-    `factor` robust standard deviations of the flow where a face stands still, and never less than `minimum`, which
-    the remains of compression and head motion reach: 0.4 pixels of a 128-pixel crop. Both were set on rendered
-    clips in which nothing but the disturbances moves.
+    `factor` robust standard deviations of the flow where a face stands still, or of a region's motion while it still
+    stands still, whichever is larger, and never less than `minimum`, which the remains of compression and head motion
+    reach: 0.15 pixels of a 128-pixel crop. Both were set on rendered clips in which nothing but the disturbances
+    moves.
 
     Args:
         flow: (T, 2, h, w), head motion removed.
+        lead_in: (L, 2, h, w), the same of neutral frames before the onset, if there are any.
     """
     _, _, height, width = flow.shape
-    stable = flow[:, :, stable_mask(height, width)]
-    return max(minimum, factor * 1.4826 * float(np.median(np.abs(stable))))
+    deviation = 1.4826 * float(np.median(np.abs(flow[:, :, stable_mask(height, width)])))
+    if lead_in is not None and len(lead_in):
+        masks = [ellipse_mask(region_ellipse(region, side), height, width) for region in REGIONS for side in SIDES]
+        means = np.stack([lead_in[:, :, mask].mean(-1) for mask in masks])
+        deviation = max(deviation, 1.4826 * float(np.median(np.abs(means))))
+    return max(minimum, factor * deviation)
 
 
-def measure_motion(flow: np.ndarray, *, minimum_concentration: float = 0.5) -> list[RegionMotion]:
+def measure_motion(
+    flow: np.ndarray, *, lead_in: np.ndarray | None = None, minimum_concentration: float = 0.5
+) -> list[RegionMotion]:
     """Every region's motion at the frame where the face moves most, strongest first.
 
     Args:
         flow: (T, 2, h, w) in percent of the crop width, head motion removed.
+        lead_in: (L, 2, h, w), the same of neutral frames before the onset; they only tell the clip's noise.
 
     Raises:
         ValueError: another shape, or values that are not finite.
@@ -73,7 +86,7 @@ def measure_motion(flow: np.ndarray, *, minimum_concentration: float = 0.5) -> l
     if not np.isfinite(flow).all():
         raise ValueError("Flow holds NaN or infinite values.")
     _, _, height, width = flow.shape
-    floor = noise_floor(flow)
+    floor = noise_floor(flow, lead_in=lead_in)
     motions = []
     for region in REGIONS:
         for side in SIDES:
@@ -88,3 +101,38 @@ def measure_motion(flow: np.ndarray, *, minimum_concentration: float = 0.5) -> l
             direction = DIRECTIONS[octant] if concentration >= minimum_concentration else NO_DIRECTION
             motions.append(RegionMotion(region, side, magnitude, direction, concentration, magnitude > floor))
     return sorted(motions, key=lambda motion: -motion.magnitude)
+
+
+def format_motion(motions: Sequence[RegionMotion]) -> str:
+    """One sentence a line, which `parse_motion` reads back; magnitudes to 0.01 % and concentrations to 0.01."""
+    return "\n".join(
+        f"The {motion.side} {motion.region} moves {motion.direction} by {motion.magnitude:.2f} % of the face's width "
+        f"(concentration {motion.concentration:.2f}), {_ABOVE if motion.significant else _WITHIN}."
+        for motion in motions
+    )
+
+
+def parse_motion(text: str) -> list[RegionMotion]:
+    """The statements of `format_motion`.
+
+    Raises:
+        ValueError: a line that is no such sentence, or names an unknown region, side or direction.
+    """
+    motions = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        match = _SENTENCE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"Not a statement about a region's motion: {line!r}.")
+        side, region, direction, magnitude, concentration, significance = match.groups()
+        motions.append(
+            RegionMotion(region, side, float(magnitude), direction, float(concentration), significance == _ABOVE)
+        )
+    return motions
+
+
+_ABOVE, _WITHIN = "above the noise of the clip", "within the noise of the clip"
+_SENTENCE = re.compile(
+    rf"The ({'|'.join(SIDES)}) ({'|'.join(map(re.escape, REGIONS))}) moves "
+    rf"({'|'.join(map(re.escape, (*DIRECTIONS, NO_DIRECTION)))}) by ([0-9]+\.[0-9]{{2}}) % of the face's width "
+    rf"\(concentration ([0-9]+\.[0-9]{{2}})\), ({_ABOVE}|{_WITHIN})\."
+)

@@ -121,6 +121,9 @@ class DeftVideoProcessor(VideoProcessorMixin):
         Args:
             videos: one clip or a list of clips, each of any kind that `open_clip` reads.
             return_metadata (`bool`): add `video_metadata`, whose `frames_indices` are the sampled frame numbers.
+            return_lead_in (`bool`): add `lead_in_flow`, one (L, 2, flow_size, flow_size) array a clip: the motion of
+                the neutral frames before the onset, which tells `measure_motion` the clip's noise. L is 0 where the
+                clip starts at the onset or the estimator looks at pairs only.
             **kwargs: overrides of the processor's arguments for this call, and the per-clip `key_frames`,
                 `face_landmarks`, `face_box`.
 
@@ -133,17 +136,19 @@ class DeftVideoProcessor(VideoProcessorMixin):
             raise TypeError(f"{type(self).__name__} got an unknown argument: {', '.join(sorted(unknown))}.")
         per_clip = {name: kwargs.pop(name, None) for name in _PER_CLIP}
         return_tensors, return_metadata = kwargs.pop("return_tensors", None), kwargs.pop("return_metadata", False)
+        return_lead_in = kwargs.pop("return_lead_in", False)
         face_source = make_face_source(kwargs.pop("face_source", None) or self.face_source)
         settings = self if not kwargs else type(self)(**{**self.to_dict(), **_without_none(kwargs)})
 
         clips = [open_clip(source) for source in list_of_clips(videos)]
         columns = {name: _one_per_clip(name, value, len(clips)) for name, value in per_clip.items()}
-        pixels, flows, metadata = [], [], []
+        pixels, flows, lead_ins, metadata = [], [], [], []
         for index, clip in enumerate(clips):
             options = {name: column[index] for name, column in columns.items() if name != "video_metadata"}
-            pixel_values, flow_values, indices = settings._process_clip(clip, face_source, **options)
+            pixel_values, flow_values, lead_in, indices = settings._process_clip(clip, face_source, **options)
             pixels.append(pixel_values)
             flows.append(flow_values)
+            lead_ins.append(lead_in)
             clip.metadata.frames_indices = indices
             metadata.append(clip.metadata)
         data = {}
@@ -152,13 +157,15 @@ class DeftVideoProcessor(VideoProcessorMixin):
         if settings.do_estimate_flow:
             data["flow_values_videos"] = np.stack(flows)
         features = BatchFeature(data, tensor_type=return_tensors)
+        if return_lead_in and settings.do_estimate_flow:
+            features["lead_in_flow"] = lead_ins
         if return_metadata:
             features["video_metadata"] = metadata
         return features
 
     def _process_clip(
         self, clip: ClipReader, face_source: FaceSource | None, key_frames: Any, face_landmarks: Any, face_box: Any
-    ) -> tuple[np.ndarray | None, np.ndarray | None, list[int]]:
+    ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, list[int]]:
         if len(clip) < 2:
             raise VideoReadError(f"{clip.name}: one frame only; motion needs at least two.")
         if key_frames is not None:
@@ -183,7 +190,8 @@ class DeftVideoProcessor(VideoProcessorMixin):
             if self.do_estimate_flow:
                 grey[index] = _grey_crop(frame, transform, self.flow_resolution)
         appearance = self._appearance([colour[index] for index in indices]) if self.do_crop_appearance else None
-        return appearance, self._flow(grey, indices) if self.do_estimate_flow else None, indices
+        flow, lead_in = self._flow(grey, indices) if self.do_estimate_flow else (None, None)
+        return appearance, flow, lead_in, indices
 
     def _context(self, indices: list[int]) -> list[int]:
         """The sampled frames, and for the whole-clip estimator others between them and before the onset."""
@@ -209,24 +217,25 @@ class DeftVideoProcessor(VideoProcessorMixin):
             flow = remove_head_motion(flow, stable_mask(SPOTTING_RESOLUTION, SPOTTING_RESOLUTION))
         return spot_key_frames(motion_energy(flow))
 
-    def _flow(self, crops: dict[int, np.ndarray], indices: list[int]) -> np.ndarray:
-        """(num_frames - 1, 2, flow_size, flow_size) of the sampled frames, from grey crops by frame number."""
+    def _flow(self, crops: dict[int, np.ndarray], indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Flow of the sampled frames, (num_frames - 1, 2, flow_size, flow_size), and of those before the onset, from
+        grey crops by frame number."""
         side, (onset, *later) = self.flow_resolution, indices
         others = [index for index in crops if index != onset]
-        if not others:
-            return np.zeros(self.flow_shape, np.float32)
-        flow = estimate_flow(crops[onset], np.stack([crops[i] for i in others]), estimator=self.flow_estimator)
-        measured = {index: field for index, field in zip(others, flow, strict=True) if index in later}
-        if self.do_remove_head_motion:
-            cleaned = remove_head_motion(np.stack(list(measured.values())), stable_mask(side, side))
-            measured = dict(zip(measured, cleaned, strict=True))
-        grid = (self.flow_size, self.flow_size)
-        pooled = {
-            index: [cv2.resize(channel, grid, interpolation=cv2.INTER_AREA) for channel in field]
-            for index, field in measured.items()
-        }
-        still = np.zeros((2, self.flow_size, self.flow_size))
-        return np.float32([pooled.get(index, still) for index in later]) * np.float32(100 / side)
+        grids = dict.fromkeys(indices, np.zeros((2, self.flow_size, self.flow_size), np.float32))
+        if others:
+            flow = estimate_flow(crops[onset], np.stack([crops[i] for i in others]), estimator=self.flow_estimator)
+            wanted = [place for place, index in enumerate(others) if index in grids or index < onset]
+            flow = flow[wanted]
+            if self.do_remove_head_motion:
+                flow = remove_head_motion(flow, stable_mask(side, side))
+            size = (self.flow_size, self.flow_size)
+            for place, field in zip(wanted, flow, strict=True):
+                pooled = [cv2.resize(channel, size, interpolation=cv2.INTER_AREA) for channel in field]
+                grids[others[place]] = np.float32(pooled) * np.float32(100 / side)
+        before = [grids[index] for index in sorted(grids) if index < onset]
+        lead_in = np.stack(before) if before else np.zeros((0, *self.flow_shape[1:]), np.float32)
+        return np.stack([grids[index] for index in later]), lead_in
 
 
 def list_of_clips(videos: Any) -> list[Any]:

@@ -31,14 +31,16 @@ import torch
 import torch.nn.functional as F
 
 # Share of the resolution, Gauss-Newton steps, whether the fields are solved for or the head alone.
-_LEVELS = ((0.25, 5, False), (0.5, 3, True), (1.0, 2, True))
+_LEVELS = ((0.25, 5, False), (0.5, 4, True), (1.0, 3, True))
 _SPACING = 1 / 16  # of the spline's control points, crop widths
 _BENDING = 800.0  # prior precision of the fields' curvature; set on rendered clips, as are the next four
 _MEMBRANE = 1e4  # prior precision of their slope, which settles what is free where there is no texture
 _RANK = 6  # most fields
-_DISTINCT = 25.0  # how far a field's energy stands above that of the first one left out
+_DISTINCT = 18.0  # how far a field's energy stands above that of the first one left out
 _SHADING = 1 / 6  # of the shading's control points, crop widths; light varies more slowly than this over a face
 _BORDER = 0.06  # crop widths at the frame's edge that do not count: what enters or leaves the frame is no motion
+_FACE = (0.50, 0.52)  # radii of the ellipse about the crop's middle that counts, crop widths
+_PROBES = 16  # noise images
 _FINER = 2  # frames are sampled on a grid this much finer, as cv2.pyrUp makes it
 
 
@@ -99,6 +101,7 @@ class _Solver:
         self.gain = torch.ones(count, 1, device=self.device)  # light, as a factor on the texture
         self.courses = torch.zeros(count, 0, device=self.device)
         self.fields = torch.zeros(0, 2 * self.points**2, device=self.device)  # spline coefficients, u then v
+        self.prior = _smoothness_prior(self.points).to(self.device)
         self.factor = None  # Cholesky factor of the fields' information at the last step
 
     def solve_level(self, side: int, steps: int, with_fields: bool) -> None:
@@ -114,10 +117,21 @@ class _Solver:
             # Shading is taken out after the warp: before it, a strong edge's halo would not grow and turn as the edge.
             residual, template = level.without_shading(residual), level.without_shading(template[None])[0]
             grad_x, grad_y = level.gradient(template)
-            weight = level.inside * _steadiness(residual)
+            weight = level.inside * self._steadiness(residual)
             residual = self._step_head_and_courses(level, residual, weight, template, grad_x, grad_y, images)
             if with_fields:
                 self._step_fields(level, residual, weight, grad_x, grad_y)
+
+    def _steadiness(self, residual: torch.Tensor) -> torch.Tensor:
+        """(N,) at most 2: one over the residual's variance over time, relative to the face's typical one. What goes
+        along with the courses is left out of it: it is motion that has yet to be explained."""
+        total = residual.square().sum(0)
+        if len(self.fields):
+            centred = self.courses - self.courses.mean(0)
+            along = torch.linalg.qr(centred).Q.T @ residual
+            total = (total - along.square().sum(0)).clamp(min=0)
+        typical = total.median().clamp(min=1e-12)
+        return 2 * typical / (total + typical)
 
     def _step_head_and_courses(self, level, residual, weight, template, grad_x, grad_y, images) -> torch.Tensor:
         """Least squares for each frame's affine map, gain and courses; returns what they leave unexplained."""
@@ -138,10 +152,14 @@ class _Solver:
         return residual
 
     def _step_fields(self, level, residual, weight, grad_x, grad_y) -> None:
-        information = level.information(weight, grad_x, grad_y) / self.noise**2
-        self.factor = torch.linalg.cholesky(information + _smoothness_prior(self.points).to(self.device))
+        structure = level.information(weight, grad_x, grad_y)
+        pulled = level.pull(residual * weight, grad_x, grad_y)
+        if level.noise is None:
+            level.noise = self._effective_noise(level, structure, pulled, weight, grad_x, grad_y)
+        information = structure / level.noise**2
+        self.factor = torch.linalg.cholesky(information + self.prior)
         if not len(self.fields):
-            self._find_fields(level, residual, weight, grad_x, grad_y, information)
+            self._find_fields(information, pulled / level.noise**2)
             return
         # Courses that are orthonormal over time turn the K coupled problems into K separate ones. They are centred,
         # because a constant part cannot be told from the reference image.
@@ -150,15 +168,35 @@ class _Solver:
         kept = values > 1e-6 * values.max()
         mixing = (vectors[:, kept] / values[kept].sqrt()).float()
         fields = (vectors[:, kept] * values[kept].sqrt()).float().T @ self.fields
-        images = (centred @ mixing).T @ residual
-        right = fields @ information - level.pull(images * weight, grad_x, grad_y) / self.noise**2
+        right = fields @ information - (centred @ mixing).T @ pulled / level.noise**2
         self.courses = self.courses @ mixing
         self.fields = torch.cholesky_solve(right.T, self.factor).T
 
-    def _find_fields(self, level, residual, weight, grad_x, grad_y, information) -> None:
+    def _effective_noise(self, level, structure, pulled, weight, grad_x, grad_y) -> float:
+        """The standard deviation of the white noise that would make the frames' flows as restless as they are.
+
+        Compression leaves less noise to see in a pixel and more of it that looks like motion, so the sensor's noise
+        alone would be trusted too much. The flows of noise images are compared with the frames' own, of which the
+        leading part, the face's motion, is left out.
+        """
+        noise = self.noise * level.side / self.frames.shape[1]  # a pixel here is a mean of several
+        factor = torch.linalg.cholesky(structure / noise**2 + self.prior)
+        images = level.noise_images(_PROBES) * noise
+
+        def energies(right: torch.Tensor) -> torch.Tensor:
+            flows = torch.cholesky_solve(right.T / noise**2, factor).T
+            return torch.linalg.eigvalsh((flows @ structure @ flows.T).double() / noise**2)
+
+        expected = energies(level.pull(images * weight, grad_x, grad_y)).mean()
+        leading = min(_RANK + 1, len(pulled) - 1)
+        observed = energies(pulled - pulled.mean(0))[1 : len(pulled) - leading]
+        if not len(observed):
+            return noise
+        return noise * max(1.0, float(observed.mean() / expected)) ** 0.5
+
+    def _find_fields(self, information, right) -> None:
         """Each frame's smooth flow, and what these flows have in common."""
-        right = -level.pull(residual * weight, grad_x, grad_y) / self.noise**2
-        flows = torch.cholesky_solve(right.T, self.factor).T
+        flows = -torch.cholesky_solve(right.T, self.factor).T
         flows = flows - flows[self.reference]
         # The inner product is the change of the image in units of its noise: what cannot be seen does not count.
         energy = (flows @ information @ flows.T).double()
@@ -193,13 +231,21 @@ class _Level:
 
     def __init__(self, frames: torch.Tensor, side: int, points: int):
         self.side, self.points, self.device = side, points, frames.device
+        self.noise = None  # known once the solver has seen the residuals here
         self.basis = _spline_basis(side, points).to(self.device)
         axis = (torch.arange(side, device=self.device) + 0.5) / side - 0.5
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         self.plane = torch.stack([torch.ones_like(x), x, y]).view(3, -1)
-        self.inside = _border_taper(side).to(self.device)
+        self.inside = _face_taper(side).to(self.device)
         self.images = _refined(frames, side)
         self.shading = _shading_basis(side).to(self.device)
+
+    def noise_images(self, count: int) -> torch.Tensor:
+        """(count, N): white noise of deviation one, always the same, as blurred as a warped frame is."""
+        white = torch.randn(count, 1, self.side, self.side, generator=torch.Generator().manual_seed(0))
+        kernel = torch.tensor([1.0, 6.0, 1.0]) / 8
+        blurred = F.conv2d(F.pad(white, (1, 1, 1, 1), mode="reflect"), (kernel[:, None] * kernel)[None, None])
+        return self.without_shading(blurred.to(self.device))
 
     def evaluate(self, fields: torch.Tensor) -> torch.Tensor:
         """(K, 2 points²) coefficients to (K, 2, N) pixels."""
@@ -248,22 +294,27 @@ class _Level:
             for axis in range(2)
         )
         if self.device.type == "cpu":
-            # OpenCV is several times faster here, and rounds to 1/32 of a fine pixel.
-            asked_x, asked_y = x, y
-            x, y = (axis.mul(32 * _FINER).round_().div_(32 * _FINER) for axis in (x, y))
-            fetched = torch.empty_like(x)
-            at = (axis.mul(_FINER).view(-1, side, side).numpy() for axis in (x, y))
-            for image, at_x, at_y, out in zip(
-                self.images.numpy(), *at, fetched.view(-1, side, side).numpy(), strict=True
-            ):
-                cv2.remap(image, at_x, at_y, cv2.INTER_LINEAR, out, cv2.BORDER_CONSTANT, (float("nan"),))
-            return fetched, asked_x.sub_(x), asked_y.sub_(y)
-        extent = _FINER * side - 1
-        at = torch.stack([axis.mul(2 * _FINER / extent).sub_(1).view(-1, side, side) for axis in (x, y)], -1)
-        fetched = F.grid_sample(self.images[:, None], at, padding_mode="border", align_corners=True).flatten(1)
-        outside = (x - side / 2 + 0.5).abs().maximum((y - side / 2 + 0.5).abs()) > side / 2 - 0.5
+            return self._fetch_with_opencv(x, y)
         nothing = torch.zeros((), device=self.device)
-        return fetched.masked_fill_(outside, float("nan")), nothing, nothing
+        return self._fetch_with_torch(x, y), nothing, nothing
+
+    def _fetch_with_opencv(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Several times faster than torch on a CPU; rounds places to 1/32 of a fine pixel, and says by how much."""
+        at_x, at_y = (axis.mul(32 * _FINER).round_().div_(32 * _FINER) for axis in (x, y))
+        fetched = torch.empty_like(x)
+        maps = (axis.mul(_FINER).view(-1, self.side, self.side).numpy() for axis in (at_x, at_y))
+        images, out = self.images.numpy(), fetched.view(-1, self.side, self.side).numpy()
+        for image, map_x, map_y, target in zip(images, *maps, out, strict=True):
+            cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, target, cv2.BORDER_CONSTANT, (float("nan"),))
+        return fetched, x.sub_(at_x), y.sub_(at_y)
+
+    def _fetch_with_torch(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        extent = _FINER * self.side - 1
+        at = torch.stack([axis.mul(2 * _FINER / extent).sub_(1).view(-1, self.side, self.side) for axis in (x, y)], -1)
+        fetched = F.grid_sample(self.images[:, None], at, padding_mode="border", align_corners=True).flatten(1)
+        middle = (self.side - 1) / 2
+        outside = (x - middle).abs().maximum((y - middle).abs()) > middle
+        return fetched.masked_fill_(outside, float("nan"))
 
     def deviation(self, factor: torch.Tensor) -> torch.Tensor:
         """(side, side): standard deviation of a field's error in crop widths, from its information's factor."""
@@ -305,19 +356,14 @@ def _noise_level(frames: torch.Tensor) -> float:
     return max(float(np.median(levels)), 12**-0.5)
 
 
-def _steadiness(residual: torch.Tensor) -> torch.Tensor:
-    """(N,) at most 2: one over the residual's variance over time, relative to the face's typical one."""
-    variance = residual.square().mean(0)
-    typical = variance.median().clamp(min=1e-12)
-    return 2 * typical / (variance + typical)
-
-
 @lru_cache(maxsize=8)
-def _border_taper(side: int) -> torch.Tensor:
-    """(N,) 0 at the frame's edge, 1 from `_BORDER` inwards."""
+def _face_taper(side: int) -> torch.Tensor:
+    """(N,) 1 on the face of the canonical crop, falling to 0 towards what is hair, wall or the frame's edge."""
     place = torch.arange(side) + 0.5
-    ramp = (torch.minimum(place, side - place) / (_BORDER * side) - 0.5).clamp(0, 1)
-    return (ramp[:, None] * ramp).flatten()
+    edge = (torch.minimum(place, side - place) / (_BORDER * side) - 0.5).clamp(0, 1)
+    x, y = ((place / side - 0.5) / radius for radius in _FACE)
+    face = ((1.05 - torch.hypot(x, y[:, None])) / 0.15).clamp(0, 1)
+    return (edge[:, None] * edge * face).flatten()
 
 
 @lru_cache(maxsize=8)

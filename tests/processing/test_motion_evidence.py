@@ -1,8 +1,22 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deft_llm.processing.action_units import REGIONS, SIDES, ellipse_mask, region_ellipse
-from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, measure_motion, noise_floor, octants_apart
+from deft_llm.processing.motion_evidence import (
+    DIRECTIONS,
+    NO_DIRECTION,
+    RegionMotion,
+    format_motion,
+    measure_motion,
+    noise_floor,
+    octants_apart,
+    parse_motion,
+)
 
 
 def region_flow(region, side, vector, noise=0.0):
@@ -46,10 +60,45 @@ def test_scattered_vectors_have_no_direction():
 
 def test_the_floor_follows_the_noise_of_the_clip():
     quiet, loud = region_flow("chin", "left", (0, 0), 0.01), region_flow("chin", "left", (0, 0), 0.4)
-    assert noise_floor(quiet) == pytest.approx(0.30)
+    assert noise_floor(quiet) == pytest.approx(0.12)
     assert noise_floor(loud) == pytest.approx(4 * 0.4, rel=0.1)
     weak = region_flow("chin", "left", (0, -0.5), 0.4)
     assert not found(weak, "chin", "left").significant
+
+
+def test_the_lead_in_raises_the_floor_where_nothing_should_move_yet():
+    flow = region_flow("chin", "left", (0, -0.5))
+    shaking = np.full((8, 2, 32, 32), 0.2) * np.resize([1, -1], (8, 1, 1, 1))
+    assert next(item for item in measure_motion(flow) if item.region == "chin").significant
+    assert not any(item.significant for item in measure_motion(flow, lead_in=shaking))
+    assert noise_floor(flow, lead_in=np.zeros((0, 2, 32, 32))) == noise_floor(flow)
+
+
+statements = st.builds(
+    RegionMotion,
+    st.sampled_from(REGIONS),
+    st.sampled_from(SIDES),
+    st.integers(0, 9999).map(lambda cents: cents / 100),
+    st.sampled_from([*DIRECTIONS, NO_DIRECTION]),
+    st.integers(0, 100).map(lambda cents: cents / 100),
+    st.booleans(),
+)
+
+
+@given(st.lists(statements, max_size=5))
+def test_statements_are_read_back_from_sentences_and_from_json(motions):
+    assert parse_motion(format_motion(motions)) == motions
+    assert [RegionMotion(**item) for item in json.loads(json.dumps([asdict(item) for item in motions]))] == motions
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("moves up", "does not move up"), ("left", "middle"), ("chin", "ear"), ("up", "upwards"), (".", "")],
+)
+def test_a_changed_sentence_is_not_read_as_another_fact(old, new):
+    text = format_motion([RegionMotion("chin", "left", 1.25, "up", 0.9, True)])
+    with pytest.raises(ValueError, match="Not a statement"):
+        parse_motion(text.replace(old, new, 1))
 
 
 def test_octants_apart():
