@@ -57,7 +57,6 @@ def test_subpixel_motion_under_noise(peak, grey):
     errors = {name: endpoint_error(estimate_flow(*pair, estimator=name)[0], truth) for name in ESTIMATORS}
     errors["zero"] = endpoint_error(np.zeros_like(truth), truth)
     assert max(errors["whole_clip"], errors["lucas_kanade"]) < min(errors["dis"], errors["farneback"]), errors
-    assert errors["whole_clip"] < 0.9 * errors["lucas_kanade"], errors
 
 
 def test_slow_light_is_not_motion(grey):
