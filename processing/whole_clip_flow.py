@@ -33,8 +33,9 @@ import torch.nn.functional as F
 # Share of the resolution, Gauss-Newton steps, whether the fields are solved for or the head alone.
 _LEVELS = ((0.25, 5, False), (0.5, 4, True), (1.0, 3, True))
 _SPACING = 1 / 16  # of the spline's control points, crop widths
-_BENDING = 800.0  # prior precision of the fields' curvature; set on rendered clips, as are the next four
-_MEMBRANE = 1e4  # prior precision of their slope, which settles what is free where there is no texture
+_BENDING = 5e4  # prior precision of a frame's curvature; set on rendered clips, as are the next four
+_FEWEST = 12  # frames; with fewer, the prior stays what it is for these
+_MEMBRANE = 6e5  # prior precision of its slope, which settles what is free where there is no texture
 _RANK = 6  # most fields
 _DISTINCT = 18.0  # how far a field's energy stands above that of the first one left out
 _SHADING = 1 / 6  # of the shading's control points, crop widths; light varies more slowly than this over a face
@@ -101,7 +102,8 @@ class _Solver:
         self.gain = torch.ones(count, 1, device=self.device)  # light, as a factor on the texture
         self.courses = torch.zeros(count, 0, device=self.device)
         self.fields = torch.zeros(0, 2 * self.points**2, device=self.device)  # spline coefficients, u then v
-        self.prior = _smoothness_prior(self.points).to(self.device)
+        # A field of an orthonormal course grows with the clip's length, and what is expected of its roughness too.
+        self.prior = _smoothness_prior(self.points).to(self.device) / max(count, _FEWEST)
         self.factor = None  # Cholesky factor of the fields' information at the last step
 
     def solve_level(self, side: int, steps: int, with_fields: bool) -> None:
