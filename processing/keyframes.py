@@ -1,13 +1,35 @@
-"""Onset, apex and offset of the expression in a clip, and the frames a model gets to see of it."""
+"""Onset, apex and offset of an expression, the expressions in a long video, and the frames a model gets to see.
+
+Everything here rests on one cheap measurement: `track_regions` follows the atlas's regions from frame to frame, against
+the head, and gives two numbers a region and frame. It is one pass with one alignment a frame, and holds one reference
+frame whatever the video's length. From it
+
+- `spot_key_frames` finds the one expression of a clip;
+- `propose_intervals` finds expressions, blinks and speech in a video, the spotting task of the Micro-Expression Grand
+  Challenge (MEGC), in which a proposal counts when its intersection over union with the annotated interval is 0.5 or
+  more (Li et al. 2021, "MEGC2021: the third facial micro-expression grand challenge").
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
+from typing import Any
 
+import cv2
 import numpy as np
 
-from .action_units import REGIONS, SIDES, ellipse_mask, region_ellipse
+from .action_units import REGIONS, SIDES, STABLE_REGIONS, ellipse_mask, get_action_unit, region_ellipse
+from .face_alignment import crop_transform, warp_to_crop
+from .video_reading import open_clip
+
+TRACKING_RESOLUTION = 128  # pixels, side of the grey crop on which regions are followed
+# Rows of what `track_regions` yields.
+TRACKED_REGIONS: tuple[tuple[str, str], ...] = tuple((region, side) for region in REGIONS for side in SIDES)
+INTERVAL_KINDS = ("expression", "blink", "speech")
+MICRO_SECONDS = 0.5  # the longest micro-expression, onset to offset (Yan et al. 2013, "How fast are the leaked …")
 
 
 class KeyFrameError(ValueError):
@@ -36,38 +58,720 @@ class KeyFrames:
         return self
 
 
-def motion_energy(flow: np.ndarray) -> np.ndarray:
-    """How much the face's expressive regions move: the strongest region's mean displacement, field by field.
+@dataclass(frozen=True)
+class Interval:
+    """Something that happens in a video, onset ≤ apex ≤ offset in frame numbers, both ends included.
 
     Args:
-        flow: (T, 2, h, w), head motion removed, any unit.
-
-    Returns:
-        (T,) in the same unit.
+        kind: one of `INTERVAL_KINDS`. The apex of a blink is the closed eye, that of speech the middle of the span.
+        score: how far it stands out: the peak in robust standard deviations of the same motion over the rest of the
+            video. Comparable within a kind only.
+        regions: (region, side) pairs that move at the apex, strongest first; sides are the subject's.
+        macro: an expression that takes longer than `MICRO_SECONDS`.
     """
-    _, _, height, width = flow.shape
-    masks = [ellipse_mask(region_ellipse(region, side), height, width) for region in REGIONS for side in SIDES]
-    return np.max([np.hypot(*flow[:, :, mask].mean(-1).T) for mask in masks], axis=0)
+
+    onset: int
+    apex: int
+    offset: int
+    kind: str
+    score: float
+    regions: tuple[tuple[str, str], ...] = ()
+    macro: bool = False
+
+    def overlap(self, onset: int, offset: int) -> float:
+        """Intersection over union with another interval, 0 to 1, in frames."""
+        common = min(self.offset, offset) - max(self.onset, onset) + 1
+        return max(0, common) / (max(self.offset, offset) - min(self.onset, onset) + 1)
 
 
-def spot_key_frames(energy: Sequence[float], *, rise: float = 0.1) -> KeyFrames:
-    """Onset, apex and offset from the energy of the motion since frame 0.
+# --- following the regions ------------------------------------------------------------------------------------------
 
-    The apex is the energy's maximum after smoothing over five frames; onset and offset are the last frame before it
-    and the first one after it below `rise` of the maximum (or the ends of the clip).
+
+def track_regions(crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The way each region of the atlas has gone since the first frame, frame by frame, without the head's motion.
+
+    Frames are taken from `crops` one at a time and none is kept: a generator runs in constant memory.
 
     Args:
-        energy: (T,) motion of frame t against frame 0, energy[0] = 0.
+        crops: canonical crops (S, S), float32 grey levels 0–255; `TRACKING_RESOLUTION` is what was tuned.
+
+    Yields:
+        (len(TRACKED_REGIONS), 2) float32, percent of the crop's width, +x right, +y down; zeros for the first frame.
+
+    Raises:
+        ValueError: a crop that is not square, or of another size than the first.
     """
-    energy = np.asarray(energy, np.float64)
-    width = min(5, 2 * ((len(energy) - 1) // 4) + 1)
-    smooth = np.convolve(np.pad(energy, width // 2, mode="edge"), np.ones(width) / width, mode="valid")
+    tracker = None
+    for crop in crops:
+        if tracker is None:
+            tracker = _RegionTracker(crop)
+        yield tracker.update(crop)
+
+
+class _RegionTracker:
+    """Inverse-compositional Lucas-Kanade (Baker & Matthews 2004) on patches instead of a field.
+
+    A frame costs one similarity fit to the stable patches, which is the head, and one shift a region relative to it.
+    Both start from the previous frame's solution. The reference is renewed every `_RENEWAL` frames, so that light
+    and pose may change; the shifts are chained, and as the frame of renewal is measured in the old reference and is
+    the new one, its noise cancels and the chain does not wander.
+    """
+
+    def __init__(self, crop: np.ndarray):
+        side = crop.shape[0]
+        if crop.ndim != 2 or crop.shape[1] != side:
+            raise ValueError(f"Regions are followed in square grey crops (S, S); got shape {crop.shape}.")
+        self._side, self._centre = side, (side - 1) / 2
+        self._blur = 2 * round(0.066 * side) + 1  # far above a wrinkle's width, below the shading's
+        # The forehead is wide enough to be three patches; hair may hang into one of them.
+        (cx, cy, rx, ry), *others = STABLE_REGIONS
+        stable = [(cx + step * 2 * rx / 3, cy, rx / 3, ry) for step in (-1, 0, 1)] + others
+        ellipses = stable + [region_ellipse(*key) for key in TRACKED_REGIONS]
+        pixels = [np.flatnonzero(ellipse_mask(ellipse, side, side)) for ellipse in ellipses]
+        self._pixels = np.concatenate(pixels)
+        self._counts = np.array([len(part) for part in pixels])
+        self._starts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
+        self._patch = np.repeat(np.arange(len(pixels)), self._counts)
+        self._stable, self._stable_pixels = len(stable), int(self._counts[: len(stable)].sum())
+        y, x = np.divmod(self._pixels, side)
+        # Points and similarities of the plane as complex numbers: z ↦ scale · z + shift about the crop's middle.
+        self._points = (x - self._centre) + 1j * (y - self._centre)
+        self._scale, self._shift = 1 + 0j, 0j
+        self._chained = np.zeros(len(TRACKED_REGIONS), complex)
+        self._moved = np.zeros(len(TRACKED_REGIONS), complex)
+        self._age, self._previous = 0, None
+
+    def update(self, crop: np.ndarray) -> np.ndarray:
+        if crop.shape != (self._side, self._side):
+            raise ValueError(f"All crops must have one size; got {crop.shape} after {(self._side, self._side)}.")
+        image = cv2.GaussianBlur(crop, (0, 0), 0.8) - cv2.blur(crop, (self._blur, self._blur))
+        if self._previous is None:
+            self._renew(image)
+        else:
+            self._follow_head(image)
+            self._follow_regions(image)
+            self._age += 1
+        self._previous = image
+        way = (self._chained + self._moved) * (100 / self._side)
+        if self._age >= _RENEWAL:
+            self._renew(image)
+        return np.stack([way.real, way.imag], axis=-1).astype(np.float32)
+
+    def _renew(self, image: np.ndarray) -> None:
+        """Takes the frame, fetched back along the head's motion, as the reference."""
+        middle = complex(self._centre, self._centre)
+        shift = self._shift + middle - self._scale * middle
+        matrix = np.array(
+            [[self._scale.real, -self._scale.imag, shift.real], [self._scale.imag, self._scale.real, shift.imag]]
+        )
+        reference = cv2.warpAffine(
+            image, matrix, image.shape, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+        )
+        values = reference.ravel()[self._pixels]
+        contrast = self._centred(values)
+        energy = self._sums(contrast * contrast) + 1e-3
+        gradients = []
+        for axis in ((1, 0), (0, 1)):
+            gradient = cv2.Scharr(reference, cv2.CV_32F, *axis, scale=1 / 32).ravel()[self._pixels]
+            # What a change of the patch's brightness or contrast would do is no motion (Baker, Gross & Matthews
+            # 2003, "project out").
+            gradient = self._centred(gradient)
+            gradients.append(gradient - (self._sums(gradient * contrast) / energy)[self._patch] * contrast)
+        self._values, self._gradients = values, np.float32(gradients)
+        gx, gy = self._gradients
+        self._damping = _PATCH_PRIOR * self._counts
+        xx, xy, yy = self._sums(gx * gx) + self._damping, self._sums(gx * gy), self._sums(gy * gy) + self._damping
+        self._inverse = np.stack([yy, -xy, xx]) / (xx * yy - xy * xy)
+        # The head: u = a + c·x − d·y, v = b + d·x + c·y.
+        gx, gy = self._gradients[:, : self._stable_pixels]
+        x, y = self._points[: self._stable_pixels].real, self._points[: self._stable_pixels].imag
+        self._jacobian = np.float32([gx, gy, gx * x + gy * y, gy * x - gx * y])
+        products = self._jacobian[:, None] * self._jacobian[None]
+        self._hessians = np.add.reduceat(products, self._starts[: self._stable], axis=2).transpose(2, 0, 1)
+        self._chained = self._chained + self._moved
+        self._moved = np.zeros_like(self._moved)
+        self._age = 0
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, self._starts)
+
+    def _centred(self, values: np.ndarray) -> np.ndarray:
+        return values - (self._sums(values) / self._counts)[self._patch]
+
+    def _sample(self, image: np.ndarray, points: np.ndarray) -> np.ndarray:
+        at = points + complex(self._centre, self._centre)
+        maps = np.float32(at.real)[None], np.float32(at.imag)[None]
+        return cv2.remap(image, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)[0]
+
+    def _follow_head(self, image: np.ndarray) -> None:
+        if self._fit_head(image):
+            return
+        # Further than the fit reaches: a quick turn, or few frames a second. Start again from the frames' shift.
+        (dx, dy), _ = cv2.phaseCorrelate(self._previous, image)
+        self._shift += complex(dx, dy)
+        if not self._fit_head(image):
+            # Another shot or a covered face: nothing connects this frame to the reference.
+            self._scale, self._shift = 1 + 0j, 0j
+            self._renew(image)
+
+    def _fit_head(self, image: np.ndarray) -> bool:
+        """Fits the similarity that most stable patches follow; whether they look like the reference afterwards."""
+        count = self._stable_pixels
+        points, values = self._points[:count], self._values[:count]
+        weights = np.ones(self._stable)
+        before = self._scale, self._shift
+        for round_ in range(6):
+            error = self._sample(image, self._scale * points + self._shift) - values
+            steps = np.add.reduceat(self._jacobian * error, self._starts[: self._stable], axis=1).T
+            system = np.tensordot(weights, self._hessians, 1) + 1e-3 * np.eye(4)
+            a, b, c, d = np.linalg.solve(system, weights @ steps)
+            self._shift -= self._scale * complex(a, b)
+            self._scale *= 1 - complex(c, d)
+            if round_:  # what is left in each patch tells which of them do not go with the head (Tukey's biweight)
+                left = steps - self._hessians @ np.array([a, b, c, d])
+                ixx, ixy, iyy = self._inverse[:, : self._stable]
+                distance = np.hypot(ixx * left[:, 0] + ixy * left[:, 1], ixy * left[:, 0] + iyy * left[:, 1])
+                scale = 4.685 * 1.4826 * max(float(np.median(distance)), 0.02)
+                weights = np.where(distance < scale, (1 - (distance / scale) ** 2) ** 2, 0.0)
+            if round_ > 1 and max(abs(a), abs(b)) < 0.005:
+                break
+        trusted = np.repeat(weights > 0, self._counts[: self._stable])
+        fetched = self._sample(image, self._scale * points + self._shift)[trusted]
+        expected = values[trusted]
+        alike = float(fetched @ expected) >= 0.5 * float(np.linalg.norm(fetched) * np.linalg.norm(expected))
+        if not (alike and 0.5 < abs(self._scale) < 2 and abs(self._shift) < self._side):
+            self._scale, self._shift = before
+            return False
+        return True
+
+    def _follow_regions(self, image: np.ndarray) -> None:
+        moved, error = self._fit_regions(image, self._moved)
+        if self._age % 4 == 0:
+            # A shift that has slipped to the next wrinkle finds back when the region is at rest again.
+            fresh, fresh_error = self._fit_regions(image, np.zeros_like(self._moved))
+            moved = np.where(fresh_error < 0.98 * error, fresh, moved)
+        self._moved = moved
+
+    def _fit_regions(self, image: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each region's shift in pixels, and the variance of what it leaves unexplained."""
+        points, values = self._points[self._stable_pixels :], self._values[self._stable_pixels :]
+        starts = self._starts[self._stable :] - self._stable_pixels
+        patch, counts = self._patch[self._stable_pixels :] - self._stable, self._counts[self._stable :]
+        ixx, ixy, iyy = self._inverse[:, self._stable :]
+        for _ in range(4):
+            error = self._sample(image, self._scale * (points + moved[patch]) + self._shift) - values
+            bx, by = np.add.reduceat(self._gradients[:, self._stable_pixels :] * error, starts, axis=1)
+            # The prior: a patch without texture goes with the head.
+            bx, by = bx + self._damping[self._stable :] * moved.real, by + self._damping[self._stable :] * moved.imag
+            step = (ixx * bx + ixy * by) + 1j * (ixy * bx + iyy * by)
+            length = np.abs(step)
+            moved = moved - step * np.minimum(1, 1.5 / np.maximum(length, 1e-9))
+            if length.max() < 0.01:
+                break
+        moved = np.where(np.abs(moved) > _FARTHEST * self._side, 0, moved)
+        error = self._sample(image, self._scale * (points + moved[patch]) + self._shift) - values
+        mean = np.add.reduceat(error, starts) / counts
+        return moved, np.add.reduceat(error * error, starts) / counts - mean * mean
+
+
+_RENEWAL = 200  # frames
+_PATCH_PRIOR = 0.05  # (grey levels / pixel)², the gradients that sensor noise alone makes
+_FARTHEST = 0.05  # crop widths a region can go between two references
+
+
+# --- one expression -------------------------------------------------------------------------------------------------
+
+
+def spot_key_frames(motion: np.ndarray, fps: float | None = None) -> KeyFrames:
+    """Onset, apex and offset of the expression in a clip.
+
+    A clip is taken to show one expression. The course of the whole face's motion is the first principal component
+    over time of all regions but the lids, each weighed by its noise and with what a wrongly measured head would do
+    taken out. A smooth rise and fall is then fitted to that course; at the apex the motion stands still for a while,
+    so that the flanks tell more about its time than the highest value. Where the lids alone move, they are used.
+
+    A clip of more than 1.2 s with a known frame rate is searched with `propose_intervals` first, for the expression
+    that stands out most. A still clip has key frames too: they are where its noise is strongest.
+
+    Args:
+        motion: (T, regions, 2) from `track_regions`, percent of the crop's width.
+        fps: frames a second, if known.
+
+    Raises:
+        KeyFrameError: fewer than two frames. ValueError: another shape, values that are not finite.
+    """
+    motion = _checked(motion)
+    count = len(motion)
+    if count < 2:
+        raise KeyFrameError(f"Key frames need at least two frames, onset and apex; this clip has {count}.")
+    if fps and count > 1.2 * fps:
+        shown = [item for item in propose_intervals(motion, fps) if item.kind == "expression"]
+        if shown:
+            best = max(shown, key=lambda item: item.score)
+            return KeyFrames(best.onset, best.apex, best.offset).validate(count)
+    signals = motion.reshape(count, -1).astype(np.float64)
+    course, peak = _course(signals[:, ~_LIDS], _HEAD_MODES[~_LIDS])
+    if peak < _COURSE_SEEN:
+        lids, lid_peak = _course(signals[:, _LIDS], _HEAD_MODES[_LIDS])
+        course = lids if lid_peak > max(peak, _COURSE_SEEN) else course
+    onset, apex, offset = _fit_course(course)
+    apex = min(max(apex, 1), count - 1)
+    return KeyFrames(min(max(onset, 0), apex - 1), apex, min(max(offset, apex), count - 1)).validate(count)
+
+
+def _course(signals: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, float]:
+    """The motion that the signals have in common, (T,), in noise standard deviations, positive away from the first
+    frames; and its smoothed peak."""
+    centred = signals - np.median(signals, axis=0)
+    whitened = centred @ _whitening(np.hypot(_frame_noise(centred), _SLOW_NOISE), modes)
+    smooth = _smooth(whitened, 2.0)
+    smooth -= smooth.mean(axis=0)
+    direction = np.linalg.svd(smooth, full_matrices=False)[2][0]
+    course = whitened @ direction
+    course = course - np.median(course[: max(2, len(course) // 16)])
+    course = course / max(float(_frame_noise(course[:, None])[0]), 1e-3)
+    smooth = _smooth(course[:, None], 2.0)[:, 0]
+    if abs(smooth.min()) > smooth.max():
+        course, smooth = -course, -smooth
+    return course, float(smooth.max())
+
+
+def _fit_course(course: np.ndarray) -> tuple[int, int, int]:
+    """Onset, apex and offset of a rise and fall by least squares; they may lie outside the frames.
+
+    Both flanks are u^k / (u^k + (1 − u)^k), which is a straight line for k = 1, close to a raised cosine for
+    k = 1.7 and steeper beyond; k is fitted too. Rise and fall last as long as they want.
+    """
+    count = len(course)
+    times = np.arange(count, dtype=np.float64)
+    smooth = _smooth(course[:, None], min(2.0, count / 16))[:, 0]
     apex = int(np.argmax(smooth[1:])) + 1
-    low = smooth < rise * smooth[apex]
+    base = float(np.percentile(smooth, 10))
+    height = max(float(smooth[apex]) - base, 1e-6)
+    low = smooth < base + 0.5 * height
     before, after = np.flatnonzero(low[:apex]), np.flatnonzero(low[apex:])
-    onset = int(before[-1]) if len(before) else 0
-    offset = apex + int(after[0]) if len(after) else len(energy) - 1
-    return KeyFrames(onset, apex, offset)
+    rise = max(1, apex - (int(before[-1]) if len(before) else 0))
+    fall = max(1, int(after[0]) if len(after) else count - 1 - apex)
+    # Half the height is reached half-way up, so that a flank lasts twice as long as from there to the apex.
+    guess = np.array([apex - 2.0 * rise, apex, apex + 2.0 * fall, np.log(1.7), base, height])
+    if count < 8:
+        return max(0, round(guess[0])), apex, min(count - 1, round(guess[2]))
+    fitted = _least_squares(times, course, guess, shape_spread=0.25)
+    if not apex - rise <= fitted[1] <= apex + fall:
+        fitted = guess
+    return round(float(fitted[0])), round(float(fitted[1])), round(float(fitted[2]))
+
+
+def _rise_and_fall(parameters: np.ndarray, times: np.ndarray) -> np.ndarray:
+    onset, apex, offset, log_shape, base, height = parameters
+    along = np.where(times < apex, (times - onset) / (apex - onset), (offset - times) / (offset - apex))
+    along = np.clip(along, 0.0, 1.0)
+    power = along ** np.exp(log_shape)
+    return base + height * power / (power + (1 - along) ** np.exp(log_shape))
+
+
+def _least_squares(times: np.ndarray, values: np.ndarray, guess: np.ndarray, *, shape_spread: float) -> np.ndarray:
+    """Levenberg-Marquardt for `_rise_and_fall`, the shape held near its guess."""
+    steps = np.diag([0.3, 0.3, 0.3, 0.05, 0.01, 0.01])
+
+    def residuals(parameters: np.ndarray) -> np.ndarray:
+        shape = (parameters[3] - guess[3]) / shape_spread
+        return np.append(values - _rise_and_fall(parameters, times), shape)
+
+    parameters, damping = guess.astype(np.float64), 1e-2
+    residual = residuals(parameters)
+    for _ in range(40):
+        jacobian = np.stack(
+            [(residuals(parameters + step) - residuals(parameters - step)) / (2 * step.max()) for step in steps], 1
+        )
+        normal, gradient = jacobian.T @ jacobian, jacobian.T @ residual
+        cost = residual @ residual
+        for _ in range(8):
+            trial = parameters - np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-9), gradient)
+            if trial[0] + 1 < trial[1] < trial[2] - 1:
+                trial_residual = residuals(trial)
+                if trial_residual @ trial_residual < cost:
+                    break
+            damping *= 4
+        else:
+            return parameters
+        parameters, residual, damping = trial, trial_residual, max(damping / 8, 1e-6)
+        if cost - residual @ residual < 1e-6 * cost:
+            return parameters
+    return parameters
+
+
+# --- a long video ---------------------------------------------------------------------------------------------------
+
+
+def spot_expressions(
+    source: Any,
+    *,
+    fps: float | None = None,
+    landmarks: Sequence[Sequence[float]] | None = None,
+    box: Sequence[float] | None = None,
+    longest: float = 1.0,
+) -> list[Interval]:
+    """The expressions, blinks and speech in a video, in one pass and in constant memory.
+
+    Args:
+        source: whatever `open_clip` reads. landmarks, box: where the face is in the first frame, see
+            `crop_transform`; with neither, the frame itself is taken for a face crop.
+        fps: frames a second; needed where the source carries none, such as a folder of images.
+        longest: see `propose_intervals`.
+
+    Raises:
+        FileNotFoundError, VideoReadError, FaceAlignmentError, TypeError: as `open_clip` and `crop_transform` do.
+        ValueError: the frame rate is not known.
+    """
+    clip = open_clip(source, fps=fps)
+    rate = fps or clip.metadata.fps
+    if not rate:
+        raise ValueError(f"{clip.name}: the source carries no frame rate; pass fps= (frames a second).")
+    transform = crop_transform(clip.metadata.height, clip.metadata.width, landmarks=landmarks, box=box)
+    return propose_intervals(track_regions(_grey_crops(clip.scan(), transform)), rate, longest=longest)
+
+
+def _grey_crops(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterator[np.ndarray]:
+    for frame in frames:
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        yield warp_to_crop(grey, transform, TRACKING_RESOLUTION)
+
+
+def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: float = 1.0) -> list[Interval]:
+    """Expressions, blinks and speech in a video, in the order of their onsets.
+
+    A proposal is a bump of the face's motion that comes and goes within `longest` seconds and that stands out from
+    what the same motion does in the rest of the video, which covers noise, remains of head motion and, in speech, the
+    mouth's oscillation: the noise floor is measured in the direction of the candidate itself, among all regions'
+    signals. Blinks are told by the upper lids' fast joint descent (AU45) that the brows do not share; what a blink
+    drags along around the eyes is not proposed. Speech is told by the lips and the chin going up and down for a
+    second or longer; expressions of the brows, the nose or the cheeks go on being found during it, those of the mouth
+    as far as they are unlike the speech.
+
+    The video is worked through in windows of 30 s, so that `motion` may be a generator of any length.
+
+    Args:
+        motion: (regions, 2) rows as `track_regions` yields them, or an array (T, regions, 2) of them, percent of the
+            crop's width.
+        fps: frames a second, 10 or more.
+        longest: seconds from onset to offset of the longest expression looked for. Those beyond `MICRO_SECONDS` are
+            flagged `macro`. Slower motion counts as a change of pose. 4.0 covers macro-expressions.
+
+    Raises:
+        ValueError: fps or longest out of range, rows of another shape, values that are not finite.
+    """
+    if not fps or not 10 <= fps <= 2000:
+        raise ValueError(f"fps must lie in 10–2000 frames a second, got {fps}.")
+    if not 0.1 <= longest <= 5:
+        raise ValueError(f"longest must lie in 0.1–5 seconds, got {longest}.")
+    intervals: list[Interval] = []
+    margin = round(4 * longest * fps)
+    for start, first, last, window in _windows(motion, round(30 * longest * fps if longest > 1 else 30 * fps), margin):
+        for item in _propose_in(window, fps, longest):
+            if item.kind == "speech":
+                onset, offset = max(item.onset, first), min(item.offset, last - 1)
+                if onset < offset:
+                    item = replace(item, onset=onset, apex=(onset + offset) // 2, offset=offset)
+                    intervals.append(_shifted(item, start))
+            elif first <= item.apex < last:
+                intervals.append(_shifted(item, start))
+    return sorted(_with_speech_joined(intervals), key=lambda item: (item.onset, item.offset))
+
+
+def _windows(
+    rows: Iterable[np.ndarray], length: int, margin: int
+) -> Iterator[tuple[int, int, int, np.ndarray]]:
+    """(start, first, last, window): overlapping windows, and the part [first, last) of each that it decides on."""
+    kept: list[np.ndarray] = []
+    start = 0
+    for row in rows:
+        kept.append(row)
+        if len(kept) == length:
+            first = margin if start else 0
+            yield start, first, length - margin, np.stack(kept)
+            del kept[: length - 2 * margin]
+            start += length - 2 * margin
+    first = margin if start else 0
+    if len(kept) > first:
+        yield start, first, len(kept), np.stack(kept)
+
+
+def _shifted(item: Interval, frames: int) -> Interval:
+    return replace(item, onset=item.onset + frames, apex=item.apex + frames, offset=item.offset + frames)
+
+
+def _with_speech_joined(intervals: list[Interval]) -> list[Interval]:
+    """Speech that the windows' borders have cut, in one piece again."""
+    joined: list[Interval] = []
+    for item in intervals:
+        last = next((i for i, other in enumerate(joined) if other.kind == "speech" and other.offset + 1 == item.onset), None)
+        if item.kind == "speech" and last is not None:
+            onset = joined[last].onset
+            score, regions = max((joined[last].score, joined[last].regions), (item.score, item.regions))
+            joined[last] = Interval(onset, (onset + item.offset) // 2, item.offset, "speech", score, regions)
+        else:
+            joined.append(item)
+    return joined
+
+
+def _propose_in(motion: np.ndarray, fps: float, longest: float) -> list[Interval]:
+    """The intervals of one window."""
+    motion = _checked(motion)
+    count = len(motion)
+    if count < max(4, 0.1 * fps):
+        return []
+    signals = motion.reshape(count, -1).astype(np.float64)
+    signals -= _running_median(signals, round(3 * longest * fps))
+    smooth = _smooth(signals, 0.02 * fps)  # 20 ms: what a face does is slower
+    blinks = _find_blinks(smooth, fps)
+    speech = _find_speech(signals, fps)
+    expressions = _find_expressions(signals, smooth, blinks, speech, fps, longest)
+    return blinks + speech + expressions
+
+
+def _find_blinks(smooth: np.ndarray, fps: float) -> list[Interval]:
+    """Both upper lids down and up again within half a second, farther than the brows go with them."""
+    lid_rows = [_channel("upper lid", side, 1) for side in SIDES]
+    brow_rows = [_channel(region, side, 1) for region in ("inner brow", "outer brow") for side in SIDES]
+    lids = smooth[:, lid_rows].min(axis=1)
+    noise = float(_spread(lids))
+    floor = max(_BLINK_DEPTH, 5 * noise)
+    blinks: list[Interval] = []
+    for first, last in _runs(lids > floor):
+        closed = first + int(np.argmax(lids[first : last + 1]))
+        depth = float(lids[closed])
+        onset, offset = _extent(lids, closed, 0.15 * depth)
+        known = any(item.onset <= closed <= item.offset for item in blinks)
+        if known or (offset - onset) / fps > 0.5 or smooth[closed, brow_rows].max() > 0.5 * depth:
+            continue
+        regions = tuple(("upper lid", side) for side in SIDES)
+        blinks.append(Interval(onset, closed, offset, "blink", depth / max(noise, _SLOW_NOISE), regions))
+    return blinks
+
+
+def _find_speech(signals: np.ndarray, fps: float) -> list[Interval]:
+    """Where lower lip and chin turn round at least five times a second, for a second or longer (syllables come three
+    to eight times a second, and each is a way down and one up)."""
+    jaw = signals[:, [_channel(region, side, 1) for region in ("lower lip", "chin") for side in SIDES]].mean(axis=1)
+    noise = float(_frame_noise(jaw[:, None])[0])
+    jaw = _smooth(jaw[:, None], 0.02 * fps)
+    jaw = (jaw - _smooth(jaw, 0.25 * fps))[:, 0]
+    level = max(1.5 * noise, _SLOW_NOISE)
+    sign = np.where(jaw > level, 1, np.where(jaw < -level, -1, 0))
+    clear = np.flatnonzero(sign)
+    turns = np.zeros(len(jaw))
+    turns[clear[1:][sign[clear[1:]] != sign[clear[:-1]]]] = 1
+    second = min(round(fps), len(jaw))
+    turning = np.convolve(turns, np.ones(second), mode="same") >= 5
+    turning = np.convolve(turning, np.ones(second), mode="same") > 0.5  # all of the second that holds the turns
+    regions = tuple((region, side) for region in ("lower lip", "chin") for side in SIDES)
+    return [
+        Interval(first, (first + last) // 2, last, "speech", float(np.std(jaw[first : last + 1]) / level), regions)
+        for first, last in _runs(turning)
+        if last - first + 1 >= fps
+    ]
+
+
+def _find_expressions(
+    signals: np.ndarray,
+    smooth: np.ndarray,
+    blinks: list[Interval],
+    speech: list[Interval],
+    fps: float,
+    longest: float,
+) -> list[Interval]:
+    count = len(smooth)
+    used = ~_LIDS
+    whitened, raw = _whitened(smooth, signals, blinks, speech, used)
+    # How far each frame is from the background; what is within the noise in every signal does not add up.
+    strength = np.sqrt((np.maximum(np.abs(whitened) - 1.5, 0) ** 2).sum(axis=1))
+    higher = np.r_[True, strength[1:] > strength[:-1]] & np.r_[strength[:-1] >= strength[1:], True]
+    near, reach = max(1, round(0.02 * fps)), max(1, round(0.12 * fps))
+    candidates = []
+    for frame in np.flatnonzero(higher & (strength > np.median(strength) + 1)):
+        direction = whitened[max(0, frame - near) : frame + near + 1].mean(axis=0)
+        direction /= np.linalg.norm(direction)
+        course = whitened @ direction
+        first = max(0, frame - reach)
+        apex = first + int(np.argmax(course[first : frame + reach + 1]))
+        score = float(course[apex]) / max(float(_spread(course)), 1.0)
+        onset, offset = _extent(course, apex, 0.12 * course[apex])
+        if score >= _SCORE and 0.06 <= (offset - onset) / fps <= 1.25 * longest:
+            candidates.append((score, onset, apex, offset, direction))
+    found: list[Interval] = []
+    for score, onset, apex, offset, direction in sorted(candidates, key=lambda item: -item[0]):
+        common = [min(offset, other.offset) - max(onset, other.onset) for other in found]
+        shorter = [min(offset - onset, other.offset - other.onset) for other in found]
+        if any(frames > 0.3 * least for frames, least in zip(common, shorter, strict=True)):
+            continue
+        onset, apex, offset = _refined(raw @ direction, onset, apex, offset)
+        found.append(
+            Interval(
+                onset,
+                apex,
+                offset,
+                "expression",
+                score,
+                _moving_regions(smooth[apex], used),
+                (offset - onset) / fps > MICRO_SECONDS,
+            )
+        )
+    return found
+
+
+def _whitened(
+    smooth: np.ndarray, signals: np.ndarray, blinks: list[Interval], speech: list[Interval], used: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The smoothed and the plain signals in units in which the background has variance one in every direction.
+
+    The background is the signals' own slow noise, what a wrongly measured head does, in speech the mouth's leading
+    components, and in a blink what the lids drag along.
+    """
+    values, plain, modes = smooth[:, used], signals[:, used], _HEAD_MODES[used]
+    background = np.ones(len(smooth), bool)
+    for item in blinks:
+        background[item.onset : item.offset + 1] = False
+    if not background.any():
+        background[:] = True
+    spread = np.hypot(_spread(values[background]), _SLOW_NOISE)
+    filters = _whitening(spread, modes)
+    whitened, raw = values @ filters, plain @ filters
+    if blinks:
+        around = _channels_of("inner brow", "outer brow", "nose root", "cheek")[used]
+        dragged = np.median([values[item.apex] for item in blinks], axis=0) * around
+        blink_filters = _whitening(spread, np.column_stack([modes, dragged * (3 / _HEAD_REMAINS)]))
+        for item in blinks:
+            frames = slice(item.onset, item.offset + 1)
+            whitened[frames], raw[frames] = values[frames] @ blink_filters, plain[frames] @ blink_filters
+    talking = np.zeros(len(smooth), bool)
+    for item in speech:
+        talking[item.onset : item.offset + 1] = True
+    if talking.any():
+        mouth = _MOUTH[used]
+        inside = values[talking][:, mouth]
+        lengths = np.linalg.norm(inside, axis=1, keepdims=True)
+        # Spatial signs (Visuri, Koivunen & Oja 2000): a strong expression has no more say than a syllable.
+        signs = inside / np.maximum(lengths, 0.2 * np.median(lengths) + 1e-6)
+        leading = np.zeros((values.shape[1], _SPEECH_COMPONENTS))
+        leading[mouth] = np.linalg.eigh(signs.T @ signs)[1][:, -_SPEECH_COMPONENTS:]
+        rest = values[talking] - (values[talking] @ leading) @ leading.T
+        sizes = 5 * _spread(values[talking] @ leading)
+        speech_modes = np.concatenate([modes, leading * (sizes / _HEAD_REMAINS)], axis=1)
+        speech_spread = np.hypot(_spread(rest), _SLOW_NOISE)
+        filters = _whitening(speech_spread, speech_modes)
+        whitened[talking], raw[talking] = values[talking] @ filters, plain[talking] @ filters
+    return whitened, raw
+
+
+def _refined(course: np.ndarray, onset: int, apex: int, offset: int) -> tuple[int, int, int]:
+    """Key frames of a bump by a fit to its surroundings, or as they were where the fit leads elsewhere."""
+    room = max(3, (offset - onset) // 2)
+    first, last = max(0, onset - room), min(len(course) - 1, offset + room)
+    a, b, c = (first + frame for frame in _fit_course(course[first : last + 1]))
+    if not (onset < b < offset and a < b < c):
+        return onset, apex, offset
+    return max(first, min(a, b - 1)), b, min(last, max(c, b + 1))
+
+
+def _moving_regions(values: np.ndarray, used: np.ndarray) -> tuple[tuple[str, str], ...]:
+    lengths = np.hypot(*np.where(used, values, 0).reshape(-1, 2).T)
+    order = np.argsort(-lengths)
+    return tuple(TRACKED_REGIONS[index] for index in order if lengths[index] >= 0.5 * lengths[order[0]])
+
+
+# --- signals --------------------------------------------------------------------------------------------------------
+
+
+def _checked(motion: np.ndarray) -> np.ndarray:
+    motion = np.asarray(motion)
+    if motion.ndim != 3 or motion.shape[1:] != (len(TRACKED_REGIONS), 2):
+        raise ValueError(
+            f"Region motion must have shape (frames, {len(TRACKED_REGIONS)}, 2), as track_regions yields it; got "
+            f"{motion.shape}."
+        )
+    if not np.isfinite(motion).all():
+        raise ValueError("Region motion holds NaN or infinite values.")
+    return motion
+
+
+def _channel(region: str, side: str, axis: int) -> int:
+    return 2 * TRACKED_REGIONS.index((region, side)) + axis
+
+
+def _channels_of(*names: str) -> np.ndarray:
+    return np.repeat([region in names for region, _ in TRACKED_REGIONS], 2)
+
+
+def _head_modes() -> np.ndarray:
+    """(channels, 4): what a shift in x and y, a change of scale and a turn of the head do to each signal, of about
+    equal size over the face."""
+    x, y = (np.array([region_ellipse(*key)[:2] for key in TRACKED_REGIONS]) - 0.5).T
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    modes = [(one, zero), (zero, one), (4 * x, 4 * y), (-4 * y, 4 * x)]
+    return np.stack([np.stack(mode, axis=-1).ravel() for mode in modes], axis=-1)
+
+
+_LIDS = _channels_of("upper lid", "lower lid")
+_MOUTH = _channels_of("nasolabial fold", "upper lip", "mouth corner", "lower lip", "chin")
+_HEAD_MODES = _head_modes()
+# Percent of the crop's width.
+_SLOW_NOISE = 0.05  # what compression and light make of a region at rest, beyond the noise from frame to frame
+_HEAD_REMAINS = 0.3  # of each head mode; any larger value does the same
+_BLINK_DEPTH = 0.35
+_SPEECH_COMPONENTS = 2
+# Robust standard deviations.
+_SCORE = 6.0
+_COURSE_SEEN = 4.0
+
+
+def _whitening(spread: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """The symmetric matrix that gives signals of these standard deviations and these modes variance one."""
+    covariance = np.diag(spread**2) + _HEAD_REMAINS**2 * modes @ modes.T
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors / np.sqrt(values)) @ vectors.T
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Robust standard deviation about zero along the first axis."""
+    return 1.4826 * np.median(np.abs(values), axis=0)
+
+
+def _frame_noise(values: np.ndarray) -> np.ndarray:
+    """Robust standard deviation of what changes from frame to frame, (D,)."""
+    return _spread(np.diff(values, axis=0)) / np.sqrt(2)
+
+
+def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
+    """(T, D) smoothed along time by a Gaussian of `sigma` frames; next to nothing below a third of a frame."""
+    taps = 2 * max(1, int(np.ceil(3 * sigma))) + 1
+    if sigma <= 0:
+        return values.copy()
+    return cv2.GaussianBlur(values, (1, taps), 1.0, sigmaY=sigma, borderType=cv2.BORDER_REPLICATE)
+
+
+def _running_median(values: np.ndarray, length: int) -> np.ndarray:
+    """(T, D): the median of `length` frames around each, taken at sixteen places a length and joined by lines."""
+    count, half = len(values), max(1, length // 2)
+    places = np.unique(np.append(np.arange(0, count, max(1, length // 16)), count - 1))
+    medians = np.stack([np.median(values[max(0, at - half) : at + half + 1], axis=0) for at in places])
+    return np.stack([np.interp(np.arange(count), places, column) for column in medians.T], axis=1)
+
+
+def _extent(course: np.ndarray, peak: int, level: float) -> tuple[int, int]:
+    """The last frame before the peak and the first one after it at or below the level, or the ends."""
+    low = course <= level
+    before, after = np.flatnonzero(low[:peak]), np.flatnonzero(low[peak:])
+    return (int(before[-1]) if len(before) else 0), (peak + int(after[0]) if len(after) else len(course) - 1)
+
+
+def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    """(first, last) of each run of True."""
+    edges = np.flatnonzero(np.diff(np.r_[0, mask.astype(np.int8), 0]))
+    return [(int(first), int(last) - 1) for first, last in zip(edges[::2], edges[1::2], strict=True)]
+
+
+# --- what the model sees --------------------------------------------------------------------------------------------
 
 
 def sample_indices(keys: KeyFrames, num_frames: int) -> list[int]:

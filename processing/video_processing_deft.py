@@ -14,7 +14,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import stable_mask
 from .face_alignment import FaceSource, face_transform, make_face_source, warp_to_crop
-from .keyframes import KeyFrames, motion_energy, sample_indices, spot_key_frames
+from .keyframes import TRACKING_RESOLUTION, KeyFrames, sample_indices, spot_key_frames, track_regions
 from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
 from .video_reading import ClipReader, VideoReadError, open_clip
 
@@ -54,7 +54,6 @@ class DeftVideosKwargs(VideosKwargs, total=False):
 # What is said of one call's clips and is no property of the processor.
 _PER_CLIP = ("key_frames", "face_landmarks", "face_box", "video_metadata")
 _LEAD_IN = 8  # frames before the onset
-SPOTTING_RESOLUTION = 64  # pixels; the key frames need the course of the motion, not its detail
 
 
 class DeftVideoProcessor(VideoProcessorMixin):
@@ -211,11 +210,8 @@ class DeftVideoProcessor(VideoProcessorMixin):
         return np.ascontiguousarray(pixel_values.transpose(0, 3, 1, 2))
 
     def _spot(self, clip: ClipReader, transform: np.ndarray) -> KeyFrames:
-        crops = np.stack([_grey_crop(frame, transform, SPOTTING_RESOLUTION) for frame in clip.scan()])
-        flow = estimate_flow(crops[0], crops, estimator=self.flow_estimator)
-        if self.do_remove_head_motion:
-            flow = remove_head_motion(flow, stable_mask(SPOTTING_RESOLUTION, SPOTTING_RESOLUTION))
-        return spot_key_frames(motion_energy(flow))
+        crops = (_grey_crop(frame, transform, TRACKING_RESOLUTION) for frame in clip.scan())
+        return spot_key_frames(np.stack(list(track_regions(crops))), clip.metadata.fps)
 
     def _flow(self, crops: dict[int, np.ndarray], indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Flow of the sampled frames, (num_frames - 1, 2, flow_size, flow_size), and of those before the onset, from
