@@ -323,7 +323,7 @@ def _course(signals: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, float]:
     """The motion that the signals have in common, (T,), in noise standard deviations, positive away from the first
     frames; and its smoothed peak."""
     centred = signals - np.median(signals, axis=0)
-    whitened = centred @ _whitening(np.hypot(_frame_noise(centred), _SLOW_NOISE), modes)
+    whitened = centred @ _whitening(np.hypot(_frame_noise(centred), _SLOW_NOISE), _HEAD_REMAINS * modes)
     smooth = _smooth(whitened, 2.0)
     smooth -= smooth.mean(axis=0)
     direction = np.linalg.svd(smooth, full_matrices=False)[2][0]
@@ -479,9 +479,7 @@ def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: floa
     return sorted(_with_speech_joined(intervals), key=lambda item: (item.onset, item.offset))
 
 
-def _windows(
-    rows: Iterable[np.ndarray], length: int, margin: int
-) -> Iterator[tuple[int, int, int, np.ndarray]]:
+def _windows(rows: Iterable[np.ndarray], length: int, margin: int) -> Iterator[tuple[int, int, int, np.ndarray]]:
     """(start, first, last, window): overlapping windows, and the part [first, last) of each that it decides on."""
     kept: list[np.ndarray] = []
     start = 0
@@ -505,7 +503,9 @@ def _with_speech_joined(intervals: list[Interval]) -> list[Interval]:
     """Speech that the windows' borders have cut, in one piece again."""
     joined: list[Interval] = []
     for item in intervals:
-        last = next((i for i, other in enumerate(joined) if other.kind == "speech" and other.offset + 1 == item.onset), None)
+        last = next(
+            (i for i, other in enumerate(joined) if other.kind == "speech" and other.offset + 1 == item.onset), None
+        )
         if item.kind == "speech" and last is not None:
             onset = joined[last].onset
             score, regions = max((joined[last].score, joined[last].regions), (item.score, item.regions))
@@ -562,13 +562,16 @@ def _find_speech(signals: np.ndarray, fps: float) -> list[Interval]:
     clear = np.flatnonzero(sign)
     turns = np.zeros(len(jaw))
     turns[clear[1:][sign[clear[1:]] != sign[clear[:-1]]]] = 1
-    second = min(round(fps), len(jaw))
+    second = min(round(fps), len(jaw) - 1)
+    turns = np.pad(turns, second, mode="reflect")
     turning = np.convolve(turns, np.ones(second), mode="same") >= 5
-    turning = np.convolve(turning, np.ones(second), mode="same") > 0.5  # all of the second that holds the turns
+    # All of the second that holds the turns, and the breath between two words.
+    talking = cv2.dilate(turning.astype(np.uint8), np.ones((2 * second, 1), np.uint8))
+    talking = cv2.erode(talking, np.ones((second, 1), np.uint8))[second:-second, 0] > 0
     regions = tuple((region, side) for region in ("lower lip", "chin") for side in SIDES)
     return [
         Interval(first, (first + last) // 2, last, "speech", float(np.std(jaw[first : last + 1]) / level), regions)
-        for first, last in _runs(turning)
+        for first, last in _runs(talking)
         if last - first + 1 >= fps
     ]
 
@@ -583,13 +586,13 @@ def _find_expressions(
 ) -> list[Interval]:
     count = len(smooth)
     used = ~_LIDS
-    whitened, raw = _whitened(smooth, signals, blinks, speech, used)
+    whitened, raw = _whitened(smooth, signals, blinks, speech, used, fps)
     # How far each frame is from the background; what is within the noise in every signal does not add up.
     strength = np.sqrt((np.maximum(np.abs(whitened) - 1.5, 0) ** 2).sum(axis=1))
     higher = np.r_[True, strength[1:] > strength[:-1]] & np.r_[strength[:-1] >= strength[1:], True]
     near, reach = max(1, round(0.02 * fps)), max(1, round(0.12 * fps))
     candidates = []
-    for frame in np.flatnonzero(higher & (strength > np.median(strength) + 1)):
+    for frame in np.flatnonzero(higher & (strength > np.median(strength) + 1)).tolist():
         direction = whitened[max(0, frame - near) : frame + near + 1].mean(axis=0)
         direction /= np.linalg.norm(direction)
         course = whitened @ direction
@@ -621,47 +624,59 @@ def _find_expressions(
 
 
 def _whitened(
-    smooth: np.ndarray, signals: np.ndarray, blinks: list[Interval], speech: list[Interval], used: np.ndarray
+    smooth: np.ndarray,
+    signals: np.ndarray,
+    blinks: list[Interval],
+    speech: list[Interval],
+    used: np.ndarray,
+    fps: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The smoothed and the plain signals in units in which the background has variance one in every direction.
 
     The background is the signals' own slow noise, what a wrongly measured head does, in speech the mouth's leading
     components, and in a blink what the lids drag along.
     """
-    values, plain, modes = smooth[:, used], signals[:, used], _HEAD_MODES[used]
-    background = np.ones(len(smooth), bool)
-    for item in blinks:
-        background[item.onset : item.offset + 1] = False
-    if not background.any():
-        background[:] = True
-    spread = np.hypot(_spread(values[background]), _SLOW_NOISE)
-    filters = _whitening(spread, modes)
-    whitened, raw = values @ filters, plain @ filters
+    values, plain = smooth[:, used], signals[:, used]
+    blinking, talking = _frames_of(blinks, len(smooth)), _frames_of(speech, len(smooth))
+    dragged, leading = np.zeros((values.shape[1], 1)), np.zeros((values.shape[1], 1))
     if blinks:
-        around = _channels_of("inner brow", "outer brow", "nose root", "cheek")[used]
-        dragged = np.median([values[item.apex] for item in blinks], axis=0) * around
-        blink_filters = _whitening(spread, np.column_stack([modes, dragged * (3 / _HEAD_REMAINS)]))
-        for item in blinks:
-            frames = slice(item.onset, item.offset + 1)
-            whitened[frames], raw[frames] = values[frames] @ blink_filters, plain[frames] @ blink_filters
-    talking = np.zeros(len(smooth), bool)
-    for item in speech:
-        talking[item.onset : item.offset + 1] = True
-    if talking.any():
-        mouth = _MOUTH[used]
-        inside = values[talking][:, mouth]
-        lengths = np.linalg.norm(inside, axis=1, keepdims=True)
-        # Spatial signs (Visuri, Koivunen & Oja 2000): a strong expression has no more say than a syllable.
-        signs = inside / np.maximum(lengths, 0.2 * np.median(lengths) + 1e-6)
-        leading = np.zeros((values.shape[1], _SPEECH_COMPONENTS))
-        leading[mouth] = np.linalg.eigh(signs.T @ signs)[1][:, -_SPEECH_COMPONENTS:]
-        rest = values[talking] - (values[talking] @ leading) @ leading.T
-        sizes = 5 * _spread(values[talking] @ leading)
-        speech_modes = np.concatenate([modes, leading * (sizes / _HEAD_REMAINS)], axis=1)
-        speech_spread = np.hypot(_spread(rest), _SLOW_NOISE)
-        filters = _whitening(speech_spread, speech_modes)
-        whitened[talking], raw[talking] = values[talking] @ filters, plain[talking] @ filters
+        around = _AROUND_THE_EYES[used]
+        dragged = 3 * (np.median([values[item.apex] for item in blinks], axis=0) * around)[:, None]
+    if speech:
+        leading = _speech_modes(values[talking], _MOUTH[used])
+    rest = values - values @ leading @ np.linalg.pinv(leading)
+    whitened, raw = np.empty_like(values), np.empty_like(plain)
+    for blink in (False, True):
+        for talk in (False, True):
+            frames = (blinking == blink) & (talking == talk)
+            if not frames.any():
+                continue
+            # Two seconds at least, or an expression would be its own background.
+            quiet = ~blinking & (talking == talk)
+            alone = quiet.sum() >= 2 * fps and not talk
+            background = values[quiet] if alone else rest[~blinking if not blinking.all() else frames]
+            modes = [_HEAD_REMAINS * _HEAD_MODES[used]] + [dragged] * blink + [leading] * talk
+            filters = _whitening(np.hypot(_spread(background), _SLOW_NOISE), np.concatenate(modes, axis=1))
+            whitened[frames], raw[frames] = values[frames] @ filters, plain[frames] @ filters
     return whitened, raw
+
+
+def _speech_modes(values: np.ndarray, mouth: np.ndarray) -> np.ndarray:
+    """(channels, components): what the mouth mostly does while speaking, in percent of the crop's width, times five."""
+    inside = values[:, mouth]
+    lengths = np.linalg.norm(inside, axis=1, keepdims=True)
+    # Spatial signs (Visuri, Koivunen & Oja 2000): a strong expression has no more say than a syllable.
+    signs = inside / np.maximum(lengths, 0.2 * np.median(lengths) + 1e-6)
+    leading = np.zeros((values.shape[1], _SPEECH_COMPONENTS))
+    leading[mouth] = np.linalg.eigh(signs.T @ signs)[1][:, -_SPEECH_COMPONENTS:]
+    return leading * (5 * _spread(values @ leading))
+
+
+def _frames_of(intervals: list[Interval], count: int) -> np.ndarray:
+    inside = np.zeros(count, bool)
+    for item in intervals:
+        inside[item.onset : item.offset + 1] = True
+    return inside
 
 
 def _refined(course: np.ndarray, onset: int, apex: int, offset: int) -> tuple[int, int, int]:
@@ -714,6 +729,7 @@ def _head_modes() -> np.ndarray:
 
 _LIDS = _channels_of("upper lid", "lower lid")
 _MOUTH = _channels_of("nasolabial fold", "upper lip", "mouth corner", "lower lip", "chin")
+_AROUND_THE_EYES = _channels_of("inner brow", "outer brow", "nose root", "cheek")
 _HEAD_MODES = _head_modes()
 # Percent of the crop's width.
 _SLOW_NOISE = 0.05  # what compression and light make of a region at rest, beyond the noise from frame to frame
@@ -721,13 +737,13 @@ _HEAD_REMAINS = 0.3  # of each head mode; any larger value does the same
 _BLINK_DEPTH = 0.35
 _SPEECH_COMPONENTS = 2
 # Robust standard deviations.
-_SCORE = 6.0
+_SCORE = 5.5
 _COURSE_SEEN = 4.0
 
 
 def _whitening(spread: np.ndarray, modes: np.ndarray) -> np.ndarray:
     """The symmetric matrix that gives signals of these standard deviations and these modes variance one."""
-    covariance = np.diag(spread**2) + _HEAD_REMAINS**2 * modes @ modes.T
+    covariance = np.diag(spread**2) + modes @ modes.T
     values, vectors = np.linalg.eigh(covariance)
     return (vectors / np.sqrt(values)) @ vectors.T
 
