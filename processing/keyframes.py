@@ -1,8 +1,8 @@
 """Onset, apex and offset of an expression, the expressions in a long video, and the frames a model gets to see.
 
-Everything here rests on one cheap measurement: `track_regions` follows the atlas's regions from frame to frame, against
-the head, and gives two numbers a region and frame. It is one pass with one alignment a frame, and holds one reference
-frame whatever the video's length. From it
+Everything here rests on one cheap measurement: `track_regions` follows the atlas's regions from frame to frame,
+against the head, and gives two numbers a region and frame. It is one pass, and it holds one reference frame whatever
+the video's length. From it
 
 - `spot_key_frames` finds the one expression of a clip;
 - `propose_intervals` finds expressions, blinks and speech in a video, the spotting task of the Micro-Expression Grand
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 import cv2
@@ -87,25 +85,21 @@ class Interval:
 # --- following the regions ------------------------------------------------------------------------------------------
 
 
-def track_regions(crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def track_regions(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterator[np.ndarray]:
     """The way each region of the atlas has gone since the first frame, frame by frame, without the head's motion.
 
-    Frames are taken from `crops` one at a time and none is kept: a generator runs in constant memory.
+    Frames are taken one at a time and none is kept: fed by `ClipReader.scan()` it runs in constant memory.
 
     Args:
-        crops: canonical crops (S, S), float32 grey levels 0–255; `TRACKING_RESOLUTION` is what was tuned.
+        frames: (H, W, 3) uint8 RGB. transform: to the canonical crop of the first frame, from `crop_transform`.
 
     Yields:
         (len(TRACKED_REGIONS), 2) float32, percent of the crop's width, +x right, +y down; zeros for the first frame.
-
-    Raises:
-        ValueError: a crop that is not square, or of another size than the first.
     """
-    tracker = None
-    for crop in crops:
-        if tracker is None:
-            tracker = _RegionTracker(crop)
-        yield tracker.update(crop)
+    tracker = _RegionTracker(TRACKING_RESOLUTION)
+    for frame in frames:
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        yield tracker.update(warp_to_crop(grey, transform, TRACKING_RESOLUTION))
 
 
 class _RegionTracker:
@@ -117,10 +111,7 @@ class _RegionTracker:
     the new one, its noise cancels and the chain does not wander.
     """
 
-    def __init__(self, crop: np.ndarray):
-        side = crop.shape[0]
-        if crop.ndim != 2 or crop.shape[1] != side:
-            raise ValueError(f"Regions are followed in square grey crops (S, S); got shape {crop.shape}.")
+    def __init__(self, side: int):
         self._side, self._centre = side, (side - 1) / 2
         self._blur = 2 * round(0.066 * side) + 1  # far above a wrinkle's width, below the shading's
         # The forehead is wide enough to be three patches; hair may hang into one of them.
@@ -142,8 +133,6 @@ class _RegionTracker:
         self._age, self._previous = 0, None
 
     def update(self, crop: np.ndarray) -> np.ndarray:
-        if crop.shape != (self._side, self._side):
-            raise ValueError(f"All crops must have one size; got {crop.shape} after {(self._side, self._side)}.")
         image = cv2.GaussianBlur(crop, (0, 0), 0.8) - cv2.blur(crop, (self._blur, self._blur))
         if self._previous is None:
             self._renew(image)
@@ -429,13 +418,7 @@ def spot_expressions(
     if not rate:
         raise ValueError(f"{clip.name}: the source carries no frame rate; pass fps= (frames a second).")
     transform = crop_transform(clip.metadata.height, clip.metadata.width, landmarks=landmarks, box=box)
-    return propose_intervals(track_regions(_grey_crops(clip.scan(), transform)), rate, longest=longest)
-
-
-def _grey_crops(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterator[np.ndarray]:
-    for frame in frames:
-        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        yield warp_to_crop(grey, transform, TRACKING_RESOLUTION)
+    return propose_intervals(track_regions(clip.scan(), transform), rate, longest=longest)
 
 
 def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: float = 1.0) -> list[Interval]:
@@ -467,7 +450,7 @@ def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: floa
         raise ValueError(f"longest must lie in 0.1–5 seconds, got {longest}.")
     intervals: list[Interval] = []
     margin = round(4 * longest * fps)
-    for start, first, last, window in _windows(motion, round(30 * longest * fps if longest > 1 else 30 * fps), margin):
+    for start, first, last, window in _windows(motion, round(30 * max(1.0, longest) * fps), margin):
         for item in _propose_in(window, fps, longest):
             if item.kind == "speech":
                 onset, offset = max(item.onset, first), min(item.offset, last - 1)
@@ -526,15 +509,22 @@ def _propose_in(motion: np.ndarray, fps: float, longest: float) -> list[Interval
     smooth = _smooth(signals, 0.02 * fps)  # 20 ms: what a face does is slower
     blinks = _find_blinks(smooth, fps)
     speech = _find_speech(signals, fps)
-    expressions = _find_expressions(signals, smooth, blinks, speech, fps, longest)
+    expressions = _find_expressions(signals, smooth, blinks, speech, fps, longest, used=~_LIDS, least_score=_SCORE)
+    # Lids follow every glance: alone they have to do more.
+    for item in _find_expressions(signals, smooth, blinks, [], fps, longest, used=_LIDS, least_score=_LID_SCORE):
+        if not any(item.overlap(other.onset, other.offset) > 0 for other in expressions + blinks):
+            expressions.append(item)
     return blinks + speech + expressions
 
 
 def _find_blinks(smooth: np.ndarray, fps: float) -> list[Interval]:
-    """Both upper lids down and up again within half a second, farther than the brows go with them."""
-    lid_rows = [_channel("upper lid", side, 1) for side in SIDES]
-    brow_rows = [_channel(region, side, 1) for region in ("inner brow", "outer brow") for side in SIDES]
-    lids = smooth[:, lid_rows].min(axis=1)
+    """Both upper lids where AU45 takes them and back within half a second, farther than the brows go with them."""
+    blink = get_action_unit("AU45").motions[0]
+    eyes = np.stack([_along(smooth, blink.region, side, blink.vector(side)) for side in SIDES])
+    brows = [
+        _along(smooth, region, side, blink.vector(side)) for region in ("inner brow", "outer brow") for side in SIDES
+    ]
+    brows, lids = np.max(brows, axis=0), eyes.mean(axis=0)
     noise = float(_spread(lids))
     floor = max(_BLINK_DEPTH, 5 * noise)
     blinks: list[Interval] = []
@@ -543,9 +533,10 @@ def _find_blinks(smooth: np.ndarray, fps: float) -> list[Interval]:
         depth = float(lids[closed])
         onset, offset = _extent(lids, closed, 0.15 * depth)
         known = any(item.onset <= closed <= item.offset for item in blinks)
-        if known or (offset - onset) / fps > 0.5 or smooth[closed, brow_rows].max() > 0.5 * depth:
+        wink = eyes[:, closed].min() < 0.25 * depth
+        if known or wink or (offset - onset) / fps > 0.5 or brows[closed] > 0.5 * depth:
             continue
-        regions = tuple(("upper lid", side) for side in SIDES)
+        regions = tuple((blink.region, side) for side in SIDES)
         blinks.append(Interval(onset, closed, offset, "blink", depth / max(noise, _SLOW_NOISE), regions))
     return blinks
 
@@ -553,7 +544,8 @@ def _find_blinks(smooth: np.ndarray, fps: float) -> list[Interval]:
 def _find_speech(signals: np.ndarray, fps: float) -> list[Interval]:
     """Where lower lip and chin turn round at least five times a second, for a second or longer (syllables come three
     to eight times a second, and each is a way down and one up)."""
-    jaw = signals[:, [_channel(region, side, 1) for region in ("lower lip", "chin") for side in SIDES]].mean(axis=1)
+    regions = tuple((region, side) for region in ("lower lip", "chin") for side in SIDES)
+    jaw = np.mean([_along(signals, *key, (0.0, 1.0)) for key in regions], axis=0)
     noise = float(_frame_noise(jaw[:, None])[0])
     jaw = _smooth(jaw[:, None], 0.02 * fps)
     jaw = (jaw - _smooth(jaw, 0.25 * fps))[:, 0]
@@ -568,7 +560,6 @@ def _find_speech(signals: np.ndarray, fps: float) -> list[Interval]:
     # All of the second that holds the turns, and the breath between two words.
     talking = cv2.dilate(turning.astype(np.uint8), np.ones((2 * second, 1), np.uint8))
     talking = cv2.erode(talking, np.ones((second, 1), np.uint8))[second:-second, 0] > 0
-    regions = tuple((region, side) for region in ("lower lip", "chin") for side in SIDES)
     return [
         Interval(first, (first + last) // 2, last, "speech", float(np.std(jaw[first : last + 1]) / level), regions)
         for first, last in _runs(talking)
@@ -583,9 +574,11 @@ def _find_expressions(
     speech: list[Interval],
     fps: float,
     longest: float,
+    *,
+    used: np.ndarray,
+    least_score: float,
 ) -> list[Interval]:
-    count = len(smooth)
-    used = ~_LIDS
+    """Bumps in the `used` signals, the clearest first; none overlaps a clearer one by much."""
     whitened, raw = _whitened(smooth, signals, blinks, speech, used, fps)
     # How far each frame is from the background; what is within the noise in every signal does not add up.
     strength = np.sqrt((np.maximum(np.abs(whitened) - 1.5, 0) ** 2).sum(axis=1))
@@ -600,7 +593,7 @@ def _find_expressions(
         apex = first + int(np.argmax(course[first : frame + reach + 1]))
         score = float(course[apex]) / max(float(_spread(course)), 1.0)
         onset, offset = _extent(course, apex, 0.12 * course[apex])
-        if score >= _SCORE and 0.06 <= (offset - onset) / fps <= 1.25 * longest:
+        if score >= least_score and 0.06 <= (offset - onset) / fps <= 1.25 * longest:
             candidates.append((score, onset, apex, offset, direction))
     found: list[Interval] = []
     for score, onset, apex, offset, direction in sorted(candidates, key=lambda item: -item[0]):
@@ -662,7 +655,7 @@ def _whitened(
 
 
 def _speech_modes(values: np.ndarray, mouth: np.ndarray) -> np.ndarray:
-    """(channels, components): what the mouth mostly does while speaking, in percent of the crop's width, times five."""
+    """(channels, components): what the mouth mostly does while speaking, at five times its size."""
     inside = values[:, mouth]
     lengths = np.linalg.norm(inside, axis=1, keepdims=True)
     # Spatial signs (Visuri, Koivunen & Oja 2000): a strong expression has no more say than a syllable.
@@ -710,8 +703,10 @@ def _checked(motion: np.ndarray) -> np.ndarray:
     return motion
 
 
-def _channel(region: str, side: str, axis: int) -> int:
-    return 2 * TRACKED_REGIONS.index((region, side)) + axis
+def _along(signals: np.ndarray, region: str, side: str, direction: Sequence[float]) -> np.ndarray:
+    """(T,): how far one region has gone in a direction."""
+    column = 2 * TRACKED_REGIONS.index((region, side))
+    return signals[:, column : column + 2] @ np.asarray(direction)
 
 
 def _channels_of(*names: str) -> np.ndarray:
@@ -738,6 +733,7 @@ _BLINK_DEPTH = 0.35
 _SPEECH_COMPONENTS = 2
 # Robust standard deviations.
 _SCORE = 5.5
+_LID_SCORE = 9.0
 _COURSE_SEEN = 4.0
 
 

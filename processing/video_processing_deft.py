@@ -14,7 +14,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import stable_mask
 from .face_alignment import FaceSource, face_transform, make_face_source, warp_to_crop
-from .keyframes import TRACKING_RESOLUTION, KeyFrames, sample_indices, spot_key_frames, track_regions
+from .keyframes import KeyFrames, sample_indices, spot_key_frames, track_regions
 from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
 from .video_reading import ClipReader, VideoReadError, open_clip
 
@@ -210,8 +210,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
         return np.ascontiguousarray(pixel_values.transpose(0, 3, 1, 2))
 
     def _spot(self, clip: ClipReader, transform: np.ndarray) -> KeyFrames:
-        crops = (_grey_crop(frame, transform, TRACKING_RESOLUTION) for frame in clip.scan())
-        return spot_key_frames(np.stack(list(track_regions(crops))), clip.metadata.fps)
+        return spot_key_frames(np.stack(list(track_regions(clip.scan(), transform))), clip.metadata.fps)
 
     def _flow(self, crops: dict[int, np.ndarray], indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Flow of the sampled frames, (num_frames - 1, 2, flow_size, flow_size), and of those before the onset, from
