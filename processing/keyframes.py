@@ -763,10 +763,13 @@ def _smooth(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _running_median(values: np.ndarray, length: int) -> np.ndarray:
-    """(T, D): the median of `length` frames around each, taken at sixteen places a length and joined by lines."""
+    """(T, D): the median of `length` frames around each, taken at sixteen places a length and joined by lines. At the
+    ends the signal is continued by its point reflection, so that a slow drift stays one."""
     count, half = len(values), max(1, length // 2)
+    smooth = _smooth(values, length / 64)
+    padded = np.pad(smooth, ((half, half), (0, 0)), mode="reflect", reflect_type="odd")
     places = np.unique(np.append(np.arange(0, count, max(1, length // 16)), count - 1))
-    medians = np.stack([np.median(values[max(0, at - half) : at + half + 1], axis=0) for at in places])
+    medians = np.stack([np.median(padded[at : at + 2 * half + 1], axis=0) for at in places])
     return np.stack([np.interp(np.arange(count), places, column) for column in medians.T], axis=1)
 
 
