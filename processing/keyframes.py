@@ -542,8 +542,8 @@ def _find_blinks(smooth: np.ndarray, fps: float) -> list[Interval]:
 
 
 def _find_speech(signals: np.ndarray, fps: float) -> list[Interval]:
-    """Where lower lip and chin turn round at least five times a second, for a second or longer (syllables come three
-    to eight times a second, and each is a way down and one up)."""
+    """Where lower lip and chin go up and down again and again for a second or longer, short pauses included. Syllables
+    come three to eight times a second; a turn that is 0.4 s away from the next one is not part of speech."""
     regions = tuple((region, side) for region in ("lower lip", "chin") for side in SIDES)
     jaw = np.mean([_along(signals, *key, (0.0, 1.0)) for key in regions], axis=0)
     noise = float(_frame_noise(jaw[:, None])[0])
@@ -552,14 +552,15 @@ def _find_speech(signals: np.ndarray, fps: float) -> list[Interval]:
     level = max(1.5 * noise, _SLOW_NOISE)
     sign = np.where(jaw > level, 1, np.where(jaw < -level, -1, 0))
     clear = np.flatnonzero(sign)
-    turns = np.zeros(len(jaw))
-    turns[clear[1:][sign[clear[1:]] != sign[clear[:-1]]]] = 1
-    second = min(round(fps), len(jaw) - 1)
-    turns = np.pad(turns, second, mode="reflect")
-    turning = np.convolve(turns, np.ones(second), mode="same") >= 5
-    # All of the second that holds the turns, and the breath between two words.
-    talking = cv2.dilate(turning.astype(np.uint8), np.ones((2 * second, 1), np.uint8))
-    talking = cv2.erode(talking, np.ones((second, 1), np.uint8))[second:-second, 0] > 0
+    turns = clear[1:][sign[clear[1:]] != sign[clear[:-1]]]
+    talking = np.zeros(len(jaw), bool)
+    for group in np.split(turns, np.flatnonzero(np.diff(turns) > 0.4 * fps) + 1):
+        if len(group) >= _LEAST_TURNS:
+            pace = round((group[-1] - group[0]) / (len(group) - 1))
+            talking[max(0, group[0] - pace) : group[-1] + pace + 1] = True
+    for first, last in _runs(~talking):
+        if talking.any() and last - first + 1 < _SPEECH_PAUSE * fps:
+            talking[first : last + 1] = True
     return [
         Interval(first, (first + last) // 2, last, "speech", float(np.std(jaw[first : last + 1]) / level), regions)
         for first, last in _runs(talking)
@@ -731,6 +732,8 @@ _SLOW_NOISE = 0.05  # what compression and light make of a region at rest, beyon
 _HEAD_REMAINS = 0.3  # of each head mode; any larger value does the same
 _BLINK_DEPTH = 0.35
 _SPEECH_COMPONENTS = 2
+_SPEECH_PAUSE = 1.5  # seconds, between two words
+_LEAST_TURNS = 4  # of the jaw: two syllables
 # Robust standard deviations.
 _SCORE = 5.5
 _LID_SCORE = 9.0
