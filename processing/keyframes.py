@@ -561,11 +561,12 @@ def _find_speech(signals: np.ndarray, fps: float) -> list[Interval]:
     for first, last in _runs(~talking):
         if talking.any() and last - first + 1 < _SPEECH_PAUSE * fps:
             talking[first : last + 1] = True
-    return [
-        Interval(first, (first + last) // 2, last, "speech", float(np.std(jaw[first : last + 1]) / level), regions)
-        for first, last in _runs(talking)
-        if last - first + 1 >= fps
-    ]
+    found = []
+    for first, last in _runs(talking):
+        score = float(np.std(jaw[first : last + 1])) / level
+        if last - first + 1 >= fps and score >= _SPEECH_SCORE:
+            found.append(Interval(first, (first + last) // 2, last, "speech", score, regions))
+    return found
 
 
 def _find_expressions(
@@ -733,6 +734,7 @@ _HEAD_REMAINS = 0.3  # of each head mode; any larger value does the same
 _BLINK_DEPTH = 0.35
 _SPEECH_COMPONENTS = 2
 _SPEECH_PAUSE = 1.5  # seconds, between two words
+_SPEECH_SCORE = 2.0  # in the level that a turn has to pass
 _LEAST_TURNS = 4  # of the jaw: two syllables
 # Robust standard deviations.
 _SCORE = 5.5
