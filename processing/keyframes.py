@@ -7,7 +7,7 @@ the video's length. From it
 - `spot_key_frames` finds the one expression of a clip;
 - `propose_intervals` finds expressions, blinks and speech in a video, the spotting task of the Micro-Expression Grand
   Challenge (MEGC), in which a proposal counts when its intersection over union with the annotated interval is 0.5 or
-  more (Li et al. 2021, "MEGC2021: the third facial micro-expression grand challenge").
+  more (He et al. 2020, "Spotting macro- and micro-expression intervals in long video sequences").
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ TRACKING_RESOLUTION = 128  # pixels, side of the grey crop on which regions are 
 # Rows of what `track_regions` yields.
 TRACKED_REGIONS: tuple[tuple[str, str], ...] = tuple((region, side) for region in REGIONS for side in SIDES)
 INTERVAL_KINDS = ("expression", "blink", "speech")
-MICRO_SECONDS = 0.5  # the longest micro-expression, onset to offset (Yan et al. 2013, "How fast are the leaked …")
+# The longest micro-expression, onset to offset (Yan et al. 2013, "How fast are the leaked facial expressions").
+MICRO_SECONDS = 0.5
 
 
 class KeyFrameError(ValueError):
