@@ -65,7 +65,7 @@ class Interval:
         kind: one of `INTERVAL_KINDS`. The apex of a blink is the closed eye, that of speech the middle of the span.
         score: how far it stands out: the peak in robust standard deviations of the same motion over the rest of the
             video. Comparable within a kind only.
-        regions: (region, side) pairs that move at the apex, strongest first; sides are the subject's.
+        regions: (region, side) pairs that move at the apex, the clearest first; sides are the subject's.
         macro: an expression that takes longer than `MICRO_SECONDS`.
     """
 
@@ -266,7 +266,7 @@ class _RegionTracker:
 
 _RENEWAL = 200  # frames
 _PATCH_PRIOR = 0.05  # (grey levels / pixel)², the gradients that sensor noise alone makes
-_FARTHEST = 0.05  # crop widths a region can go between two references
+_FARTHEST = 0.10  # crop widths a region can go between two references; a broad smile takes the corners 0.06
 
 
 # --- one expression -------------------------------------------------------------------------------------------------
@@ -300,33 +300,34 @@ def spot_key_frames(motion: np.ndarray, fps: float | None = None) -> KeyFrames:
             best = max(shown, key=lambda item: item.score)
             return KeyFrames(best.onset, best.apex, best.offset).validate(count)
     signals = motion.reshape(count, -1).astype(np.float64)
-    course, peak = _course(signals[:, ~_LIDS], _HEAD_MODES[~_LIDS])
+    sigma = min(2.0 if not fps else float(np.clip(0.01 * fps, 0.5, 5.0)), count / 16)
+    course, peak = _course(signals[:, ~_LIDS], _HEAD_MODES[~_LIDS], sigma)
     if peak < _COURSE_SEEN:
-        lids, lid_peak = _course(signals[:, _LIDS], _HEAD_MODES[_LIDS])
+        lids, lid_peak = _course(signals[:, _LIDS], _HEAD_MODES[_LIDS], sigma)
         course = lids if lid_peak > max(peak, _COURSE_SEEN) else course
-    onset, apex, offset = _fit_course(course)
+    onset, apex, offset = _fit_course(course, sigma)
     apex = min(max(apex, 1), count - 1)
     return KeyFrames(min(max(onset, 0), apex - 1), apex, min(max(offset, apex), count - 1)).validate(count)
 
 
-def _course(signals: np.ndarray, modes: np.ndarray) -> tuple[np.ndarray, float]:
+def _course(signals: np.ndarray, modes: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:
     """The motion that the signals have in common, (T,), in noise standard deviations, positive away from the first
     frames; and its smoothed peak."""
     centred = signals - np.median(signals, axis=0)
     whitened = centred @ _whitening(np.hypot(_frame_noise(centred), _SLOW_NOISE), _HEAD_REMAINS * modes)
-    smooth = _smooth(whitened, 2.0)
+    smooth = _smooth(whitened, sigma)
     smooth -= smooth.mean(axis=0)
     direction = np.linalg.svd(smooth, full_matrices=False)[2][0]
     course = whitened @ direction
     course = course - np.median(course[: max(2, len(course) // 16)])
     course = course / max(float(_frame_noise(course[:, None])[0]), 1e-3)
-    smooth = _smooth(course[:, None], 2.0)[:, 0]
+    smooth = _smooth(course[:, None], sigma)[:, 0]
     if abs(smooth.min()) > smooth.max():
         course, smooth = -course, -smooth
     return course, float(smooth.max())
 
 
-def _fit_course(course: np.ndarray) -> tuple[int, int, int]:
+def _fit_course(course: np.ndarray, sigma: float) -> tuple[int, int, int]:
     """Onset, apex and offset of a rise and fall by least squares; they may lie outside the frames.
 
     Both flanks are u^k / (u^k + (1 − u)^k), which is a straight line for k = 1, close to a raised cosine for
@@ -334,7 +335,7 @@ def _fit_course(course: np.ndarray) -> tuple[int, int, int]:
     """
     count = len(course)
     times = np.arange(count, dtype=np.float64)
-    smooth = _smooth(course[:, None], min(2.0, count / 16))[:, 0]
+    smooth = _smooth(course[:, None], sigma)[:, 0]
     apex = int(np.argmax(smooth[1:])) + 1
     base = float(np.percentile(smooth, 10))
     height = max(float(smooth[apex]) - base, 1e-6)
@@ -604,7 +605,7 @@ def _find_expressions(
         shorter = [min(offset - onset, other.offset - other.onset) for other in found]
         if any(frames > 0.3 * least for frames, least in zip(common, shorter, strict=True)):
             continue
-        onset, apex, offset = _refined(raw @ direction, onset, apex, offset)
+        onset, apex, offset = _refined(raw @ direction, onset, apex, offset, min(2.0, 0.02 * fps))
         found.append(
             Interval(
                 onset,
@@ -612,7 +613,7 @@ def _find_expressions(
                 offset,
                 "expression",
                 score,
-                _moving_regions(smooth[apex], used),
+                _moving_regions(whitened[apex], used),
                 (offset - onset) / fps > MICRO_SECONDS,
             )
         )
@@ -675,18 +676,21 @@ def _frames_of(intervals: list[Interval], count: int) -> np.ndarray:
     return inside
 
 
-def _refined(course: np.ndarray, onset: int, apex: int, offset: int) -> tuple[int, int, int]:
+def _refined(course: np.ndarray, onset: int, apex: int, offset: int, sigma: float) -> tuple[int, int, int]:
     """Key frames of a bump by a fit to its surroundings, or as they were where the fit leads elsewhere."""
     room = max(3, (offset - onset) // 2)
     first, last = max(0, onset - room), min(len(course) - 1, offset + room)
-    a, b, c = (first + frame for frame in _fit_course(course[first : last + 1]))
+    a, b, c = (first + frame for frame in _fit_course(course[first : last + 1], sigma))
     if not (onset < b < offset and a < b < c):
         return onset, apex, offset
     return max(first, min(a, b - 1)), b, min(last, max(c, b + 1))
 
 
-def _moving_regions(values: np.ndarray, used: np.ndarray) -> tuple[tuple[str, str], ...]:
-    lengths = np.hypot(*np.where(used, values, 0).reshape(-1, 2).T)
+def _moving_regions(whitened: np.ndarray, used: np.ndarray) -> tuple[tuple[str, str], ...]:
+    """The regions that stand out half as far as the clearest one, or farther."""
+    channels = np.zeros(len(used))
+    channels[used] = whitened
+    lengths = np.hypot(*channels.reshape(-1, 2).T)
     order = np.argsort(-lengths)
     return tuple(TRACKED_REGIONS[index] for index in order if lengths[index] >= 0.5 * lengths[order[0]])
 
