@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from datasets import Array4D, Features, Value
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -171,7 +172,9 @@ def build(
     with (
         Progress(*columns, console=console) as progress,
         # Spawned, not forked: the parent has threads by now.
-        ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool,
     ):
         task = progress.add_task("", total=faces)
         for result in pool.map(job, range(faces)):
