@@ -32,6 +32,12 @@ def octants_apart(first: str, second: str) -> int | None:
     return min(steps, len(DIRECTIONS) - steps)
 
 
+def direction_of(u: float, v: float, side: str) -> str:
+    """The direction's octant of a vector in the image, +u right and +v down, on one side of the face."""
+    lateral = -u if side == "right" else u
+    return DIRECTIONS[round(np.degrees(np.arctan2(v, lateral)) / 45) % 8]
+
+
 @dataclass(frozen=True)
 class RegionMotion:
     """Motion of one region on one side at the apex. `magnitude` is in percent of the crop width; `concentration`, the
@@ -96,9 +102,7 @@ def measure_motion(
             u, v = means[apex]
             magnitude = float(np.hypot(u, v))
             concentration = magnitude / max(float(np.hypot(*vectors[apex]).mean()), 1e-6)
-            lateral = -u if side == "right" else u
-            octant = round(np.degrees(np.arctan2(v, lateral)) / 45) % 8
-            direction = DIRECTIONS[octant] if concentration >= minimum_concentration else NO_DIRECTION
+            direction = direction_of(u, v, side) if concentration >= minimum_concentration else NO_DIRECTION
             motions.append(RegionMotion(region, side, magnitude, direction, concentration, magnitude > floor))
     return sorted(motions, key=lambda motion: -motion.magnitude)
 
