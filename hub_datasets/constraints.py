@@ -102,8 +102,9 @@ def judge_labels(
     which the explanation makes little use is not visible in the motion: the region goes along with another.
 
     Args:
-        labels: (code, side) pairs, side both, left or right. flow: (T, 2, h, w), percent of the crop width, head motion
-            removed. motions: `measure_motion(flow)`.
+        labels: (code, side) pairs, side both, left or right.
+        flow: (T, 2, h, w), percent of the crop width, head motion removed.
+        motions: `measure_motion(flow)`.
 
     Returns:
         One `Judgement` a label, in their order.
@@ -185,7 +186,7 @@ def _region_masks(height: int, width: int) -> dict[tuple[str, str], np.ndarray]:
 
 @lru_cache(maxsize=4)
 def _pulls(height: int, width: int) -> tuple[list[tuple[str, str]], np.ndarray, list[set[str]]]:
-    """(code, side) of every testable unit's halves, the fields they pull, (K, 2 · h · w), and the regions they name."""
+    """(code, side) of each half of the testable units, the fields they pull, (K, 2 · h · w), the regions they name."""
     y, x = np.mgrid[0:height, 0:width]
     x, y = (x + 0.5) / width, (y + 0.5) / height
     keys, pulls, regions = [], [], []

@@ -162,6 +162,28 @@ class DeftVideoProcessor(VideoProcessorMixin):
             features["video_metadata"] = metadata
         return features
 
+    def spot(
+        self,
+        video: Any,
+        *,
+        onset: int = 0,
+        face_source: Any = None,
+        face_landmarks: Any = None,
+        face_box: Any = None,
+    ) -> KeyFrames:
+        """Onset, apex and offset of one clip's expression, as they are spotted where `key_frames` is not given.
+
+        Args:
+            video: one clip of any kind that `open_clip` reads.
+            onset: the frame in which the face is looked for. The others are this one clip's, as in `preprocess`.
+
+        Raises:
+            FileNotFoundError, VideoReadError, FaceAlignmentError: naming the clip.
+        """
+        clip = open_clip(video)
+        source = make_face_source(face_source or self.face_source)
+        return self._spot(clip, face_transform(clip, onset, source, landmarks=face_landmarks, box=face_box))
+
     def _process_clip(
         self, clip: ClipReader, face_source: FaceSource | None, key_frames: Any, face_landmarks: Any, face_box: Any
     ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, list[int]]:

@@ -135,3 +135,19 @@ def test_bad_input_gets_one_clear_error(processor, videos, arguments, error, mes
 def test_settings_that_cannot_work_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         DeftVideoProcessor(**arguments)
+
+
+def test_spotting_finds_the_frames_that_the_processor_would_use(processor, brow_clip, brow_video):
+    spotted = processor.spot(str(brow_video))
+    assert abs(spotted.apex - brow_clip.expression.apex) <= 2
+    indices = processor(str(brow_video), return_metadata=True)["video_metadata"][0].frames_indices
+    assert (indices[0], indices[-1]) == (spotted.onset, spotted.offset)
+
+
+def test_the_lead_in_is_as_long_as_there_are_frames_before_the_onset(processor, brow_clip, brow_video):
+    keys = keys_of(brow_clip)
+    lead_in = processor(str(brow_video), key_frames=keys, return_lead_in=True)["lead_in_flow"][0]
+    assert lead_in.shape == (keys[0], 2, processor.flow_size, processor.flow_size)
+    assert np.hypot(*lead_in.transpose(1, 0, 2, 3)).mean() < 0.1
+    start = (0, *keys[1:])
+    assert len(processor(str(brow_video), key_frames=start, return_lead_in=True)["lead_in_flow"][0]) == 0
