@@ -2,10 +2,10 @@
 
     python benchmarks/dual_constraint.py [--clips N]
 
-Clips of the `realistic` preset, intensity C and above, H.264, through the processor. Labels get one error each: another
-unit, the other side, a unit left out. An error is caught when a changed label is not supported, or motion is found that
-no label explains. A false alarm is a right label that is not supported, or a clip with right labels in which
-unexplained motion is found. Then apexes at 200 fps are moved by five frames or more.
+Clips of the `realistic` preset, intensity C and above, H.264, through the processor. Labels get one error each:
+another unit, the other side, a unit left out. An error is caught when a changed label is not supported, or motion is
+found that no label explains. A false alarm is a right label that is not supported, or a clip with right labels in
+which unexplained motion is found. Then apexes at 200 fps are moved by five frames or more.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def label_table(clips: int) -> Table:
         table.add_column(column, justify="right")
     for kind in ERRORS:
         table.add_row(f"{kind}, caught", str(len(caught[kind])), f"{100 * np.mean(caught[kind]):.1f} %")
-    every = sum(caught.values(), [])
+    every = [value for values in caught.values() for value in values]
     table.add_row("all errors, caught", str(len(every)), f"{100 * np.mean(every):.1f} %")
     table.add_row("right labels not supported", str(len(alarms)), f"{100 * np.mean(alarms):.1f} %")
     table.add_row("right clips with unexplained motion", str(clips), f"{100 * np.mean(clip_alarms):.1f} %")

@@ -130,12 +130,12 @@ class DeftVideoProcessor(VideoProcessorMixin):
             FileNotFoundError, VideoReadError, KeyFrameError, FaceAlignmentError, TypeError: naming the clip.
             ImportError, FileNotFoundError, ValueError: from the face source, if its package or model is missing.
         """
+        return_lead_in = kwargs.pop("return_lead_in", False)
         unknown = set(kwargs) - set(self.valid_kwargs.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__} got an unknown argument: {', '.join(sorted(unknown))}.")
         per_clip = {name: kwargs.pop(name, None) for name in _PER_CLIP}
         return_tensors, return_metadata = kwargs.pop("return_tensors", None), kwargs.pop("return_metadata", False)
-        return_lead_in = kwargs.pop("return_lead_in", False)
         face_source = make_face_source(kwargs.pop("face_source", None) or self.face_source)
         settings = self if not kwargs else type(self)(**{**self.to_dict(), **_without_none(kwargs)})
 
