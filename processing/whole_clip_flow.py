@@ -144,7 +144,7 @@ class _Solver:
         weighted = design * weight
         normal = (weighted @ design.T).double()
         # A column that is nearly empty, as a field outside the frame, stays where it is.
-        normal += (1e-6 * normal.diagonal() + 1e-9 * normal.diagonal().max()).diag()
+        normal += (1e-6 * normal.diagonal() + 1e-9 * normal.diagonal().max().clamp(min=1.0)).diag()
         step = torch.linalg.solve(normal, (weighted @ residual.T).double()).T.float()
         residual = residual.addmm_(step, design, alpha=-1)
         step = step - step[self.reference]  # the reference frame does not move by definition

@@ -80,6 +80,13 @@ def test_two_equal_frames_do_not_move(face):
     assert float(result.flow.abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize("count", [2, 9])
+def test_blank_frames_do_not_move(count):
+    result = whole_clip_flow(torch.full((count, 64, 64), 40.0))
+    assert float(result.flow.abs().max()) < 1e-4
+    assert bool(torch.isfinite(result.deviation()).all())
+
+
 def test_deviation_is_the_error_that_is_made(smile, solved):
     """Of the order of the error where it is given, larger where there is less to see, zero at the reference."""
     deviation = solved.deviation()
