@@ -25,7 +25,7 @@ from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
 from .synthetic import EVERYDAY, Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
 from .synthetic_faces import Face, FaceStyle, render_face
-from .uni_mer import features, make_row, refuse_existing, write_dataset
+from .uni_mer import UnitLabel, features, make_row, refuse_existing, write_dataset
 
 # How an annotator reads sets of action units. The two contradict each other on purpose, as published data sets do:
 # lowered brows are anger by the first and disgust by the second.
@@ -252,7 +252,7 @@ def face_rows(
                 video=encode_mp4(clip),
                 fps=clip.fps,
                 key_frames=(labels.onset, labels.apex, labels.offset) if labels else None,
-                units=labels.units if labels else [],
+                units=[UnitLabel(*unit) for unit in labels.units] if labels else [],
                 emotion=labels.emotion if labels else None,
                 emotion_coarse=COARSE_EMOTION.get(labels.emotion) if labels else None,
                 convention=convention,

@@ -217,6 +217,10 @@ MOST_MOTIONS = 3  # in an answer of the task "motions"
 _COMMON_UNITS = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12", "AU15", "AU17", "AU20", "AU25")
 
 
+class AmbiguousWordError(ValueError):
+    """An answer that is not read back as its facts: a word of the source means something else to the reader."""
+
+
 @dataclass(frozen=True)
 class AcceptedFacts:
     """What may be said about a clip.
@@ -343,8 +347,8 @@ def conversations_of(facts: AcceptedFacts, rng: np.random.Generator) -> list[dic
     A task has its own stream of random numbers: another task more or less changes no other one's words.
 
     Raises:
-        ValueError: an answer that is not read back as its facts, because a word of the source (an emotion such as
-            "left") means something else to the reader.
+        AmbiguousWordError: an answer that is not read back as its facts, because a word of the source (an emotion
+            such as "left") means something else to the reader.
     """
     seed = int(rng.integers(2**63))
     conversations = []
@@ -356,9 +360,11 @@ def conversations_of(facts: AcceptedFacts, rng: np.random.Generator) -> list[dic
             try:
                 read = parse_facts(task, question, answer, emotions=facts.emotions)
             except UnreadableAnswerError as error:
-                raise ValueError(f"The answer {answer!r} (task {task}) cannot be read back: {error}.") from None
+                raise AmbiguousWordError(
+                    f"The answer {answer!r} (task {task}) cannot be read back: {error}."
+                ) from None
             if read != stated:
-                raise ValueError(f"The answer {answer!r} (task {task}) is read back as {sorted(read)}.")
+                raise AmbiguousWordError(f"The answer {answer!r} (task {task}) is read back as {sorted(read)}.")
             user = [{"type": "video", "text": None}, {"type": "text", "text": question}]
             assistant = [{"type": "text", "text": answer}]
             messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]

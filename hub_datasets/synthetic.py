@@ -10,7 +10,7 @@ Lengths are in units of the crop's width unless a name says pixels; left and rig
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -461,15 +461,25 @@ def _furrow_map(face: Face, unit: UnitRequest) -> np.ndarray:
 
 def encode_mp4(clip: Clip) -> bytes:
     """H.264 at the clip's `crf`; the same frames give the same bytes."""
+    return encode_frames(clip.frames, clip.fps, clip.disturbances.crf)
+
+
+def encode_frames(frames: Iterable[np.ndarray], fps: float, crf: int) -> bytes:
+    """H.264 without subsampled colour, frame by frame; the same frames give the same bytes.
+
+    Args:
+        frames: (H, W, 3) uint8 RGB, one at a time. crf: x264's constant rate factor; 6 is near-lossless.
+    """
     buffer = BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(clip.fps).limit_denominator(1000))
-        stream.height, stream.width = clip.frames.shape[1:3]
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.pix_fmt = "yuv444p"
         # x264's macroblock tree reads past the frame's edge, and its output then depends on what lay in memory.
-        options = {"crf": str(clip.disturbances.crf), "preset": "superfast", "threads": "1"}
+        options = {"crf": str(crf), "preset": "superfast", "threads": "1"}
         stream.options = {**options, "x264-params": "mbtree=0"}
-        for frame in clip.frames:
+        for index, frame in enumerate(frames):
+            if index == 0:
+                stream.height, stream.width = frame.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()

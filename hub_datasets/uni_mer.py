@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from datasets import Array4D, Dataset, Features, List, Value, Video
 from deft_llm.processing.motion_evidence import measure_motion
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
-from .constraints import judge_action_unit
+from .constraints import NOT_TESTABLE, judge_action_unit
 from .instructions import accept_facts, conversations_of
 
 
@@ -67,15 +67,35 @@ def features(video_processor: DeftVideoProcessor) -> Features:
     )
 
 
+@dataclass(frozen=True)
+class UnitLabel:
+    """One action unit as labelled.
+
+    Args:
+        code: such as "AU4". side: both, left or right. intensity: A to E, or None.
+        certain: False where the annotator left open whether it is this unit at all. It is judged then as well, but
+            nothing is said about it.
+        alternatives: the codes it may be instead.
+        raw: the characters of the sheet; the code where there is no sheet.
+    """
+
+    code: str
+    side: str = "both"
+    intensity: str | None = None
+    certain: bool = True
+    alternatives: tuple[str, ...] = ()
+    raw: str | None = None
+
+
 def make_row(
     *,
     clip_id: str,
     source: str,
     subject: str,
-    video: bytes,
-    fps: float,
+    video: bytes | None,
+    fps: float | None,
     key_frames: tuple[int, int, int] | None,
-    units: Iterable[tuple[str, str, str | None]],
+    units: Iterable[UnitLabel],
     emotion: str | None,
     emotion_coarse: str | None,
     convention: str,
@@ -83,27 +103,49 @@ def make_row(
     provenance: Mapping[str, Any],
     video_processor: DeftVideoProcessor,
     rng: np.random.Generator,
+    clip: Any = None,
+    face_source: Any = None,
+    objective_class: str | None = None,
 ) -> dict[str, Any]:
     """Measures a labelled clip and writes down what its labels and its motion agree on.
 
     Args:
+        video: what the row stores; None for features only.
         key_frames: onset, apex, offset; None for a video that has yet to be searched, which gets neither flow nor
             conversations.
-        units: (code, side, intensity) as labelled, such as ("AU4", "both", "C").
         emotion: the source's own word, or None for a clip without expression.
         convention: whose reading of action units the label follows; named in the questions.
+        clip: what is measured, anything that `open_clip` reads and frame by frame the same as `video`; None measures
+            `video` itself.
+        face_source: for this clip, as in the processor's call.
+        objective_class: of Davison's seven, if known.
+
+    Raises:
+        VideoReadError, FaceAlignmentError, KeyFrameError: by the processor, for a clip that cannot be measured.
     """
-    measured, motions, judgements, conversations, intensities = None, [], [], [], {}
+    measured, motions, judgements, conversations = None, [], [], []
+    labels = list(units)
     if key_frames is not None:
-        tensors = video_processor(video, key_frames=key_frames, do_crop_appearance=False)
+        source_clip = video if clip is None else clip
+        tensors = video_processor(
+            source_clip, key_frames=key_frames, do_crop_appearance=False, face_source=face_source
+        )
         measured = tensors["flow_values_videos"][0].astype(np.float16)
         # What is judged is what is stored: anybody can repeat the judgement from the row.
         motions = measure_motion(measured)
-        labelled = list(units)
-        intensities = {code: intensity for code, _, intensity in labelled}
-        judgements = [judge_action_unit(code, side, motions) for code, side, _ in labelled]
+        judgements = [judge_action_unit(label.code, label.side, motions) for label in labels]
+        # What the annotator left open is judged, but no sentence may rest on it.
+        stated = [
+            item if label.certain else replace(item, verdict=NOT_TESTABLE)
+            for item, label in zip(judgements, labels, strict=True)
+        ]
         accepted = accept_facts(
-            judgements, motions, emotion=emotion, emotion_coarse=emotion_coarse, convention=convention
+            stated,
+            motions,
+            emotion=emotion,
+            emotion_coarse=emotion_coarse,
+            convention=convention,
+            also_named={code for label in labels for code in label.alternatives},
         )
         conversations = conversations_of(accepted, rng)
     onset, apex, offset = key_frames or (None, None, None)
@@ -115,27 +157,27 @@ def make_row(
         "onset": onset,
         "apex": apex,
         "offset": offset,
-        "video": {"bytes": video, "path": None},
+        "video": None if video is None else {"bytes": video, "path": None},
         "flow": measured,
         "action_units": [
             {
                 "code": item.code,
                 "kind": item.code.rstrip("0123456789"),
                 "side": item.side,
-                "intensity": intensities[item.code],
-                "certain": True,
-                "alternatives": [],
-                "raw": item.code,
+                "intensity": label.intensity,
+                "certain": label.certain,
+                "alternatives": list(label.alternatives),
+                "raw": label.code if label.raw is None else label.raw,
                 "region": item.region,
                 "agreement": item.agreement,
                 "verdict": item.verdict,
             }
-            for item in judgements
+            for item, label in zip(judgements, labels[: len(judgements)], strict=True)
         ],
         "motion": [asdict(item) for item in motions],
         "emotion": emotion,
         "emotion_coarse": emotion_coarse,
-        "objective_class": None,
+        "objective_class": objective_class,
         "conversations": conversations,
         "quality": list(quality),
         "provenance": dict(provenance),
