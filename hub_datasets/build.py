@@ -19,11 +19,11 @@ import shutil
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,10 @@ _CROP_SIDES = (64, 512)  # pixels, least and most of a stored crop; in between i
 
 class BuildError(ValueError):
     """A build that cannot start or go on; the message says what to do."""
+
+
+class BuildInterruptedError(RuntimeError):
+    """A build that broke off; run again, it goes on. What a shard stumbled over is the cause."""
 
 
 class NothingBuiltError(BuildError):
@@ -140,7 +144,9 @@ def build(
         The manifest; `None` where the work was handed to Slurm and goes on there.
 
     Raises:
-        BuildError: licences not accepted, another build at work or interrupted in the same place, a worker that died.
+        LicenceError: licences not accepted.
+        BuildError: another build at work or interrupted in the same place, settings that make no sense.
+        BuildInterruptedError: a worker died or failed.
         NothingBuiltError: every row was dropped.
         FileExistsError: `out` exists. ValueError: it lies in a root. What `read_source` raises.
     """
@@ -151,6 +157,9 @@ def build(
         strange = sorted(set(places or ()) - set(sources))
         if strange:
             raise BuildError(f"{name} speaks of {', '.join(strange)}, which is no --source of this build.")
+    rendered = sorted({"synthetic", "synthetic-b"} & set(sources))
+    if rendered:
+        raise BuildError(f"{rendered[0]} is the name of rendered clips; give your own recordings another one.")
     if executor is not None and executor not in EXECUTORS:
         raise BuildError(f"Unknown executor {executor!r}. Known: {', '.join(EXECUTORS)}.")
     if workers < 1 and not (executor == "slurm" and workers == 0):
@@ -508,15 +517,20 @@ def _run_processes(work: Path, shards: Sequence[int], workers: int, console: Con
         ProcessPoolExecutor(min(workers, max(1, len(todo))), context, _end_with_parent) as pool,
     ):
         task = progress.add_task("", total=sum(shards), completed=sum(shards) - sum(shards[n] for n in todo))
-        futures = [pool.submit(build_shard, work, number) for number in todo]
+        futures = {pool.submit(build_shard, work, number): number for number in todo}
         try:
             for future in as_completed(futures):
-                progress.advance(task, future.result())
-        except BrokenProcessPool as error:
-            raise BuildError(
-                "A worker process was ended from outside, often for want of memory. Finished shards are kept: run the "
-                "same command again, with fewer --workers if memory was short."
-            ) from error
+                try:
+                    progress.advance(task, future.result())
+                except BrokenProcessPool as error:
+                    raise BuildInterruptedError(
+                        "A worker process was ended from outside, often for want of memory. Finished shards are kept: "
+                        "run the same command again, with fewer --workers if memory was short."
+                    ) from error
+                except OSError:
+                    raise
+                except Exception as error:  # a mistake in the code, and none of the user's
+                    raise BuildInterruptedError(f"Shard {futures[future]}: {error!r}.") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
