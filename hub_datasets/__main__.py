@@ -161,7 +161,8 @@ def _add_build(commands: Any) -> None:
     )
     command.set_defaults(run=_build)
     command.add_argument(
-        "--source", metavar="NAME=DIR", type=_pair, nargs="+", action="extend", required=True, default=argparse.SUPPRESS,
+        "--source", metavar="NAME=DIR", type=_pair, nargs="+", action="extend", required=True,
+        default=argparse.SUPPRESS,
         help="a data set and the folder it was unpacked to: casme, casme2, samm, samm-long, smic-hs, smic-vis, "
         "smic-nir, cas-me2, cas-me3a, cas-me3c, mmew, 4dme, dfme, or any other name for own recordings with an "
         "annotations.csv",
@@ -179,8 +180,8 @@ def _add_build(commands: Any) -> None:
                          help="an emotion word of your own sheets, and the known word it stands for")  # fmt: skip
     command.add_argument(
         "--face-source", metavar="[NAME=]FINDER", action="append", default=[],
-        help="what finds the face: yunet (if not given), yunet:MODEL, mediapipe:MODEL, or cropped where frames are face "
-        "crops already; with NAME= for one source",
+        help="what finds the face: yunet (if not given), yunet:MODEL, mediapipe:MODEL, or cropped where frames are "
+        "face crops already; with NAME= for one source",
     )  # fmt: skip
     command.add_argument(
         "--split", choices=("none", "fixed", "holdout"), default="none",
@@ -196,7 +197,7 @@ def _add_build(commands: Any) -> None:
                          help="run the shards by datatrove (extra scale) instead of own processes")  # fmt: skip
     command.add_argument(
         "--executor-option", metavar="KEY=VALUE", type=_pair, action="append", default=[],
-        help="argument of datatrove's executor, such as partition=cpu and time=04:00:00 for slurm, address=auto for ray",
+        help="argument of datatrove's executor: partition=cpu and time=04:00:00 for slurm, address=auto for ray",
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from deft_llm.processing.action_units import CANONICAL_LANDMARKS, SIDES, get_action_unit, region_ellipse
+from deft_llm.processing.action_units import CANONICAL_LANDMARKS, SIDES, ellipse_mask, get_action_unit, region_ellipse
 from deft_llm.processing.keyframes import KeyFrames, apex_position, sample_indices
 from deft_llm.processing.motion_evidence import noise_floor
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
@@ -102,7 +102,7 @@ def _labels(files: Iterable[Path]) -> list[dict[str, Any]]:
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < left else "right", overflow="fold")
+        table.add_column(name, justify="left" if number < left else "right", overflow="fold", min_width=len(name))
     return table
 
 
@@ -162,10 +162,8 @@ def print_verdicts(verdicts: Mapping[str, Mapping[str, int]], console: Console) 
         console.print("No action unit is labelled.")
         return
     known = [*VERDICTS, *sorted({name for counts in verdicts.values() for name in counts} - set(VERDICTS))]
-    table = _table(
-        "Labelled action units and the motion", ["unit", "name", *(name.replace("_", " ") for name in known), "labels"],
-        left=2,
-    )  # fmt: skip
+    titles = [name.removesuffix("_in_motion").replace("_", " ") for name in known]
+    table = _table("Labelled action units and the motion", ["unit", "name", *titles, "labels"], left=2)
     total: Counter[str] = Counter()
     for code, counts in verdicts.items():
         total.update(counts)
@@ -274,8 +272,8 @@ def draw_clip(row: Mapping[str, Any], path: str | os.PathLike) -> None:
     keys = KeyFrames(row["onset"], row["apex"], row["offset"])
     apex = apex_position(len(flow) + 1)
     crops = _crops(row, len(flow) + 1)
-    figure = plt.figure(figsize=(15, 8.6), layout="constrained")
-    grid = figure.add_gridspec(2, 4, height_ratios=(1.0, 0.95))
+    figure = plt.figure(figsize=(15, 8.2), layout="constrained")
+    grid = figure.add_gridspec(2, 4, height_ratios=(1.0, 0.9))
     axes = [figure.add_subplot(grid[0, column]) for column in range(4)]
     titles = (
         f"Onset, frame {keys.onset}",
@@ -302,8 +300,13 @@ def draw_clip(row: Mapping[str, Any], path: str | os.PathLike) -> None:
     _draw_course(figure.add_subplot(grid[1, :2]), row, flow, keys)
     _draw_text(figure.add_subplot(grid[1, 2:]), row)
     licence = licence_of(row["source"])
-    note = "" if licence is None or licence.show_faces else "   [not for publication: the licence shows no faces]"
-    figure.suptitle(f"{row['clip_id']}{note}", fontsize=12, x=0.01, ha="left", weight="bold")
+    note = (
+        ""
+        if licence is None or licence.show_faces
+        else "   [not for publication: the licence does not allow showing faces]"
+    )
+    figure.get_layout_engine().set(rect=(0, 0, 1, 0.955))
+    figure.text(0.01, 0.988, f"{row['clip_id']}{note}", fontsize=12, ha="left", va="top", weight="bold")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90, format="png")
@@ -335,13 +338,15 @@ def _draw_outline(axis: Any) -> None:
 
 def _draw_flow(figure: Any, axis: Any, flow: np.ndarray) -> None:
     _, height, width = flow.shape
-    y, x = np.mgrid[0:height, 0:width]
+    step = max(1, width // 16)  # arrows closer together hide each other and the face
+    y, x = np.mgrid[step // 2 : height : step, step // 2 : width : step]
+    flow = flow[:, y, x]
     strength = np.hypot(*flow)
     arrows = axis.quiver(
         (x + 0.5) / width, (y + 0.5) / height, *(_ARROWS * flow / 100), strength, cmap="plasma", angles="xy",
-        scale_units="xy", scale=1, width=0.006, clim=(0, max(0.5, float(strength.max()))),
+        scale_units="xy", scale=1, width=0.007, clim=(0, max(0.5, float(strength.max()))),
     )  # fmt: skip
-    bar = figure.colorbar(arrows, ax=axis, orientation="horizontal", shrink=0.9, pad=0.02)
+    bar = figure.colorbar(arrows, cax=axis.inset_axes((0.05, -0.07, 0.9, 0.04)), orientation="horizontal")
     bar.set_label("% of the crop's width", fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
@@ -365,12 +370,16 @@ def _draw_units(axis: Any, units: Sequence[Mapping[str, Any]]) -> None:
                         linestyle="-" if unit["certain"] else ":")
             )  # fmt: skip
     names = [
-        Line2D([], [], color=_COLOURS.get(unit["verdict"], "black"), lw=3,
-               label=f"{unit['raw']}: {unit['code']} {unit['verdict'].replace('_', ' ')}")
-        for unit in units
-    ]  # fmt: skip
+        Line2D([], [], color=_COLOURS.get(unit["verdict"], "black"), lw=3, label=_unit_name(unit)) for unit in units
+    ]
     names = names or [Line2D([], [], lw=0, label="no unit labelled")]
     axis.legend(handles=names, loc="upper center", bbox_to_anchor=(0.5, -0.01), fontsize=8.5, frameon=False)
+
+
+def _unit_name(unit: Mapping[str, Any]) -> str:
+    side = "" if unit["side"] == "both" else f", {unit['side']}"
+    sheet = "" if unit["raw"].upper() in (unit["code"], unit["code"].lstrip("AUDM")) else f' (sheet: "{unit["raw"]}")'
+    return f"{unit['code']}{side}{sheet}: {unit['verdict'].replace('_', ' ')}"
 
 
 def _draw_course(axis: Any, row: Mapping[str, Any], flow: np.ndarray, keys: KeyFrames) -> None:
@@ -380,21 +389,22 @@ def _draw_course(axis: Any, row: Mapping[str, Any], flow: np.ndarray, keys: KeyF
     at = (times - keys.onset) * (1000 / fps if fps else 1)
     shown = [item for item in row["motion"] if item["significant"]][:4] or row["motion"][:2]
     _, _, height, width = flow.shape
-    from deft_llm.processing.action_units import ellipse_mask
-
     for item in shown:
         mask = ellipse_mask(region_ellipse(item["region"], item["side"]), height, width)
         course = np.hypot(*flow[:, :, mask].mean(-1).T)
         axis.plot(at, [0, *course], marker="o", markersize=4, label=f"{item['side']} {item['region']}")
     floor = noise_floor(flow)
+    axis.set_ylim(0, 1.35 * max(floor, axis.get_ylim()[1]))
     axis.axhline(floor, color="#808080", linestyle="--", linewidth=1)
     axis.annotate("noise floor", (at[-1], floor), ha="right", va="bottom", fontsize=8.5, color="#606060")
-    axis.axvline((keys.apex - keys.onset) * (1000 / fps if fps else 1), color="#cccccc", zorder=0)
-    axis.annotate("apex", ((keys.apex - keys.onset) * (1000 / fps if fps else 1), 1), xycoords=("data", "axes fraction"),
-                  ha="left", va="top", fontsize=8.5, color="#606060", xytext=(3, -3), textcoords="offset points")  # fmt: skip
+    apex = at[apex_position(len(flow) + 1)]
+    axis.axvline(apex, color="#cccccc", zorder=0)
+    axis.annotate(
+        "apex", (apex, 1), xycoords=("data", "axes fraction"), ha="left", va="top", fontsize=8.5, color="#606060",
+        xytext=(3, -3), textcoords="offset points",
+    )  # fmt: skip
     axis.set_xlabel("ms since the onset" if fps else "frames since the onset")
     axis.set_ylabel("motion in % of the crop's width")
-    axis.set_ylim(0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=8.5, frameon=False, loc="upper left")
     axis.set_title("Strongest regions over time", fontsize=11)
