@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
+from rich.console import Console
 
 from deft_llm.hub_datasets import build as building
 from deft_llm.hub_datasets.build import (
@@ -31,6 +33,7 @@ from deft_llm.hub_datasets.manifest import LicenceError
 from deft_llm.hub_datasets.readers import SubjectClashError, read_source
 from deft_llm.hub_datasets.splits import check_written
 from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic_faces import render_face
 from deft_llm.hub_datasets.uni_mer import features, row_tensors
 from deft_llm.processing import DeftVideoProcessor, open_clip
 from deft_llm.processing.action_unit_grammar import parse_action_units
@@ -67,16 +70,20 @@ def inline(monkeypatch):
 @pytest.fixture(scope="module")
 def own_root(tmp_path_factory):
     """Six clips of three people, and one that is not coded."""
-    root = tmp_path_factory.mktemp("own")
+    root = tmp_path_factory.mktemp("own") / "root"
+    root.mkdir()
     header = ["subject", "path", "onset", "apex", "offset", "fps", "AU", "emotion", "partition"]
     lines = [header]
     for person in (1, 2, 3):
-        for clip in (1, 2):
-            lines.append(
-                [f"p{person}", f"p{person}/c{clip}", 3, 8, 13, 100, "4", "anger", "test" if person == 3 else ""]
-            )
-            places = [root / f"p{person}/c{clip}" / f"{number:03d}.png" for number in range(1, 15)]
-            miniatures.write_frames(places, f"p{person}", 7)
+        face = render_face(np.random.default_rng(person), size=128)
+        for number in (1, 2):
+            path = f"p{person}/c{number}"
+            lines.append([f"p{person}", path, 3, 8, 13, 100, "4", "anger", "test" if person == 3 else ""])
+            shown = Expression((UnitRequest("AU4", "both", 0.025),), onset=2, apex=7, offset=12)
+            clip = render_clip(face, [shown], np.random.default_rng([person, number]), count=14)
+            (root / path).mkdir(parents=True)
+            for index, frame in enumerate(clip.frames, 1):
+                assert cv2.imwrite(str(root / path / f"{index:03d}.png"), frame[..., ::-1])
     lines.append(["p2", "p2/c1", "", "", "", 100, "", "", ""])
     miniatures.write_csv(root / "annotations.csv", lines)
     return root
@@ -113,7 +120,7 @@ def test_a_row_measures_the_frames_and_stores_the_clip_from_the_lead_in_to_the_o
     assert len(stored) == len(original) == 13
     difference = stored.frames(range(13)).astype(int) - original.frames(range(13)).astype(int)
     assert np.abs(difference).mean() < 1.5  # of 255
-    direct = processor([str(p) for p in record.frames], key_frames=(2, 7, 12))["flow_values_videos"][0]
+    direct = processor(open_clip([str(p) for p in record.frames]), key_frames=(2, 7, 12))["flow_values_videos"][0]
     np.testing.assert_array_equal(np.float32(row["flow"]), direct.astype(np.float16).astype(np.float32))
     (unit,) = row["action_units"]
     assert (unit["code"], unit["side"], unit["raw"], unit["certain"]) == ("AU4", "both", "4", True)
@@ -293,8 +300,6 @@ def test_features_only_holds_no_pixel(own_root, own_built, tmp_path, inline):
     for path in files:
         content = path.read_bytes()
         assert not [sign for sign in signs if sign in content], path
-    videos = sum(len(row["video"]["bytes"]) for row in with_video)
-    assert sum(path.stat().st_size for path in files) < videos
     # The search finds them where they are.
     stored = b"".join(path.read_bytes() for path in (own_built[0] / "data").iterdir())
     assert b"ftyp" in stored
@@ -354,7 +359,7 @@ def test_nothing_built_leaves_nothing(own_root, tmp_path, monkeypatch, inline):
 
 def test_each_licensed_source_must_be_accepted(tmp_path):
     with pytest.raises(LicenceError) as caught:
-        build({"casme2": tmp_path, "samm": tmp_path, "mylab": tmp_path}, tmp_path / "x", accepted=["samm"])
+        build({"casme2": tmp_path / "a", "samm": tmp_path / "b"}, tmp_path / "x", accepted=["samm"])
     message = str(caught.value)
     assert "--accept-licence casme2" in message
     assert "--accept-licence samm" not in message
@@ -408,7 +413,7 @@ def test_requests_that_make_no_sense(own_root, tmp_path, arguments, message):
     "settings", [{"split": "loso"}, {"shard_size": 0}, {"crf": 52}, {"test_share": 0.7}, {"face_source": "haar"}]
 )
 def test_settings_that_make_no_sense(settings):
-    with pytest.raises(ValueError, match=r"must be|face source|face_source"):
+    with pytest.raises(ValueError, match=next(iter(settings))):
         BuildSettings(**settings)
 
 
@@ -509,9 +514,10 @@ def test_an_interrupted_build_goes_on_with_the_same_arguments_only(own_root, tmp
     def interrupt(*_):
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(building, "_run_processes", interrupt)
-        build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
+        with pytest.raises(Killed):
+            build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
     with pytest.raises(BuildError, match="differs in: seed") as caught:
         build({"mylab": own_root}, tmp_path / "out", settings=dataclasses.replace(CROPPED, seed=1))
     assert "remove that folder" in str(caught.value)
@@ -519,8 +525,8 @@ def test_an_interrupted_build_goes_on_with_the_same_arguments_only(own_root, tmp
     shutil.copytree(own_root, copy)
     with pytest.raises(BuildError, match="sources, clips"):
         build({"mylab": copy}, tmp_path / "out", settings=CROPPED)
-    with monkeypatch.context() as patch, pytest.raises(BuildError, match="differs in: versions"):
-        patch.setattr(building, "_package_version", lambda: "0.0.0")
+    monkeypatch.setattr(building, "_package_version", lambda: "0.0.0")
+    with pytest.raises(BuildError, match="differs in: versions"):
         build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
 
 
@@ -531,9 +537,10 @@ def test_a_changed_sheet_is_another_build(own_root, tmp_path, monkeypatch, inlin
     def interrupt(*_):
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(building, "_run_processes", interrupt)
-        build({"mylab": root}, tmp_path / "out", settings=CROPPED)
+        with pytest.raises(Killed):
+            build({"mylab": root}, tmp_path / "out", settings=CROPPED)
     sheet = root / "annotations.csv"
     sheet.write_text(sheet.read_text(encoding="utf-8").replace("anger", "fear", 1), encoding="utf-8")
     with pytest.raises(BuildError, match="sheet digests"):
@@ -579,19 +586,15 @@ def test_a_killed_build_is_resumed_to_the_same_bytes(own_root, own_built, tmp_pa
     assert not work.exists()
 
 
-def test_a_worker_that_is_killed_is_an_error_and_the_rest_is_kept(own_root, own_built, tmp_path, monkeypatch):
-    def suicide(work, number):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    class Console:
-        """Nothing is printed."""
-
-    from rich.console import Console as RichConsole
-
-    (tmp_path / "w/shards").mkdir(parents=True)
-    monkeypatch.setattr(building, "build_shard", os.abort)
+def test_a_worker_that_is_killed_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "shards").mkdir()
+    monkeypatch.setattr(building, "build_shard", _die)
     with pytest.raises(BuildInterruptedError, match="run the same command again"):
-        building._run_processes(tmp_path / "w", [1], 1, RichConsole(quiet=True))
+        building._run_processes(tmp_path, [1], 1, Console(quiet=True))
+
+
+def _die(work, number):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 # --- datatrove ------------------------------------------------------------------------------------------------------
