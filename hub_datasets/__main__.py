@@ -29,6 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
+    except ModuleNotFoundError as error:
+        hint = f". This needs `pip install 'deft-llm[data]'`, which brings {error.name}." if error.name else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
+        return REFUSED
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return BROKE_OFF

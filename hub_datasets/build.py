@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -164,6 +165,8 @@ def build(
         raise BuildError(f"Unknown executor {executor!r}. Known: {', '.join(EXECUTORS)}.")
     if workers < 1 and not (executor == "slurm" and workers == 0):
         raise BuildError(f"At least one worker is needed, got {workers}.")
+    options = dict(executor_options or {})
+    executor_class = _executor_class(executor, options) if executor is not None else None
     work = out.with_name(out.name + ".building")
     with _locked(work):
         if (work / "finished").exists() and out.exists() and not (work / "final").exists():
@@ -174,7 +177,7 @@ def build(
         if executor is None:
             _run_processes(work, shards, workers, console)
         else:
-            done = _run_datatrove(work, len(shards), executor, workers, dict(executor_options or {}))
+            done = _run_datatrove(work, len(shards), executor, executor_class, workers, options)
             if not done:
                 console.print(f"Submitted. The last job writes {out}; `squeue` shows how far it is.")
                 return None
@@ -554,17 +557,15 @@ def _wait_and_end(parent: Any) -> None:
     os._exit(1)
 
 
-def _run_datatrove(work: Path, shards: int, executor: str, workers: int, options: dict[str, Any]) -> bool:
-    """One task a shard. Returns whether all are done; Slurm's are only submitted, with the last step behind them."""
+def _executor_class(executor: str, options: Mapping[str, Any]) -> Any:
+    """datatrove's class, imported when it is asked for."""
     needed = {"slurm": ("time", "partition")}.get(executor, ())
-    missing = [name for name in needed if name not in options]
+    missing = [f"--executor-option {name}=…" for name in needed if name not in options]
     if missing:
-        raise BuildError(
-            f"--executor {executor} needs {' and '.join(f'--executor-option {name}=…' for name in missing)}."
-        )
+        raise BuildError(f"--executor {executor} needs {' and '.join(missing)}.")
     try:
         if executor == "ray":
-            import ray
+            import ray  # noqa: F401
             from datatrove.executor.ray import RayPipelineExecutor as Executor
         elif executor == "slurm":
             from datatrove.executor import SlurmPipelineExecutor as Executor
@@ -573,25 +574,36 @@ def _run_datatrove(work: Path, shards: int, executor: str, workers: int, options
     except ImportError as error:
         extra = " 'datatrove[ray]'" if executor == "ray" else ""
         raise BuildError(f"--executor {executor} needs `pip install 'deft-llm[scale]'{extra}` ({error}).") from None
-    if executor == "ray" and not ray.is_initialized():
-        ray.init(address=options.pop("address", None))
+    known = set(inspect.signature(Executor.__init__).parameters) | ({"address"} if executor == "ray" else set())
+    strange = sorted(set(options) - known)
+    if strange:
+        raise BuildError(f"--executor-option {strange[0]}: {Executor.__name__} of datatrove has no such argument.")
+    return Executor
+
+
+def _run_datatrove(
+    work: Path, shards: int, executor: str, executor_class: Any, workers: int, options: dict[str, Any]
+) -> bool:
+    """One task a shard. Returns whether all are done; Slurm's are only submitted, with the last step behind them."""
     # Which shards are finished says the work folder and not datatrove's markers.
     common = {"logging_dir": str(work / "logs" / executor), "skip_completed": False}
     if executor == "local":
         common["start_method"] = "spawn"
-    if executor == "slurm":
+    elif executor == "slurm":
         common |= {"job_name": "uni-mer", "mail_type": "NONE"}
-    try:
-        first = Executor(
-            pipeline=[partial(_shard_task, str(work))], tasks=shards, workers=workers or -1, **(common | options)
-        )
-    except TypeError as error:
-        raise BuildError(f"--executor-option: {error}.") from None
+    else:
+        import ray
+
+        address = options.pop("address", None)
+        if not ray.is_initialized():
+            ray.init(address=address)
+    common |= options
+    first = executor_class(pipeline=[partial(_shard_task, str(work))], tasks=shards, workers=workers or -1, **common)
     if executor != "slurm":
         first.run()
         return True
-    last = {**common, **options, "logging_dir": str(work / "logs" / "finish"), "job_name": "uni-mer-finish"}
-    Executor(pipeline=[partial(_finish_task, str(work))], tasks=1, depends=first, **last).run()
+    common |= {"logging_dir": str(work / "logs" / "finish"), "job_name": "uni-mer-finish"}
+    executor_class(pipeline=[partial(_finish_task, str(work))], tasks=1, depends=first, **common).run()
     return False
 
 

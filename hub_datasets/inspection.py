@@ -102,7 +102,10 @@ def _labels(files: Iterable[Path]) -> list[dict[str, Any]]:
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < left else "right", overflow="fold", min_width=len(name))
+        # A heading breaks between words only, so that the table fits 80 characters.
+        table.add_column(
+            name, justify="left" if number < left else "right", overflow="fold", min_width=max(map(len, name.split()))
+        )
     return table
 
 
