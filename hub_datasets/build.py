@@ -151,7 +151,7 @@ def build(
         NothingBuiltError: every row was dropped.
         FileExistsError: `out` exists. ValueError: it lies in a root. What `read_source` raises.
     """
-    settings, console, out = settings or BuildSettings(), console or Console(), Path(out)
+    settings, console, out = settings or BuildSettings(), console or Console(), Path(os.path.abspath(out))
     refuse_output_in_root(out, sources.values())
     check_licences(sources, accepted)
     for name, places in (("--sheet", sheets), ("--face-source", settings.face_source_of)):

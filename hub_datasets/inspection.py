@@ -294,6 +294,8 @@ def draw_clip(row: Mapping[str, Any], path: str | os.PathLike) -> None:
         axis.set_title(title, fontsize=11)
         if crop is None:
             _draw_outline(axis)
+            if axis in axes[:2]:
+                axis.text(0.5, 0.95, "features only, no video", ha="center", fontsize=9, color="#808080")
         else:
             faded = axis in axes[2:]
             image = np.repeat(crop.mean(-1, keepdims=True), 3, -1) * 0.6 + 0.4 if faded else crop
@@ -308,7 +310,7 @@ def draw_clip(row: Mapping[str, Any], path: str | os.PathLike) -> None:
         if licence is None or licence.show_faces
         else "   [not for publication: the licence does not allow showing faces]"
     )
-    figure.get_layout_engine().set(rect=(0, 0, 1, 0.955))
+    figure.get_layout_engine().set(rect=(0, 0, 1, 0.94))
     figure.text(0.01, 0.988, f"{row['clip_id']}{note}", fontsize=12, ha="left", va="top", weight="bold")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

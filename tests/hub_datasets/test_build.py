@@ -29,6 +29,7 @@ from deft_llm.hub_datasets.build import (
     unit_labels,
 )
 from deft_llm.hub_datasets.constraints import SUPPORTED
+from deft_llm.hub_datasets.instructions import AmbiguousWordError
 from deft_llm.hub_datasets.manifest import LicenceError
 from deft_llm.hub_datasets.readers import SubjectClashError, read_source
 from deft_llm.hub_datasets.splits import check_written
@@ -216,6 +217,12 @@ def test_an_uncertain_label_is_judged_and_nothing_is_said_of_it(recorded, proces
     texts = " ".join(str(item["messages"][-1]) for item in row["conversations"])
     assert "AU4" not in texts
     assert "brow lowerer" not in texts
+
+
+def test_a_word_that_cannot_be_read_back_drops_its_clip_only(recorded, processor):
+    record = dataclasses.replace(recorded[0], emotion="insufficient motion")
+    with pytest.raises(AmbiguousWordError, match="insufficient motion"):
+        record_row(record, CROPPED, processor, None)
 
 
 @pytest.mark.parametrize(
