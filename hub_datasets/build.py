@@ -25,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,7 @@ def _plan(
     if not records:
         shutil.rmtree(work)
         raise NothingBuiltError(f"No clip to build: {_why(drops)}.", drops)
+    _try_face_sources({settings.face_source_for(name) for name in sources})
     splits = _split(records, settings)
     check_disjoint(splits)
 
@@ -257,6 +258,18 @@ def _plan(
         _write(work / "plan" / f"{number:05d}.jsonl", text.encode())
     _write(path, json.dumps(job, indent=1).encode())
     return job["shards"]
+
+
+def _try_face_sources(names: Iterable[str]) -> None:
+    """A model that is missing is one error now, and not a drop a clip later."""
+    for name in sorted(names):
+        finder = make_face_source(name)
+        if finder is None:
+            continue
+        try:
+            finder(np.zeros((64, 64, 3), np.uint8))
+        except ImportError as error:
+            raise BuildError(str(error)) from None
 
 
 def _why(drops: Sequence[Mapping[str, Any]]) -> str:
@@ -539,6 +552,7 @@ def _run_processes(work: Path, shards: Sequence[int], workers: int, console: Con
             raise
 
 
+@cache
 def _end_with_parent() -> None:
     """Workers of a build that was killed do not live on."""
     parents = [module.parent_process() for module in _process_modules()]

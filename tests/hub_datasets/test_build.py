@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
@@ -424,6 +425,14 @@ def test_settings_that_make_no_sense(settings):
         BuildSettings(**settings)
 
 
+def test_a_face_finder_that_cannot_work_is_one_error_and_no_drop_a_clip(own_root, tmp_path, inline):
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    settings = dataclasses.replace(CROPPED, face_source=f"yunet:{tmp_path / 'model.onnx'}")
+    with pytest.raises(ValueError, match="not a YuNet model"):
+        build({"mylab": own_root}, tmp_path / "out", settings=settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
 def test_two_builds_into_one_output(own_root, tmp_path, inline):
     with (
         building._locked(tmp_path / "out.building"),
@@ -579,12 +588,14 @@ def test_a_killed_build_is_resumed_to_the_same_bytes(own_root, own_built, tmp_pa
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.005)
+        workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        _, living = psutil.wait_procs(workers, timeout=20)
+        assert not living
         assert not out.exists()
         for path, written in kept.items():
             assert path.stat().st_mtime_ns == written  # not made again
-        time.sleep(1)  # the worker ends on its own
         kept = {path: path.stat().st_mtime_ns for path in work.glob("shards/*.parquet")}
     assert kept
     done = subprocess.run(command(own_root, out), capture_output=True, text=True, check=False)
