@@ -39,7 +39,7 @@ from transformers.video_utils import VideoMetadata
 
 from deft_llm.processing.action_unit_grammar import ParsedCell, parse_action_units
 from deft_llm.processing.face_alignment import FaceAlignmentError, face_transform, make_face_source, warp_to_crop
-from deft_llm.processing.keyframes import KeyFrameError, KeyFrames, apex_position
+from deft_llm.processing.keyframes import KeyFrameError, KeyFrames
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 from deft_llm.processing.video_reading import ClipReader, VideoReadError, open_clip
 
@@ -392,11 +392,13 @@ def record_row(
     quality = list(record.quality)
     onset, apex, offset = record.onset, record.apex, record.offset
     if onset is None:
-        onset, apex, offset = _spot(clip, processor, face_source)
+        spotted = processor.spot(clip, face_source=face_source)
+        onset, apex, offset = spotted.onset, spotted.apex, spotted.offset
         quality.append("key_frames_spotted")
     elif apex is None:
         KeyFrames(onset, offset, offset).validate(len(clip))
-        apex = onset + _spot(ClipWindow(clip, onset, offset + 1, clip.name), processor, face_source)[1]
+        window = ClipWindow(clip, onset, offset + 1, clip.name)
+        apex = onset + processor.spot(window, face_source=face_source).apex
         quality.append("apex_spotted")
     KeyFrames(onset, apex, offset).validate(len(clip))
     start = max(0, onset - LEAD_IN)
@@ -434,14 +436,6 @@ def record_row(
     )
     crops = [warp_to_crop(frame, transform, _SIGNATURE_SIDE) for frame in clip.stream(keys[:2])]
     return row, clip_signature(*crops)
-
-
-def _spot(clip: ClipReader, processor: DeftVideoProcessor, face_source: Any) -> tuple[int, int, int]:
-    found = processor(
-        clip, do_crop_appearance=False, do_estimate_flow=False, face_source=face_source, return_metadata=True
-    )
-    indices = found["video_metadata"][0].frames_indices
-    return indices[0], indices[apex_position(processor.num_frames)], indices[-1]
 
 
 # --- One shard ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from datasets import Array4D, Dataset, Features, List, Value, Video
 from deft_llm.processing.motion_evidence import measure_motion
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
-from .constraints import NOT_TESTABLE, judge_action_unit
+from .constraints import NOT_TESTABLE, SUPPORTED, apex_in_doubt, judge_labels, unlabelled_motion
 from .instructions import accept_facts, conversations_of
 
 
@@ -119,11 +119,13 @@ def make_row(
             `video` itself.
         face_source: for this clip, as in the processor's call.
         objective_class: of Davison's seven, if known.
+        quality: what is known to be odd about the clip. `unlabelled_motion:…` and `apex_in_doubt:±frames` are added
+            where the motion says so.
 
     Raises:
         VideoReadError, FaceAlignmentError, KeyFrameError: by the processor, for a clip that cannot be measured.
     """
-    measured, motions, judgements, conversations = None, [], [], []
+    measured, motions, judgements, conversations, flags = None, [], [], [], list(quality)
     labels = list(units)
     if key_frames is not None:
         source_clip = video if clip is None else clip
@@ -133,7 +135,15 @@ def make_row(
         measured = tensors["flow_values_videos"][0].astype(np.float16)
         # What is judged is what is stored: anybody can repeat the judgement from the row.
         motions = measure_motion(measured)
-        judgements = [judge_action_unit(label.code, label.side, motions) for label in labels]
+        pairs = [(label.code, label.side) for label in labels]
+        judgements = judge_labels(pairs, measured, motions)
+        unlabelled = unlabelled_motion(pairs, measured)
+        flags += [f"unlabelled_motion:{item.side} {item.region} {item.direction}" for item in unlabelled]
+        # Without a supported label there may be nothing to spot but noise.
+        if fps and any(item.verdict == SUPPORTED for item in judgements):
+            spotted = video_processor.spot(source_clip, onset=key_frames[0], face_source=face_source).apex
+            if apex_in_doubt(key_frames[1], spotted, fps):
+                flags.append(f"apex_in_doubt:{spotted - key_frames[1]:+d}")
         # What the annotator left open is judged, but no sentence may rest on it.
         stated = [
             item if label.certain else replace(item, verdict=NOT_TESTABLE)
@@ -179,7 +189,7 @@ def make_row(
         "emotion_coarse": emotion_coarse,
         "objective_class": objective_class,
         "conversations": conversations,
-        "quality": list(quality),
+        "quality": flags,
         "provenance": dict(provenance),
     }
 
