@@ -22,6 +22,7 @@ from rich.table import Table
 
 from deft_llm.processing.keyframes import KeyFrames, sample_indices
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
+from deft_llm.processing.video_reading import open_clip
 
 from .synthetic import EVERYDAY, Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
 from .synthetic_faces import Face, FaceStyle, render_face
@@ -243,13 +244,15 @@ def face_rows(
         if labels is not None and rng.random() < corrupt:
             labels, corruption = corrupt_labels(labels, len(clip.frames), rng)
         clip_id = f"{convention}-{seed}/{face_index:04d}/{index:03d}"
+        video = encode_mp4(clip)
         rows.append(
             make_row(
                 clip_id=clip_id,
                 source=convention,
                 # One face is one subject whatever convention its clips are labelled by.
                 subject=f"synthetic-{seed}/{face_index:04d}",
-                video=encode_mp4(clip),
+                video=video,
+                clip=np.stack(list(open_clip(video).scan())) if single else None,
                 fps=clip.fps,
                 key_frames=(labels.onset, labels.apex, labels.offset) if labels else None,
                 units=[UnitLabel(*unit) for unit in labels.units] if labels else [],

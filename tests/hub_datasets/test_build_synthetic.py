@@ -164,8 +164,8 @@ def test_errors_are_recorded_and_the_truth_is_kept():
     assert len(wrong) >= 4
     for row, truth in wrong:
         assert row["quality"][0] == f"corrupted:{truth['corruption']}"
-            if truth["corruption"].startswith("missing_unit"):
-                assert any(flag.startswith("unlabelled_motion:") for flag in row["quality"])
+        if truth["corruption"].startswith("missing_unit"):
+            assert any(flag.startswith("unlabelled_motion:") for flag in row["quality"])
         shown = json.loads(truth["parameters"])["expressions"][0]
         written = (sorted((unit["code"], unit["side"]) for unit in row["action_units"]), row["apex"], row["emotion"])
         true = (sorted((unit["code"], unit["side"]) for unit in shown["units"]), shown["apex"], truth["emotion"])
