@@ -22,7 +22,13 @@ logger = logging.get_logger(__name__)
 def whole_clip(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """All frames solved together by `whole_clip_flow`; the more of the clip, the better. Shapes as below."""
     clip = torch.from_numpy(np.concatenate([reference[None], frames]).astype(np.float32, copy=False))
-    return whole_clip_flow(clip).flow[1:].numpy()
+    threads = torch.get_num_threads()
+    # Sums over several threads end in other last bits, and a data set must not depend on the machine's cores.
+    torch.set_num_threads(1)
+    try:
+        return whole_clip_flow(clip).flow[1:].numpy()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def lucas_kanade_flow(

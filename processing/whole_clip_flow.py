@@ -213,10 +213,8 @@ class _Solver:
     def result(self) -> ClipFlow:
         side = self.frames.shape[1]
         level = _Level(self.frames[:0], side, self.points)
-        flow = [
-            side * (self.head[:, axis] @ level.plane + self.courses @ level.evaluate(self.fields)[:, axis])
-            for axis in range(2)
-        ]
+        images = level.evaluate(self.fields) * _face_window(side).to(self.device)
+        flow = [side * (self.head[:, axis] @ level.plane + self.courses @ images[:, axis]) for axis in range(2)]
         return ClipFlow(torch.stack(flow, 1).view(-1, 2, side, side), self.noise, lambda: self._deviation(level))
 
     def _deviation(self, level: _Level) -> torch.Tensor:
@@ -367,6 +365,14 @@ def _face_taper(side: int) -> torch.Tensor:
     x, y = ((place / side - 0.5) / radius for radius in _FACE)
     face = ((1.05 - torch.hypot(x, y[:, None])) / 0.15).clamp(0, 1)
     return (edge[:, None] * edge * face).flatten()
+
+
+@lru_cache(maxsize=8)
+def _face_window(side: int) -> torch.Tensor:
+    """(N,) 1 on the face, falling to 0 where nothing has spoken for the fields: there the head's motion is all."""
+    place = (torch.arange(side) + 0.5) / side - 0.5
+    x, y = (place / radius for radius in _FACE)
+    return ((1.2 - torch.hypot(x, y[:, None])) / 0.2).clamp(0, 1).flatten()
 
 
 @lru_cache(maxsize=8)

@@ -74,6 +74,17 @@ def test_slow_light_and_flicker_are_not_motion(face):
     assert float(flow.square().sum(1).sqrt()[:, torch.from_numpy(FACE)].mean()) < 0.02
 
 
+def test_the_number_of_threads_changes_no_bit(smile):
+    frames, before = grey(smile), torch.get_num_threads()
+    flows = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        flows.append(estimate_flow(frames[6], frames[7:], estimator="whole_clip"))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    np.testing.assert_array_equal(*flows)
+
+
 def test_two_equal_frames_do_not_move(face):
     frame = torch.from_numpy(cv2.cvtColor(face.image, cv2.COLOR_RGB2GRAY))
     result = whole_clip_flow(torch.stack([frame, frame]))
