@@ -1,0 +1,58 @@
+"""OFF-ApexNet: two convolutional streams over horizontal and vertical flow from onset to apex.
+
+Gan, Liong, Yau, Huang & Tan, OFF-ApexNet on micro-expression recognition system, Signal Processing: Image
+Communication 74, 2019, arXiv 1805.08699, written from the description: a stream has two convolutions of 5 × 5 with 6
+and 16 filters, each followed by a 2 × 2 maximum; two layers of 1024 units read both streams. Number of epochs and
+batch size are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .shallow import ShallowNetwork
+
+
+class OFFApexNet(nn.Module):
+    def __init__(self, classes: int):
+        super().__init__()
+        self.streams = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(1, 6, 5, padding=2),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(6, 16, 5, padding=2),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Flatten(),
+            )
+            for _ in range(2)
+        )
+        self.head = nn.Sequential(
+            nn.Linear(2 * 7 * 7 * 16, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, classes)
+        )
+
+    def forward(self, fields: torch.Tensor) -> torch.Tensor:
+        """(clips, 2, 28, 28) to (clips, classes)."""
+        return self.head(torch.cat([stream(fields[:, [k]]) for k, stream in enumerate(self.streams)], dim=1))
+
+
+class OFFApexNetBaseline(ShallowNetwork):
+    channels = 2
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        seed: int = 0,
+        *,
+        epochs: int = 60,
+        learning_rate: float = 1e-4,
+        batch_size: int = 64,
+    ):
+        super().__init__(labels, seed, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+
+    def build(self, classes: int) -> nn.Module:
+        return OFFApexNet(classes)

@@ -1,0 +1,56 @@
+"""What the shallow flow networks share: inputs scaled by the training rows, Adam, and the last epoch's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .flow_features import apex_fields
+
+SIDE = 28
+
+
+class ShallowNetwork:
+    """A network on (clips, channels, 28, 28) fields at the apex. Sub-classes say which one.
+
+    No epoch is selected: after `epochs` the training is over.
+    """
+
+    channels: int
+
+    def __init__(self, labels: Sequence[str], seed: int = 0, *, epochs: int, learning_rate: float, batch_size: int):
+        self.labels, self.seed = list(labels), seed
+        self.epochs, self.learning_rate, self.batch_size = epochs, learning_rate, batch_size
+
+    def build(self, classes: int) -> nn.Module:
+        raise NotImplementedError
+
+    def fit(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        torch.manual_seed(self.seed)
+        fields = apex_fields(rows, SIDE, with_strain=self.channels == 3)
+        # Units differ from one data set to the next; the sign of u and v must survive, so nothing is shifted.
+        self.scale = np.sqrt((fields**2).mean((0, 2, 3), keepdims=True)) + 1e-12
+        inputs = torch.from_numpy(fields / self.scale)
+        targets = torch.tensor([self.labels.index(row["label"]) for row in rows])
+        self.network = self.build(len(self.labels)).train()
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
+        for _ in range(self.epochs):
+            for batch in torch.randperm(len(inputs)).split(self.batch_size):
+                if len(batch) < 2:  # batch normalisation needs two
+                    continue
+                loss = F.cross_entropy(self.network(inputs[batch]), targets[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        inputs = torch.from_numpy(apex_fields(rows, SIDE, with_strain=self.channels == 3) / self.scale)
+        self.network.eval()
+        with torch.inference_mode():
+            scores = self.network(inputs).double().softmax(1)
+        return [{"scores": row} for row in scores.tolist()]

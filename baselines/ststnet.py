@@ -1,0 +1,55 @@
+"""STSTNet: three shallow streams over horizontal flow, vertical flow and optical strain.
+
+Liong, Gan, See, Khor & Huang, Shallow Triple Stream Three-dimensional CNN (STSTNet) for Micro-expression Recognition,
+FG 2019, arXiv 1902.03634, written from the description. Of three streams, with 3, 5 and 8 filters of 3 × 3, each reads
+all three channels; the joined maps are averaged 2 × 2 and classified by one linear layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .shallow import ShallowNetwork
+
+
+class STSTNet(nn.Module):
+    def __init__(self, classes: int):
+        super().__init__()
+        self.streams = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(3, filters, 3, padding=2),
+                nn.ReLU(),
+                nn.BatchNorm2d(filters),
+                nn.MaxPool2d(3, stride=3, padding=1),
+                nn.Dropout(0.5),
+            )
+            for filters in (3, 5, 8)
+        )
+        self.pool = nn.AvgPool2d(2)
+        self.classifier = nn.Linear(5 * 5 * 16, classes)
+
+    def forward(self, fields: torch.Tensor) -> torch.Tensor:
+        """(clips, 3, 28, 28) to (clips, classes)."""
+        joined = torch.cat([stream(fields) for stream in self.streams], dim=1)
+        return self.classifier(self.pool(joined).flatten(1))
+
+
+class STSTNetBaseline(ShallowNetwork):
+    channels = 3
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        seed: int = 0,
+        *,
+        epochs: int = 500,
+        learning_rate: float = 5e-5,
+        batch_size: int = 256,
+    ):
+        super().__init__(labels, seed, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+
+    def build(self, classes: int) -> nn.Module:
+        return STSTNet(classes)
