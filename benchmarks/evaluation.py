@@ -38,11 +38,14 @@ EMOTION = {"smic-hs": {"negative": "negative", "positive": "positive"},
            "samm": {"negative": "anger", "positive": "happiness"}}  # fmt: skip
 
 
-def make_rows(seed: int = 0, *, noise: float = 1.0, subjects: int | None = None) -> list[dict]:
+def make_rows(
+    seed: int = 0, *, noise: float = 0.5, subjects: int | None = None, crop: tuple[float, float] = (1.0, 0.0)
+) -> list[dict]:
     """Rows in the Uni-MER schema, as far as a features-only set has columns.
 
     Args:
         noise: factor of everything that is no action unit. subjects: keep about as many, evenly from the sources.
+        crop: zoom and downward shift, in shares of the crop, by which the sets' crops differ from the canonical one.
     """
     rows = []
     for number, (source, (counts, people)) in enumerate(MEGC_COUNTS.items()):
@@ -52,7 +55,7 @@ def make_rows(seed: int = 0, *, noise: float = 1.0, subjects: int | None = None)
         # Some subjects have many clips, some a few, each at least one.
         shares = rng.dirichlet(np.full(people, 1.5))
         owners = np.sort(np.concatenate([np.arange(people), rng.choice(people, len(labels) - people, p=shares)]))
-        faces = [Face(np.random.default_rng([seed, number, person])) for person in range(people)]
+        faces = [Face(np.random.default_rng([seed, number, person]), crop) for person in range(people)]
         kept = people if subjects is None else max(2, round(subjects * people / 68))
         for clip, (label, owner) in enumerate(zip(labels, owners, strict=True)):
             if owner >= kept:
@@ -83,10 +86,11 @@ def make_rows(seed: int = 0, *, noise: float = 1.0, subjects: int | None = None)
 class Face:
     """A subject: proportions, one stronger side, and a habit of moving that says nothing about the class."""
 
-    def __init__(self, rng: np.random.Generator):
+    def __init__(self, rng: np.random.Generator, crop: tuple[float, float]):
+        zoom, down = crop
         angle, scale = rng.normal(0, 3), np.exp(rng.normal(0, 0.05))
-        self.warp = cv2.getRotationMatrix2D((FINE / 2, FINE / 2), angle, scale)
-        self.warp[:, 2] += rng.normal(0, 0.025 * FINE, 2)
+        self.warp = cv2.getRotationMatrix2D((FINE / 2, FINE / 2), angle, zoom * scale)
+        self.warp[:, 2] += rng.normal(0, 0.025 * FINE, 2) + (0, down * FINE)
         self.stretch = np.exp(rng.normal(0, 0.06, 2))
         self.balance = np.exp(rng.normal(0, 0.3, 2))
         self.habit = smooth(rng, 6) * rng.uniform(0.2, 0.8)

@@ -113,7 +113,13 @@ def build_model(settings: RecognitionConfig, labels: Sequence[str], units: Seque
         action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
         loss_weights={"emotion": 1.0, "action_unit": 1.0, "region": 0.05},
     )  # fmt: skip
-    return DeftForConditionalGeneration(config)
+    model = DeftForConditionalGeneration(config)
+    # The usual standard deviation of 0.02 suits widths of hundreds; in a narrow expert signals would vanish.
+    for part in (model.model.motion_expert, model.model.emotion_head):
+        for module in part.modules():
+            if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+                torch.nn.init.xavier_uniform_(module.weight.flatten(1))
+    return model
 
 
 # --- Flow -----------------------------------------------------------------------------------------------------------
@@ -159,21 +165,21 @@ def mirrored(flows: torch.Tensor) -> torch.Tensor:
 
 
 def displaced(
-    flows: torch.Tensor, generator: torch.Generator, *, shift: float, zoom: float, turn: float
+    flows: torch.Tensor, generator: torch.Generator, *, shift: float, zoom: float, stretch: float, turn: float
 ) -> torch.Tensor:
-    """Small random similarity maps, one a clip: of the grid, and of the vectors' angle with it.
+    """Small random affine maps, one a clip: of the grid, and of the vectors' angle with it.
 
     Args:
-        shift: standard deviation in shares of the crop. zoom: of the scale's logarithm. turn: of the angle, radians.
+        shift: standard deviation in shares of the crop. zoom, stretch: of the logarithms of size and of height over
+            width. turn: of the angle, radians.
     """
     clips, frames, _, height, width = flows.shape
-    draw = torch.randn(4, clips, generator=generator)
-    angle, scale = turn * draw[0], (zoom * draw[1]).exp()
+    draw = torch.randn(5, clips, generator=generator)
+    angle, size, form = turn * draw[0], zoom * draw[1], 0.5 * stretch * draw[2]
     cos, sin = angle.cos(), angle.sin()
-    theta = torch.stack(
-        [torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1
-    ) * scale[:, None, None]
-    theta = torch.cat([theta, 2 * shift * draw[2:].T[:, :, None]], dim=2)
+    turned = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    scales = torch.stack([(size + form).exp(), (size - form).exp()], 1)
+    theta = torch.cat([turned * scales[:, :, None], 2 * shift * draw[3:].T[:, :, None]], dim=2)
     grid = F.affine_grid(theta, (clips, 1, height, width), align_corners=False)
     moved = F.grid_sample(flows.flatten(1, 2), grid, align_corners=False, padding_mode="border")
     moved = moved.unflatten(1, (frames, 2))
@@ -260,7 +266,7 @@ class FlowPrior:
         envelope = torch.rand(count, self.frames, generator=generator) * 0.8 + 0.2
         envelope[:, self.frames // 2] = 1
         flows = field[:, None] * envelope[:, :, None, None, None]
-        flows = displaced(flows, generator, shift=0.025, zoom=0.08, turn=0.06)
+        flows = displaced(flows, generator, shift=0.05, zoom=0.15, stretch=0.1, turn=0.08)
         level = torch.rand(count, 3, 1, 1, 1, 1, generator=generator) ** 2
         shape = flows.shape
         flows = flows + 0.6 * level[:, 0] * smooth_noise(shape, generator, 3)
@@ -391,7 +397,7 @@ class DeftRecogniser:
             clips = flows[indices]
             turned = torch.rand(len(clips), generator=generator) < 0.5
             clips = torch.where(turned[:, None, None, None, None], mirrored(clips), clips)
-            clips = displaced(clips, generator, shift=0.02, zoom=0.05, turn=0.05)
+            clips = displaced(clips, generator, shift=0.02, zoom=0.05, stretch=0.05, turn=0.05)
             strength = (0.2 * torch.randn(len(clips), generator=generator)).exp()
             return clips * strength[:, None, None, None, None]
 
