@@ -22,9 +22,7 @@ NO_ANSWER = "no answer"  # column of the confusion matrix for an unreadable answ
 # --- Classes --------------------------------------------------------------------------------------------------------
 
 
-def emotion_metrics(
-    true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]
-) -> dict[str, float]:
+def emotion_metrics(true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]) -> dict[str, float]:
     """UF1 = mean over classes of 2TP/(2TP+FP+FN), UAR = mean over classes of TP/N, and accuracy (MEGC 2019).
 
     The label list is fixed. A class without a true clip is left out of UAR's mean, which is undefined for it, and
@@ -200,9 +198,7 @@ def mcnemar(true: Sequence[str], first: Sequence[str | None], second: Sequence[s
 # --- Calibration ----------------------------------------------------------------------------------------------------
 
 
-def calibration(
-    true: Sequence[str], scores: np.ndarray, labels: Sequence[str], *, bins: int = 10
-) -> dict[str, Any]:
+def calibration(true: Sequence[str], scores: np.ndarray, labels: Sequence[str], *, bins: int = 10) -> dict[str, Any]:
     """Expected calibration error of the winning class (Guo et al. 2017) and the curve it sums over.
 
     Args:
@@ -224,7 +220,13 @@ def calibration(
     for number in range(bins):
         inside = index == number
         count = int(inside.sum())
-        entry = {"from": number / bins, "to": (number + 1) / bins, "clips": count, "confidence": None, "accuracy": None}
+        entry = {
+            "from": number / bins,
+            "to": (number + 1) / bins,
+            "clips": count,
+            "confidence": None,
+            "accuracy": None,
+        }
         if count:
             entry |= {"confidence": float(confidence[inside].mean()), "accuracy": float(right[inside].mean())}
             error += count / len(true) * abs(entry["confidence"] - entry["accuracy"])
@@ -301,7 +303,9 @@ def text_metrics(references: Sequence[str], answers: Sequence[str]) -> dict[str,
     except ImportError as error:
         raise ImportError("BLEU and ROUGE need `pip install sacrebleu rouge-score` (extra: text).") from error
     if not references or len(references) != len(answers):
-        raise ValueError(f"{len(references)} references and {len(answers)} answers: expected equal numbers above zero.")
+        raise ValueError(
+            f"{len(references)} references and {len(answers)} answers: expected equal numbers above zero."
+        )
     scorer = RougeScorer(["rouge1", "rougeL"])
     scored = [scorer.score(reference, answer) for reference, answer in zip(references, answers, strict=True)]
     return {
@@ -329,7 +333,9 @@ def judge_claims(evidence: Sequence[Any], sides: Mapping[str, str | None], flow:
     verdicts = []
     for claim in evidence:
         side = sides.get(claim.action_unit)
-        named = [motions.get((claim.region, one)) for one in ((side,) if side in ("left", "right") else ("left", "right"))]
+        named = [
+            motions.get((claim.region, one)) for one in ((side,) if side in ("left", "right") else ("left", "right"))
+        ]
         apart = [octants_apart(item.direction, claim.direction) if item else None for item in named]
         moving = [item is not None and item.significant for item in named]
         measured = float(np.mean([item.magnitude for item in named])) if all(named) else 0.0

@@ -282,12 +282,16 @@ class ModelSpec:
 
     Args:
         name: in the report. factory: `factory(labels=…, seed=…, **config)`, a function or class importable by name,
-            which returns a fresh `baselines.Recogniser`. needs_video: whether the `video` column is passed on.
+            which returns a fresh `baselines.Recogniser`.
+        files: further arguments that are files; their content, not their path, decides whether a finished fold is
+            still valid.
+        needs_video: whether the `video` column is passed on.
     """
 
     name: str
     factory: Callable[..., Any]
     config: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str | Path] = field(default_factory=dict)
     needs_video: bool = False
 
 
@@ -382,11 +386,12 @@ def run_protocol(
                 fold, key, path = waiting.pop(0)
                 train = [_training_row(by_id[clip], task, model) for clip in fold.train]
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_run_fold, args=(theirs,), daemon=True)
+                process = context.Process(target=_run_fold, args=(theirs,))
                 process.start()
                 theirs.close()
                 running[ours] = (process, fold, key, path)
-                job = (model.factory, model.config, task.labels, _fold_seed(seed, fold), train)
+                arguments = {**model.config, **{name: str(file) for name, file in model.files.items()}}
+                job = (model.factory, arguments, task.labels, _fold_seed(seed, fold), train)
                 _send(ours, job, process, model, fold)
             for connection in multiprocessing.connection.wait(list(running)):
                 process, fold, key, path = running[connection]
@@ -566,7 +571,10 @@ def code_hash(factory: Callable[..., Any]) -> str:
     """SHA-256 of the code and the library versions that a fold's predictions depend on."""
     from deft_llm import baselines, modeling_deft, processing
 
-    files: set[Path] = {Path(__file__), Path(__file__).with_name("recognition.py")}
+    files: set[Path] = {
+        Path(__file__),
+        *(Path(__file__).with_name(name) for name in ("recognition.py", "generation.py")),
+    }
     for package in (baselines, modeling_deft, processing):
         files |= set(Path(package.__file__).parent.glob("*.py"))
     source = inspect.getsourcefile(factory)
@@ -587,6 +595,7 @@ def _fold_key(fold: Fold, task: Task, hashes: Mapping[str, str], model: ModelSpe
         "labels": task.labels,
         "model": f"{model.factory.__module__}.{model.factory.__qualname__}",
         "config": model.config,
+        "files": {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in model.files.items()},
         "needs_video": model.needs_video,
         "seed": _fold_seed(seed, fold),
         "code": code,

@@ -58,7 +58,6 @@ class RecognitionConfig:
         members: networks that vote. epochs, batch_size, learning_rate, weight_decay, label_smoothing: of each.
         mixing: largest share of a second clip that is superposed in training.
         unit_weight: of the action units' loss, where the training rows name units.
-        prior_weight: of the made-up flow that keeps the prior alive during training.
         prior_steps, prior_batch: of the prior itself; 0 steps for none.
     """
 
@@ -77,7 +76,6 @@ class RecognitionConfig:
     label_smoothing: float = 0.1
     mixing: float = 0.4
     unit_weight: float = 1.0
-    prior_weight: float = 0.3
     prior_steps: int = 1500
     prior_batch: int = 64
 
@@ -96,15 +94,20 @@ class RecognitionConfig:
 def build_model(settings: RecognitionConfig, labels: Sequence[str], units: Sequence[str], frames: int):
     """DEFT with a motion expert of the given size. The other parts are not used and as small as can be."""
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    image = {"model_type": "dinov2", **small, "image_size": 8, "patch_size": 8}
+    language = {"model_type": "qwen3", **small, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 8}
     config = DeftConfig(
-        text_config={"model_type": "qwen3", **small, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 8,
-                     "vocab_size": 8},  # fmt: skip
-        structure_config={"model_type": "dinov2", **small, "image_size": 8, "patch_size": 8},
-        texture_config={"model_type": "dinov2", **small, "image_size": 8, "patch_size": 8},
+        text_config={**language, "vocab_size": 8},
+        structure_config=image,
+        texture_config=dict(image),
         motion_config={
-            "flow_size": settings.flow_size, "patch_size": settings.patch_size, "num_flow_frames": frames,
-            "hidden_size": settings.hidden_size, "intermediate_size": 2 * settings.hidden_size,
-            "num_hidden_layers": settings.num_layers, "num_attention_heads": settings.num_heads,
+            "flow_size": settings.flow_size,
+            "patch_size": settings.patch_size,
+            "num_flow_frames": frames,
+            "hidden_size": settings.hidden_size,
+            "intermediate_size": 2 * settings.hidden_size,
+            "num_hidden_layers": settings.num_layers,
+            "num_attention_heads": settings.num_heads,
         },
         expert_size=settings.hidden_size,
         image_size=8,
@@ -112,7 +115,7 @@ def build_model(settings: RecognitionConfig, labels: Sequence[str], units: Seque
         action_units=list(units),
         action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
         loss_weights={"emotion": 1.0, "action_unit": 1.0, "region": 0.05},
-    )  # fmt: skip
+    )
     model = DeftForConditionalGeneration(config)
     # The usual standard deviation of 0.02 suits widths of hundreds; in a narrow expert signals would vanish.
     for part in (model.model.motion_expert, model.model.emotion_head):
@@ -338,9 +341,7 @@ class DeftRecogniser:
         self.units = [*PRIOR_UNITS, *known]
         self.trained_units = sorted({code for codes in named for code in codes} & set(self.units))
         # A row without units may be one whose units nobody wrote down.
-        units = torch.tensor(
-            [[float(code in codes) if codes else -100.0 for code in self.units] for codes in named]
-        )
+        units = torch.tensor([[float(code in codes) if codes else -100.0 for code in self.units] for codes in named])
         self.members = [
             self._member(flows, targets, units, 1000 * self.seed + number) for number in range(settings.members)
         ]
@@ -365,7 +366,6 @@ class DeftRecogniser:
         )
         counts = torch.bincount(targets, minlength=len(self.labels)).clamp(min=1)
         weights = len(targets) / len(self.labels) / counts
-        prior = FlowPrior(settings.flow_size, frames) if settings.prior_weight and self.prior is not None else None
         order = torch.empty(0, dtype=torch.long)
         for _ in range(steps):
             if len(order) < settings.batch_size:
@@ -373,13 +373,6 @@ class DeftRecogniser:
             batch, order = order[: settings.batch_size], order[settings.batch_size :]
             mixed, pair, share = self._augmented(flows, batch, generator)
             loss = self._loss(model, mixed, targets, units, batch, pair, share, weights)
-            if prior is not None:
-                made_up, labels = prior.sample(settings.batch_size // 2, generator)
-                scales = scales_of(made_up)
-                made_up = normalised(made_up, scales, float(scales.median()), settings.amplitude)
-                known = torch.full((len(labels), len(self.units)), -100.0)
-                known[:, : len(PRIOR_UNITS)] = labels
-                loss = loss + settings.prior_weight * model(flow_values_videos=made_up, au_labels=known).loss
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)

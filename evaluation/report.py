@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from deft_llm.processing.expression_report import parse_answer
+
 from .metrics import (
     NO_ANSWER,
     attribute_accuracy,
@@ -27,8 +29,10 @@ from .metrics import (
     class_table,
     confusion,
     emotion_metrics,
+    faithfulness,
     mcnemar,
     subject_confusions,
+    text_metrics,
 )
 from .protocols import RunResult, Task, class_counts, split_hash
 
@@ -140,14 +144,37 @@ def _figures(predictions, clips, by_id, true, subjects, task: Task, seed: int, r
         }
     if units := _unit_figures(predictions, clips, by_id):
         figures["action_units"] = units
+    if written := [clip for clip in clips if "parsed" in predictions[clip]]:
+        figures["answers"] = _answer_figures(predictions, written, by_id)
+    return figures
+
+
+def _answer_figures(predictions, clips, by_id) -> dict[str, Any]:
+    """Of the models that write answers: can they be read, are they true of the motion, do they sound like the data?"""
+    flows = [by_id[clip].get("flow") for clip in clips]
+    figures: dict[str, Any] = {
+        "answers": len(clips),
+        "parsed": sum(bool(predictions[clip]["parsed"]) for clip in clips) / len(clips),
+        "faithfulness": faithfulness([parse_answer(predictions[clip]["answer"]) for clip in clips], flows),
+    }
+    references = {
+        clip: conversation["messages"][-1]["content"][0]["text"]
+        for clip in clips
+        for conversation in by_id[clip].get("conversations") or ()
+        if conversation["task"] == "explain"
+    }
+    if references:
+        try:
+            figures["text"] = text_metrics(list(references.values()), [predictions[c]["answer"] for c in references])
+            figures["text"]["references"] = len(references)
+        except ImportError as error:
+            figures["text"] = {"not_computed": str(error)}
     return figures
 
 
 def _unit_figures(predictions, clips, by_id) -> dict[str, Any] | None:
     """Of the clips whose action units somebody wrote down and the model was asked for."""
-    scored = [
-        clip for clip in clips if by_id[clip].get("action_units") and "action_units" in predictions[clip]
-    ]
+    scored = [clip for clip in clips if by_id[clip].get("action_units") and "action_units" in predictions[clip]]
     if not scored:
         return None
     named = {clip: {unit["code"]: unit for unit in by_id[clip]["action_units"]} for clip in scored}
@@ -200,6 +227,25 @@ def hardware() -> dict[str, Any]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         described["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     return described
+
+
+def with_heads(results: Sequence[RunResult]) -> list[RunResult]:
+    """The results, and after each model that wrote answers its recognition heads as a model of their own."""
+    listed = []
+    for result in results:
+        listed.append(result)
+        every = [item for clips in result.predictions.values() for item in clips.values()]
+        if every and all("head_label" in item for item in every):
+            heads = {
+                fold: {
+                    clip: {"scores": item["scores"], "label": item["head_label"]}
+                    | ({"action_units": item["action_units"]} if "action_units" in item else {})
+                    for clip, item in clips.items()
+                }
+                for fold, clips in result.predictions.items()
+            }
+            listed.append(RunResult(f"{result.model}: recognition head", heads))
+    return listed
 
 
 def timings(results: Sequence[RunResult]) -> dict[str, Any]:
@@ -289,7 +335,13 @@ def markdown(report: Mapping[str, Any]) -> str:
                 f"{test['other_only']} | {test['p_value']:.3g} |"
             )
     for name, figures in report["models"].items():
-        lines += ["", f"## {name}", "", "| class | precision | recall | F1 | clips | predicted |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            "| class | precision | recall | F1 | clips | predicted |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in figures["per_class"]:
             values = " | ".join(_figure(row[key]) for key in ("precision", "recall", "f1"))
             lines.append(f"| {row['label']} | {values} | {row['clips']} | {row['predicted']} |")
@@ -306,6 +358,14 @@ def markdown(report: Mapping[str, Any]) -> str:
                 f"Action units, {units['clips']} clips: F1 {units['au_f1']:.3f}, macro F1 over presence and absence "
                 f"{units['au_f1_macro']:.3f}.",
             ]
+        if answers := figures.get("answers"):
+            true = answers["faithfulness"]
+            lines += ["", f"Answers that can be read: {100 * answers['parsed']:.1f} % of {answers['answers']}."]
+            if true["claims"]:
+                lines[-1] += (
+                    f" Of {true['claims']} claims the measured motion supports {100 * true['supported']:.1f} % and "
+                    f"contradicts {100 * true['contradicted']:.1f} %."
+                )
     if report["differences_from_the_protocol"]:
         lines += ["", "## Not as published", "", *(f"- {text}" for text in report["differences_from_the_protocol"])]
     if report["left_out"]:

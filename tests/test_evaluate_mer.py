@@ -1,62 +1,17 @@
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
+from datasets import Dataset
 
-from evaluate_mer import au_metrics, emotion_metrics, main, summarise
+from deft_llm.hub_datasets.uni_mer import features
+from deft_llm.processing import DeftVideoProcessor
+from evaluate_mer import main, summarise
+from tests.evaluation.test_protocols import make_row
 
+ROOT = Path(__file__).parents[1]
 LABELS = ["negative", "positive", "surprise"]
-
-
-def test_uf1_and_uar_by_hand():
-    """TP, FP, FN: negative 2, 1, 1; positive 1, 1, 0; surprise 0, 0, 1."""
-    true = ["negative", "negative", "negative", "positive", "surprise"]
-    predicted = ["negative", "negative", "positive", "positive", "negative"]
-    metrics = emotion_metrics(true, predicted, LABELS)
-    assert metrics["uf1"] == pytest.approx((4 / 6 + 2 / 3 + 0) / 3)
-    assert metrics["uar"] == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert metrics["accuracy"] == pytest.approx(3 / 5)
-
-
-def test_the_majority_floor_of_the_composite():
-    """Counts of the MEGC 2019 composite: 250 negative, 109 positive, 83 surprise."""
-    true = ["negative"] * 250 + ["positive"] * 109 + ["surprise"] * 83
-    metrics = emotion_metrics(true, ["negative"] * 442, LABELS)
-    assert metrics["uf1"] == pytest.approx(0.2408, abs=1e-4)
-    assert metrics["accuracy"] == pytest.approx(0.5656, abs=1e-4)
-    assert metrics["uar"] == pytest.approx(1 / 3)
-
-
-def test_no_answer_is_a_wrong_answer():
-    metrics = emotion_metrics(["negative", "positive"], ["negative", None], LABELS)
-    assert metrics["accuracy"] == 0.5
-    assert metrics["uf1"] == pytest.approx((1 + 0) / 2)
-    assert metrics["uar"] == pytest.approx((1 + 0) / 2)
-
-
-def test_a_class_that_is_predicted_but_absent_costs_uf1():
-    metrics = emotion_metrics(["negative", "negative"], ["negative", "surprise"], LABELS)
-    assert metrics["uf1"] == pytest.approx((2 / 3 + 0) / 2)
-    assert metrics["uar"] == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(
-    ("true", "predicted", "message"),
-    [([], [], "above zero"), (["negative"], [], "equal numbers"), (["joy"], ["joy"], "'joy'")],
-)
-def test_impossible_inputs_are_named(true, predicted, message):
-    with pytest.raises(ValueError, match=message):
-        emotion_metrics(true, predicted, LABELS)
-
-
-def test_au_f1_over_the_units_that_occur():
-    true = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]])
-    predicted = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]])
-    metrics = au_metrics(true, predicted)
-    assert metrics["au_f1"] == pytest.approx((2 / 3 + 1) / 2)
-    assert metrics["au_f1_macro"] == pytest.approx(((2 / 3 + 4 / 5) / 2 + 1) / 2)
-    assert au_metrics(np.zeros((2, 3)), np.zeros((2, 3))) == {"au_f1": 0.0, "au_f1_macro": 0.0}
 
 
 def prediction(emotion, generated, head, parsed=True, abstained=False):
@@ -93,3 +48,97 @@ def test_a_subject_in_both_splits_is_refused(dataset, folder, tmp_path, capsys):
     assert main([*arguments, "--split", "validation"]) == 1
     assert "no split 'validation'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def flow_only(tmp_path_factory):
+    """A features-only dataset of four subjects in two sources, with three clips of each class."""
+    folder = tmp_path_factory.mktemp("flow") / "made-up"
+    schema = features(DeftVideoProcessor(num_frames=2, flow_size=8))
+    for split, subjects in (("train", (1, 2)), ("test", (3, 4))):
+        rows = [
+            {**make_row(("casme2", "samm")[s % 2], s, c, LABELS[c % 3]), "action_units": []}
+            for s in subjects for c in range(9)
+        ]  # fmt: skip
+        Dataset.from_list(rows, features=schema).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def figures_of(folder):
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_a_protocol_from_folder_to_report(flow_only, tmp_path, capsys):
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text("{members: 1, epochs: 2, prior_steps: 0, flow_size: 8, hidden_size: 8}", encoding="utf-8")
+    arguments = ["--dataset", str(flow_only), "--protocol", "loso", "--model", str(recipe), "--baselines"]
+    arguments += ["majority,svm", "--resamples", "50"]
+    assert main([*arguments, "--output", str(tmp_path / "a")]) == 0
+    assert "leave one subject out" in capsys.readouterr().out
+    report = figures_of(tmp_path / "a")
+    assert (report["clips"], report["subjects"], report["folds"]) == (36, 4, 4)
+    assert list(report["models"]) == ["DEFT, recognition", "majority", "svm"]
+    assert report["models"]["majority"]["accuracy"] == pytest.approx(1 / 3)
+    assert [item["against"] for item in report["comparisons"]] == ["majority", "svm"]
+
+    # Another folder, other processes, nothing cached: the same report to the last character. And again from the cache.
+    assert main([*arguments, "--output", str(tmp_path / "b"), "--workers", "1"]) == 0
+    assert main([*arguments, "--output", str(tmp_path / "a")]) == 0
+    for name in ("report.json", "report.md", "model-index.yaml", "predictions.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    timings = json.loads((tmp_path / "a" / "timings.json").read_text())
+    assert {entry["folds_from_cache"] for entry in timings.values()} == {4}
+
+
+@pytest.mark.parametrize(("protocol", "folds"), [("cde", 4), ("lodo", 2), ("fixed", 1)])
+def test_the_other_protocols(flow_only, tmp_path, protocol, folds):
+    arguments = ["--dataset", str(flow_only), "--protocol", protocol, "--baselines", "majority"]
+    assert main([*arguments, "--output", str(tmp_path), "--resamples", "20"]) == 0
+    report = figures_of(tmp_path)
+    assert report["folds"] == folds
+    assert bool(report["differences_from_the_protocol"]) == (protocol == "cde")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--protocol", "loso", "--baselines", "forest"], "Unknown baseline 'forest'"),
+        (["--protocol", "loso", "--model", "nowhere.yaml"], "no recipe nowhere.yaml"),
+        (["--protocol", "loso", "--model", "recipes/tiny.yaml"], "recipe of train_sft; use it with --mode full"),
+        (["--protocol", "loso", "--mode", "full", "--model", "recipes/recognition.yaml"], "names no language model"),
+        (
+            ["--protocol", "loso", "--model", "some/checkpoint"],
+            "tests every subject, those it was trained on included",
+        ),
+        (["--protocol", "loso", "--baselines", "majority", "--labels", "negative"], "not in the list negative"),
+        (["--protocol", "loso", "--baselines", "majority", "--target", "objective_class"], "No clip has a label"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(flow_only, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(ROOT)
+    assert main(["--dataset", str(flow_only), "--output", str(tmp_path / "out"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--dataset", "d"], ["--model", "m"], ["--questions", "q", "--model", "m"]])
+def test_incomplete_command_lines(arguments, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["--output", str(tmp_path), *arguments])
+
+
+def test_a_trained_model_on_fixed_splits(dataset, folder, tmp_path):
+    """Recognition from the heads, fine emotions joined to the coarse classes by the checkpoint's own table."""
+    people = sorted(set(dataset["subject"]))
+    (tmp_path / "data").mkdir()
+    for split, kept in (("train", people[:3]), ("test", people[3:])):
+        rows = dataset.filter(lambda subject, kept=kept: subject in kept, input_columns="subject")
+        rows.to_parquet(tmp_path / "data" / f"{split}-0.parquet")
+    arguments = ["--dataset", str(tmp_path / "data"), "--protocol", "fixed", "--model", str(folder)]
+    assert main([*arguments, "--output", str(tmp_path / "out"), "--resamples", "20"]) == 0
+    report = figures_of(tmp_path / "out")
+    figures = report["models"]["DEFT, trained before"]
+    assert sum(map(sum, figures["confusion"])) == report["clips"] > 0
+    assert 0 <= figures["action_units"]["au_f1"] <= 1

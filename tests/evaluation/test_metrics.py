@@ -258,7 +258,10 @@ def test_iou_counts_both_ends():
 def test_strs_by_hand():
     """3 true, 3 predicted, 2 spotted, 1 of them with its class: F1_spot 4/6; F1 of the classes 2/3 and 0."""
     true = {"v": [Interval(0, 9, "negative"), Interval(20, 29, "negative")], "w": [Interval(0, 9, "surprise")]}
-    predicted = {"v": [Interval(1, 9, "negative"), Interval(20, 27, "positive"), Interval(50, 59, "negative")], "w": []}
+    predicted = {
+        "v": [Interval(1, 9, "negative"), Interval(20, 27, "positive"), Interval(50, 59, "negative")],
+        "w": [],
+    }
     result = strs(true, predicted, LABELS)
     assert (result["true_positives"], result["false_positives"], result["false_negatives"]) == (2, 1, 1)
     assert result["f1_spot"] == pytest.approx(4 / 6)

@@ -97,7 +97,10 @@ def test_dfme_keeps_to_its_sheets():
 
     every = clips("train_full_with_AU.xlsx", (1, 2)) + clips("testA.xlsx", (3,)) + clips("testB.xlsx", (4,))
     task = make_task({"train": every}, "fixed")
-    assert {fold.name: (len(fold.train), len(fold.test)) for fold in task.folds} == {"test_a": (4, 2), "test_b": (4, 2)}
+    assert {fold.name: (len(fold.train), len(fold.test)) for fold in task.folds} == {
+        "test_a": (4, 2),
+        "test_b": (4, 2),
+    }
     assert task.differences
 
 
@@ -107,7 +110,7 @@ def test_clips_without_a_label_are_left_out_by_name(rows):
 
 
 def test_bad_tasks_are_named(rows):
-    with pytest.raises(ValueError, match="EP00_negative.*'negative'.*not in the list"):
+    with pytest.raises(ValueError, match=r"EP00_negative.*'negative'.*not in the list"):
         make_task({"train": rows}, "loso", labels=("positive", "surprise"))
     with pytest.raises(ValueError, match="Unknown protocol 'k-fold'"):
         make_task({"train": rows}, "k-fold")
