@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +279,24 @@ class FlowPrior:
 
 
 def train_prior(settings: RecognitionConfig, frames: int, path: str | Path, seed: int = 0) -> None:
-    """Teaches a motion expert the made-up flow and writes its weights; sees no dataset."""
+    """Teaches a motion expert the made-up flow and writes its weights; sees no dataset.
+
+    On one thread, like the folds: sums in another order would give another prior.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expert = _trained_prior(settings, frames, seed)
+    finally:
+        torch.set_num_threads(threads)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: value.contiguous() for name, value in expert.state_dict().items()}, partial)
+    partial.replace(path)
+
+
+def _trained_prior(settings: RecognitionConfig, frames: int, seed: int) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     prior = FlowPrior(settings.flow_size, frames)
@@ -298,16 +315,17 @@ def train_prior(settings: RecognitionConfig, frames: int, path: str | Path, seed
         torch.nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: value.contiguous() for name, value in expert.state_dict().items()}, partial)
-    partial.replace(path)
+    return expert
+
+
+_PRIOR_SETTINGS = ("flow_size", "patch_size", "hidden_size", "num_layers", "num_heads", "amplitude", "prior_steps",
+                   "prior_batch")  # fmt: skip
 
 
 def prior_path(settings: RecognitionConfig, frames: int, folder: str | Path, seed: int = 0) -> Path:
     """Where the prior of these settings lies; it is trained if it is not there yet."""
-    content = f"{asdict(settings)} {frames} {seed} {torch.__version__}".encode() + Path(__file__).read_bytes()
+    chosen = [getattr(settings, name) for name in _PRIOR_SETTINGS]
+    content = f"{chosen} {frames} {seed} {torch.__version__}".encode() + Path(__file__).read_bytes()
     path = Path(folder) / f"prior-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     if not path.exists():
         train_prior(settings, frames, path, seed)

