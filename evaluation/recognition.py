@@ -68,10 +68,10 @@ class RecognitionConfig:
     num_heads: int = 4
     max_frames: int = 3
     amplitude: float = 0.5
-    members: int = 3
-    epochs: int = 30
+    members: int = 2
+    epochs: int = 50
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.1
     label_smoothing: float = 0.1
     mixing: float = 0.4

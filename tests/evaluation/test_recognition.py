@@ -1,6 +1,10 @@
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from deft_llm.evaluation.recognition import (
     PRIOR_UNITS,
@@ -169,3 +173,8 @@ def test_made_up_flow_moves_where_its_units_are():
     upward = -flows[:, 0, 1][:, mask].mean(1)
     shown = labels[:, PRIOR_UNITS.index("AU12")] > 0
     assert float(upward[shown].mean()) > float(upward[~shown].mean()) + 0.2
+
+
+def test_the_recipe_is_the_default():
+    recipe = yaml.safe_load((Path(__file__).parents[2] / "recipes" / "recognition.yaml").read_text(encoding="utf-8"))
+    assert recipe == asdict(RecognitionConfig())
