@@ -176,6 +176,7 @@ def load_splits(dataset: str, *, with_video: bool) -> dict[str, list[dict[str, A
     Args:
         with_video: keep the video column, which is most of a dataset's size.
     """
+    import numpy as np
     from datasets import load_dataset
 
     splits = {}
@@ -183,7 +184,10 @@ def load_splits(dataset: str, *, with_video: bool) -> dict[str, list[dict[str, A
         if not with_video and "video" in part.column_names:
             part = part.remove_columns("video")
         part = part.with_format("numpy", columns=["flow"], output_all_columns=True)
-        splits[name] = [{"video": None, **row} for row in part]
+        # A video that has yet to be searched has no flow; in an array that is NaN everywhere.
+        splits[name] = [
+            {"video": None, **row, "flow": None if np.isnan(row["flow"]).all() else row["flow"]} for row in part
+        ]
     return splits
 
 

@@ -2,12 +2,13 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
 from deft_llm.hub_datasets.uni_mer import features
 from deft_llm.processing import DeftVideoProcessor
-from evaluate_mer import main, summarise
+from evaluate_mer import load_splits, main, summarise
 from tests.evaluation.test_protocols import make_row
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,16 @@ def flow_only(tmp_path_factory):
         ]  # fmt: skip
         Dataset.from_list(rows, features=schema).to_parquet(folder / f"{split}-00000-of-00001.parquet")
     return folder
+
+
+def test_a_clip_without_flow_stays_one(tmp_path):
+    schema = features(DeftVideoProcessor(num_frames=2, flow_size=8))
+    rows = [{**make_row("casme2", 1, c, "negative"), "action_units": []} for c in range(2)]
+    rows[1] |= {"flow": None, "emotion_coarse": None}
+    Dataset.from_list(rows, features=schema).to_parquet(tmp_path / "train-0.parquet")
+    first, second = load_splits(str(tmp_path), with_video=False)["train"]
+    assert np.array_equal(first["flow"], rows[0]["flow"])
+    assert second["flow"] is None
 
 
 def figures_of(folder):
