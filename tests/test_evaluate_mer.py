@@ -9,7 +9,7 @@ from datasets import Dataset
 from deft_llm.hub_datasets.uni_mer import features
 from deft_llm.processing import DeftVideoProcessor
 from evaluate_mer import load_splits, main, summarise
-from tests.evaluation.test_protocols import make_row
+from tests.evaluation.made_up_rows import make_row
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["negative", "positive", "surprise"]

@@ -6,7 +6,7 @@ from deft_llm.baselines import BASELINES, make_baseline
 from deft_llm.baselines.flow_features import apex_fields, apex_flow, median_subtracted, resized, strain
 from deft_llm.baselines.off_apexnet import OFFApexNet
 from deft_llm.baselines.ststnet import STSTNet
-from tests.evaluation.test_protocols import make_row
+from tests.evaluation.made_up_rows import make_row
 
 LABELS = ("negative", "positive", "surprise")
 QUICK = {"ststnet": {"epochs": 30, "learning_rate": 1e-2}, "off_apexnet": {"epochs": 6, "learning_rate": 1e-3}}

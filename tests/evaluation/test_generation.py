@@ -2,7 +2,7 @@ import pytest
 
 from deft_llm.evaluation import generation
 from deft_llm.evaluation.generation import Checkpoint, FineTuned
-from tests.evaluation.test_protocols import make_row
+from tests.evaluation.made_up_rows import make_row
 
 
 @pytest.fixture(scope="module")

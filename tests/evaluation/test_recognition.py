@@ -19,7 +19,7 @@ from deft_llm.evaluation.recognition import (
     scales_of,
 )
 from deft_llm.processing.action_units import ellipse_mask, region_ellipse
-from tests.evaluation.test_protocols import make_row
+from tests.evaluation.made_up_rows import make_row
 
 LABELS = ("negative", "positive", "surprise")
 SMALL = {"members": 1, "hidden_size": 32, "epochs": 12, "batch_size": 16, "prior_steps": 0, "learning_rate": 3e-3}

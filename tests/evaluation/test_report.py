@@ -7,7 +7,7 @@ from PIL import Image
 
 from deft_llm.evaluation.protocols import IncompleteError, RunResult, make_task
 from deft_llm.evaluation.report import make_report, markdown, model_index, with_heads, write_report
-from tests.evaluation.test_protocols import make_row
+from tests.evaluation.made_up_rows import make_row
 
 LABELS = ("negative", "positive")
 
