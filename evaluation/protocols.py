@@ -465,7 +465,7 @@ def _run_fold(connection) -> None:
                     },
                 )
             )
-        except EOFError:  # the harness was stopped
+        except (EOFError, BrokenPipeError, ConnectionResetError):  # the harness was stopped: nobody is left to tell
             return
         except BaseException:
             connection.send(("failed", traceback.format_exc()))
@@ -581,8 +581,9 @@ def code_hash(factory: Callable[..., Any]) -> str:
     if source:
         files.add(Path(source))
     digest = hashlib.sha256()
-    for path in sorted(files, key=lambda path: path.name):
-        digest.update(path.name.encode() + path.read_bytes())
+    # By folder and name and not by path, which differs between clones; the order must not be the set's own.
+    for path in sorted(files, key=lambda path: (path.parent.name, path.name)):
+        digest.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
     for package in ("numpy", "scikit-learn", "torch", "transformers"):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
     return digest.hexdigest()

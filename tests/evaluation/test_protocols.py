@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -262,3 +265,15 @@ def test_hashes_follow_content_and_not_the_container(rows):
     task = make_task({"train": rows}, "loso")
     assert split_hash(task) == split_hash(make_task({"train": rows[::-1]}, "loso"))
     assert code_hash(MajorityClass) != code_hash(Fair)
+
+
+def test_another_process_finds_the_same_hashes():
+    """Finished folds are found again by a new process, whatever order its sets have."""
+    code = (
+        "from deft_llm.baselines.majority import MajorityClass as M\n"
+        "from deft_llm.evaluation.protocols import code_hash\n"
+        "print(code_hash(M))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == code_hash(MajorityClass)
