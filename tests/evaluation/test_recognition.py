@@ -22,7 +22,7 @@ from deft_llm.processing.action_units import ellipse_mask, region_ellipse
 from tests.evaluation.made_up_rows import make_row
 
 LABELS = ("negative", "positive", "surprise")
-SMALL = {"members": 1, "hidden_size": 32, "epochs": 12, "batch_size": 16, "prior_steps": 0, "learning_rate": 3e-3}
+SMALL = {"members": 1, "hidden_size": 32, "epochs": 40, "batch_size": 16, "prior_steps": 0, "learning_rate": 3e-3}
 SHOWN = {
     "negative": ("AU4", "inner brow", 1.0),
     "positive": ("AU12", "mouth corner", -1.0),
@@ -52,7 +52,7 @@ def accuracy(model: DeftRecogniser, rows: list[dict]) -> float:
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory):
-    settings = RecognitionConfig.of({**SMALL, "prior_steps": 30, "prior_batch": 32})
+    settings = RecognitionConfig.of({**SMALL, "prior_steps": 150, "prior_batch": 32})
     folder = tmp_path_factory.mktemp("prior")
     path = prior_path(settings, 1, folder)
     assert prior_path(settings, 1, folder) == path  # not trained again
@@ -65,7 +65,7 @@ def test_it_learns_in_any_unit(prior, unit):
     rows = region_rows(54, unit=unit)
     model = DeftRecogniser(LABELS, 0, prior, **SMALL)
     model.fit(rows[:36])
-    assert accuracy(model, rows[36:]) >= 0.75  # chance is a third
+    assert accuracy(model, rows[36:]) >= 0.9  # chance is a third
     item = model.predict(rows[36:37])[0]
     assert sum(item["scores"]) == pytest.approx(1)
     assert sorted(item["action_units"]) == ["AU12", "AU2", "AU4"]
@@ -73,7 +73,7 @@ def test_it_learns_in_any_unit(prior, unit):
 
 def test_action_units_come_from_their_labels(prior):
     rows = region_rows(60)
-    model = DeftRecogniser(LABELS, 0, prior, **{**SMALL, "epochs": 20})
+    model = DeftRecogniser(LABELS, 0, prior, **SMALL)
     model.fit(rows[:48])
     for row, item in zip(rows[48:], model.predict(rows[48:]), strict=True):
         units = item["action_units"]
