@@ -252,6 +252,7 @@ def face_rows(
                 # One face is one subject whatever convention its clips are labelled by.
                 subject=f"synthetic-{seed}/{face_index:04d}",
                 video=video,
+                check_apex=corrupt > 0,
                 clip=np.stack(list(open_clip(video).scan())) if single else None,
                 fps=clip.fps,
                 key_frames=(labels.onset, labels.apex, labels.offset) if labels else None,

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from io import BytesIO
 
 import av
@@ -22,7 +21,7 @@ import numpy as np
 
 from deft_llm.processing.action_units import SIDES, get_action_unit
 
-from .synthetic_faces import Face
+from .synthetic_faces import FINER, Face
 
 # Peak displacement of each FACS intensity, in crop widths: what a micro-expression can show, 0.2 to 3 %.
 INTENSITIES: dict[str, tuple[float, float]] = {
@@ -299,7 +298,6 @@ def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator)
     ]
     grid = np.stack(np.mgrid[0:size, 0:size][::-1], axis=-1).astype(np.float32)
     still = np.array([[1.0, 0, 0], [0, 1, 0]])
-    image = _refine(face.image)
     for t in range(len(clip.frames)):
         active = [(m.course[t], values) for m, values in zip(clip.movements, fields, strict=True) if m.course[t] != 0]
         source = grid if np.array_equal(clip.head[t], still) else _pixel_map(_invert(clip.head[t]), grid)
@@ -311,7 +309,7 @@ def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator)
             target = source
             for _ in range(2 + (peak > 0.5) + (peak > 2)):
                 source = target - _look_up(moved, source)
-        frame = _look_up(image, _FINER * source + 0.5 * (_FINER - 1))
+        frame = _look_up(face.fine_image, FINER * source + 0.5 * (FINER - 1))
         for course, furrow in furrows:
             if course[t] > 0:
                 frame *= 1 - np.float32(clip.disturbances.furrows * course[t]) * _look_up(furrow, source)[..., None]
@@ -321,35 +319,6 @@ def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator)
         frame += 0.5  # truncation rounds then
         np.clip(frame, 0, 255, out=frame)
         clip.frames[t] = frame
-
-
-# Bicubic and Lanczos kernels, as OpenCV has them, do not reproduce a ramp: they shift an image by up to 0.047 and
-# 0.015 pixels more or less than asked, which is much of a micro-expression. Linear interpolation shifts exactly, and
-# on a grid this much finer it neither blurs nor feels the rounding of positions to 1/32 pixel.
-_FINER = 4
-
-
-def _refine(image: np.ndarray) -> np.ndarray:
-    """The image on a grid `_FINER` times as fine, by cubic spline interpolation (Unser 1999)."""
-    matrix = _spline_interpolation(image.shape[0], _FINER)
-    rows = np.tensordot(matrix, image, (1, 0))
-    return np.ascontiguousarray(np.tensordot(rows, matrix, (1, 1)).transpose(0, 2, 1))
-
-
-@lru_cache(maxsize=4)
-def _spline_interpolation(size: int, factor: int) -> np.ndarray:
-    """(size · factor, size): samples at pixel centres to samples at the centres of the finer pixels."""
-
-    def basis(at: np.ndarray) -> np.ndarray:
-        distance = np.abs(at[:, None] - np.arange(-1, size + 1))
-        near, far = (4 - 6 * distance**2 + 3 * distance**3) / 6, (2 - distance) ** 3 / 6
-        values = np.where(distance < 1, near, np.where(distance < 2, far, 0))
-        values[:, 1] += values[:, 0]  # the edge pixels go on beyond the image
-        values[:, -2] += values[:, -1]
-        return values[:, 1:-1]
-
-    fine = (np.arange(size * factor) + 0.5) / factor - 0.5
-    return np.float32(np.linalg.solve(basis(np.arange(size)).T, basis(fine).T).T)
 
 
 def _look_up(values: np.ndarray, source: np.ndarray) -> np.ndarray:

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
 
 from deft_llm.processing.action_units import region_ellipse
 from deft_llm.processing.face_alignment import FaceAlignmentError, crop_transform, warp_to_crop
+
+# Bicubic and Lanczos kernels, as OpenCV has them, do not reproduce a ramp: they shift an image by up to 0.047 and
+# 0.015 pixels more or less than asked, which is much of a micro-expression. Linear interpolation shifts exactly, and
+# on a grid this much finer it neither blurs nor feels the rounding of positions to 1/32 pixel.
+FINER = 4
 
 
 @dataclass
@@ -27,11 +33,34 @@ class Face:
     def size(self) -> int:
         return self.image.shape[0]
 
+    @cached_property
+    def fine_image(self) -> np.ndarray:
+        """The image on a grid `FINER` times as fine, by cubic spline interpolation (Unser 1999)."""
+        matrix = _spline_interpolation(self.size, FINER)
+        rows = np.tensordot(matrix, self.image, (1, 0))
+        return np.ascontiguousarray(np.tensordot(rows, matrix, (1, 1)).transpose(0, 2, 1))
+
     def region(self, name: str, side: str) -> tuple[float, float, float, float]:
         """The region's ellipse (cx, cy, rx, ry) on this face, in units of the crop."""
         cx, cy, rx, ry = region_ellipse(name, side)
         lateral, down = self.offsets.get(name, (0.0, 0.0))
         return cx + (lateral if side == "left" else -lateral), cy + down, rx, ry
+
+
+@lru_cache(maxsize=4)
+def _spline_interpolation(size: int, factor: int) -> np.ndarray:
+    """(size · factor, size): samples at pixel centres to samples at the centres of the finer pixels."""
+
+    def basis(at: np.ndarray) -> np.ndarray:
+        distance = np.abs(at[:, None] - np.arange(-1, size + 1))
+        near, far = (4 - 6 * distance**2 + 3 * distance**3) / 6, (2 - distance) ** 3 / 6
+        values = np.where(distance < 1, near, np.where(distance < 2, far, 0))
+        values[:, 1] += values[:, 0]  # the edge pixels go on beyond the image
+        values[:, -2] += values[:, -1]
+        return values[:, 1:-1]
+
+    fine = (np.arange(size * factor) + 0.5) / factor - 0.5
+    return np.float32(np.linalg.solve(basis(np.arange(size)).T, basis(fine).T).T)
 
 
 @dataclass(frozen=True)

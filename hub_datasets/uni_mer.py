@@ -106,6 +106,7 @@ def make_row(
     clip: Any = None,
     face_source: Any = None,
     objective_class: str | None = None,
+    check_apex: bool = True,
 ) -> dict[str, Any]:
     """Measures a labelled clip and writes down what its labels and its motion agree on.
 
@@ -119,6 +120,7 @@ def make_row(
             `video` itself.
         face_source: for this clip, as in the processor's call.
         objective_class: of Davison's seven, if known.
+        check_apex: spot the clip and compare; False where the apex is known beyond doubt.
         quality: what is known to be odd about the clip. `unlabelled_motion:…` and `apex_in_doubt:±frames` are added
             where the motion says so.
 
@@ -140,7 +142,7 @@ def make_row(
         unlabelled = unlabelled_motion(pairs, measured)
         flags += [f"unlabelled_motion:{item.side} {item.region} {item.direction}" for item in unlabelled]
         # Without a supported label there may be nothing to spot but noise.
-        if fps and any(item.verdict == SUPPORTED for item in judgements):
+        if check_apex and fps and any(item.verdict == SUPPORTED for item in judgements):
             spotted = video_processor.spot(source_clip, onset=key_frames[0], face_source=face_source).apex
             if apex_in_doubt(key_frames[1], spotted, fps):
                 flags.append(f"apex_in_doubt:{spotted - key_frames[1]:+d}")
