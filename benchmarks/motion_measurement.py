@@ -23,7 +23,6 @@ import argparse
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -43,7 +42,7 @@ from deft_llm.processing.action_units import ellipse_mask, get_action_unit, stab
 from deft_llm.processing.motion_evidence import measure_motion, octants_apart
 from deft_llm.processing.optical_flow import FLOW_ESTIMATORS, estimate_flow, fit_similarity, remove_head_motion
 from deft_llm.processing.video_reading import open_clip
-from deft_llm.processing.whole_clip_flow import whole_clip_flow
+from deft_llm.processing.whole_clip_flow import _LEVELS, whole_clip_flow
 
 SIDE = 224
 FACE = ellipse_mask((0.5, 0.5, 0.40, 0.46), SIDE, SIDE)
@@ -305,17 +304,11 @@ def _gpu_rate(repeats: int = 20) -> None:
     torch.cuda.synchronize()
     bandwidth = 2 * source.nbytes * repeats / (time.perf_counter() - start)
     # Least traffic: each of a level's steps reads the refined frames, four times as many pixels, and writes residuals.
-    least = sum(steps * 5 * frames[0].numel() * share**2 for share, steps, _ in _levels()) * len(frames) * 4
+    least = sum(steps * 5 * frames[0].numel() * share**2 for share, steps, _ in _LEVELS) * len(frames) * 4
     console.print(
         f"GPU {torch.cuda.get_device_name()}: {1 / seconds:.1f} clips/s of 64 frames at {SIDE} px, "
         f"{100 * least / seconds / bandwidth:.1f} % of the measured copy bandwidth"
     )
-
-
-def _levels() -> Iterator[tuple[float, int, bool]]:
-    from deft_llm.processing import whole_clip_flow as module
-
-    yield from module._LEVELS
 
 
 TABLES = {"error": error_table, "bound": bound_table, "units": units_table, "head": head_table, "time": time_table}

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 # Share of the resolution, Gauss-Newton steps, whether the fields are solved for or the head alone.
 _LEVELS = ((0.25, 5, False), (0.5, 4, True), (1.0, 3, True))
 _SPACING = 1 / 16  # of the spline's control points, crop widths
-_BENDING = 5e4  # prior precision of a frame's curvature; set on rendered clips, as are the next four
+_BENDING = 5e4  # prior precision of a frame's curvature; set on rendered clips, as is all that follows
 _FEWEST = 12  # frames; with fewer, the prior stays what it is for these
 _MEMBRANE = 6e5  # prior precision of its slope, which settles what is free where there is no texture
 _RANK = 6  # most fields

@@ -81,7 +81,7 @@ def test_what_is_shown_is_supported_and_explains_everything(true_motion):
 
 
 def test_a_region_that_only_goes_along_does_not_support_its_unit(true_motion):
-    """The outer brow is dragged up by the inner one and by the lids' neighbour; that is no AU5 or AU2 of their own."""
+    """A pulled lip corner drags the nasolabial fold along; that is no AU9."""
     flow = true_motion(("AU12", "both"))
     cheeks = [item for item in measure_motion(flow) if item.region == "nasolabial fold"]
     assert all(item.significant for item in cheeks)
