@@ -3,346 +3,50 @@
     python train_sft.py --config recipes/tiny.yaml --dataset build/demo/data --output_dir build/deft-tiny
 
 Every key of the YAML can be overridden on the command line. The folder that is written is complete: weights,
-processor, the code that loads both anywhere, and a model card.
+processor, the code that loads both anywhere, and a model card. With LoRA it holds the merged model; the adapter alone
+is in `adapter/`, and what it adapts in `base/`.
+
+    accelerate launch --config_file recipes/accelerate/ddp.yaml train_sft.py --config …     several GPUs
+    python train_sft.py --config … --resume_from_checkpoint last                            go on after a stop
+
+exit status: 0 trained, 1 broke off, 2 the request or the data is at fault, 143 stopped by SIGTERM with a checkpoint
 """
 
 from __future__ import annotations
 
-import json
-import random
-from dataclasses import dataclass, field
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import torch
-from datasets import Array4D, Dataset, DatasetDict, load_dataset
-from huggingface_hub import ModelCard, ModelCardData
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    set_seed,
+# Everything heavy is imported late: --help should not wait for torch.
+from deft_llm.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    TuningArguments,
+    parse_arguments,
+    print_full_help,
+    print_help,
 )
-from trl import SFTConfig, SFTTrainer, TrlParser
 
-from deft_llm.hub_datasets.uni_mer import row_tensors
-from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
-from deft_llm.processing import DeftProcessor, DeftVideoProcessor
-from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
-from deft_llm.processing.processing_deft import CHAT_TOKENS, SPECIAL_TOKENS
+DONE, BROKE_OFF, REFUSED, STOPPED = 0, 1, 2, 143
+BASE, ADAPTER, WRITING = "base", "adapter", "model.partial"
 
 
-@dataclass
-class DataArguments:
-    """What to train on, and how clips become examples."""
+def write_model_card(
+    folder: Path, model: Any, dataset: Any, steps: int, *, command: str = "", manifest: str | None = None
+) -> None:
+    """Fills `model_card.md` with what this run knows and writes it as the folder's README.md.
 
-    dataset: str = field(metadata={"help": "Uni-MER dataset: a folder or a Hub repository."})
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    task_weights: dict | None = field(
-        default=None, metadata={"help": "How often each conversation task is drawn; default: all alike."}
-    )
-    appearance_dropout: float = field(
-        default=0.0,
-        metadata={"help": "Share of batches without pixels, so that the answer learns to rest on motion alone."},
-    )
-    preprocessing_workers: int = field(default=2, metadata={"help": "Processes that decode the clips, once."})
-
-
-@dataclass
-class ModelArguments:
-    """The parts of the model.
-
-    Language model and backbones are each a Hub repository or folder with pretrained weights, or a config (a mapping in
-    YAML, JSON on the command line) for one that starts from random weights.
+    Args:
+        command: that repeats the run. manifest: path of the dataset's manifest, if it has one.
     """
+    from huggingface_hub import ModelCard, ModelCardData
 
-    text: str = field(metadata={"help": "Language model: pretrained, or a config."})
-    structure: str = field(metadata={"help": "The structure expert's vision backbone: pretrained, or a config."})
-    texture: str = field(metadata={"help": "The texture expert's vision or video backbone: pretrained, or a config."})
-    motion: dict = field(default_factory=dict, metadata={"help": "Config of the motion expert."})
-    image_size: int | None = field(
-        default=None, metadata={"help": "Side of the face crop in pixels; default: the structure backbone's."}
-    )
-    expert_size: int = field(default=256, metadata={"help": "Width of the experts' tokens."})
-    structure_tokens: int = field(default=4, metadata={"help": "Language tokens of the structure expert."})
-    texture_tokens: int = field(default=8, metadata={"help": "Language tokens of the texture expert."})
-    loss_weights: dict | None = field(default=None, metadata={"help": "Weights of the loss terms."})
-    vocab_size: int = field(default=1024, metadata={"help": "Largest vocabulary of a tokenizer trained here."})
-    num_frames: int = field(default=8, metadata={"help": "Frames a clip, the onset among them."})
+    from deft_llm.processing.action_units import get_action_unit
 
-
-def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE over the conversations' own text; reads and writes any text without loss."""
-    texts = [
-        block["text"]
-        for row in conversations
-        for conversation in row
-        for message in conversation["messages"]
-        for block in message["content"]
-        if block["text"]
-    ]
-    tokenizer = Tokenizer(models.BPE())
-    # Digits stand alone, so that a magnitude is read figure by figure.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    control = ["<|endoftext|>", *CHAT_TOKENS]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*control, *SPECIAL_TOKENS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=CHAT_TOKENS[-1],
-        pad_token="<|endoftext|>",
-        additional_special_tokens=[CHAT_TOKENS[0], *SPECIAL_TOKENS],
-        model_max_length=4096,
-    )
-
-
-def unit_number(code: str) -> tuple[str, int]:
-    unit = get_action_unit(code)
-    return unit.kind, unit.number
-
-
-def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
-    """Model and processor from configs, with the labels that the dataset has."""
-    emotions = sorted({value for value in dataset["emotion"] if value is not None})
-    coarse = dict(zip(dataset["emotion"], dataset["emotion_coarse"], strict=True))
-    units = sorted({unit["code"] for row in dataset["action_units"] for unit in row}, key=unit_number)
-    if len(emotions) < 2 or not units:
-        raise ValueError(
-            f"The training split names {len(emotions)} emotions and {len(units)} action units; "
-            "recognition needs at least two emotions and one action unit."
-        )
-    parts = {name: part_of(getattr(arguments, name)) for name in ("text", "structure", "texture")}
-    configs = {
-        name: AutoConfig.from_pretrained(part) if isinstance(part, str) else AutoConfig.for_model(**part)
-        for name, part in parts.items()
-    }
-    if isinstance(parts["text"], str):
-        tokenizer = AutoTokenizer.from_pretrained(parts["text"])
-        tokenizer.add_special_tokens({"additional_special_tokens": [*CHAT_TOKENS, *SPECIAL_TOKENS]})
-        # The chat template ends a turn with this one, whatever the base model ends a text with.
-        tokenizer.eos_token = CHAT_TOKENS[-1]
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    else:
-        tokenizer = train_tokenizer(dataset["conversations"], arguments.vocab_size)
-        configs["text"].vocab_size = len(tokenizer)
-    image_size = arguments.image_size or configs["structure"].image_size
-    video_processor = DeftVideoProcessor(
-        num_frames=arguments.num_frames,
-        size={"height": image_size, "width": image_size},
-        flow_size=arguments.motion.get("flow_size", 32),
-    )
-    processor = DeftProcessor(
-        video_processor,
-        tokenizer,
-        structure_tokens=arguments.structure_tokens,
-        texture_tokens=arguments.texture_tokens,
-        action_units=units,
-        emotion_labels=emotions,
-        coarse_emotion_of={emotion: coarse[emotion] for emotion in emotions},
-        label_convention=", ".join(sorted(set(dataset["source"]))),
-    )
-    structure_id, texture_id, motion_id = processor.video_token_ids
-    config = DeftConfig(
-        text_config=configs["text"],
-        structure_config=configs["structure"],
-        texture_config=configs["texture"],
-        motion_config=arguments.motion,
-        image_size=image_size,
-        action_units=units,
-        action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
-        emotion_labels=emotions,
-        coarse_emotion_of=processor.coarse_emotion_of,
-        structure_tokens=arguments.structure_tokens,
-        texture_tokens=arguments.texture_tokens,
-        expert_size=arguments.expert_size,
-        structure_token_id=structure_id,
-        texture_token_id=texture_id,
-        motion_token_id=motion_id,
-        loss_weights=arguments.loss_weights,
-    )
-    model = DeftForConditionalGeneration(config)
-    load_pretrained_parts(model, parts)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
-    # Not before the embeddings have grown: a padding id must lie within them.
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    model.config.text_config.update(ids)
-    model.generation_config.update(**ids, max_new_tokens=512, do_sample=False)
-    return model, processor
-
-
-def part_of(value: str | dict) -> str | dict:
-    """A part as it was given on the command line or in YAML: the name of pretrained weights, or a config."""
-    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
-
-
-def load_pretrained_parts(model: DeftForConditionalGeneration, parts: dict[str, str | dict]) -> None:
-    """Puts pretrained weights where a part is a name; the others keep their random ones."""
-    if isinstance(parts["text"], str):
-        language = AutoModelForCausalLM.from_pretrained(parts["text"])
-        model.model.language_model.load_state_dict(language.base_model.state_dict())
-        if not model.config.tie_word_embeddings:
-            model.lm_head.load_state_dict(language.get_output_embeddings().state_dict())
-    for name, expert in (("structure", model.model.structure_expert), ("texture", model.model.texture_expert)):
-        if isinstance(parts[name], str):
-            expert.backbone.load_state_dict(AutoModel.from_pretrained(parts[name]).state_dict())
-
-
-def clip_features(row: dict[str, Any], processor: DeftProcessor) -> dict[str, Any]:
-    """One dataset row's tensors and labels."""
-    cv2.setNumThreads(1)
-    tensors = row_tensors(row, processor.video_processor)
-    codes = {unit["code"] for unit in row["action_units"]}
-    emotion = row["emotion"]
-    return {
-        "pixel_values_videos": tensors.get("pixel_values_videos"),
-        "flow_values_videos": tensors["flow_values_videos"],
-        "emotion_label": processor.emotion_labels.index(emotion) if emotion in processor.emotion_labels else -100,
-        "au_label": [float(code in codes) for code in processor.action_units],
-    }
-
-
-def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset:
-    """Decodes every clip once; the tensors are kept on disk in float16 and mapped into memory."""
-    video_processor = processor.video_processor
-    side = video_processor.size["height"]
-    schema = dataset.features.copy()
-    for column in ("video", "flow"):
-        del schema[column]
-    schema["pixel_values_videos"] = Array4D((video_processor.num_frames, 3, side, side), "float16")
-    schema["flow_values_videos"] = Array4D(video_processor.flow_shape, "float16")
-    schema["emotion_label"] = dataset.features["onset"]
-    schema["au_label"] = [dataset.features["fps"]]
-    prepared = dataset.map(
-        clip_features,
-        fn_kwargs={"processor": processor},
-        remove_columns=["video", "flow"],
-        features=schema,
-        num_proc=min(workers, len(dataset)),
-        desc="Decoding clips",
-    )
-    return prepared.with_format(
-        "numpy", columns=["pixel_values_videos", "flow_values_videos"], output_all_columns=True
-    )
-
-
-def with_tasks(dataset: Dataset, task_weights: dict[str, float] | None) -> Dataset:
-    """The clips that a conversation can be drawn from: where labels and motion disagree there may be none.
-
-    Raises:
-        ValueError: no clip is left.
-    """
-    kept = dataset.filter(
-        lambda conversations: any(
-            task_weights is None or task_weights.get(item["task"], 0) > 0 for item in conversations
-        ),
-        input_columns="conversations",
-    )
-    if not len(kept):
-        raise ValueError(f"No clip has a conversation of the tasks {sorted(task_weights or ['any'])}.")
-    if len(kept) < len(dataset):
-        print(f"{len(dataset) - len(kept)} of {len(dataset)} clips left out: no conversation of the weighted tasks")
-    return kept
-
-
-class DeftCollator:
-    """Rows to a batch: one conversation drawn a clip, placeholders expanded, only the answer scored."""
-
-    def __init__(self, processor: DeftProcessor, task_weights: dict[str, float] | None, appearance_dropout: float):
-        self.processor, self.tokenizer = processor, processor.tokenizer
-        self.task_weights, self.appearance_dropout = task_weights, appearance_dropout
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = {"flow_values_videos": _stack(rows, "flow_values_videos")}
-        complete = all(row["pixel_values_videos"] is not None for row in rows)
-        if complete and random.random() >= self.appearance_dropout:
-            batch["pixel_values_videos"] = _stack(rows, "pixel_values_videos")
-        prompts, answers = [], []
-        for row in rows:
-            *question, answer = self._draw(row["conversations"])["messages"]
-            prompt = self.processor.render_prompt(question, batch)
-            prompts.append(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-            text = answer["content"][0]["text"] + self.tokenizer.eos_token
-            answers.append(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
-        input_ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
-        labels = torch.full((len(rows), length), -100)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            end = len(prompt) + len(answer)
-            input_ids[index, :end] = torch.tensor(prompt + answer)
-            labels[index, len(prompt) : end] = torch.tensor(answer)
-            mask[index, :end] = 1
-        batch |= {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
-        batch["emotion_labels"] = torch.tensor([row["emotion_label"] for row in rows])
-        batch["au_labels"] = torch.tensor(np.array([row["au_label"] for row in rows]), dtype=torch.float32)
-        return batch
-
-    def _draw(self, conversations: list[dict]) -> dict:
-        if self.task_weights is None:
-            return random.choice(conversations)
-        weights = [self.task_weights.get(conversation["task"], 0) for conversation in conversations]
-        return random.choices(conversations, weights)[0]
-
-
-def _stack(rows: list[dict[str, Any]], column: str) -> torch.Tensor:
-    return torch.from_numpy(np.stack([row[column] for row in rows]).astype(np.float32))
-
-
-class DeftSFTTrainer(SFTTrainer):
-    """SFTTrainer whose loss is the model's own hybrid one, every term of it logged.
-
-    The stock trainer takes the language loss from the hidden states and never calls the model's `forward` with
-    labels, so the terms of the experts would not be trained.
-    """
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        mode = "train" if self.model.training else "eval"
-        outputs = model(
-            **inputs, use_cache=False, skip_logits=not return_outputs, num_items_in_batch=num_items_in_batch
-        )
-        terms = {name: outputs[f"{name}_loss"] for name in self.loss_weights if f"{name}_loss" in outputs}
-        loss = 0.0
-        for name, value in terms.items():
-            if name == "language":
-                # `num_items_in_batch` counts the tokens of all processes, whose gradients are then averaged.
-                if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-                    value = value * self.accelerator.num_processes
-            elif num_items_in_batch is not None:
-                # With it the Trainer leaves the division by the accumulation steps to the loss.
-                value = value / self.current_gradient_accumulation_steps
-            loss = loss + self.loss_weights[name] * value
-        for name, value in terms.items():
-            self._metrics[mode][f"{name}_loss"].append(self.accelerator.gather(value.detach()).mean().item())
-        gates = self.accelerator.gather(outputs.expert_gates.detach()).mean(0).tolist()
-        for name, gate in zip(("structure", "texture", "motion"), gates, strict=True):
-            self._metrics[mode][f"gate_{name}"].append(gate)
-        return (loss, outputs) if return_outputs else loss
-
-    @property
-    def loss_weights(self) -> dict[str, float]:
-        return self.accelerator.unwrap_model(self.model).config.loss_weights
-
-    def create_model_card(self, *args, **kwargs):
-        """The card is written by `write_model_card`; TRL's generic one must not replace it."""
-
-
-def write_model_card(folder: Path, model: DeftForConditionalGeneration, dataset: Dataset, steps: int) -> None:
-    """Fills `model_card.md` with what this run knows and writes it as the folder's README.md."""
     config = model.config
     card = ModelCard.from_template(
         ModelCardData(
@@ -362,36 +66,328 @@ def write_model_card(folder: Path, model: DeftForConditionalGeneration, dataset:
         steps=steps,
         emotions=", ".join(config.emotion_labels),
         action_units=", ".join(f"{code} ({get_action_unit(code).name})" for code in config.action_units),
+        command=command,
+        manifest=manifest or "none",
     )
     card.save(folder / "README.md")
 
 
-def main(data: DataArguments, model_arguments: ModelArguments, training: SFTConfig) -> None:
+# --- Before anything is computed ------------------------------------------------------------------------------------
+
+
+def check_output(training: Any) -> str | None:
+    """The checkpoint to resume from, if any.
+
+    Raises:
+        FileExistsError: the folder holds a run already, and this one is not to go on with it.
+        FileNotFoundError: no such checkpoint.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    out, wanted = Path(training.output_dir), training.resume_from_checkpoint
+    last = get_last_checkpoint(out) if out.is_dir() else None
+    if wanted in (None, False, "", "false", "False", "no"):
+        if last or (out / "config.json").exists():
+            raise FileExistsError(
+                f"{out} holds {Path(last).name if last else 'a finished model'}. Go on with it by "
+                "`--resume_from_checkpoint last`, or choose another --output_dir."
+            )
+        return None
+    if wanted in (True, "true", "True", "last"):
+        return last  # none yet: the same command starts a run and goes on with it
+    if not (Path(wanted) / "trainer_state.json").is_file():
+        raise FileNotFoundError(f"{wanted} is no checkpoint; those of this run: {last or 'none'}.")
+    return str(wanted)
+
+
+def check_disk(folder: Path, needed: int, what: str) -> None:
+    """Raises `OSError` where the disk has not the room for `needed` bytes."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{what} take {needed / 1e9:.1f} GB, and the disk of {folder} has {free / 1e9:.1f} GB left. Make room, "
+            "choose another disk, or set save_total_limit."
+        )
+
+
+def checkpoint_size(model: Any) -> int:
+    """Bytes of one checkpoint: what is trained with the optimiser's two moments, and the weights that go with it."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    stored = trained if hasattr(model, "peft_config") else list(model.parameters())
+    return sum(p.numel() * p.element_size() for p in stored) + sum(8 * p.numel() for p in trained)
+
+
+def check_hub(training: Any) -> None:
+    """Creates the repository, or raises `PermissionError`: better now than after the training."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    name = training.hub_model_id or Path(training.output_dir).absolute().name
+    try:
+        HfApi(token=training.hub_token).create_repo(name, private=training.hub_private_repo, exist_ok=True)
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PermissionError(
+            f"`push_to_hub`: {name} cannot be written on the Hub ({reason}). Log in with `hf auth login` and a token "
+            "that may write, or choose another --hub_model_id."
+        ) from error
+
+
+# --- The run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """A run whose request is found good: everything is loaded and decoded, and nothing trained."""
+
+    trainer: Any
+    processor: Any
+    tuning: TuningArguments
+    clips: Any
+    base: str
+    checkpoint: str | None
+    manifest: str | None
+    push: bool
+
+
+def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any, labels: Any) -> tuple[Any, Any, str]:
+    """Model and processor, ready to train, and where the model lies as it was before (for adapters)."""
+    from deft_llm.training import parts
+
+    base = arguments.model or str(Path(training.output_dir).absolute() / BASE)
+    if arguments.model or (tuning.use_peft and (Path(base) / "config.json").exists()):
+        model, processor = parts.load_model(base)
+    else:
+        model, processor = parts.build_model(arguments, labels)
+        if tuning.use_peft:
+            # Adapters are adapters of something: from_pretrained(adapter) must find it.
+            with training.main_process_first(desc="writing the base model"):
+                if training.should_save and not (Path(base) / "config.json").exists():
+                    parts.cast_language_model(model, tuning.language_dtype)
+                    write_folder(Path(base), model, processor)
+    quantized = parts.quantization_config(tuning, model)
+    if quantized is not None:
+        model, _ = parts.load_model(base, quantization_config=quantized, device_map={"": training.device})
+    else:
+        parts.cast_language_model(model, tuning.language_dtype)
+    if tuning.use_peft:
+        return parts.add_adapters(model, processor, tuning, base), processor, base
+    parts.set_stage(model, tuning.stage)
+    return model, processor, base
+
+
+def write_folder(folder: Path, *written: Any) -> None:
+    """Saves models and processors under another name first; files move to their place when all are there."""
+    partial = folder / WRITING
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for part in written:
+            part.save_pretrained(partial)
+        # A folder without its config loads as nothing, so that goes last.
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def finish(run: Run) -> Any:
+    """Writes the complete folder, and with LoRA the adapter beside it; returns the model as it was written."""
+    from deft_llm.training.parts import merged
+
+    trainer, processor, tuning = run.trainer, run.processor, run.tuning
+    out, model = Path(trainer.args.output_dir), trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_fsdp_enabled:
+        # All processes gather the weights that each has a part of.
+        trainer.save_model(str(out))
+        return model
+    if not trainer.args.should_save:
+        return model
+    if tuning.use_peft:
+        shutil.rmtree(out / ADAPTER, ignore_errors=True)
+        model.save_pretrained(out / ADAPTER)
+        processor.save_pretrained(out / ADAPTER)
+        whole = tuning.load_in_4bit or tuning.load_in_8bit
+        model = merged(out / ADAPTER, run.base, tuning.language_dtype) if whole else model.merge_and_unload()
+    write_folder(out, model, processor)
+    return model
+
+
+def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: TuningArguments, training: Any) -> Run:
+    """Checks what was asked for, builds the model and decodes the clips.
+
+    Raises:
+        ValueError, OSError: the request, the data, the Hub or the disk is at fault; one message, saying what to do.
+    """
+    from transformers import set_seed
+
+    from deft_llm.training import data as clips
+    from deft_llm.training.augmentation import Augmentation
+    from deft_llm.training.trainer import DeftSFTTrainer
+
+    checkpoint = check_output(training)
+    if training.push_to_hub:
+        check_hub(training)
+    if data.streaming and training.max_steps <= 0:
+        raise ValueError("`streaming` does not know how many clips there are: set `max_steps`.")
+    if _word(training.eval_strategy) != "no" and not (data.eval_split or data.eval_share):
+        raise ValueError("`eval_strategy` has nothing to evaluate on: set `eval_share` or `eval_split`.")
+
     set_seed(training.seed)
-    splits: DatasetDict = load_dataset(data.dataset)
-    if data.train_split not in splits:
-        raise ValueError(f"{data.dataset} has no split {data.train_split!r}; it has {', '.join(splits)}.")
-    dataset = with_tasks(splits[data.train_split], data.task_weights)
-    model, processor = build_model(model_arguments, dataset)
+    with training.main_process_first(desc="loading the dataset"):
+        splits = clips.load_splits(data.dataset, streaming=data.streaming)
+        labels = clips.label_tables(data.dataset) if data.streaming else splits
+    train, evaluation = clips.choose_splits(data, labels, training.seed)
+    train = clips.with_tasks(train, data.task_weights)
+    labelled = train if evaluation is None else clips.label_lists(train, labels[data.train_split])
+    keys = clips.balance_keys(train, data.balance) if data.balance else None
+
+    model, processor, base = make_model(model_arguments, tuning, training, labelled)
+    config = model.config
+    for part, what in ((train, data.train_split), (evaluation, "the evaluation split")):
+        if part is not None:
+            clips.check_labels(part, config.action_units, config.emotion_labels, what)
+    with_text = tuning.stage != "experts"
+    if with_text:
+        longest = getattr(config.text_config, "max_position_embeddings", None) or sys.maxsize
+        clips.check_budget(train, processor, data.task_weights, min(training.max_length or sys.maxsize, longest))
     size = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{len(dataset)} clips of {len(set(dataset['subject']))} subjects; model of {size / 1e6:.1f} M parameters")
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    kept = 0 if _word(training.save_strategy) == "no" else 2
+    check_disk(Path(training.output_dir), kept * checkpoint_size(model) + 4 * size, "Checkpoints and model")
+    if training.process_index == 0:
+        people = len(set(train["subject"]))
+        print(f"{len(train)} clips of {people} subjects; {trained / 1e6:.1f} of {size / 1e6:.1f} M parameters trained")
 
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
     training.max_length = None
+    # One push, of the complete folder: what the Trainer would push in between lacks the code that loads it.
+    push, training.push_to_hub = training.push_to_hub, False
+    with training.main_process_first(desc="decoding clips"):
+        if evaluation is not None:
+            evaluation = clips.with_tasks(evaluation, data.task_weights)
+        if data.streaming:
+            uncoded = clips.uncoded_sources(train)
+            source = splits[data.train_split]
+            rows = clips.stream(source, processor, train["clip_id"], uncoded, seed=training.seed,
+                                shuffle_buffer=data.shuffle_buffer)  # fmt: skip
+            watched = None
+            if evaluation is not None:
+                source = splits[data.eval_split or data.train_split]
+                watched = clips.stream(source, processor, evaluation["clip_id"], uncoded)
+        else:
+            decoded = [part for part in (train, evaluation) if part is not None]
+            room = clips.decoded_size(sum(map(len, decoded)), processor)
+            check_disk(clips.cache_folder(), room, "Decoded clips")
+            rows, watched = (
+                part and clips.prepare(part, processor, data.preprocessing_workers) for part in (train, evaluation)
+            )
     trainer = DeftSFTTrainer(
         model=model,
         args=training,
-        train_dataset=prepare(dataset, processor, data.preprocessing_workers),
+        train_dataset=rows,
+        eval_dataset=watched,
         processing_class=processor,
-        data_collator=DeftCollator(processor, data.task_weights, data.appearance_dropout),
+        data_collator=clips.DeftCollator(
+            processor,
+            data.task_weights,
+            data.appearance_dropout,
+            seed=training.seed,
+            augmentation=Augmentation(data.mirror, data.appearance_jitter, data.temporal_crop, data.flow_noise),
+            text=with_text,
+            extra_labels=_accepted_labels(),
+            conventions=getattr(config, "label_conventions", None) or (),
+        ),
+        balance_keys=keys,
+        expert_learning_rate=tuning.expert_learning_rate,
     )
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model(training.output_dir)
-    write_model_card(Path(training.output_dir), model, dataset, trainer.state.global_step)
-    print(f"Model folder written to {training.output_dir}")
+    manifest = Path(data.dataset) / "manifest.json"
+    manifest = str(manifest) if manifest.is_file() else None
+    return Run(trainer, processor, tuning, train, base, checkpoint, manifest, push)
+
+
+def train(run: Run, command: str = "") -> int:
+    """Trains, writes the folder, its card and the Hub; returns the exit status."""
+    trainer, training = run.trainer, run.trainer.args
+    trainer.train(resume_from_checkpoint=run.checkpoint)
+    if trainer.stopped:
+        if training.process_index == 0:
+            step = trainer.state.global_step
+            print(f"Stopped by SIGTERM after step {step}; `--resume_from_checkpoint last` goes on from there.")
+        return STOPPED
+    written, out = finish(run), Path(training.output_dir)
+    if training.should_save:
+        steps = trainer.state.global_step
+        write_model_card(out, written, run.clips, steps, command=command, manifest=run.manifest)
+        print(f"Model folder written to {training.output_dir}")
+        if run.push:
+            print(f"Pushed to {push_folder(training, out)}")
+    return DONE
+
+
+def _word(strategy: Any) -> str:
+    return str(getattr(strategy, "value", strategy))
+
+
+def _accepted_labels() -> set[str]:
+    """Labels that not every version of the model takes."""
+    import inspect
+
+    from deft_llm.modeling_deft import DeftForConditionalGeneration
+
+    known = {"au_side_labels", "au_intensity_labels", "convention_ids"}
+    return known & set(inspect.signature(DeftForConditionalGeneration.forward).parameters)
+
+
+def push_folder(training: Any, folder: Path) -> str:
+    """Uploads the complete folder: weights, code, processor, pipeline and our card, and none of what training left."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=training.hub_token)
+    name = training.hub_model_id or folder.absolute().name
+    name = api.create_repo(name, private=training.hub_private_repo, exist_ok=True).repo_id
+    done = api.upload_folder(
+        repo_id=name,
+        folder_path=folder,
+        commit_message="Upload model",
+        ignore_patterns=[
+            "checkpoint-*",
+            f"{BASE}/*",
+            f"{ADAPTER}/*",
+            "runs/*",
+            "training_args.bin",
+            "*.partial*",
+            "_*",
+        ],
+        revision=training.hub_revision,
+    )
+    return str(done)
+
+
+def main(argv: list[str]) -> int:
+    if "--help-all" in argv:
+        print_full_help()
+        return DONE
+    if "-h" in argv or "--help" in argv:
+        print_help(__doc__)
+        return DONE
+    try:
+        run = make_run(*parse_arguments(argv))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    # What fails from here on is no fault of the request: a traceback says more.
+    from deft_llm.training.trainer import NonFiniteLossError
+
+    try:
+        return train(run, shlex.join(["python", "train_sft.py", *argv]))
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BROKE_OFF
 
 
 if __name__ == "__main__":
-    parser = TrlParser((DataArguments, ModelArguments, SFTConfig))
-    main(*parser.parse_args_and_config())
+    sys.exit(main(sys.argv[1:]))

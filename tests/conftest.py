@@ -78,7 +78,7 @@ def recipe() -> dict:
 
 @pytest.fixture(scope="session")
 def model_arguments(recipe):
-    from train_sft import ModelArguments
+    from deft_llm.training.arguments import ModelArguments
 
     names = ModelArguments.__dataclass_fields__
     return ModelArguments(**{name: value for name, value in recipe.items() if name in names})
@@ -87,7 +87,7 @@ def model_arguments(recipe):
 @pytest.fixture(scope="session")
 def built(model_arguments, dataset):
     """(model, processor) of the tiny recipe, random weights, in evaluation mode."""
-    from train_sft import build_model
+    from deft_llm.training.parts import build_model
 
     torch.manual_seed(0)
     model, processor = build_model(model_arguments, dataset)

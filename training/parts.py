@@ -1,0 +1,278 @@
+"""Building the model from its parts, and choosing which of its weights are trained."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
+from deft_llm.processing import DeftProcessor, DeftVideoProcessor
+from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
+from deft_llm.processing.processing_deft import CHAT_TOKENS, SPECIAL_TOKENS
+
+from .arguments import ModelArguments, TuningArguments
+
+
+def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A byte-level BPE over the conversations' own text; reads and writes any text without loss."""
+    texts = [
+        block["text"]
+        for row in conversations
+        for conversation in row
+        for message in conversation["messages"]
+        for block in message["content"]
+        if block["text"]
+    ]
+    tokenizer = Tokenizer(models.BPE())
+    # Digits stand alone, so that a magnitude is read figure by figure.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    control = ["<|endoftext|>", *CHAT_TOKENS]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*control, *SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=CHAT_TOKENS[-1],
+        pad_token="<|endoftext|>",
+        additional_special_tokens=[CHAT_TOKENS[0], *SPECIAL_TOKENS],
+        model_max_length=4096,
+    )
+
+
+def unit_number(code: str) -> tuple[str, int]:
+    unit = get_action_unit(code)
+    return unit.kind, unit.number
+
+
+def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
+    """Model and processor from configs, with the labels that the dataset has.
+
+    Raises:
+        ValueError: a dataset without labels.
+        FileNotFoundError: a part that is no folder, and no Hub repository that can be read.
+    """
+    emotions = sorted({value for value in dataset["emotion"] if value is not None})
+    coarse = dict(zip(dataset["emotion"], dataset["emotion_coarse"], strict=True))
+    units = sorted({unit["code"] for row in dataset["action_units"] for unit in row}, key=unit_number)
+    if len(emotions) < 2 or not units:
+        raise ValueError(
+            f"The training split names {len(emotions)} emotions and {len(units)} action units; "
+            "recognition needs at least two emotions and one action unit."
+        )
+    parts = {name: part_of(getattr(arguments, name)) for name in ("text", "structure", "texture")}
+    configs = {
+        name: _fetched(AutoConfig, part, name) if isinstance(part, str) else AutoConfig.for_model(**part)
+        for name, part in parts.items()
+    }
+    if isinstance(parts["text"], str):
+        tokenizer = _fetched(AutoTokenizer, parts["text"], "text")
+        tokenizer.add_special_tokens({"additional_special_tokens": [*CHAT_TOKENS, *SPECIAL_TOKENS]})
+        # The chat template ends a turn with this one, whatever the base model ends a text with.
+        tokenizer.eos_token = CHAT_TOKENS[-1]
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    else:
+        tokenizer = train_tokenizer(dataset["conversations"], arguments.vocab_size)
+        configs["text"].vocab_size = len(tokenizer)
+    image_size = arguments.image_size or configs["structure"].image_size
+    video_processor = DeftVideoProcessor(
+        num_frames=arguments.num_frames,
+        size={"height": image_size, "width": image_size},
+        flow_size=arguments.motion.get("flow_size", 32),
+    )
+    sources = sorted(set(dataset["source"]))
+    processor = DeftProcessor(
+        video_processor,
+        tokenizer,
+        structure_tokens=arguments.structure_tokens,
+        texture_tokens=arguments.texture_tokens,
+        action_units=units,
+        emotion_labels=emotions,
+        coarse_emotion_of={emotion: coarse[emotion] for emotion in emotions},
+        label_convention=", ".join(sources),
+    )
+    structure_id, texture_id, motion_id = processor.video_token_ids
+    optional = {"label_conventions": sources}
+    config = DeftConfig(
+        text_config=configs["text"],
+        structure_config=configs["structure"],
+        texture_config=configs["texture"],
+        motion_config=arguments.motion,
+        image_size=image_size,
+        action_units=units,
+        action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
+        emotion_labels=emotions,
+        coarse_emotion_of=processor.coarse_emotion_of,
+        structure_tokens=arguments.structure_tokens,
+        texture_tokens=arguments.texture_tokens,
+        expert_size=arguments.expert_size,
+        structure_token_id=structure_id,
+        texture_token_id=texture_id,
+        motion_token_id=motion_id,
+        loss_weights=arguments.loss_weights,
+        **{name: value for name, value in optional.items() if name in DeftConfig.__dataclass_fields__},
+    )
+    model = DeftForConditionalGeneration(config)
+    load_pretrained_parts(model, parts)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    # Not before the embeddings have grown: a padding id must lie within them.
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    model.config.text_config.update(ids)
+    model.generation_config.update(**ids, max_new_tokens=512, do_sample=False)
+    return model, processor
+
+
+def load_model(name: str, **options: Any) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
+    """A trained DEFT to go on from. Its code is the installed package's, so nothing remote is run."""
+    model = _fetched(DeftForConditionalGeneration, name, "model", **options)
+    return model, _fetched(AutoProcessor, name, "model")
+
+
+def _fetched(loader: Any, name: str, option: str, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(name, **options)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise FileNotFoundError(
+            f"`{option}` is {name}: no such folder, and no Hub repository that can be read ({reason}). If it is "
+            "private or gated, ask for access on its page and log in with `hf auth login`."
+        ) from error
+
+
+def part_of(value: str | dict) -> str | dict:
+    """A part as it was given on the command line or in YAML: the name of pretrained weights, or a config."""
+    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+
+
+def load_pretrained_parts(model: DeftForConditionalGeneration, parts: dict[str, str | dict]) -> None:
+    """Puts pretrained weights where a part is a name; the others keep their random ones."""
+    if isinstance(parts["text"], str):
+        language = _fetched(AutoModelForCausalLM, parts["text"], "text")
+        model.model.language_model.load_state_dict(language.base_model.state_dict())
+        if not model.config.tie_word_embeddings:
+            model.lm_head.load_state_dict(language.get_output_embeddings().state_dict())
+    for name, expert in (("structure", model.model.structure_expert), ("texture", model.model.texture_expert)):
+        if isinstance(parts[name], str):
+            expert.backbone.load_state_dict(_fetched(AutoModel, parts[name], name).state_dict())
+
+
+# --- What is trained ------------------------------------------------------------------------------------------------
+
+
+def part_of_parameter(name: str) -> str:
+    """language, connectors or experts (heads included), from a parameter's name, adapters and wrappers included."""
+    pieces = name.split(".")
+    if "language_model" in pieces or "lm_head" in pieces:
+        return "language"
+    return "connectors" if "connectors" in pieces else "experts"
+
+
+def set_stage(model: torch.nn.Module, stage: str) -> None:
+    """Leaves gradients to the weights of one stage, and takes them from the others."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(stage in ("all", part_of_parameter(name)))
+
+
+def cast_language_model(model: DeftForConditionalGeneration, dtype: str) -> None:
+    """Raises `ValueError` for what is no type of weights."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise ValueError(f"`language_dtype` must be one of {', '.join(known)}, got {dtype!r}.")
+    model.model.language_model.to(known[dtype])
+    model.lm_head.to(known[dtype])
+
+
+def quantization_config(tuning: TuningArguments, model: DeftForConditionalGeneration) -> BitsAndBytesConfig | None:
+    """4 or 8 bits for the language model alone: experts and heads are small, and trained.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if not (tuning.load_in_4bit or tuning.load_in_8bit):
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"`load_in_{'4' if tuning.load_in_4bit else '8'}bit` needs bitsandbytes: "
+            "pip install -c constraints.txt -e '.[quantized]'"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=tuning.load_in_4bit,
+        load_in_8bit=tuning.load_in_8bit,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=[*fully_trained_modules(model), "lm_head"],
+    )
+
+
+def fully_trained_modules(model: DeftForConditionalGeneration) -> list[str]:
+    """Everything but the language model and its head: the modules that PEFT keeps whole beside its adapters."""
+    names = []
+    for name, child in model.model.named_children():
+        if name != "language_model":
+            # PEFT wraps modules with a `forward`, which a ModuleDict has not.
+            inner = [f"{name}.{key}" for key in child] if isinstance(child, torch.nn.ModuleDict) else [name]
+            names += inner
+    return names
+
+
+def add_adapters(
+    model: DeftForConditionalGeneration, processor: DeftProcessor, tuning: TuningArguments, base: str
+) -> torch.nn.Module:
+    """The model with LoRA on its language model, and the other parts trained in full unless the stage leaves them.
+
+    Args:
+        base: folder or repository of the model as it is, which the adapter's config will name.
+
+    Raises:
+        ValueError: no layer has a name that `lora_target_modules` matches.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=tuning.lora_r,
+        lora_alpha=tuning.lora_alpha,
+        lora_dropout=tuning.lora_dropout,
+        target_modules=tuning.lora_target_modules,
+        modules_to_save=fully_trained_modules(model) if tuning.stage == "all" else None,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+    )
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        raise ValueError(f"`lora_target_modules` {tuning.lora_target_modules!r}: {error}") from error
+    wrapped.peft_config["default"].base_model_name_or_path = base
+    return wrapped
+
+
+def merged(adapter: str | Path, base: str | Path, dtype: str) -> DeftForConditionalGeneration:
+    """Base and adapter as one model, in full precision whatever the base was trained in."""
+    from peft import PeftModel
+
+    model = DeftForConditionalGeneration.from_pretrained(base)
+    cast_language_model(model, dtype)
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -1,0 +1,357 @@
+"""SFTTrainer with the hybrid objective, and what a long run needs: whole checkpoints, a clean stop, its figures."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+from trl import SFTTrainer
+
+from .data import ClipOrder, DeftCollator, DrawnClips
+from .parts import part_of_parameter
+
+EXPERTS = ("structure", "texture", "motion")
+PARTIAL = ".partial"
+
+# Dense bfloat16 FLOP/s by the makers' data sheets; what a name contains decides, first match.
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite; names the clips of the batch."""
+
+
+def peak_flops(device: str) -> float | None:
+    """FLOP/s of a GPU by its name; None for one that is not in the table."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device), None)
+
+
+class DeftSFTTrainer(SFTTrainer):
+    """SFTTrainer whose loss is the model's own hybrid one, every term of it logged.
+
+    The stock trainer takes the language loss from the hidden states and never calls the model's `forward` with
+    labels, so the terms of the experts would not be trained.
+
+    Args:
+        balance_keys: one tuple a training row, see `ClipOrder`.
+        expert_learning_rate: of experts, heads and connectors; by default the learning rate of all.
+    """
+
+    def __init__(
+        self,
+        *args,
+        balance_keys: Sequence[tuple] | None = None,
+        expert_learning_rate: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.expert_learning_rate = expert_learning_rate
+        self._clip_order = None
+        if isinstance(self.train_dataset, Dataset):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            self._clip_order = ClipOrder(len(self.train_dataset), seed, balance_keys)
+        self._label_totals: dict[str, float] = {}
+        self._stop_requested, self.stopped = False, False
+        self._window = dict.fromkeys(("seconds", "waiting", "clips", "tokens", "flops"), 0.0)
+        self._flops_per_clip = None
+        self.add_callback(_StepCallback(self))
+        if isinstance(self.data_collator, DeftCollator):
+            step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+            self.data_collator.step_size = step
+
+    # --- The objective ----------------------------------------------------------------------------------------------
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return self.accelerator.unwrap_model(self.model).config.loss_weights
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        training = self.model.training
+        inputs = dict(inputs)
+        clip_ids = inputs.pop("clip_ids", [])
+        outputs = model(
+            **inputs, use_cache=False, skip_logits=not return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        terms = {name: outputs[f"{name}_loss"] for name in self.loss_weights if f"{name}_loss" in outputs}
+        shares = self._shares(terms, inputs, num_items_in_batch) if training else dict.fromkeys(terms, 1.0)
+        loss = sum(self.loss_weights[name] * shares[name] * value for name, value in terms.items())
+        self._record(loss, terms, shares, outputs.expert_gates, inputs, clip_ids)
+        if training and (num_items_in_batch is None or not self.model_accepts_loss_kwargs):
+            # Then the Trainer divides by the accumulation steps itself, which the shares have done already.
+            loss = loss * self.current_gradient_accumulation_steps
+        return (loss, outputs) if return_outputs else loss
+
+    def _shares(self, terms, inputs, num_items_in_batch) -> dict[str, float]:
+        """What each term of this micro-batch is multiplied by, so that the gradient of a step, averaged over the
+        processes and summed over the accumulation, is that of its whole batch at once."""
+        processes = self.accelerator.num_processes
+        counts = self._label_counts(inputs)
+        shares = {}
+        for name in terms:
+            if name == "language":
+                # `num_items_in_batch` counts the tokens of all processes, whose gradients are then averaged.
+                whole = num_items_in_batch is not None
+                shares[name] = float(processes) if whole and self.args.average_tokens_across_devices else 1.0
+                if not whole:
+                    shares[name] /= self.current_gradient_accumulation_steps
+            elif name in counts and name in self._label_totals:
+                shares[name] = processes * float(counts[name]) / max(self._label_totals[name], 1.0)
+            else:
+                shares[name] = 1 / self.current_gradient_accumulation_steps
+        return shares
+
+    def _label_counts(self, inputs) -> dict[str, torch.Tensor]:
+        """Over how many labels the model averages each of its terms."""
+        config = self.accelerator.unwrap_model(self.model).config
+        labels = inputs["au_labels"]
+        located = torch.tensor(
+            [code in config.action_unit_regions and len(config.action_unit_regions[code]) > 0
+             for code in config.action_units], device=labels.device,
+        )  # fmt: skip
+        return {
+            "emotion": (inputs["emotion_labels"] != -100).sum(),
+            "action_unit": (labels != -100).sum(),
+            "region": ((labels == 1) & located).sum(),
+        }
+
+    def _record(self, loss, terms, shares, gates, inputs, clip_ids) -> None:
+        """One exchange between the processes a batch: the terms, the gates, the counts, and whether to stop."""
+        mode = "train" if self.model.training else "eval"
+        accumulated = self.current_gradient_accumulation_steps if mode == "train" else 1
+        processes = self.accelerator.num_processes
+        clips = len(inputs["flow_values_videos"])
+        tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else torch.zeros(())
+        values = [value.detach().float() * (shares[name] * accumulated / processes) for name, value in terms.items()]
+        values += list(gates.detach().float().mean(0) / processes)
+        flags = [tokens, clips, not torch.isfinite(loss.detach()).all(), self._stop_requested]
+        values += [torch.as_tensor(flag, dtype=torch.float32) for flag in flags]
+        gathered = self.accelerator.gather(torch.stack([value.to(loss.device) for value in values])[None])
+        totals = gathered.sum(0).tolist()
+        if totals[-2]:
+            own = not bool(torch.isfinite(loss.detach()).all())
+            where = f"clips {', '.join(clip_ids)}" if own else "a batch of another process, which names its clips"
+            values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.items())
+            raise NonFiniteLossError(
+                f"The loss is not finite in step {self.state.global_step + 1}, in {where} ({values}). Nothing was "
+                f"learned from it; checkpoints of earlier steps are in {self.args.output_dir}. Look at these clips' "
+                "flow and labels, or lower the learning rate."
+            )
+        self.stopped |= bool(totals[-1])
+        names = [f"{name}_loss" for name in terms] + [f"gate_{name}" for name in EXPERTS]
+        for name, value in zip(names, totals, strict=False):
+            self._metrics[mode][name].append(value)
+        if mode == "train":
+            self._total_train_tokens += int(totals[-4])
+            self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+            self._window["tokens"] += totals[-4]
+            self._window["clips"] += totals[-3]
+            if loss.device.type == "cuda":
+                self._window["flops"] += self._flops_of(inputs)
+
+    # --- Data -------------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self):
+        if self._clip_order is None:
+            return super().get_train_dataloader()
+        return self._get_dataloader(
+            dataset=DrawnClips(self.train_dataset),
+            description="Training",
+            batch_size=self._train_batch_size,
+            sampler_fn=lambda _: self._clip_order,
+            is_training=True,
+        )
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        self._step_began = time.perf_counter()
+        batches, items = super().get_batch_samples(self._timed(epoch_iterator), num_batches, device)
+        if batches and "au_labels" in batches[0]:
+            counts = [self._label_counts(batch) for batch in batches]
+            totals = torch.stack([sum(count[name] for count in counts) for name in counts[0]]).float().to(device)
+            totals = self.accelerator.gather(totals[None]).sum(0).tolist()
+            self._label_totals = dict(zip(counts[0], totals, strict=True))
+        return batches, items
+
+    def _timed(self, iterator: Iterator) -> Iterator:
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._window["waiting"] += time.perf_counter() - began
+            yield batch
+
+    # --- Optimiser and log ------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            optimizer = super().create_optimizer(model)
+            names = {id(p): name for name, p in (self.model if model is None else model).named_parameters()}
+            groups = []
+            for group in optimizer.param_groups:
+                for part in ("language", "connectors", "experts"):
+                    chosen = [p for p in group["params"] if part_of_parameter(names[id(p)]) == part]
+                    if chosen:
+                        own = self.expert_learning_rate if part != "language" else None
+                        groups.append({**group, "params": chosen, "lr": own or group["lr"], "part": part})
+            optimizer.param_groups[:] = groups
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training and "loss" in logs:
+            for group in self.optimizer.param_groups:
+                if "part" in group:
+                    logs[f"learning_rate_{group['part']}"] = float(group["lr"])
+            logs |= self._speed()
+        super().log(logs, start_time)
+
+    def _speed(self) -> dict[str, float]:
+        """Of the steps since the last log, without evaluations and checkpoints."""
+        window, self._window = self._window, dict.fromkeys(self._window, 0.0)
+        if not window["seconds"]:
+            return {}
+        speed = {"clips_per_second": window["clips"] / window["seconds"]}
+        if window["tokens"]:
+            speed["tokens_per_second"] = window["tokens"] / window["seconds"]
+        speed["data_wait_share"] = window["waiting"] / window["seconds"]
+        peak = peak_flops(torch.cuda.get_device_name()) if window["flops"] else None
+        if peak:
+            # The window's FLOP are this process's own, and so is the GPU.
+            speed["peak_flops_share"] = window["flops"] / window["seconds"] / peak
+        return {name: round(value, 6) for name, value in speed.items()}
+
+    def _flops_of(self, inputs) -> float:
+        """FLOP of one forward and backward pass, without what checkpointing repeats."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self._flops_per_clip is None:
+            self._flops_per_clip = _expert_flops(model, inputs)
+            language = {"frozen": 0, "trained": 0}
+            embeddings = id(model.get_input_embeddings().weight)
+            for name, parameter in model.named_parameters():
+                if part_of_parameter(name) == "language" and id(parameter) != embeddings:
+                    language["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
+            # Forward and the gradient of the inputs, and for trained weights their own gradient: 2 FLOP each a token.
+            self._flops_per_token = 4 * language["frozen"] + 6 * language["trained"]
+        tokens = float(inputs["attention_mask"].sum()) if "attention_mask" in inputs else 0.0
+        return len(inputs["flow_values_videos"]) * self._flops_per_clip + tokens * self._flops_per_token
+
+    # --- Checkpoints ------------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial):
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / PARTIAL) if getattr(self, "_writing_checkpoint", False) else folder
+
+    def _save_checkpoint(self, model, trial):
+        """Written under another name and renamed when it is whole; what a failure leaves behind is removed."""
+        folder = Path(super()._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        push, self.args.push_to_hub = self.args.push_to_hub, False
+        if self.args.should_save:
+            shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._writing_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._publish_checkpoint(folder, name)
+        except BaseException:
+            if self.args.should_save:
+                shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+            raise
+        finally:
+            self._writing_checkpoint, self.args.push_to_hub = False, push
+        self.accelerator.wait_for_everyone()
+
+    def _publish_checkpoint(self, folder: Path, name: str) -> None:
+        written, final = folder / PARTIAL / name, folder / name
+        if self.state.best_model_checkpoint == str(written):
+            self.state.best_model_checkpoint = str(final)
+            self.state.save_to_json(str(written / "trainer_state.json"))
+        if final.exists():  # of the same step, by an evaluation and a stop
+            shutil.rmtree(final)
+        written.rename(final)
+        (folder / PARTIAL).rmdir()
+        rotate_checkpoints(
+            output_dir=str(folder),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
+    def create_model_card(self, *args, **kwargs):
+        """The card is written by `write_model_card`; TRL's generic one must not replace it."""
+
+    # --- Stopping ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def stopping_on_sigterm(self) -> Iterator[None]:
+        """While it lasts, SIGTERM ends the training after the step that runs, with a checkpoint."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def request(signum, frame):
+            self._stop_requested = True
+
+        before = signal.signal(signal.SIGTERM, request)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def train(self, *args, **kwargs):
+        with self.stopping_on_sigterm():
+            return super().train(*args, **kwargs)
+
+
+class _StepCallback(TrainerCallback):
+    """What the trainer does at the borders of steps and epochs."""
+
+    def __init__(self, trainer: DeftSFTTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        epoch = int(state.epoch or 0)
+        if self.trainer._clip_order is not None:
+            self.trainer._clip_order.epoch = epoch
+        if isinstance(self.trainer.data_collator, DeftCollator):
+            self.trainer.data_collator.epoch = epoch
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer._window["seconds"] += time.perf_counter() - self.trainer._step_began
+        if self.trainer.stopped:
+            control.should_save = control.should_training_stop = True
+
+
+def _expert_flops(model: torch.nn.Module, inputs: dict[str, Any]) -> float:
+    """FLOP a clip of experts, heads and connectors: counted forward, and as often again as gradients are taken."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    clip = {name: inputs[name][:1] for name in ("pixel_values_videos", "flow_values_videos") if name in inputs}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.get_video_features(**clip)
+    trained = any(p.requires_grad for name, p in model.named_parameters() if part_of_parameter(name) == "experts")
+    return counter.get_total_flops() * (3 if trained else 1)
