@@ -14,7 +14,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoProcessor,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedTokenizerBase,
@@ -148,7 +147,7 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
 def load_model(name: str, **options: Any) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
     """A trained DEFT to go on from. Its code is the installed package's, so nothing remote is run."""
     model = _fetched(DeftForConditionalGeneration, name, "model", **options)
-    return model, _fetched(AutoProcessor, name, "model")
+    return model, _fetched(DeftProcessor, name, "model")
 
 
 def _fetched(loader: Any, name: str, option: str, **options: Any) -> Any:
@@ -259,14 +258,12 @@ def add_adapters(
         target_modules=tuning.lora_target_modules,
         modules_to_save=fully_trained_modules(model) if tuning.stage == "all" else None,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
     )
+    model.name_or_path = base  # PEFT writes it into the adapter's config
     try:
-        wrapped = get_peft_model(model, config)
+        return get_peft_model(model, config)
     except ValueError as error:
         raise ValueError(f"`lora_target_modules` {tuning.lora_target_modules!r}: {error}") from error
-    wrapped.peft_config["default"].base_model_name_or_path = base
-    return wrapped
 
 
 def merged(adapter: str | Path, base: str | Path, dtype: str) -> DeftForConditionalGeneration:

@@ -75,7 +75,7 @@ class DeftSFTTrainer(SFTTrainer):
         self._label_totals: dict[str, float] = {}
         self._stop_requested, self.stopped = False, False
         self._window = dict.fromkeys(("seconds", "waiting", "clips", "tokens", "flops"), 0.0)
-        self._flops_per_clip = None
+        self._flops_per_clip, self._rates = None, {}
         self.add_callback(_StepCallback(self))
         if isinstance(self.data_collator, DeftCollator):
             step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
@@ -221,10 +221,7 @@ class DeftSFTTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training and "loss" in logs:
-            for group in self.optimizer.param_groups:
-                if "part" in group:
-                    logs[f"learning_rate_{group['part']}"] = float(group["lr"])
-            logs |= self._speed()
+            logs |= self._rates | self._speed()
         super().log(logs, start_time)
 
     def _speed(self) -> dict[str, float]:
@@ -339,6 +336,11 @@ class _StepCallback(TrainerCallback):
             self.trainer._clip_order.epoch = epoch
         if isinstance(self.trainer.data_collator, DeftCollator):
             self.trainer.data_collator.epoch = epoch
+
+    def on_optimizer_step(self, args, state, control, optimizer, **kwargs):
+        # Before the scheduler moves on, like the Trainer's own `learning_rate`.
+        groups = [group for group in optimizer.param_groups if "part" in group]
+        self.trainer._rates = {f"learning_rate_{group['part']}": float(group["lr"]) for group in groups}
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer._window["seconds"] += time.perf_counter() - self.trainer._step_began
