@@ -322,6 +322,8 @@ def train(run: Run, command: str = "") -> int:
     if training.should_save:
         steps = trainer.state.global_step
         write_model_card(out, written, run.clips, steps, command=command, manifest=run.manifest)
+        if run.tuning.use_peft:
+            shutil.copy(out / "README.md", out / ADAPTER / "README.md")  # instead of PEFT's empty form
         print(f"Model folder written to {training.output_dir}")
         if run.push:
             print(f"Pushed to {push_folder(training, out)}")

@@ -1,180 +1,125 @@
 import json
-import random
-from dataclasses import replace
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedTokenizerFast,
-)
-from trl import SFTConfig, TrlParser
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from train_sft import (
-    DataArguments,
-    DeftCollator,
-    DeftSFTTrainer,
-    ModelArguments,
-    build_model,
-    main,
-    part_of,
-    prepare,
-    with_tasks,
-)
+import train_sft
+from deft_llm.training.arguments import OURS, parse_arguments
 
 ROOT = Path(__file__).parents[1]
+TINY = str(ROOT / "recipes" / "tiny.yaml")
 
 
 @pytest.fixture(scope="module")
-def prepared(dataset, processor):
-    return prepare(dataset, processor, workers=1)
+def data(dataset, tmp_path_factory):
+    """A dataset folder: 24 clips of two people to train on, and of two others to test on."""
+    folder = tmp_path_factory.mktemp("uni-mer")
+    for split, rows in {"train": range(24), "test": range(24, 48)}.items():
+        (folder / "data").mkdir(exist_ok=True)
+        dataset.select(rows).to_parquet(folder / "data" / f"{split}-0.parquet")
+    (folder / "manifest.json").write_text("{}")
+    return folder
 
 
 @pytest.fixture
-def collator(processor):
-    return DeftCollator(processor, {"explain": 1.0}, appearance_dropout=0.0)
+def options(data, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(data / "cache"))
+    return ["--config", TINY, "--dataset", str(data / "data"), "--max_steps", "2", "--use_cpu", "true",
+            "--preprocessing_workers", "1", "--per_device_train_batch_size", "4", "--disable_tqdm", "true",
+            "--logging_steps", "1"]  # fmt: skip
 
 
-def settings(out, **changes):
-    values = {
-        "output_dir": str(out), "per_device_train_batch_size": 4, "max_steps": 2, "learning_rate": 1e-3,
-        "logging_steps": 1, "save_strategy": "no", "bf16": False, "gradient_checkpointing": False, "max_length": None,
-        "remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}, "disable_tqdm": True,
-        "use_cpu": True,
-    }  # fmt: skip
-    return SFTConfig(**(values | changes))
+# --- Options --------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_answer_is_scored(collator, prepared, processor):
-    batch = collator([prepared[index] for index in range(4)])
-    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
-        scored = ids[labels != -100]
-        assert torch.equal(scored, labels[labels != -100])
-        text = processor.tokenizer.decode(scored)
-        assert text.startswith("Class: ")
-        assert text.endswith("<|im_end|>")
-        prompt = processor.tokenizer.decode(ids[: int((labels != -100).nonzero()[0])])
-        assert prompt.endswith("<|im_start|>assistant\n")
-        assert prompt.count("<|motion|>") == len(processor.action_units)
-
-
-def test_the_prompt_in_training_is_the_prompt_in_use(collator, prepared, dataset, processor):
-    """Token for token what the pipeline will send, in about half of the clips; the others ask in other words."""
-    asked = [row[0]["messages"][0]["content"][1]["text"] for row in dataset["conversations"]]
-    default = [index for index, question in enumerate(asked) if question == processor.default_instruction]
-    assert len(dataset) / 4 < len(default) < 3 * len(dataset) / 4
-    row = dataset[default[0]]
-    batch = collator([prepared[default[0]]])
-    scored = batch["labels"][0] != -100
-    content = [{"type": "video", "video": row["video"]["bytes"]}]
-    content.append({"type": "text", "text": processor.default_instruction})
-    used = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-        processor_kwargs={"key_frames": (row["onset"], row["apex"], row["offset"])},
+def test_help_names_every_option_of_ours_and_imports_nothing_heavy():
+    code = (
+        "import sys, train_sft; status = train_sft.main(['--help'])\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'trl', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else status)"
     )
-    assert torch.equal(batch["input_ids"][0][~scored], used["input_ids"][0])
-    torch.testing.assert_close(batch["flow_values_videos"], used["flow_values_videos"], atol=2e-3, rtol=1e-2)
-    torch.testing.assert_close(batch["pixel_values_videos"], used["pixel_values_videos"], atol=2e-3, rtol=1e-2)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    for group in OURS:
+        for name in group.__dataclass_fields__:
+            assert f"--{name} " in done.stdout, name
 
 
-def test_labels_follow_the_configs_lists(collator, prepared, dataset, processor):
-    batch = collator([prepared[index] for index in range(len(dataset))])
-    for index, row in enumerate(dataset):
-        label = int(batch["emotion_labels"][index])
-        assert (processor.emotion_labels[label] if label >= 0 else None) == row["emotion"]
-        present = {
-            code for code, value in zip(processor.action_units, batch["au_labels"][index], strict=True) if value
-        }
-        assert present == {unit["code"] for unit in row["action_units"]}
+def test_an_unknown_key_is_named_with_the_nearest(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(Path(TINY).read_text() + "\nlerning_rate: 1\n")
+    options = ["--config", str(path), "--dataset", "x", "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"a key 'lerning_rate', which is no option. The nearest is 'learning_rate'"):
+        parse_arguments(options)
+    options[1] = TINY
+    with pytest.raises(ValueError, match=r"no option '--mirorr'. The nearest is 'mirror'"):
+        parse_arguments([*options, "--mirorr", "0.5"])
 
 
-def test_batches_without_appearance_have_no_sections_for_it(processor, prepared):
-    batch = DeftCollator(processor, None, appearance_dropout=1.0)([prepared[0], prepared[1]])
-    assert "pixel_values_videos" not in batch
-    structure, texture, _ = processor.video_token_ids
-    assert not torch.isin(batch["input_ids"], torch.tensor([structure, texture])).any()
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--stage", "heads"], "`stage` must be one of all, experts"),
+        (["--stage", "experts", "--use_peft", "true"], "LoRA has nothing to adapt"),
+        (["--load_in_4bit", "true"], "set `use_peft`"),
+        (["--mirror", "1.5"], "`mirror` is a share"),
+        (["--eval_share", "0.1", "--eval_split", "val"], "one of `eval_split` and `eval_share`"),
+        (["--streaming", "true", "--balance", "emotion"], "does not go with `streaming`"),
+        (["--model", "org/deft"], "brings its own `text`"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(["--config", TINY, "--dataset", "x", "--output_dir", str(tmp_path), *changes])
 
 
-def test_tasks_are_drawn_by_weight(processor, prepared):
-    random.seed(0)
-    collator = DeftCollator(processor, {"emotion": 3, "action_units": 1}, appearance_dropout=0.0)
-    drawn = [collator._draw(prepared[0]["conversations"])["task"] for _ in range(400)]
-    assert "explain" not in drawn
-    assert drawn.count("emotion") / 400 == pytest.approx(0.75, abs=0.07)
+def test_a_recipe_without_a_part_is_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("text: org/language\nbf16: false\n")
+    options = ["--config", str(path), "--dataset", "x", "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    with pytest.raises(ValueError, match="names no `structure`"):
+        parse_arguments(options)
 
 
-@pytest.fixture(scope="module")
-def trained(model_arguments, dataset, tmp_path_factory):
-    """A few steps on four clips: (model, trainer, weights before)."""
-    torch.manual_seed(0)
-    model, processor = build_model(model_arguments, dataset)
-    before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    trainer = DeftSFTTrainer(
-        model=model,
-        args=settings(tmp_path_factory.mktemp("run"), max_steps=25),
-        train_dataset=prepare(dataset.select(range(4)), processor, workers=1),
-        processing_class=processor,
-        data_collator=DeftCollator(processor, {"explain": 1.0}, appearance_dropout=0.0),
-    )
-    trainer.train()
-    return model, trainer, before
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+@pytest.mark.filterwarnings("error:.*gradient_checkpointing:FutureWarning")
+def test_checkpointing_of_activations_goes_by_either_name(tmp_path, name):
+    options = ["--config", TINY, "--dataset", "x", "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    assert parse_arguments(options)[3].gradient_checkpointing is False
+    assert parse_arguments([*options, f"--{name}", "true"])[3].gradient_checkpointing is True
+    path = tmp_path / "recipe.yaml"
+    path.write_text(Path(TINY).read_text().replace("gradient_checkpointing: false", f"{name}: true"))
+    options[1] = str(path)
+    assert parse_arguments(options)[3].gradient_checkpointing is True
 
 
-def test_every_term_is_in_the_log_and_falls(trained):
-    log = [entry for entry in trained[1].state.log_history if "language_loss" in entry]
-    for term in ("language", "emotion", "action_unit", "region"):
-        first, last = float(log[0][f"{term}_loss"]), float(log[-1][f"{term}_loss"])
-        assert last < first, term
-    assert float(log[-1]["language_loss"]) < 0.6 * float(log[0]["language_loss"])
-    gates = [float(log[-1][f"gate_{name}"]) for name in ("structure", "texture", "motion")]
-    assert sum(gates) == pytest.approx(1.0, abs=1e-4)
+def test_mappings_can_be_given_on_the_command_line(tmp_path):
+    options = ["--config", TINY, "--dataset", "x", "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    data, model, *_ = parse_arguments([*options, "--task_weights", '{"emotion": 2}', "--motion", '{"flow_size": 16}'])
+    assert data.task_weights == {"emotion": 2}
+    assert model.motion == {"flow_size": 16}
 
 
-def test_the_logged_terms_add_up_to_the_loss(trained):
-    model, trainer, _ = trained
-    entry = next(entry for entry in trainer.state.log_history if "language_loss" in entry)
-    total = sum(weight * float(entry[f"{name}_loss"]) for name, weight in model.config.loss_weights.items())
-    assert float(entry["loss"]) == pytest.approx(total, rel=1e-3)
+# --- A whole run ----------------------------------------------------------------------------------------------------
 
 
-def test_the_heads_are_trained_by_their_own_terms(trained):
-    """No other term reaches these two, and there is no weight decay that could move them."""
-    model, trainer, before = trained
-    assert trainer.args.weight_decay == 0
-    for name in ("model.emotion_head.classifier.weight", "model.motion_expert.au_weight"):
-        assert (model.get_parameter(name) - before[name]).abs().mean() > 1e-3, name
-
-
-def test_one_process_writes_a_complete_folder(dataset, recipe, tmp_path, monkeypatch):
-    """The script itself, two steps: YAML in, a folder that loads and generates out."""
-    data = tmp_path / "uni-mer" / "data"
-    data.mkdir(parents=True)
-    dataset.to_parquet(data / "train-0.parquet")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+def test_one_command_writes_a_complete_folder(options, data, tmp_path, capsys):
+    """YAML in, a folder out that loads anywhere, with a card that says how it came about."""
     out = tmp_path / "deft"
-    parser = TrlParser((DataArguments, ModelArguments, SFTConfig))
-    main(
-        *parser.parse_args_and_config(
-            [
-                "--config", str(ROOT / "recipes/tiny.yaml"), "--dataset", str(data.parent), "--output_dir", str(out),
-                "--max_steps", "2", "--use_cpu", "true", "--preprocessing_workers", "1",
-            ]
-        )
-    )  # fmt: skip
+    assert train_sft.main([*options, "--output_dir", str(out), "--eval_share", "0.5", "--eval_strategy", "steps",
+                           "--eval_steps", "2"]) == train_sft.DONE  # fmt: skip
+    assert "12 clips of 1 subjects" in capsys.readouterr().out
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: video-text-to-text" in card
-    assert "48 clips of 4 subjects" in card
+    assert "12 clips of 1 subjects" in card
     assert "{{" not in card
+    assert not list(out.glob("*partial*"))
     config = json.loads((out / "config.json").read_text())
     assert config["custom_pipelines"]["video-text-to-text"]["impl"].startswith("pipeline_deft.")
     assert (out / "pipeline_deft.py").exists()
@@ -182,83 +127,77 @@ def test_one_process_writes_a_complete_folder(dataset, recipe, tmp_path, monkeyp
     assert AutoProcessor.from_pretrained(out, trust_remote_code=True).emotion_labels == model.config.emotion_labels
 
 
-def test_pretrained_parts_are_put_in_their_places(model_arguments, dataset, tmp_path):
-    """From folders, as they would come from the Hub: the tokenizer knows neither placeholders nor turns."""
-    torch.manual_seed(1)
-    bare = Tokenizer(models.BPE())
-    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False)
-    bare.train_from_iterator([], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<|endoftext|>")
-    config = AutoConfig.for_model(
-        **{**model_arguments.text, "tie_word_embeddings": False, "vocab_size": len(tokenizer)}
+def test_stages_follow_one_another(options, tmp_path):
+    """Experts, connectors, LoRA: each goes on from the last one's folder and changes its own weights alone."""
+    folders = [str(tmp_path / name) for name in ("experts", "connectors", "lora")]
+    assert train_sft.main([*options, "--output_dir", folders[0], "--stage", "experts"]) == train_sft.DONE
+    rest = [option for option in options if option not in ("--config", TINY)]
+    rest += ["--bf16", "false", "--learning_rate", "0.01"]
+    assert train_sft.main([*rest, "--model", folders[0], "--output_dir", folders[1], "--stage", "connectors"]) == 0
+    assert train_sft.main([*rest, "--model", folders[1], "--output_dir", folders[2], "--stage", "language",
+                           "--use_peft", "true"]) == 0  # fmt: skip
+    states = [AutoModelForImageTextToText.from_pretrained(folder).state_dict() for folder in folders]
+    for first, second, moved in ((0, 1, "connectors."), (1, 2, "language_model.")):
+        for name, value in states[first].items():
+            if moved not in name:
+                assert torch.equal(states[second][name], value), name
+        assert any(not torch.equal(states[second][name], states[first][name]) for name in states[first])
+    adapter = json.loads((tmp_path / "lora" / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == folders[1]
+    assert adapter["modules_to_save"] is None
+    assert not (tmp_path / "lora" / "base").exists()
+
+
+def test_streamed_clips_train(options, tmp_path):
+    out = tmp_path / "deft"
+    assert train_sft.main([*options, "--output_dir", str(out), "--streaming", "true", "--shuffle_buffer", "6"]) == 0
+    assert (out / "config.json").exists()
+
+
+# --- Refused before anything is computed ----------------------------------------------------------------------------
+
+
+def refused(capsys, *options) -> str:
+    assert train_sft.main(list(options)) == train_sft.REFUSED
+    found = capsys.readouterr().err.strip()
+    error = [line for line in found.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1, found
+    return error[0]
+
+
+def test_what_is_there_is_not_overwritten(options, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert "holds a finished model" in refused(capsys, *options, "--output_dir", str(tmp_path))
+    run = tmp_path / "run"
+    (run / "checkpoint-7").mkdir(parents=True)
+    message = refused(capsys, *options, "--output_dir", str(run))
+    assert "holds checkpoint-7. Go on with it by `--resume_from_checkpoint last`" in message
+    message = refused(
+        capsys, *options, "--output_dir", str(run), "--resume_from_checkpoint", str(run / "checkpoint-9")
     )
-    language = AutoModelForCausalLM.from_config(config)
-    backbones = {
-        name: AutoModel.from_config(AutoConfig.for_model(**getattr(model_arguments, name)))
-        for name in ("structure", "texture")
-    }
-    for name, part in {"text": language, **backbones}.items():
-        part.save_pretrained(tmp_path / name)
-    tokenizer.save_pretrained(tmp_path / "text")
-    folders = {name: str(tmp_path / name) for name in ("text", "structure", "texture")}
-    model, processor = build_model(replace(model_arguments, **folders), dataset)
-    for name, expert in (("structure", model.model.structure_expert), ("texture", model.model.texture_expert)):
-        for key, value in backbones[name].state_dict().items():
-            assert torch.equal(expert.backbone.state_dict()[key], value), key
-    rows = slice(0, config.vocab_size)
-    assert torch.equal(model.get_input_embeddings().weight[rows], language.get_input_embeddings().weight)
-    assert torch.equal(model.lm_head.weight[rows], language.lm_head.weight)
-    assert not torch.equal(model.lm_head.weight[rows], model.get_input_embeddings().weight[rows])
-    assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer) == config.vocab_size + 6
-    assert model.config.text_config.vocab_size == len(processor.tokenizer)
-    assert processor.tokenizer.eos_token == "<|im_end|>"
+    assert "checkpoint-9 is no checkpoint" in message
 
 
-def test_a_part_can_be_a_config_on_the_command_line():
-    assert part_of('{"model_type": "vit"}') == {"model_type": "vit"}
-    assert part_of("org/model") == "org/model"
+def test_a_disk_without_room_is_said_so_with_the_sizes(options, tmp_path, capsys, monkeypatch):
+    usage = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    message = refused(capsys, *options, "--output_dir", str(tmp_path / "deft"))
+    assert "Checkpoints and model take 0.0 GB" in message
+    assert "has 0.0 GB left" in message
 
 
-def test_a_dataset_without_labels_is_refused(model_arguments, dataset):
-    still = dataset.filter(lambda row: row["emotion"] is None)
-    with pytest.raises(ValueError, match="names 0 emotions and 0 action units"):
-        build_model(model_arguments, still)
+def test_a_repository_that_cannot_be_written_is_said_so_first(options, tmp_path, capsys):
+    options += ["--push_to_hub", "true", "--hub_model_id", "nobody/nothing", "--output_dir", str(tmp_path / "deft")]
+    assert "`push_to_hub`: nobody/nothing cannot be written on the Hub" in refused(capsys, *options)
 
 
-def test_clips_without_a_weighted_task_are_left_out_and_counted(dataset, capsys):
-    silent = [row | {"conversations": []} for row in dataset.select(range(2))]
-    motion_only = dataset[2] | {
-        "conversations": [item for item in dataset[2]["conversations"] if item["task"] == "motions"]
-    }
-    rows = dataset.from_list([*silent, motion_only, dataset[3]], features=dataset.features)
-    assert with_tasks(rows, {"explain": 4, "emotion": 0})["clip_id"] == [dataset[3]["clip_id"]]
-    assert "3 of 4 clips left out" in capsys.readouterr().out
-    assert len(with_tasks(rows, {"motions": 1})) == len(with_tasks(rows, None)) == 2
-    assert len(with_tasks(dataset, {"explain": 1})) == len(dataset)
-    with pytest.raises(ValueError, match="'guess'"):
-        with_tasks(rows, {"guess": 1})
+def test_evaluation_needs_people_to_evaluate_on(options, tmp_path, capsys):
+    options += ["--output_dir", str(tmp_path / "deft"), "--eval_strategy", "steps", "--eval_steps", "1"]
+    assert "set `eval_share` or `eval_split`" in refused(capsys, *options)
+    assert "which is for testing" in refused(capsys, *options, "--eval_split", "test")
 
 
-def test_the_full_size_recipe_is_read(tmp_path):
-    parser = TrlParser((DataArguments, ModelArguments, SFTConfig))
-    arguments = ["--config", str(ROOT / "recipes/qwen3-0.6b.yaml"), "--dataset", "x", "--output_dir", str(tmp_path)]
-    data, parts, training = parser.parse_args_and_config([*arguments, "--bf16", "false", "--use_cpu", "true"])
-    assert (parts.text, parts.structure, parts.texture) == (
-        "Qwen/Qwen3-0.6B",
-        "facebook/dinov2-base",
-        "MCG-NJU/videomae-base",
-    )
-    assert data.task_weights["explain"] == 4
-    assert training.learning_rate == pytest.approx(2e-5)
-    # The clip must fit the budget of the design.
-    assert parts.structure_tokens + parts.texture_tokens + 30 <= 64
-
-
-def test_unknown_keys_in_a_recipe_are_refused(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text((ROOT / "recipes" / "tiny.yaml").read_text() + "\nlerning_rate: 1\n")
-    parser = TrlParser((DataArguments, ModelArguments, SFTConfig))
-    with pytest.raises(ValueError, match="lerning_rate"):
-        parser.parse_args_and_config(["--config", str(path), "--dataset", "x", "--output_dir", str(tmp_path)])
+def test_a_stream_needs_an_end(options, tmp_path, capsys):
+    options = [option if option != "2" else "-1" for option in options]
+    message = refused(capsys, *options, "--output_dir", str(tmp_path / "deft"), "--streaming", "true")
+    assert "set `max_steps`" in message

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -42,7 +43,8 @@ class DataArguments:
     )
     shuffle_buffer: int = field(default=256, metadata={"help": "Clips among which a streamed one is drawn."})
     task_weights: dict | None = field(
-        default=None, metadata={"help": "How often each conversation task is drawn; default: all alike."}
+        default=None,
+        metadata={"help": "How often each conversation task is drawn (JSON on the command line); default: all alike."},
     )
     balance: str | None = field(
         default=None,
@@ -151,6 +153,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
 
     parser = Parser((*OURS, SFTConfig))
     names = {action.dest for action in parser._actions}
+    for action in parser._actions:
+        if action.type is dict:
+            action.type = _mapping  # `dict` itself reads nothing that can be written on a command line
     for old, new in _RENAMED:
         if new in names:
             parser.set_defaults(**{new: parser.get_default(old), old: None})
@@ -161,6 +166,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
         raise ValueError(f"There is no option {remaining[0]!r}.{_nearest(name, names)}")
     _check(data, model, tuning)
     return data, model, tuning, training
+
+
+def _mapping(text: str) -> dict:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{text} is no mapping")
+    return value
 
 
 def _current_name(name: str, names: set[str]) -> str:

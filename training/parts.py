@@ -223,7 +223,7 @@ def quantization_config(tuning: TuningArguments, model: DeftForConditionalGenera
         load_in_8bit=tuning.load_in_8bit,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=[*fully_trained_modules(model), "lm_head"],
+        llm_int8_skip_modules=[*(f"model.{name}" for name in fully_trained_modules(model)), "lm_head"],
     )
 
 

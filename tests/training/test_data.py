@@ -263,7 +263,9 @@ def test_a_label_without_an_output_is_named_with_its_clip(dataset, processor):
 def test_a_budget_that_cannot_hold_a_clip_names_clip_and_tokens(dataset, processor):
     per_clip = processor.structure_tokens + processor.texture_tokens + processor.motion_tokens
     check_budget(dataset, processor, {"explain": 1}, 1024)
-    with pytest.raises(ValueError, match=rf"needs \d+ tokens, {per_clip} of them for the clip itself, and only 64 fit"):
+    with pytest.raises(
+        ValueError, match=rf"needs \d+ tokens, {per_clip} of them for the clip itself, and only 64 fit"
+    ):
         check_budget(dataset, processor, {"explain": 1}, 64)
 
 

@@ -1,0 +1,85 @@
+"""Every recipe, with random weights in place of pretrained ones and at a shrunken size, takes two steps."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import train_sft
+from deft_llm.training.arguments import parse_arguments
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+# What stands for the pretrained part of each family.
+SHRUNKEN = {
+    "Qwen/Qwen3-": {"model_type": "qwen3", **SMALL, "num_key_value_heads": 1, "head_dim": 16,
+                    "max_position_embeddings": 2048},
+    "facebook/dinov2-": {"model_type": "dinov2", "image_size": 32, "patch_size": 8, "hidden_size": 32,
+                         "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2},
+    "MCG-NJU/videomae-": {"model_type": "videomae", "image_size": 32, "patch_size": 16, "num_frames": 8, **SMALL},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uni-mer")
+    dataset.select(range(24)).to_parquet(folder / "train-0.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tiny", "qwen3-0.6b-lora", "qwen3-4b-lora", "qwen3-8b-fsdp"])
+def test_a_recipe_takes_two_steps(name, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    options = [
+        "--config",
+        str(RECIPES / f"{name}.yaml"),
+        "--dataset",
+        str(data),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    for part in ("text", "structure", "texture"):
+        family = next((config for prefix, config in SHRUNKEN.items() if str(recipe[part]).startswith(prefix)), None)
+        assert family or isinstance(recipe[part], dict), recipe[part]
+        if family:
+            options += [f"--{part}", json.dumps(family)]
+    if name != "tiny":
+        motion = {**recipe["motion"], "flow_size": 32, "hidden_size": 24, "num_hidden_layers": 1}
+        options += ["--image_size", "32", "--num_frames", "8", "--expert_size", "64", "--motion", json.dumps(motion)]
+    options += ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "true", "--bf16", "false",
+                "--logging_steps", "1", "--preprocessing_workers", "1", "--dataloader_num_workers", "0",
+                "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true", "--appearance_dropout",
+                "0"]  # fmt: skip
+    data_arguments, model_arguments, tuning, training = parse_arguments(options)
+    assert tuning.use_peft == name.endswith("lora")
+    # The recipe's own settings got through.
+    assert training.lr_scheduler_type.value == recipe["lr_scheduler_type"]
+    assert data_arguments.balance == recipe.get("balance")
+    assert training.gradient_checkpointing == recipe["gradient_checkpointing"]
+    run = train_sft.make_run(data_arguments, model_arguments, tuning, training)
+    assert train_sft.train(run) == train_sft.DONE
+    losses = [entry["loss"] for entry in run.trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 2
+    assert (tmp_path / "out" / "config.json").exists()
+    assert (tmp_path / "out" / "adapter" / "adapter_config.json").exists() == tuning.use_peft
+
+
+def test_every_recipe_of_train_sft_is_tried():
+    named = {path.stem for path in RECIPES.glob("*.yaml") if "text:" in path.read_text(encoding="utf-8")}
+    assert named == {"tiny", "qwen3-0.6b-lora", "qwen3-4b-lora", "qwen3-8b-fsdp"}
+
+
+@pytest.mark.parametrize("name", ["single_gpu", "ddp", "fsdp2"])
+def test_an_engines_config_is_read_by_accelerate(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(RECIPES / "accelerate" / f"{name}.yaml"))
+    expected = {"single_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}[name]
+    assert getattr(config.distributed_type, "value", config.distributed_type) == expected
+    if name == "fsdp2":
+        from accelerate import FullyShardedDataParallelPlugin
+
+        known = {f"fsdp_{field}" for field in FullyShardedDataParallelPlugin.__dataclass_fields__}
+        assert set(config.fsdp_config) <= known
