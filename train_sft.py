@@ -174,7 +174,7 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
     else:
         parts.cast_language_model(model, tuning.language_dtype)
     if tuning.use_peft:
-        return parts.add_adapters(model, processor, tuning, base), processor, base
+        return parts.add_adapters(model, tuning, base), processor, base
     parts.set_stage(model, tuning.stage)
     return model, processor, base
 

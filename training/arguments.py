@@ -63,7 +63,8 @@ class DataArguments:
         default=0.0, metadata={"help": "Largest share of the frames cut off before and after the apex."}
     )
     flow_noise: float = field(
-        default=0.0, metadata={"help": "Noise added to the flow, in units of the noise measured in the clip itself."}
+        default=0.0,
+        metadata={"help": "Most noise added to the flow, in units of the noise measured in the clip itself."},
     )
     appearance_dropout: float = field(
         default=0.0,

@@ -65,7 +65,9 @@ class Augmentation:
         if self.appearance_jitter and row["pixel_values_videos"] is not None:
             row["pixel_values_videos"] = jittered(row["pixel_values_videos"], colour, self.appearance_jitter)
         if self.flow_noise:
-            row["flow_values_videos"] = noisy(row["flow_values_videos"], noise, self.flow_noise)
+            # Anything from none: a model that never sees clean flow takes it for stillness.
+            level = self.flow_noise * noise.random()
+            row["flow_values_videos"] = noisy(row["flow_values_videos"], noise, level)
         return row
 
 

@@ -238,9 +238,7 @@ def fully_trained_modules(model: DeftForConditionalGeneration) -> list[str]:
     return names
 
 
-def add_adapters(
-    model: DeftForConditionalGeneration, processor: DeftProcessor, tuning: TuningArguments, base: str
-) -> torch.nn.Module:
+def add_adapters(model: DeftForConditionalGeneration, tuning: TuningArguments, base: str) -> torch.nn.Module:
     """The model with LoRA on its language model, and the other parts trained in full unless the stage leaves them.
 
     Args:

@@ -353,7 +353,8 @@ def _expert_flops(model: torch.nn.Module, inputs: dict[str, Any]) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     clip = {name: inputs[name][:1] for name in ("pixel_values_videos", "flow_values_videos") if name in inputs}
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # With gradients: the counter's hooks do not bear parameters that want them where none are taken.
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model.get_video_features(**clip)
     trained = any(p.requires_grad for name, p in model.named_parameters() if part_of_parameter(name) == "experts")
     return counter.get_total_flops() * (3 if trained else 1)

@@ -106,7 +106,7 @@ def adapted(model, processor, folder, batch, tmp_path_factory):
     """LoRA on a copy of the model, a step trained and saved: (model, adapter's folder)."""
     torch.manual_seed(0)
     own = copy.deepcopy(model)
-    wrapped = add_adapters(own, processor, TuningArguments(use_peft=True, lora_r=4, lora_dropout=0.0), str(folder))
+    wrapped = add_adapters(own, TuningArguments(use_peft=True, lora_r=4, lora_dropout=0.0), str(folder))
     optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(2):
         wrapped.train()(**batch).loss.backward()
@@ -143,14 +143,14 @@ def test_an_adapter_loads_by_itself_and_merged_says_the_same(adapted, folder, ba
 
 def test_the_language_stage_has_adapters_alone(model, processor):
     tuning = TuningArguments(use_peft=True, stage="language")
-    wrapped = add_adapters(copy.deepcopy(model), processor, tuning, "base")
+    wrapped = add_adapters(copy.deepcopy(model), tuning, "base")
     assert all("lora_" in name for name, p in wrapped.named_parameters() if p.requires_grad)
 
 
 def test_layers_that_do_not_exist_are_named(model, processor):
     tuning = TuningArguments(use_peft=True, lora_target_modules=r"model\.nowhere\..*")
     with pytest.raises(ValueError, match=r"`lora_target_modules` 'model\\\\.nowhere"):
-        add_adapters(copy.deepcopy(model), processor, tuning, "base")
+        add_adapters(copy.deepcopy(model), tuning, "base")
 
 
 def test_a_language_model_of_another_type_leaves_the_experts_as_they_are(model, batch):

@@ -273,8 +273,8 @@ def run_of(*options):
 
 def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(options, tmp_path):
     """Bit for bit, over the border of an epoch (six steps)."""
-    options += ["--max_steps", "9", "--per_device_train_batch_size", "8", "--use_peft", "true", "--lora_dropout", "0.2",
-                "--save_strategy", "steps", "--save_steps", "2"]  # fmt: skip
+    options += ["--max_steps", "9", "--per_device_train_batch_size", "8", "--use_peft", "true",
+                "--lora_dropout", "0.2", "--save_strategy", "steps", "--save_steps", "2"]  # fmt: skip
     step = random.randint(3, 9)
     killed = tmp_path / "killed"
     command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), str(step), *options]
