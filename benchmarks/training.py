@@ -6,7 +6,8 @@ Everything on rendered faces. `recipe` trains recipes/tiny.yaml on the `realisti
 identities; `resume` kills runs at five random steps; `processes` compares two DDP processes with one; `share` is the
 part of a step that waits for data, decoded beforehand; `trainer` runs the same model on the same batches by the
 hybrid trainer and by TRL's own SFTTrainer, in alternation; `estimates` counts parameters and FLOP of the large recipes
-on meta tensors, with no weights and no GPU; `gpu` takes steps of the 4B recipe with random weights where there is a GPU.
+on meta tensors, with no weights and no GPU; `gpu` takes steps of the 4B recipe with random weights, where there is
+one.
 """
 
 from __future__ import annotations
@@ -338,7 +339,8 @@ def estimates() -> None:
         print(
             f"{name}: {found['language']:.2f} + {found['experts']:.2f} billion parameters, "
             f"{found['adapters']:.0f} million in adapters; {found['memory']:.0f} GB in all, "
-            f"{found['activations']:.0f} GB of it activations; {found['tflop']:.1f} TFLOP a clip; {found['hours']:.1f} GPU hours"
+            f"{found['activations']:.0f} GB of it activations; {found['tflop']:.1f} TFLOP a clip; "
+            f"{found['hours']:.1f} GPU hours"
         )
 
 
