@@ -164,7 +164,7 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
         model, processor = parts.build_model(arguments, labels)
         if tuning.use_peft:
             # Adapters are adapters of something: from_pretrained(adapter) must find it.
-            with training.main_process_first(desc="writing the base model"):
+            with training.main_process_first(local=False, desc="writing the base model"):
                 if training.should_save and not (Path(base) / "config.json").exists():
                     parts.cast_language_model(model, tuning.language_dtype)
                     write_folder(Path(base), model, processor)
@@ -201,7 +201,10 @@ def finish(run: Run) -> Any:
     out, model = Path(trainer.args.output_dir), trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:
         # All processes gather the weights that each has a part of.
-        trainer.save_model(str(out))
+        trainer.save_model(str(out / ADAPTER if tuning.use_peft else out))
+        if tuning.use_peft and trainer.args.should_save:
+            model = merged(out / ADAPTER, run.base, tuning.language_dtype)
+            write_folder(out, model, processor)
         return model
     if not trainer.args.should_save:
         return model

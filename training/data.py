@@ -22,6 +22,7 @@ from datasets import config as datasets_config
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError
 
+from deft_llm.hub_datasets.answer_parsing import TASKS
 from deft_llm.hub_datasets.uni_mer import row_tensors
 from deft_llm.processing import DeftProcessor
 
@@ -179,8 +180,11 @@ def with_tasks(dataset: Dataset, task_weights: dict[str, float] | None) -> Datas
     """The clips that a conversation can be drawn from: where labels and motion disagree there may be none.
 
     Raises:
-        ValueError: no clip is left.
+        ValueError: a task that does not exist, or no clip is left.
     """
+    unknown = sorted(set(task_weights or ()) - set(TASKS))
+    if unknown:
+        raise ValueError(f"`task_weights` names {unknown[0]!r}, which is no task; they are {', '.join(TASKS)}.")
     kept = [index for index, items in enumerate(dataset["conversations"]) if next(weighted(items, task_weights), None)]
     if not kept:
         raise ValueError(f"No clip has a conversation of the tasks {sorted(task_weights or ['any'])}.")

@@ -279,8 +279,10 @@ def test_clips_without_a_weighted_task_are_left_out_and_counted(dataset, capsys)
     assert "3 of 4 clips left out" in capsys.readouterr().out
     assert len(with_tasks(rows, {"motions": 1})) == len(with_tasks(rows, None)) == 2
     assert len(with_tasks(dataset, {"explain": 1})) == len(dataset)
-    with pytest.raises(ValueError, match="'guess'"):
+    with pytest.raises(ValueError, match="names 'guess', which is no task; they are explain"):
         with_tasks(rows, {"guess": 1})
+    with pytest.raises(ValueError, match=r"No clip has a conversation of the tasks \['side'\]"):
+        with_tasks(rows.select(range(2)), {"side": 1})
 
 
 # --- Decoding -------------------------------------------------------------------------------------------------------
