@@ -1,9 +1,15 @@
 """What the tests of training share: decoded clips and the settings of a very short run."""
 
+import os
+import tempfile
+
 import pytest
 from trl import SFTConfig
 
 from deft_llm.training.data import prepare
+
+# trackio reads it when it is imported.
+os.environ.setdefault("TRACKIO_DIR", tempfile.mkdtemp(prefix="trackio-"))
 
 
 @pytest.fixture(scope="session")

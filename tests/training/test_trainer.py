@@ -43,7 +43,8 @@ def trained(model_arguments, dataset, settings, tmp_path_factory):
     torch.manual_seed(0)
     model, processor = build_model(model_arguments, dataset)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    args = settings(tmp_path_factory.mktemp("run"), max_steps=25, report_to="tensorboard")
+    trackers = {"report_to": ["tensorboard", "trackio"], "project": "deft", "run_name": "first"}
+    args = settings(tmp_path_factory.mktemp("run"), max_steps=25, **trackers)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(tmp_path_factory.mktemp("tensorboard"))
     trainer = trainer_of(
         model, processor, args, prepare(dataset.select(range(4)), processor, workers=1), expert_learning_rate=2e-3
@@ -99,6 +100,15 @@ def test_tensorboard_gets_what_is_logged(trained):
     events.Reload()
     for tag in ("language_loss", "region_loss", "gate_motion", "learning_rate_experts", "clips_per_second"):
         found = [event.value for event in events.Scalars(f"train/{tag}")]
+        assert found == pytest.approx([e[tag] for e in trained[1].state.log_history if tag in e], rel=1e-5), tag
+
+
+def test_trackio_gets_what_is_logged(trained):
+    from trackio.sqlite_storage import SQLiteStorage
+
+    logged = SQLiteStorage.get_logs("deft", "first")
+    for tag in ("language_loss", "gate_motion", "learning_rate_experts", "clips_per_second"):
+        found = [entry[f"train/{tag}"] for entry in logged if f"train/{tag}" in entry]
         assert found == pytest.approx([e[tag] for e in trained[1].state.log_history if tag in e], rel=1e-5), tag
 
 
