@@ -147,9 +147,10 @@ class Run:
     processor: Any
     tuning: TuningArguments
     clips: Any
+    dataset: str
+    parts: dict[str, Any]
     base: str
     checkpoint: str | None
-    manifest: str | None
     push: bool
 
 
@@ -307,9 +308,9 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
         balance_keys=keys,
         expert_learning_rate=tuning.expert_learning_rate,
     )
-    manifest = Path(data.dataset) / "manifest.json"
-    manifest = str(manifest) if manifest.is_file() else None
-    return Run(trainer, processor, tuning, train, base, checkpoint, manifest, push)
+    names = {name: getattr(model_arguments, name) for name in ("model", "text", "structure", "texture")}
+    parts = {name: part for name, part in names.items() if part is not None}
+    return Run(trainer, processor, tuning, train, data.dataset, parts, base, checkpoint, push)
 
 
 def train(run: Run, command: str = "") -> int:
@@ -323,8 +324,15 @@ def train(run: Run, command: str = "") -> int:
         return STOPPED
     written, out = finish(run), Path(training.output_dir)
     if training.should_save:
-        steps = trainer.state.global_step
-        write_model_card(out, written, run.clips, steps, command=command, manifest=run.manifest)
+        manifest = Path(run.dataset) / "manifest.json"
+        write_model_card(
+            out,
+            written,
+            run.clips,
+            trainer.state.global_step,
+            command=command,
+            manifest=str(manifest) if manifest.is_file() else None,
+        )
         if run.tuning.use_peft:
             shutil.copy(out / "README.md", out / ADAPTER / "README.md")  # instead of PEFT's empty form
         print(f"Model folder written to {training.output_dir}")
