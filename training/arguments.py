@@ -154,8 +154,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
 
     parser = Parser((*OURS, SFTConfig))
     names = {action.dest for action in parser._actions}
+    mappings = {item.name for group in OURS for item in fields(group) if str(item.type).startswith("dict")}
     for action in parser._actions:
-        if action.type is dict:
+        if action.dest in mappings:
             action.type = _mapping  # `dict` itself reads nothing that can be written on a command line
     for old, new in _RENAMED:
         if new in names:
