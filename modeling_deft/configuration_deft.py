@@ -1,5 +1,7 @@
 """DEFT configuration: a language model, two vision backbones, a motion encoder, and what they are to recognise."""
 
+import re
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
@@ -18,7 +20,18 @@ CUSTOM_PIPELINES = {
         "type": "multimodal",
     }
 }
-LOSS_WEIGHTS = {"language": 1.0, "emotion": 0.5, "action_unit": 2.0, "region": 0.1}
+LOSS_WEIGHTS = {
+    "language": 1.0,
+    "emotion": 0.5,
+    "action_unit": 2.0,
+    "region": 0.5,
+    "side": 0.2,
+    "intensity": 0.2,
+    "alignment": 0.1,
+    "covariance": 0.5,
+}
+COARSE_EMOTIONS = ("negative", "positive", "surprise", "others")
+_CODE = re.compile(r"(AU|AD|M)\d+")
 
 
 @strict
@@ -69,14 +82,24 @@ class DeftConfig(PreTrainedConfig):
         action_unit_regions (`dict[str, list]`): for each code the ellipses (cx, cy, rx, ry), in units of the crop, in
             which its motion lies; the targets of the region loss.
         emotion_labels (`list[str]`): the classes of the emotion head.
-        coarse_emotion_of (`dict[str, str]`): negative, positive or surprise, for each label.
+        coarse_emotion_of (`dict[str, str]`): negative, positive, surprise or others, for each label.
+        action_unit_name_ids (`dict[str, list[int]]`): for each code the tokens of its name, whose embeddings the
+            alignment term pulls the unit's token towards; a unit without them has no such term.
+        label_conventions (`list[str]`): whose readings of action units the emotion head can be asked for; empty for
+            one that knows no difference.
         image_size (`int`): side in pixels of `pixel_values_videos`; by default the structure backbone's.
         structure_tokens, texture_tokens (`int`): language tokens of these experts; the motion expert has one an
             action unit.
         expert_size (`int`): width of the pooled experts in the emotion head.
         structure_token_id, texture_token_id, motion_token_id (`int`): placeholders in `input_ids`.
-        loss_weights (`dict[str, float]`): of the terms language, emotion, action_unit, region; a term left out has
-            the default weight.
+        loss_weights (`dict[str, float]`): of the terms language, emotion, action_unit, region, side, intensity,
+            alignment, covariance; a term left out has the default weight, one of weight 0 is not computed.
+        action_unit_focus (`float`): exponent γ by which easy absent units weigh less in the AU loss; 0 for plain
+            cross-entropy.
+        appearance_swap (`float`): share of the training clips that are shown with the structure of another clip of
+            the batch, so that who it is says nothing about what moved.
+        expert_dropout (`float`): share of the training clips that lack structure, and of those that lack texture.
+        emotion_temperature, action_unit_temperature (`float`): by which the logits are divided in evaluation mode.
     """
 
     model_type = "deft"
@@ -102,7 +125,14 @@ class DeftConfig(PreTrainedConfig):
     structure_token_id: int | None = None
     texture_token_id: int | None = None
     motion_token_id: int | None = None
+    action_unit_name_ids: dict | None = None
+    label_conventions: list[str] | tuple[str, ...] = ()
     loss_weights: dict | None = None
+    action_unit_focus: float = 1.0
+    appearance_swap: float = 0.5
+    expert_dropout: float = 0.1
+    emotion_temperature: float = 1.0
+    action_unit_temperature: float = 1.0
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
@@ -113,6 +143,8 @@ class DeftConfig(PreTrainedConfig):
         self.action_units, self.emotion_labels = list(self.action_units), list(self.emotion_labels)
         self.coarse_emotion_of = dict(self.coarse_emotion_of or {})
         self.action_unit_regions = dict(self.action_unit_regions or {})
+        self.action_unit_name_ids = dict(self.action_unit_name_ids or {})
+        self.label_conventions = list(self.label_conventions)
         self.loss_weights = {**LOSS_WEIGHTS, **(self.loss_weights or {})}
         if self.image_size is None:
             size = self.structure_config.image_size
@@ -125,18 +157,36 @@ class DeftConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Raises `ValueError` naming the field that contradicts another."""
-        for name in ("action_units", "emotion_labels"):
+        for name in ("action_units", "emotion_labels", "label_conventions"):
             values = list(getattr(self, name))
             if len(set(values)) != len(values):
                 raise ValueError(f"`{name}` holds a value twice: {values}.")
-        for name in ("action_unit_regions", "coarse_emotion_of"):
-            known = self.action_units if name == "action_unit_regions" else self.emotion_labels
+        for code in self.action_units:
+            if not _CODE.fullmatch(code):
+                raise ValueError(f"`action_units` holds {code!r}; expected FACS codes such as AU12, AD29 or M58.")
+        for name in ("action_unit_regions", "action_unit_name_ids", "coarse_emotion_of"):
+            known = self.emotion_labels if name == "coarse_emotion_of" else self.action_units
             unknown = sorted(set(getattr(self, name) or {}) - set(known))
             if unknown:
                 raise ValueError(f"`{name}` names {unknown[0]!r}, which is not among {list(known)}.")
-        unknown = sorted(set(self.loss_weights or {}) - set(LOSS_WEIGHTS))
-        if unknown:
-            raise ValueError(f"`loss_weights` has no term {unknown[0]!r}; the terms are {', '.join(LOSS_WEIGHTS)}.")
+        for emotion, coarse in (self.coarse_emotion_of or {}).items():
+            if coarse not in COARSE_EMOTIONS:
+                raise ValueError(
+                    f"`coarse_emotion_of` calls {emotion} {coarse!r}; expected one of {', '.join(COARSE_EMOTIONS)}."
+                )
+        for term, weight in (self.loss_weights or {}).items():
+            if term not in LOSS_WEIGHTS:
+                raise ValueError(f"`loss_weights` has no term {term!r}; the terms are {', '.join(LOSS_WEIGHTS)}.")
+            if weight < 0:
+                raise ValueError(f"`loss_weights` gives {term} the weight {weight}; expected at least 0.")
+        for name in ("appearance_swap", "expert_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a share from 0 to 1.")
+        for name in ("emotion_temperature", "action_unit_temperature"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a positive number.")
+        if self.action_unit_focus < 0:
+            raise ValueError(f"`action_unit_focus` is {self.action_unit_focus}; expected at least 0.")
 
 
 __all__ = ["DeftConfig", "DeftMotionConfig"]

@@ -11,18 +11,23 @@ from transformers.utils import ModelOutput
 
 from .configuration_deft import DeftConfig, DeftMotionConfig
 
+SIDES = ("both", "left", "right")  # the classes of `au_side_logits`; the person's own left and right
+
 
 @dataclass
 class ExpertOutput(ModelOutput):
     """
     tokens (`(clips, tokens, expert_size)`): what the language model gets, before the connector.
     pooled (`(clips, expert_size)`): what the emotion head gets.
-    au_logits (`(clips, action_units)`), au_attentions (`(clips, action_units, frames, patches)`): motion expert only.
+    au_logits (`(clips, action_units)`), au_side_logits (`(clips, action_units, 3)`), au_intensity (`(clips,
+    action_units)`), au_attentions (`(clips, action_units, frames, patches)`): motion expert only.
     """
 
     tokens: torch.FloatTensor | None = None
     pooled: torch.FloatTensor | None = None
     au_logits: torch.FloatTensor | None = None
+    au_side_logits: torch.FloatTensor | None = None
+    au_intensity: torch.FloatTensor | None = None
     au_attentions: torch.FloatTensor | None = None
 
 
@@ -61,7 +66,7 @@ class Resampler(nn.Module):
         self.norm = nn.LayerNorm(hidden_size)
 
     def forward(self, memory: torch.Tensor) -> torch.Tensor:
-        queries = self.queries.expand(len(memory), -1, -1)
+        queries = self.queries.expand(memory.shape[0], -1, -1)
         return self.norm(queries + self.attention(queries, self.memory_norm(memory))[0])
 
 
@@ -82,7 +87,9 @@ class StructureExpert(nn.Module):
 class TextureExpert(nn.Module):
     """What appears on the skin: a backbone on the frames minus the onset frame, so that a still face is all zeros.
 
-    A video backbone (one with tubelets) reads the differences together, an image backbone one by one.
+    What a change of the light or a movement of the whole head makes of the onset frame would show whose face it is,
+    so it is taken out first (`residual_changes`). A video backbone (one with tubelets) reads the differences together,
+    an image backbone one by one.
     """
 
     def __init__(self, config: DeftConfig):
@@ -95,8 +102,12 @@ class TextureExpert(nn.Module):
             self.frame_positions = nn.Parameter(torch.empty(frames, 1, width))
         self.resampler = Resampler(config.texture_tokens, config.expert_size, config.texture_config.hidden_size)
 
+    def changes(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """What the backbone sees, in the shape of the frames."""
+        return residual_changes(pixel_values_videos)
+
     def forward(self, pixel_values_videos: torch.Tensor) -> ExpertOutput:
-        difference = pixel_values_videos - pixel_values_videos[:, :1]
+        difference = self.changes(pixel_values_videos)
         if self.reads_video:
             states = self.backbone(pixel_values=difference).last_hidden_state
         else:
@@ -105,6 +116,36 @@ class TextureExpert(nn.Module):
             states = (states.unflatten(0, (clips, frames)) + self.frame_positions[:frames]).flatten(1, 2)
         tokens = self.resampler(states)
         return ExpertOutput(tokens=tokens, pooled=tokens.mean(1))
+
+
+def residual_changes(pixel_values_videos: torch.Tensor) -> torch.Tensor:
+    """(clips, frames, 3, height, width) frames minus the onset frame, without what light and head motion explain.
+
+    To first order a frame of a still face is the onset frame times a gain plus an offset, moved along its own
+    gradient by a similarity. Those six images a clip and channel are made orthonormal by Gram-Schmidt, and the
+    differences lose their components along them.
+    """
+    frames = pixel_values_videos.float()
+    onset = frames[:, 0]
+    height, width = onset.shape[-2:]
+    y = torch.linspace(-1, 1, height, device=onset.device).view(-1, 1)
+    x = torch.linspace(-1, 1, width, device=onset.device).view(1, -1)
+    along_y = F.pad(onset, (0, 0, 1, 1), mode="replicate")
+    along_y = (along_y[..., 2:, :] - along_y[..., :-2, :]) / 2
+    along_x = F.pad(onset, (1, 1, 0, 0), mode="replicate")
+    along_x = (along_x[..., 2:] - along_x[..., :-2]) / 2
+    images = (torch.ones_like(onset), onset, along_x, along_y, x * along_x + y * along_y, x * along_y - y * along_x)
+    basis: list[torch.Tensor] = []
+    for image in images:
+        for earlier in basis:
+            image = image - (image * earlier).sum((-2, -1), keepdim=True) * earlier
+        # A flat frame has no gradient: its direction is left at zero and not blown up from rounding.
+        basis.append(image / (image.square().sum((-2, -1), keepdim=True) + 1e-3).sqrt())
+    difference = frames - frames[:, :1]
+    for image in basis:
+        along = image.unsqueeze(1)
+        difference = difference - (difference * along).sum((-2, -1), keepdim=True) * along
+    return difference.to(pixel_values_videos.dtype)
 
 
 class MotionLayer(nn.Module):
@@ -137,6 +178,8 @@ class MotionExpert(nn.Module):
 
     From the flow (u, v) in percent of the crop width it derives magnitude and strain
     √(ux² + vy² + ½(uy + vx)²) (Shreve et al. 2011). One learned query an action unit looks for it over frame × patch.
+    Its state gives the unit's logit, side, intensity and token; the token of a unit that is not there fades into one
+    that says just that, so that it cannot carry along whose face moved.
     """
 
     def __init__(self, config: DeftConfig):
@@ -160,6 +203,9 @@ class MotionExpert(nn.Module):
         # One classifier an action unit: row k reads query k's state.
         self.au_weight = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
         self.au_bias = nn.Parameter(torch.zeros(len(config.action_units)))
+        self.absent = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
+        self.side = nn.Linear(motion.hidden_size, len(SIDES))
+        self.intensity = nn.Linear(motion.hidden_size, 1)
         self.projection = nn.Linear(motion.hidden_size, config.expert_size)
 
     def forward(self, flow_values_videos: torch.Tensor) -> ExpertOutput:
@@ -175,44 +221,83 @@ class MotionExpert(nn.Module):
         attended, weights = self.attention(queries, memory)
         states = queries + attended
         au_states = self.au_norm(states + self.mlp(states))
-        tokens = self.projection(au_states)
+        au_logits = (au_states * self.au_weight).sum(-1) + self.au_bias
+        present = au_logits.sigmoid().unsqueeze(-1)
+        tokens = self.projection(present * au_states + (1 - present) * self.absent)
         return ExpertOutput(
             tokens=tokens,
             pooled=tokens.mean(1),
-            au_logits=(au_states * self.au_weight).sum(-1) + self.au_bias,
+            au_logits=au_logits,
+            au_side_logits=self.side(au_states),
+            au_intensity=self.intensity(au_states).squeeze(-1),
             au_attentions=weights.unflatten(-1, (frames, -1)),
         )
 
 
 def _magnitude_and_strain(flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(clips, frames, 1, h, w) each; derivatives by central differences in percent per cell."""
-    dy, dx = torch.gradient(flow, dim=(-2, -1))
+    dx, dy = _slope(flow), _slope(flow.transpose(-1, -2)).transpose(-1, -2)
     ux, vx, uy, vy = dx[:, :, :1], dx[:, :, 1:], dy[:, :, :1], dy[:, :, 1:]
     strain = (ux.square() + vy.square() + 0.5 * (uy + vx).square() + 1e-12).sqrt()
     return (flow.square().sum(2, keepdim=True) + 1e-12).sqrt(), strain
 
 
+def _slope(values: torch.Tensor) -> torch.Tensor:
+    """Central differences along the last dimension, one-sided at its ends, as torch.gradient's, which cannot be
+    exported for any number of clips."""
+    inner = (values[..., 2:] - values[..., :-2]) / 2
+    return torch.cat([values[..., 1:2] - values[..., :1], inner, values[..., -1:] - values[..., -2:-1]], dim=-1)
+
+
 class GatedFusion(nn.Module):
-    """Emotion logits from the pooled experts, each weighted by a gate that the clip itself decides."""
+    """Emotion logits from the pooled experts, each weighted by a gate that the clip itself decides.
+
+    The same movement has another name by another label convention, so the head is told whose is asked for.
+    """
 
     def __init__(self, config: DeftConfig, num_experts: int = 3):
         super().__init__()
         size = config.expert_size
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(num_experts))
         self.gates = nn.ModuleList(nn.Linear(size, 1) for _ in range(num_experts))
+        self.conventions = None
+        if config.label_conventions:
+            self.conventions = nn.Embedding(len(config.label_conventions), size)
         self.hidden = nn.Linear(size, size)
         self.classifier = nn.Linear(size, len(config.emotion_labels))
 
-    def forward(self, pooled: list[torch.Tensor | None]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (clips, emotions) and gates (clips, experts), which sum to 1; a missing expert's gate is 0."""
+    def forward(
+        self,
+        pooled: list[torch.Tensor | None],
+        dropped: torch.Tensor | None = None,
+        convention_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (clips, emotions) and gates (clips, experts), which sum to 1; a missing expert's gate is 0.
+
+        Args:
+            pooled: (clips, size) an expert, `None` where its input is missing.
+            dropped: (clips, experts), True where a clip is to be judged without the expert.
+            convention_ids: (clips,), -100 where it is not known: then all conventions have their say.
+        """
         present = [index for index, states in enumerate(pooled) if states is not None]
         states = [self.norms[index](pooled[index]) for index in present]
         scores = torch.cat([self.gates[index](state) for index, state in zip(present, states, strict=True)], dim=-1)
+        if dropped is not None:
+            scores = scores.masked_fill(dropped[:, present], torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1)
         fused = (torch.stack(states, dim=1) * weights.unsqueeze(-1)).sum(1)
-        gates = weights.new_zeros(len(weights), len(pooled))
-        gates[:, present] = weights
-        return self.classifier(F.gelu(self.hidden(fused))), gates
+        missing = torch.zeros_like(weights[:, 0])
+        columns = [weights[:, present.index(index)] if index in present else missing for index in range(len(pooled))]
+        gates = torch.stack(columns, dim=-1)
+        hidden = self.hidden(fused)
+        if self.conventions is not None:
+            every = self.conventions.weight.mean(0)
+            if convention_ids is None:
+                hidden = hidden + every
+            else:
+                known = (convention_ids >= 0).unsqueeze(-1)
+                hidden = hidden + torch.where(known, self.conventions(convention_ids.clamp(min=0)), every)
+        return self.classifier(F.gelu(hidden)), gates
 
 
 class Connector(nn.Module):

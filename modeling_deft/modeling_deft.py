@@ -1,12 +1,17 @@
 """PyTorch DEFT model: three experts, heads that recognise without language, and a language model that explains."""
 
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
@@ -14,12 +19,25 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deft import DeftConfig
-from .experts_deft import Connector, GatedFusion, MotionExpert, Resampler, StructureExpert, TextureExpert
+from .experts_deft import Connector, ExpertOutput, GatedFusion, MotionExpert, Resampler, StructureExpert, TextureExpert
+from .losses_deft import (
+    action_unit_loss,
+    alignment_loss,
+    covariance_loss,
+    emotion_loss,
+    intensity_loss,
+    region_loss,
+    region_masks,
+    side_loss,
+)
 
 # Imported so that saving the model always saves the pipeline's file too: the config names it in `custom_pipelines`.
 from .pipeline_deft import DeftVideoTextToTextPipeline
 
 EXPERTS = ("structure", "texture", "motion")
+# Fields that every output with clips has; those of the heads, for who scores them.
+HEADS = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
+RECOGNITION = ("expert_tokens", "expert_states", *HEADS)
 
 
 @dataclass
@@ -28,13 +46,19 @@ class DeftVideoFeatures(BaseModelOutputWithPooling):
     pooler_output (`list` of `(tokens, text hidden size)`): one tensor a clip, the experts' tokens in prompt order.
     expert_tokens (`dict[str, (clips, tokens, text hidden size)]`): the same by expert, missing experts left out.
     emotion_logits (`(clips, emotions)`), au_logits (`(clips, action_units)`): from the experts alone.
+    expert_states (`dict[str, (clips, tokens, expert_size)]`): the same before the connectors, nothing silenced.
+    au_side_logits (`(clips, action_units, 3)`): both sides, left, right; means something where the unit is present.
+    au_intensity (`(clips, action_units)`): 0 for A to 4 for E, likewise.
     expert_gates (`(clips, 3)`): weight of structure, texture and motion in the emotion; they sum to 1.
     au_attentions (`(clips, action_units, frames - 1, patches)`): where each action unit's query looked; sums to 1.
     """
 
     expert_tokens: dict[str, torch.FloatTensor] | None = None
+    expert_states: dict[str, torch.FloatTensor] | None = None
     emotion_logits: torch.FloatTensor | None = None
     au_logits: torch.FloatTensor | None = None
+    au_side_logits: torch.FloatTensor | None = None
+    au_intensity: torch.FloatTensor | None = None
     expert_gates: torch.FloatTensor | None = None
     au_attentions: torch.FloatTensor | None = None
 
@@ -46,8 +70,12 @@ class DeftModelOutputWithPast(BaseModelOutputWithPast):
     [`DeftVideoFeatures`]; they are `None` where no clip was passed, as in the decoding steps of generation.
     """
 
+    expert_tokens: dict[str, torch.FloatTensor] | None = None
+    expert_states: dict[str, torch.FloatTensor] | None = None
     emotion_logits: torch.FloatTensor | None = None
     au_logits: torch.FloatTensor | None = None
+    au_side_logits: torch.FloatTensor | None = None
+    au_intensity: torch.FloatTensor | None = None
     expert_gates: torch.FloatTensor | None = None
     au_attentions: torch.FloatTensor | None = None
 
@@ -56,9 +84,10 @@ class DeftModelOutputWithPast(BaseModelOutputWithPast):
 class DeftCausalLMOutputWithPast(ModelOutput):
     r"""
     loss: the weighted sum of the terms below (weights: `config.loss_weights`), over those whose labels were passed.
-    language_loss: next-token cross-entropy. emotion_loss: cross-entropy of the emotion head.
-    action_unit_loss: binary cross-entropy of the AU head.
+    language_loss: next-token cross-entropy. emotion_loss, action_unit_loss, side_loss, intensity_loss: of the heads.
     region_loss: −log of the attention's mass inside the region of each action unit that is present.
+    alignment_loss: of finding the name of a present unit by its token. covariance_loss: correlation of motion and
+    texture tokens with the structure. `losses_deft.py` says what exactly each is.
     """
 
     loss: torch.FloatTensor | None = None
@@ -70,10 +99,33 @@ class DeftCausalLMOutputWithPast(ModelOutput):
     emotion_loss: torch.FloatTensor | None = None
     action_unit_loss: torch.FloatTensor | None = None
     region_loss: torch.FloatTensor | None = None
+    side_loss: torch.FloatTensor | None = None
+    intensity_loss: torch.FloatTensor | None = None
+    alignment_loss: torch.FloatTensor | None = None
+    covariance_loss: torch.FloatTensor | None = None
     emotion_logits: torch.FloatTensor | None = None
     au_logits: torch.FloatTensor | None = None
+    au_side_logits: torch.FloatTensor | None = None
+    au_intensity: torch.FloatTensor | None = None
     expert_gates: torch.FloatTensor | None = None
     au_attentions: torch.FloatTensor | None = None
+
+
+@dataclass
+class DeftExplanation(ModelOutput):
+    r"""
+    au_maps (`(clips, action_units, frames - 1, grid, grid)`): where and when each unit was looked for; sums to 1.
+    expert_gates (`(clips, 3)`): weights of structure, texture and motion in the emotion.
+    emotion_effects (`(clips, 3)`): by how much the probability of the class that the head names falls without the
+        expert; negative where it rises. Zero for an expert that is missing anyway, NaN where nothing would be left.
+    answer_effects (`(clips, 3)`): the same for the mean log-probability of the answer's tokens, in nats a token;
+        `None` without an answer.
+    """
+
+    au_maps: torch.FloatTensor | None = None
+    expert_gates: torch.FloatTensor | None = None
+    emotion_effects: torch.FloatTensor | None = None
+    answer_effects: torch.FloatTensor | None = None
 
 
 class DeftPreTrainedModel(PreTrainedModel):
@@ -126,6 +178,8 @@ class DeftModel(DeftPreTrainedModel):
         self,
         pixel_values_videos: torch.FloatTensor | None = None,
         flow_values_videos: torch.FloatTensor | None = None,
+        convention_ids: torch.LongTensor | None = None,
+        silenced_experts: Sequence[str] = (),
         **kwargs,
     ) -> DeftVideoFeatures:
         r"""
@@ -135,12 +189,27 @@ class DeftModel(DeftPreTrainedModel):
             pixel_values_videos (`(clips, frames, 3, height, width)`, *optional*): without it structure and texture
                 are missing, and contribute neither tokens nor to the emotion.
             flow_values_videos (`(clips, frames - 1, 2, flow_size, flow_size)`, *optional*): percent of the crop
-                width; without it the motion expert is missing and `au_logits` is `None`.
+                width; without it the motion expert is missing and the fields `au_…` are `None`.
+            convention_ids (`(clips,)`, *optional*): indices into `config.label_conventions`, -100 for unknown.
+            silenced_experts: names of experts whose tokens become zeros and which have no say in the emotion.
 
         Raises:
-            ValueError: a tensor of another shape than the config asks for, naming it.
+            ValueError: a tensor of another shape than the config asks for, or values that are no numbers, naming it.
         """
-        self._validate_clips(pixel_values_videos, flow_values_videos)
+        features = self.recognise(pixel_values_videos, flow_values_videos, convention_ids, silenced_experts)
+        features.pooler_output = list(torch.cat(list(features.expert_tokens.values()), dim=1))
+        return features
+
+    def recognise(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        flow_values_videos: torch.FloatTensor | None = None,
+        convention_ids: torch.LongTensor | None = None,
+        silenced_experts: Sequence[str] = (),
+    ) -> DeftVideoFeatures:
+        """As `get_video_features`, without `pooler_output`: nothing here depends on how many clips there are, so a
+        graph of it takes any number."""
+        self._validate_clips(pixel_values_videos, flow_values_videos, convention_ids, silenced_experts)
         experts = {}
         if pixel_values_videos is not None:
             pixel_values_videos = pixel_values_videos.to(self.dtype)
@@ -148,24 +217,59 @@ class DeftModel(DeftPreTrainedModel):
             experts["texture"] = self.texture_expert(pixel_values_videos)
         if flow_values_videos is not None:
             experts["motion"] = self.motion_expert(flow_values_videos.to(self.dtype))
-        emotion_logits, gates = self.emotion_head(
-            [experts[name].pooled if name in experts else None for name in EXPERTS]
-        )
-        tokens = {name: self.connectors[name](output.tokens) for name, output in experts.items()}
-        motion = experts.get("motion")
+        states = {name: output.tokens for name, output in experts.items()}
+        pooled = {name: output.pooled for name, output in experts.items()}
+        dropped = None
+        if silenced_experts:
+            clips, device = len(next(iter(states.values()))), next(iter(states.values())).device
+            dropped = torch.tensor([name in silenced_experts for name in EXPERTS], device=device).expand(clips, -1)
+        elif self.training and "structure" in experts:
+            # One expert a clip: swapping what the expert says is swapping what it sees.
+            order = self._swapped(len(pixel_values_videos), pixel_values_videos.device)
+            if order is not None:
+                states["structure"], pooled["structure"] = states["structure"][order], pooled["structure"][order]
+            if "motion" in experts and self.config.expert_dropout:
+                dropped = torch.rand(len(pixel_values_videos), len(EXPERTS), device=pixel_values_videos.device)
+                dropped = dropped < self.config.expert_dropout
+                dropped[:, EXPERTS.index("motion")] = False
+        emotion_logits, gates = self.emotion_head([pooled.get(name) for name in EXPERTS], dropped, convention_ids)
+        tokens = {name: self.connectors[name](value) for name, value in states.items()}
+        if dropped is not None:
+            tokens = {
+                name: value.masked_fill(dropped[:, EXPERTS.index(name), None, None], 0.0)
+                for name, value in tokens.items()
+            }
+        motion = experts.get("motion", ExpertOutput())
+        au_logits = motion.au_logits
+        if not self.training:
+            emotion_logits = emotion_logits / self.config.emotion_temperature
+            au_logits = None if au_logits is None else au_logits / self.config.action_unit_temperature
         return DeftVideoFeatures(
-            pooler_output=list(torch.cat(list(tokens.values()), dim=1)),
             expert_tokens=tokens,
+            expert_states={name: output.tokens for name, output in experts.items()},
             emotion_logits=emotion_logits,
-            au_logits=None if motion is None else motion.au_logits,
+            au_logits=au_logits,
+            au_side_logits=motion.au_side_logits,
+            au_intensity=motion.au_intensity,
             expert_gates=gates,
-            au_attentions=None if motion is None else motion.au_attentions,
+            au_attentions=motion.au_attentions,
         )
 
-    def _validate_clips(self, pixel_values_videos, flow_values_videos):
+    def _swapped(self, clips: int, device: torch.device) -> torch.Tensor | None:
+        """The clip whose structure each clip is shown with, or `None` for its own."""
+        if not self.config.appearance_swap or clips < 2:
+            return None
+        own = torch.arange(clips, device=device)
+        swapped = torch.rand(clips, device=device) < self.config.appearance_swap
+        return torch.where(swapped, torch.randperm(clips, device=device), own)
+
+    def _validate_clips(self, pixel_values_videos, flow_values_videos, convention_ids, silenced_experts):
         motion = self.config.motion_config
         if pixel_values_videos is None and flow_values_videos is None:
             raise ValueError("Pass pixel_values_videos, flow_values_videos or both.")
+        unknown = sorted(set(silenced_experts) - set(EXPERTS))
+        if unknown:
+            raise ValueError(f"`silenced_experts` names {unknown[0]!r}; the experts are {', '.join(EXPERTS)}.")
         if pixel_values_videos is not None:
             if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3:
                 raise ValueError(
@@ -197,6 +301,24 @@ class DeftModel(DeftPreTrainedModel):
                     f"pixel_values_videos holds {tuple(pixel_values_videos.shape[:2])} clips × frames, "
                     f"flow_values_videos {(clips, fields)} clips × fields; expected {(clips, fields + 1)} frames."
                 )
+        # `.shape[0]` and not `len`, which would fix the number of clips in an exported graph.
+        clips = (flow_values_videos if pixel_values_videos is None else pixel_values_videos).shape[0]
+        if convention_ids is not None and tuple(convention_ids.shape) != (clips,):
+            raise ValueError(
+                f"convention_ids must be (clips,) = ({clips},), indices into the config's label_conventions; got "
+                f"{tuple(convention_ids.shape)}."
+            )
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+            return  # what follows reads values, which a graph has none of
+        if convention_ids is not None and int(convention_ids.max()) >= len(self.config.label_conventions):
+            raise ValueError(
+                f"convention_ids holds {int(convention_ids.max())}; the config's label_conventions are "
+                f"{self.config.label_conventions}."
+            )
+        for name, values in (("pixel_values_videos", pixel_values_videos), ("flow_values_videos", flow_values_videos)):
+            if values is not None and not bool(torch.isfinite(values).all()):
+                bad = ~torch.isfinite(values).flatten(1).all(1)
+                raise ValueError(f"{name} holds NaN or infinite values in clip {int(bad.nonzero()[0])}.")
 
     def _placeholder_masks(self, input_ids, inputs_embeds, expert_sizes: dict[str, int]) -> dict[str, torch.Tensor]:
         """Where each expert's tokens go, (batch, sequence, 1); raises `ValueError` where the counts disagree."""
@@ -204,6 +326,8 @@ class DeftModel(DeftPreTrainedModel):
         for name, expected in expert_sizes.items():
             token_id = getattr(self.config, f"{name}_token_id")
             if token_id is None:
+                if not expected:
+                    continue
                 raise ValueError(f"The config has no {name}_token_id, so the prompt cannot hold the expert's tokens.")
             if input_ids is not None:
                 mask = input_ids == token_id
@@ -214,7 +338,8 @@ class DeftModel(DeftPreTrainedModel):
             if not torch.compiler.is_compiling() and int(mask.sum()) != expected:
                 raise ValueError(
                     f"The prompts hold {int(mask.sum())} {name} placeholders, the clips need {expected}. Processor "
-                    "and model must agree on the tokens an expert has, and each clip needs its block in a prompt."
+                    "and model must agree on the tokens an expert has, and each clip needs its block in a prompt; "
+                    "an expert whose input is not passed has none."
                 )
             masks[name] = mask.unsqueeze(-1)
         return masks
@@ -229,14 +354,17 @@ class DeftModel(DeftPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        convention_ids: torch.LongTensor | None = None,
+        silenced_experts: Sequence[str] = (),
         **kwargs,
     ) -> DeftModelOutputWithPast:
         r"""
         With clips only it recognises; with text it also runs the language model over the prompt.
 
         Args:
-            pixel_values_videos, flow_values_videos: see [`~DeftModel.get_video_features`]; the clips of all prompts
-                one after another, in the order of their placeholders.
+            pixel_values_videos, flow_values_videos, convention_ids, silenced_experts: see
+                [`~DeftModel.get_video_features`]; the clips of all prompts one after another, in the order of their
+                placeholders.
         """
         if input_ids is not None and inputs_embeds is not None:
             raise ValueError("Pass input_ids or inputs_embeds, not both.")
@@ -248,22 +376,18 @@ class DeftModel(DeftPreTrainedModel):
         if has_text and inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if has_text and has_clips:
-            sizes = {}
-            if pixel_values_videos is not None:
-                sizes["structure"] = len(pixel_values_videos) * self.config.structure_tokens
-                sizes["texture"] = len(pixel_values_videos) * self.config.texture_tokens
-            if flow_values_videos is not None:
-                sizes["motion"] = len(flow_values_videos) * self.config.motion_tokens
+            seen, moved = (0 if clips is None else len(clips) for clips in (pixel_values_videos, flow_values_videos))
+            sizes = {
+                "structure": seen * self.config.structure_tokens,
+                "texture": seen * self.config.texture_tokens,
+                "motion": moved * self.config.motion_tokens,
+            }
             masks = self._placeholder_masks(input_ids, inputs_embeds, sizes)
 
         recognition = {}
         if has_clips:
-            features = self.get_video_features(pixel_values_videos, flow_values_videos, return_dict=True)
-            recognition = {
-                name: features[name]
-                for name in ("emotion_logits", "au_logits", "expert_gates", "au_attentions")
-                if features[name] is not None
-            }
+            features = self.recognise(pixel_values_videos, flow_values_videos, convention_ids, silenced_experts)
+            recognition = {name: features[name] for name in RECOGNITION if name in features}
         if not has_text:
             return DeftModelOutputWithPast(**recognition)
         if has_clips:
@@ -297,7 +421,46 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = DeftModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        placeholders = [getattr(config, f"{name}_token_id") for name in EXPERTS]
+        if None not in placeholders:
+            # A placeholder in an answer would stand for a clip that is not there.
+            self.generation_config.suppress_tokens = placeholders
         self.post_init()
+
+    @classmethod
+    def from_parts(
+        cls, *, text: Any, structure: Any, texture: Any, vocab_size: int | None = None, **config: Any
+    ) -> "DeftForConditionalGeneration":
+        r"""
+        A new model around a language model and two vision backbones; what is between them starts from random weights.
+
+        Args:
+            text, structure, texture: each a folder or Hub repository with pretrained weights, a model whose weights
+                are copied, or a configuration (or mapping with `model_type`) for random weights.
+            vocab_size: of the tokenizer; the embeddings grow to it where they are smaller.
+            **config: the other fields of [`DeftConfig`].
+
+        Raises:
+            TypeError: a part that is none of these. OSError: a repository that cannot be loaded.
+        """
+        parts = {"text": text, "structure": structure, "texture": texture}
+        configs = {f"{name}_config": _config_of_part(name, part) for name, part in parts.items()}
+        model = cls(DeftConfig(**configs, **config))
+        for name, part in parts.items():
+            if isinstance(part, (str, PathLike)):
+                part = (AutoModelForCausalLM if name == "text" else AutoModel).from_pretrained(part)
+            if not isinstance(part, PreTrainedModel):
+                continue
+            if name == "text":
+                model.model.language_model.load_state_dict(part.base_model.state_dict())
+                head = part.get_output_embeddings()
+                if head is not None and not model.config.tie_word_embeddings:
+                    model.lm_head.load_state_dict(head.state_dict())
+            else:
+                getattr(model.model, f"{name}_expert").backbone.load_state_dict(part.state_dict())
+        if vocab_size is not None and vocab_size > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(vocab_size)
+        return model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -321,9 +484,13 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        convention_ids: torch.LongTensor | None = None,
+        silenced_experts: Sequence[str] = (),
         labels: torch.LongTensor | None = None,
         emotion_labels: torch.LongTensor | None = None,
         au_labels: torch.FloatTensor | None = None,
+        au_side_labels: torch.LongTensor | None = None,
+        au_intensity_labels: torch.FloatTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -331,9 +498,13 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
     ) -> DeftCausalLMOutputWithPast:
         r"""
         Args:
+            convention_ids (`(clips,)`): whose reading the emotion head is asked for; see `config.label_conventions`.
+            silenced_experts: experts the answer is to do without.
             labels (`(batch, sequence)`): next-token targets, -100 where there is none.
             emotion_labels (`(clips,)`): class indices, -100 where the clip has none.
             au_labels (`(clips, action_units)`): 1 present, 0 absent, -100 unknown.
+            au_side_labels (`(clips, action_units)`): 0 both sides, 1 left, 2 right, -100 unknown.
+            au_intensity_labels (`(clips, action_units)`): 0 for A to 4 for E, -100 unknown.
             skip_logits (`bool`): with `labels`, project only the scored positions onto the vocabulary and return no
                 logits; in training that is most of the memory.
             num_items_in_batch: number of scored tokens over which the language loss is averaged.
@@ -346,6 +517,8 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            convention_ids=convention_ids,
+            silenced_experts=silenced_experts,
             return_dict=True,
             **kwargs,
         )
@@ -354,21 +527,9 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept])
 
-        losses = {}
+        losses = self._expert_losses(outputs, emotion_labels, au_labels, au_side_labels, au_intensity_labels)
         if labels is not None:
-            losses["language"] = self._language_loss(hidden_states, labels, num_items_in_batch)
-        if emotion_labels is not None and outputs.emotion_logits is not None:
-            losses["emotion"] = _masked_mean(
-                F.cross_entropy(outputs.emotion_logits.float(), emotion_labels, ignore_index=-100, reduction="none"),
-                emotion_labels != -100,
-            )
-        if au_labels is not None and outputs.au_logits is not None:
-            known = au_labels != -100
-            losses["action_unit"] = _masked_mean(
-                F.binary_cross_entropy_with_logits(outputs.au_logits.float(), au_labels.float(), reduction="none"),
-                known,
-            )
-            losses["region"] = self._region_loss(outputs.au_attentions, au_labels)
+            losses = {"language": self._language_loss(hidden_states, labels, num_items_in_batch), **losses}
         weights = self.config.loss_weights
         loss = sum(weights[name] * value for name, value in losses.items()) if losses else None
 
@@ -378,12 +539,98 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            emotion_logits=outputs.emotion_logits,
-            au_logits=outputs.au_logits,
-            expert_gates=outputs.expert_gates,
-            au_attentions=outputs.au_attentions,
+            **{name: outputs[name] for name in HEADS if name in outputs},
             **{f"{name}_loss": value for name, value in losses.items()},
         )
+
+    def _expert_losses(self, outputs, emotion_labels, au_labels, au_side_labels, au_intensity_labels):
+        """The terms of the experts by name: those of a weight above 0 whose labels are there."""
+        weights, losses = self.config.loss_weights, {}
+        if emotion_labels is not None and "emotion_logits" in outputs:
+            losses["emotion"] = emotion_loss(outputs.emotion_logits, emotion_labels)
+        if au_labels is not None and "au_logits" in outputs:
+            present = au_labels == 1
+            losses["action_unit"] = action_unit_loss(outputs.au_logits, au_labels, self.config.action_unit_focus)
+            if weights["region"]:
+                regions = region_masks(self.config, outputs.au_attentions.device)
+                losses["region"] = region_loss(outputs.au_attentions, regions, present)
+            if au_side_labels is not None:
+                losses["side"] = side_loss(outputs.au_side_logits, au_side_labels, present)
+            if au_intensity_labels is not None:
+                losses["intensity"] = intensity_loss(outputs.au_intensity, au_intensity_labels, present)
+            if weights["alignment"] and self.config.action_unit_name_ids:
+                names, named = self.action_unit_names()
+                losses["alignment"] = alignment_loss(outputs.expert_tokens["motion"], names, named, present)
+        states = outputs.expert_states or {}
+        if (emotion_labels is not None or au_labels is not None) and weights["covariance"] and len(states) == 3:
+            structure = states["structure"].mean(1)
+            pairs = [covariance_loss(structure, states[name]) for name in ("texture", "motion")]
+            losses["covariance"] = torch.stack(pairs).mean()
+        return {name: value for name, value in losses.items() if weights[name]}
+
+    def action_unit_names(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The language model's own embeddings of the units' names, (action_units, text size), and which are known."""
+        table = self.get_input_embeddings().weight
+        ids = [self.config.action_unit_name_ids.get(code) or [] for code in self.config.action_units]
+        rows = [table[tokens].mean(0) if tokens else table.new_zeros(table.shape[1]) for tokens in ids]
+        return torch.stack(rows), torch.tensor([bool(tokens) for tokens in ids], device=table.device)
+
+    @torch.no_grad()
+    def explain(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        flow_values_videos: torch.FloatTensor | None = None,
+        convention_ids: torch.LongTensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+    ) -> DeftExplanation:
+        r"""
+        What the answer rests on: where each action unit was looked for, and what changes without each expert.
+
+        Args:
+            input_ids, attention_mask, labels (`(clips, sequence)`, *optional*): a prompt with the answer to it, one a
+                clip, and labels that are -100 outside the answer.
+
+        Raises:
+            ValueError: no motion expert's input, from which the maps come; or a prompt without labels.
+        """
+        if flow_values_videos is None:
+            raise ValueError("explain() needs flow_values_videos: the maps are the motion expert's.")
+        if (input_ids is None) != (labels is None):
+            raise ValueError("explain() takes input_ids and labels together: a prompt with its answer.")
+        clips = {
+            "pixel_values_videos": pixel_values_videos,
+            "flow_values_videos": flow_values_videos,
+            "convention_ids": convention_ids,
+        }
+        text = {"input_ids": input_ids, "attention_mask": attention_mask}
+        names = [name for name in EXPERTS if name == "motion" or pixel_values_videos is not None]
+        whole = self.model(**clips, **text)
+        probability = whole.emotion_logits.softmax(-1)
+        best = probability.argmax(-1, keepdim=True)
+        emotion = probability.new_zeros(len(probability), len(EXPERTS))
+        answer = None if labels is None else emotion.clone()
+        for name in names:
+            index = EXPERTS.index(name)
+            without = self.model(**clips, **text, silenced_experts=(name,))
+            change = probability - without.emotion_logits.softmax(-1)
+            emotion[:, index] = change.gather(1, best).squeeze(1) if len(names) > 1 else torch.nan
+            if answer is not None:
+                answer[:, index] = self._answer_score(whole, labels) - self._answer_score(without, labels)
+        grid = self.config.motion_config.flow_size // self.config.motion_config.patch_size
+        return DeftExplanation(
+            au_maps=whole.au_attentions.unflatten(-1, (grid, grid)),
+            expert_gates=whole.expert_gates,
+            emotion_effects=emotion,
+            answer_effects=answer,
+        )
+
+    def _answer_score(self, outputs: DeftModelOutputWithPast, labels: torch.Tensor) -> torch.Tensor:
+        """(batch,) mean log-probability of the scored tokens."""
+        logits = self.lm_head(outputs.last_hidden_state[:, :-1]).float()
+        values = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none")
+        return -values.sum(1) / (labels[:, 1:] != -100).sum(1).clamp(min=1)
 
     def _language_loss(self, hidden_states, labels, num_items_in_batch) -> torch.Tensor:
         targets = labels[:, 1:]
@@ -393,25 +640,6 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
         total = F.cross_entropy(logits, targets[scored].to(logits.device), reduction="sum")
         count = scored.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         return total / count.to(total.device).clamp(min=1)
-
-    def _region_loss(self, au_attentions: torch.Tensor, au_labels: torch.Tensor) -> torch.Tensor:
-        """Mean of −log(mass inside the region) over the action units that are present and have a region."""
-        regions = self._region_masks(au_attentions.device)
-        inside = (au_attentions.float().sum(2) * regions).sum(-1)
-        return _masked_mean(-(inside + 1e-6).log(), (au_labels == 1) & regions.any(-1))
-
-    def _region_masks(self, device: torch.device) -> torch.Tensor:
-        """(action_units, patches): which patches overlap the ellipses that the config gives for each."""
-        motion = self.config.motion_config
-        grid = motion.flow_size // motion.patch_size
-        centre = (torch.arange(grid, device=device) + 0.5) / grid
-        y, x = torch.meshgrid(centre, centre, indexing="ij")
-        masks = torch.zeros(len(self.config.action_units), grid, grid, dtype=torch.bool, device=device)
-        for row, code in enumerate(self.config.action_units):
-            for cx, cy, rx, ry in self.config.action_unit_regions.get(code, ()):
-                # Half a patch is added to the radii: a patch counts when it touches the ellipse.
-                masks[row] |= ((x - cx) / (rx + 0.5 / grid)) ** 2 + ((y - cy) / (ry + 0.5 / grid)) ** 2 <= 1
-        return masks.flatten(1)
 
     def prepare_inputs_for_generation(
         self,
@@ -434,10 +662,63 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
             model_inputs["flow_values_videos"] = flow_values_videos
         return model_inputs
 
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.LongTensor | None = None,
+        **model_kwargs: Any,
+    ):
+        """Beams and several returned sequences: all clips of a prompt are repeated together.
 
-def _masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the entries where `mask`; zero, with a gradient of zero, where there is none."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+        The stock version repeats every row of every tensor, which mixes up the clips of a prompt that has two.
+        """
+        clips = {
+            name: model_kwargs.pop(name)
+            for name in ("pixel_values_videos", "flow_values_videos", "convention_ids")
+            if model_kwargs.get(name) is not None
+        }
+        if expand_size > 1 and clips:
+            count = len(next(iter(clips.values())))
+            prompts = (
+                len(input_ids) if input_ids is not None and input_ids.shape[1] else len(model_kwargs["inputs_embeds"])
+            )
+            owners = torch.arange(prompts)
+            if count != prompts:
+                owners = torch.arange(prompts).repeat_interleave(self._clips_per_prompt(input_ids).cpu())
+            order = torch.cat(
+                [(owners == prompt).nonzero().flatten().repeat(expand_size) for prompt in range(prompts)]
+            )
+            clips = {name: value[order.to(value.device)] for name, value in clips.items()}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **clips}
+
+    def _clips_per_prompt(self, input_ids: torch.LongTensor | None) -> torch.Tensor:
+        """(batch,) number of clips, counted by the placeholders of the expert that has some."""
+        for name in reversed(EXPERTS):
+            tokens, token_id = getattr(self.config, f"{name}_tokens"), getattr(self.config, f"{name}_token_id")
+            if input_ids is not None and tokens and token_id is not None and bool((input_ids == token_id).any()):
+                return (input_ids == token_id).sum(1) // tokens
+        raise ValueError(
+            "Beams over prompts with several clips need input_ids, whose placeholders say whose is whose."
+        )
+
+
+def _config_of_part(name: str, part: Any) -> PreTrainedConfig:
+    if isinstance(part, (str, PathLike)):
+        return AutoConfig.from_pretrained(part)
+    if isinstance(part, PreTrainedModel):
+        return copy.deepcopy(part.config)
+    if isinstance(part, PreTrainedConfig):
+        return copy.deepcopy(part)
+    if isinstance(part, Mapping) and "model_type" in part:
+        return AutoConfig.for_model(**part)
+    raise TypeError(
+        f"`{name}` must be the name of pretrained weights, a model, a config, or a mapping with model_type; got "
+        f"{part!r}."
+    )
 
 
 __all__ = ["DeftForConditionalGeneration", "DeftModel", "DeftPreTrainedModel", "DeftVideoTextToTextPipeline"]

@@ -10,6 +10,7 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import get_action_unit
+from .answer_constraint import AnswerConstraint, answer_pattern
 from .expression_report import (
     FIELDS,
     ActionUnitFinding,
@@ -160,6 +161,22 @@ class DeftProcessor(ProcessorMixin):
         if text.count(self.video_token) != 1:
             raise ValueError(f"The messages hold {text.count(self.video_token)} clips, expected one.")
         return text.replace(self.video_token, self.replace_video_token(video_inputs))
+
+    def answer_constraint(self, prompt_length: int, longest_rationale: int = 400) -> AnswerConstraint:
+        r"""
+        A logits processor for one call of `generate` that lets nothing but readable answers through.
+
+        Args:
+            prompt_length: `input_ids.shape[1]`.
+            longest_rationale: characters after which the rationale is cut off.
+
+        Raises:
+            ImportError: llguidance is not installed.
+        """
+        pattern = answer_pattern(
+            self.emotion_labels, self.action_units, fields=self.answer_fields, longest_rationale=longest_rationale
+        )
+        return AnswerConstraint(self.tokenizer, pattern, prompt_length)
 
     def post_process_expression(
         self,

@@ -26,6 +26,8 @@ class DeftVideosKwargs(VideosKwargs, total=False):
     flow_estimator (`str`): a key of `optical_flow.FLOW_ESTIMATORS`.
     flow_frames (`int`): how many frames of the clip, from a short lead-in before the onset to the offset, the
         whole-clip estimator looks at to measure those of the sampled ones; the more, the less noise.
+    usual_motion (`float`): 95th percentile of the motion over a usual clip, in percent of the crop width; only
+        `adopt_flow` reads it, for flow of unknown unit.
     do_remove_head_motion (`bool`): subtract the similarity that the stable regions of the face follow.
     do_estimate_flow (`bool`): leave `flow_values_videos` out when False (it is at hand already).
     do_crop_appearance (`bool`): leave `pixel_values_videos` out when False (only motion is wanted).
@@ -42,6 +44,7 @@ class DeftVideosKwargs(VideosKwargs, total=False):
     flow_size: int | None
     flow_estimator: str | None
     flow_frames: int | None
+    usual_motion: float | None
     do_remove_head_motion: bool | None
     do_estimate_flow: bool | None
     do_crop_appearance: bool | None
@@ -85,6 +88,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
     flow_size = 32
     flow_estimator = "whole_clip"
     flow_frames = 48
+    usual_motion = 0.45
     do_remove_head_motion = True
     do_estimate_flow = True
     do_crop_appearance = True
@@ -183,6 +187,43 @@ class DeftVideoProcessor(VideoProcessorMixin):
         clip = open_clip(video)
         source = make_face_source(face_source or self.face_source)
         return self._spot(clip, face_transform(clip, onset, source, landmarks=face_landmarks, box=face_box))
+
+    def adopt_flow(self, flow: np.ndarray, *, unit: float | None) -> np.ndarray:
+        """Flow measured elsewhere as `flow_values_videos`, for sets that hold flow and no pixel.
+
+        Args:
+            flow: (clips, T, 2, h, w) of a face crop, onset to each of T frames, +x right and +y down, h = w of any
+                size; clips of one source together.
+            unit: what one unit of it is in percent of the crop width: 100 / w for cells or pixels of that grid. `None`
+                if nobody knows: then the clips are scaled together, so that the motion of the middle one is
+                `usual_motion`; how far anything moves means nothing then, where to and where it moves does.
+
+        Returns:
+            (clips, T, 2, flow_size, flow_size) float32.
+
+        Raises:
+            ValueError: another shape, values that are no numbers, or no motion at all to take an unknown unit from.
+        """
+        flow = np.asarray(flow, np.float32)
+        if flow.ndim != 5 or flow.shape[2] != 2 or flow.shape[3] != flow.shape[4]:
+            raise ValueError(f"`flow` must be (clips, frames, 2, side, side), got {flow.shape}.")
+        if not np.isfinite(flow).all():
+            bad = ~np.isfinite(flow).reshape(len(flow), -1).all(1)
+            raise ValueError(f"`flow` holds NaN or infinite values in clip {int(np.flatnonzero(bad)[0])}.")
+        size = (self.flow_size, self.flow_size)
+        fields = flow.reshape(-1, *flow.shape[3:])
+        if flow.shape[3] != self.flow_size:
+            # Area means on the way down, straight lines on the way up.
+            kind = cv2.INTER_AREA if flow.shape[3] > self.flow_size else cv2.INTER_LINEAR
+            fields = np.stack([cv2.resize(field, size, interpolation=kind) for field in fields])
+        fields = fields.reshape(*flow.shape[:3], *size)
+        if unit is None:
+            motion = np.percentile(np.hypot(fields[:, :, 0], fields[:, :, 1]).reshape(len(fields), -1), 95, axis=1)
+            middle = float(np.median(motion))
+            if not middle > 0:
+                raise ValueError("`flow` has no motion from which to guess its unit; pass `unit`.")
+            unit = self.usual_motion / middle
+        return fields * np.float32(unit)
 
     def _process_clip(
         self, clip: ClipReader, face_source: FaceSource | None, key_frames: Any, face_landmarks: Any, face_box: Any

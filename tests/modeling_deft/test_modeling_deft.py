@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from deft_llm.modeling_deft import DeftForConditionalGeneration, DeftModel
+from deft_llm.modeling_deft.losses_deft import region_masks
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_losses_are_the_named_terms(model, inputs, outputs):
     )
     expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs.au_logits[known], units[known])
     torch.testing.assert_close(scored.action_unit_loss, expected)
-    regions = model._region_masks(outputs.au_attentions.device)[2]
+    regions = region_masks(model.config, outputs.au_attentions.device)[2]
     mass = outputs.au_attentions[0, 2].sum(0)[regions].sum()
     torch.testing.assert_close(scored.region_loss, -mass.log(), atol=1e-4, rtol=1e-4)
     weights = model.config.loss_weights

@@ -1,0 +1,103 @@
+"""The hybrid objective's terms. Each is a mean over what is labelled, and zero with a gradient where nothing is."""
+
+import torch
+from torch.nn import functional as F
+
+from .configuration_deft import DeftConfig
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over the entries where `mask`; zero, with a gradient of zero, where there is none."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def emotion_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of (clips, emotions) logits; a label of -100 is unknown."""
+    values = F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
+    return masked_mean(values, labels != -100)
+
+
+def action_unit_loss(logits: torch.Tensor, labels: torch.Tensor, focus: float) -> torch.Tensor:
+    """Asymmetric binary cross-entropy of (clips, action_units) logits; a label of -100 is unknown.
+
+    An absent unit weighs pᵞ, so that the many that are rightly absent do not drown the rare one that is there (Ridnik
+    et al. 2021, with γ₊ = 0 and no shift).
+    """
+    logits, labels = logits.float(), labels.float()
+    values = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
+    if focus:
+        values = torch.where(labels == 1, values, values * logits.sigmoid() ** focus)
+    return masked_mean(values, labels != -100)
+
+
+def side_loss(logits: torch.Tensor, labels: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of (clips, action_units, 3) logits over the units that are present; -100 is unknown."""
+    values = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+    return masked_mean(values.view_as(labels), present & (labels != -100))
+
+
+def intensity_loss(values: torch.Tensor, labels: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Smooth L1 distance to the intensity, 0 (A) to 4 (E), of the units that are present; -100 is unknown."""
+    distance = F.smooth_l1_loss(values.float(), labels.float(), reduction="none")
+    return masked_mean(distance, present & (labels != -100))
+
+
+def region_loss(attentions: torch.Tensor, regions: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Mean of −log(attention mass inside the region) over the units that are present and have a region.
+
+    Args:
+        attentions: (clips, action_units, frames, patches), sums to 1 over the last two.
+        regions: (action_units, patches), True inside.
+    """
+    inside = (attentions.float().sum(2) * regions).sum(-1)
+    return masked_mean(-(inside + 1e-6).log(), present & regions.any(-1))
+
+
+def alignment_loss(
+    tokens: torch.Tensor, names: torch.Tensor, named: torch.Tensor, present: torch.Tensor, temperature: float = 0.1
+) -> torch.Tensor:
+    """Cross-entropy of finding a present unit's own name by its token, among all names (InfoNCE, van den Oord 2018).
+
+    Args:
+        tokens: (clips, action_units, text size), as the language model gets them.
+        names: (action_units, text size) its own embeddings of the names; they are the target and get no gradient.
+        named: (action_units,), False for a unit whose name is not given.
+    """
+    similarity = F.normalize(tokens.float(), dim=-1) @ F.normalize(names.detach().float(), dim=-1).T / temperature
+    similarity = similarity.masked_fill(~named, torch.finfo(similarity.dtype).min)
+    own = torch.arange(len(names), device=tokens.device).expand(tokens.shape[:2])
+    values = F.cross_entropy(similarity.flatten(0, 1), own.flatten(), reduction="none")
+    return masked_mean(values.view(tokens.shape[:2]), present & named)
+
+
+def covariance_loss(structure: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Mean squared correlation, over the clips of a batch, between the structure and another expert's tokens.
+
+    The structure is a target without gradient: the others are to shed what it knows, and not it.
+
+    Args:
+        structure: (clips, size). other: (clips, tokens, size). Fewer than two clips have no correlation: zero.
+    """
+    if len(structure) < 2:
+        return other.sum() * 0.0
+    structure, other = (_standardised(states.flatten(1).float()) for states in (structure.detach(), other))
+    return (structure.T @ other / len(structure)).square().mean()
+
+
+def _standardised(states: torch.Tensor) -> torch.Tensor:
+    centred = states - states.mean(0)
+    return centred / (centred.square().mean(0) + 1e-4).sqrt()
+
+
+def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:
+    """(action_units, patches): which patches touch the ellipses that the config gives for each."""
+    motion = config.motion_config
+    grid = motion.flow_size // motion.patch_size
+    centre = (torch.arange(grid, device=device) + 0.5) / grid
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    masks = torch.zeros(len(config.action_units), grid, grid, dtype=torch.bool, device=device)
+    for row, code in enumerate(config.action_units):
+        for cx, cy, rx, ry in config.action_unit_regions.get(code, ()):
+            # Half a patch is added to the radii: a patch counts when it touches the ellipse.
+            masks[row] |= ((x - cx) / (rx + 0.5 / grid)) ** 2 + ((y - cy) / (ry + 0.5 / grid)) ** 2 <= 1
+    return masks.flatten(1)

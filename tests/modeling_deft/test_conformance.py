@@ -1,0 +1,317 @@
+"""What transformers asks of every model of its own, asked of DEFT around several families of language and vision.
+
+Modelled on transformers' common tests, which are not in its wheel. Everything is built by `from_parts` from small
+configs with random weights.
+"""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
+
+VOCABULARY, IMAGE, FRAMES, FLOW = 120, 32, 4, 16
+STRUCTURE, TEXTURE, MOTION = 110, 111, 112
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 8, "vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": 1,
+         "bos_token_id": 2, "max_position_embeddings": 256}  # fmt: skip
+VISION = {"image_size": IMAGE, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "intermediate_size": 48}  # fmt: skip
+TEXTS = {
+    "qwen3": {"model_type": "qwen3", **SMALL, "tie_word_embeddings": True},
+    "llama": {"model_type": "llama", **SMALL, "tie_word_embeddings": False},
+    "gemma3": {"model_type": "gemma3_text", **SMALL, "sliding_window": 16, "tie_word_embeddings": True},
+    "mistral": {"model_type": "mistral", **SMALL, "tie_word_embeddings": False},
+}
+VIDEOMAE = {"model_type": "videomae", **VISION, "num_frames": FRAMES, "tubelet_size": 2}
+FAMILIES = {
+    "qwen3-dinov2-videomae": ("qwen3", {"model_type": "dinov2", **VISION}, VIDEOMAE),
+    "llama-vit-vit": ("llama", {"model_type": "vit", **VISION}, {"model_type": "vit", **VISION}),
+    "gemma3-siglip-videomae": ("gemma3", {"model_type": "siglip_vision_model", **VISION}, VIDEOMAE),
+    "mistral-dinov2-vit": ("mistral", {"model_type": "dinov2", **VISION}, {"model_type": "vit", **VISION}),
+}
+UNITS = ["AU1", "AU4", "AU12"]
+OTHERS = {
+    "motion_config": {"flow_size": FLOW, "patch_size": 4, "num_flow_frames": FRAMES, "hidden_size": 32,
+                      "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "action_units": UNITS, "emotion_labels": ["anger", "happiness"], "expert_size": 32, "structure_tokens": 2,
+    "texture_tokens": 3, "structure_token_id": STRUCTURE, "texture_token_id": TEXTURE, "motion_token_id": MOTION,
+    "action_unit_regions": {code: [[0.5, 0.3, 0.2, 0.2]] for code in UNITS},
+    "action_unit_name_ids": {code: [5 + index, 9] for index, code in enumerate(UNITS)},
+    "label_conventions": ["casme2", "samm"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def model(request) -> DeftForConditionalGeneration:
+    text, structure, texture = FAMILIES[request.param]
+    torch.manual_seed(0)
+    return DeftForConditionalGeneration.from_parts(
+        text=TEXTS[text], structure=structure, texture=texture, **OTHERS
+    ).eval()
+
+
+def clips(count: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    return {
+        "pixel_values_videos": torch.randn(count, FRAMES, 3, IMAGE, IMAGE, generator=generator),
+        "flow_values_videos": torch.randn(count, FRAMES - 1, 2, FLOW, FLOW, generator=generator),
+    }
+
+
+def prompt(*words: int, clips: int = 1) -> list[int]:
+    return [3, *([STRUCTURE] * 2 + [TEXTURE] * 3 + [MOTION] * len(UNITS)) * clips, *words]
+
+
+def padded(*rows: list[int]) -> dict[str, torch.Tensor]:
+    """Left-padded."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def batch() -> dict[str, torch.Tensor]:
+    return {**padded(prompt(7, 8, 9, 10), prompt(20)), **clips(2)}
+
+
+def targets(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    count = len(inputs["flow_values_videos"])
+    return {
+        "labels": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100),
+        "emotion_labels": torch.arange(count) % 2,
+        "au_labels": torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, -100.0]])[:count],
+        "au_side_labels": torch.tensor([[1, -100, 0], [-100, 2, -100]])[:count],
+        "au_intensity_labels": torch.tensor([[2.0, -100.0, 4.0], [-100.0, 0.0, -100.0]])[:count],
+        "convention_ids": torch.tensor([1, -100])[:count],
+    }
+
+
+def test_save_and_load(model, tmp_path):
+    inputs = batch()
+    model.save_pretrained(tmp_path)
+    loaded, report = DeftForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(**inputs).logits, model(**inputs).logits)
+
+
+def test_tied_weights_are_one_and_untied_are_two(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = DeftForConditionalGeneration.from_pretrained(tmp_path)
+    same = loaded.lm_head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
+    assert same == model.config.text_config.tie_word_embeddings
+
+
+def test_batching_equivalence(model):
+    inputs, rows = batch(), [prompt(7, 8, 9, 10), prompt(20)]
+    with torch.no_grad():
+        together = model(**inputs)
+        for index, row in enumerate(rows):
+            alone = model(**padded(row), **{name: inputs[name][index : index + 1] for name in clips(1)})
+            torch.testing.assert_close(alone.logits[0], together.logits[index, -len(row) :], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(alone.au_logits[0], together.au_logits[index], atol=1e-5, rtol=1e-4)
+
+
+def test_inputs_embeds_match_input_ids(model):
+    inputs = batch()
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        inputs["inputs_embeds"] = model.get_input_embeddings()(inputs.pop("input_ids"))
+        torch.testing.assert_close(model(**inputs).logits, expected)
+
+
+def test_gradient_checkpointing_changes_no_gradient(model):
+    inputs = batch()
+    inputs |= targets(inputs)
+    dropout, swap = model.config.expert_dropout, model.config.appearance_swap
+    model.config.expert_dropout = model.config.appearance_swap = 0.0
+    model.train()
+    try:
+        grads = []
+        for checkpointing in (False, True):
+            if checkpointing:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.zero_grad(set_to_none=True)
+            model(**inputs, use_cache=False).loss.backward()
+            grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        assert grads[0].keys() == grads[1].keys()
+        for name, value in grads[0].items():
+            torch.testing.assert_close(grads[1][name], value, atol=1e-6, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    finally:
+        model.gradient_checkpointing_disable()
+        model.zero_grad(set_to_none=True)
+        model.config.expert_dropout, model.config.appearance_swap = dropout, swap
+        model.eval()
+
+
+def test_attention_implementations_can_be_chosen_part_by_part(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    inputs = batch()
+    real = inputs["attention_mask"].bool()  # what stands at padding is anybody's guess
+    with torch.no_grad():
+        expected = model(**inputs).logits[real]
+    eager = DeftForConditionalGeneration.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    mixed = DeftForConditionalGeneration.from_pretrained(
+        tmp_path, attn_implementation={"text_config": "eager", "structure_config": "sdpa"}
+    ).eval()
+    assert mixed.config.text_config._attn_implementation == "eager"
+    assert mixed.config.structure_config._attn_implementation == "sdpa"
+    for other in (eager, mixed):
+        with torch.no_grad():
+            torch.testing.assert_close(other(**inputs).logits[real], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"use_cache": False}, {"cache_implementation": "static"}], ids=["none", "static"]
+)
+def test_the_kind_of_cache_changes_no_word(model, arguments):
+    inputs, options = batch(), {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    assert torch.equal(model.generate(**inputs, **options, **arguments), model.generate(**inputs, **options))
+
+
+def test_beams_of_a_batch_are_the_beams_of_each_prompt(model):
+    inputs, rows = batch(), [prompt(7, 8, 9, 10), prompt(20)]
+    options = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "eos_token_id": None}
+    together = model.generate(**inputs, **options)[:, -6:]
+    for index, row in enumerate(rows):
+        alone = model.generate(**padded(row), **{n: inputs[n][index : index + 1] for n in clips(1)}, **options)
+        assert torch.equal(alone[0, -6:], together[index])
+
+
+def test_prompts_with_several_clips_keep_them_apart_under_beams(model):
+    first, second = clips(3), [prompt(7, clips=2), prompt(8)]
+    inputs = {**padded(*second), **first}
+    options = {"max_new_tokens": 5, "num_beams": 2, "do_sample": False, "eos_token_id": None}
+    together = model.generate(**inputs, **options)[:, -5:]
+    for index, kept in enumerate((slice(0, 2), slice(2, 3))):
+        alone = model.generate(**padded(second[index]), **{n: v[kept] for n, v in first.items()}, **options)
+        assert torch.equal(alone[0, -5:], together[index])
+
+
+def test_resized_embeddings_keep_their_rows(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    other = DeftForConditionalGeneration.from_pretrained(tmp_path).eval()
+    inputs = batch()
+    other.resize_token_embeddings(VOCABULARY + 7, mean_resizing=False)
+    assert other.config.text_config.vocab_size == VOCABULARY + 7
+    with torch.no_grad():
+        torch.testing.assert_close(other(**inputs).logits[..., :VOCABULARY], model(**inputs).logits)
+
+
+def test_bfloat16_says_about_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    half = DeftForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    inputs = batch()
+    with torch.no_grad():
+        outputs, expected = half(**inputs), model(**inputs)
+    assert outputs.logits.dtype == torch.bfloat16
+    for name in ("emotion_logits", "au_logits"):
+        torch.testing.assert_close(outputs[name].float(), expected[name], atol=0.15, rtol=0.1)
+
+
+def test_compiled_forward_is_the_same(model):
+    inputs = batch()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-4)
+    torch.compiler.reset()
+
+
+def test_hidden_states_and_attentions_keep_gradients(model):
+    outputs = model(**batch(), output_hidden_states=True, output_attentions=False)
+    outputs.hidden_states[0].retain_grad()
+    outputs.logits.sum().backward()
+    assert outputs.hidden_states[0].grad is not None
+    model.zero_grad(set_to_none=True)
+
+
+def test_video_features_are_what_serving_engines_expect(model):
+    features = model.get_video_features(**clips(2), return_dict=True)
+    width = model.config.text_config.hidden_size
+    assert [tuple(tokens.shape) for tokens in features.pooler_output] == [(2 + 3 + 3, width)] * 2
+    assert isinstance(model.get_video_features(**clips(2), return_dict=False), tuple)
+
+
+def test_every_parameter_learns_from_the_hybrid_loss(model):
+    inputs = batch()
+    dropout, model.config.expert_dropout = model.config.expert_dropout, 0.0
+    model.train()
+    try:
+        outputs = model(**inputs, **targets(inputs))
+        outputs.loss.backward()
+        terms = {name.removesuffix("_loss") for name in outputs if name.endswith("_loss")}
+        assert terms == set(model.config.loss_weights)
+        # Pooling heads of the backbones are not asked; the mask token is for their own pretraining.
+        spare = ("mask_token", ".pooler.", ".head.")
+        still = [
+            name for name, p in model.named_parameters()
+            if (p.grad is None or not p.grad.abs().max() > 0) and not any(part in name for part in spare)
+        ]  # fmt: skip
+        # Keys' biases shift all scores of a softmax alike.
+        assert [name for name in still if not name.endswith(("key.bias", "k_proj.bias"))] == []
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.config.expert_dropout = dropout
+        model.eval()
+
+
+def test_parts_bring_their_weights():
+    torch.manual_seed(1)
+    text = AutoModelForCausalLM.from_config(AutoConfig.for_model(**TEXTS["llama"]))
+    structure = AutoModel.from_config(AutoConfig.for_model(**FAMILIES["llama-vit-vit"][1]))
+    texture = AutoModel.from_config(AutoConfig.for_model(**VIDEOMAE))
+    model = DeftForConditionalGeneration.from_parts(
+        text=text, structure=structure, texture=texture, vocab_size=VOCABULARY + 5, **OTHERS
+    )
+    assert model.get_input_embeddings().num_embeddings == VOCABULARY + 5
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(input_ids=ids).logits[..., :VOCABULARY], text.eval()(ids).logits)
+    for name, part in (("structure", structure), ("texture", texture)):
+        backbone = getattr(model.model, f"{name}_expert").backbone
+        assert all(torch.equal(value, part.state_dict()[key]) for key, value in backbone.state_dict().items())
+
+
+def test_parts_from_folders(tmp_path):
+    torch.manual_seed(2)
+    text = AutoModelForCausalLM.from_config(AutoConfig.for_model(**TEXTS["qwen3"]))
+    text.save_pretrained(tmp_path / "text")
+    model = DeftForConditionalGeneration.from_parts(
+        text=str(tmp_path / "text"), structure=FAMILIES["llama-vit-vit"][1], texture=VIDEOMAE, **OTHERS
+    )
+    assert torch.equal(model.get_input_embeddings().weight, text.get_input_embeddings().weight)
+
+
+def test_a_part_that_is_none_is_named():
+    with pytest.raises(TypeError, match="`structure` must be"):
+        DeftForConditionalGeneration.from_parts(text=TEXTS["qwen3"], structure=3, texture=VIDEOMAE, **OTHERS)
+
+
+@pytest.mark.parametrize("family", ["qwen3-dinov2-videomae", "llama-vit-vit"])
+def test_onnx_says_what_the_model_says(family, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from deft_llm.modeling_deft.export_deft import OUTPUTS, export_recognition
+
+    text, structure, texture = FAMILIES[family]
+    torch.manual_seed(3)
+    values = dict(zip(("text", "structure", "texture"), (TEXTS[text], structure, texture), strict=True))
+    model = DeftForConditionalGeneration.from_parts(**values, **OTHERS).eval()
+    export_recognition(model.model, tmp_path / "deft.onnx", num_frames=FRAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["deft.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "deft.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        inputs = clips(count)
+        with torch.no_grad():
+            expected = model.model(**inputs)
+        found = session.run(list(OUTPUTS), {name: value.numpy() for name, value in inputs.items()})
+        for name, value in zip(OUTPUTS, found, strict=True):
+            torch.testing.assert_close(torch.from_numpy(value), expected[name], atol=1e-4, rtol=1e-3)
+
+
+def test_config_keeps_what_the_parts_are():
+    config = DeftConfig(text_config=TEXTS["gemma3"], structure_config=FAMILIES["llama-vit-vit"][1],
+                        texture_config=VIDEOMAE, **OTHERS)  # fmt: skip
+    assert (config.text_config.model_type, config.structure_config.model_type) == ("gemma3_text", "vit")
+    assert config.get_text_config().vocab_size == VOCABULARY

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from deft_llm.processing.answer_constraint import AnswerConstraint, answer_pattern
+
+
+@pytest.fixture(scope="module")
+def prompt(processor, clips):
+    message = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Explain."}]}]
+    text = processor.render_prompt(message, clips)
+    inputs = processor.tokenizer([text] * 3, add_special_tokens=False, return_tensors="pt")
+    return {**inputs, **clips}
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"do_sample": False}, {"do_sample": True}, {"num_beams": 3}], ids=["greedy", "sampled", "beams"]
+)
+def test_even_an_untrained_model_writes_readable_answers(model, processor, prompt, arguments):
+    torch.manual_seed(0)
+    length = prompt["input_ids"].shape[1]
+    options = {"max_new_tokens": 500, "logits_processor": [processor.answer_constraint(length, 20)], **arguments}
+    sequences = model.generate(**prompt, **options)
+    texts = processor.tokenizer.batch_decode(sequences[:, length:], skip_special_tokens=True)
+    for text, report in zip(texts, processor.post_process_expression(texts), strict=True):
+        assert report.parsed, (text, report.warnings)
+        assert report.insufficient_motion or report.emotion in processor.emotion_labels
+        assert {unit.code for unit in report.action_units} <= set(processor.action_units)
+
+
+def test_the_trained_format_passes_unchanged(processor, dataset):
+    """Every answer of the data, token by token, matches the pattern."""
+    explained = [
+        conversation["messages"][-1]["content"][0]["text"]
+        for row in dataset.select(range(12))["conversations"]
+        for conversation in row
+        if conversation["task"] == "explain"
+    ]
+    assert len(explained) > 5
+    for answer in explained:
+        constraint = processor.answer_constraint(0)
+        tokens = processor.tokenizer(answer + processor.tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+        scores = torch.zeros(1, len(processor.tokenizer))
+        for end, token in enumerate(tokens):
+            allowed = constraint(torch.tensor([tokens[:end]], dtype=torch.long), scores)
+            assert torch.isfinite(allowed[0, token]), (answer, processor.tokenizer.decode(tokens[:end]))
+
+
+def test_a_foreign_unit_is_refused(processor):
+    pattern = answer_pattern(["anger"], ["AU4"])
+    constraint = AnswerConstraint(processor.tokenizer, pattern, 0)
+    tokens = processor.tokenizer("Class: anger\nEvidence: AU", add_special_tokens=False)["input_ids"]
+    for end in range(len(tokens)):
+        scores = constraint(torch.tensor([tokens[:end]], dtype=torch.long), torch.zeros(1, len(processor.tokenizer)))
+        assert torch.isfinite(scores[0, tokens[end]])
+    scores = constraint(torch.tensor([tokens]), torch.zeros(1, len(processor.tokenizer)))
+    four, nine = (processor.tokenizer(digit, add_special_tokens=False)["input_ids"][0] for digit in "49")
+    assert torch.isfinite(scores[0, four])
+    assert torch.isneginf(scores[0, nine])
+
+
+def test_a_pattern_that_is_none_is_refused(processor):
+    with pytest.raises(ValueError, match="pattern cannot be used"):
+        AnswerConstraint(processor.tokenizer, "Class: (", 0)
