@@ -25,9 +25,9 @@ LOSS_WEIGHTS = {
     "emotion": 0.5,
     "action_unit": 2.0,
     "region": 0.5,
-    "side": 0.2,
+    "side": 0.5,
     "intensity": 0.2,
-    "alignment": 0.1,
+    "alignment": 0.5,
     "covariance": 0.5,
 }
 COARSE_EMOTIONS = ("negative", "positive", "surprise", "others")

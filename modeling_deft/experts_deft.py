@@ -193,6 +193,8 @@ class MotionExpert(nn.Module):
         self.norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
         self.queries = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
         self.attention = CrossAttention(motion.hidden_size, motion.hidden_size, motion.num_attention_heads)
+        self.patch_size = motion.patch_size
+        self.measurement = nn.Linear(7, motion.hidden_size)
         self.mlp = nn.Sequential(
             nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps),
             nn.Linear(motion.hidden_size, motion.intermediate_size),
@@ -204,7 +206,7 @@ class MotionExpert(nn.Module):
         self.au_weight = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
         self.au_bias = nn.Parameter(torch.zeros(len(config.action_units)))
         self.absent = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
-        self.side = nn.Linear(motion.hidden_size, len(SIDES))
+        self.side = nn.Linear(motion.hidden_size + 1, len(SIDES))
         self.intensity = nn.Linear(motion.hidden_size, 1)
         self.projection = nn.Linear(motion.hidden_size, config.expert_size)
 
@@ -219,7 +221,8 @@ class MotionExpert(nn.Module):
 
         queries = self.queries.expand(clips, -1, -1)
         attended, weights = self.attention(queries, memory)
-        states = queries + attended
+        motion = self.attended_motion(weights, channels[:, :, :3])
+        states = queries + attended + self.measurement(motion)
         au_states = self.au_norm(states + self.mlp(states))
         au_logits = (au_states * self.au_weight).sum(-1) + self.au_bias
         present = au_logits.sigmoid().unsqueeze(-1)
@@ -228,10 +231,31 @@ class MotionExpert(nn.Module):
             tokens=tokens,
             pooled=tokens.mean(1),
             au_logits=au_logits,
-            au_side_logits=self.side(au_states),
+            # The asymmetry itself, beside what the state makes of it: one-sided clips are rare, and this is the sign.
+            au_side_logits=self.side(torch.cat([au_states, motion[..., -1:]], dim=-1)),
             au_intensity=self.intensity(au_states).squeeze(-1),
             au_attentions=weights.unflatten(-1, (frames, -1)),
         )
+
+    def attended_motion(self, weights: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+        """(clips, action_units, 7): mean u, v and magnitude where each unit looked, on the person's right and left, and
+        the asymmetry 12 (right − left) / (right + left) of the magnitudes: one-sided clips lie beyond ±1.
+
+        Args:
+            weights: (clips, action_units, frames · patches). motion: (clips, frames, 3, h, w), percent of the crop.
+        """
+        clips, frames = motion.shape[:2]
+        grid = motion.shape[-1] // self.patch_size
+        patches = F.avg_pool2d(motion.flatten(0, 1), self.patch_size).flatten(2).unflatten(0, (clips, frames))
+        values = patches.transpose(2, 3).flatten(1, 2)  # (clips, frames · patches, 3)
+        halves = []
+        for right in (True, False):  # the person's right is the picture's left
+            columns = torch.arange(grid, device=motion.device)
+            inside = (columns < grid / 2) if right else (columns >= grid / 2)
+            kept = weights * inside.repeat(frames * grid).to(weights.dtype)
+            halves.append(kept @ values / (kept.sum(-1, keepdim=True) + 1e-3))
+        right, left = (half[..., 2:] for half in halves)
+        return torch.cat([*halves, 12 * (right - left) / (right + left + 0.05)], dim=-1)
 
 
 def _magnitude_and_strain(flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
