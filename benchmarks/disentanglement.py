@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import json
 import multiprocessing
-import random
 import statistics
 import sys
 import time
@@ -52,7 +51,9 @@ from deft_llm.modeling_deft.losses_deft import region_masks  # noqa: E402
 from deft_llm.processing import DeftVideoProcessor  # noqa: E402
 from deft_llm.processing.action_units import get_action_unit  # noqa: E402
 from deft_llm.processing.motion_evidence import octants_apart  # noqa: E402
-from train_sft import DeftCollator, ModelArguments, build_model  # noqa: E402
+from deft_llm.training.arguments import ModelArguments  # noqa: E402
+from deft_llm.training.data import DeftCollator  # noqa: E402
+from deft_llm.training.parts import build_model  # noqa: E402
 
 CLIPS = 1260  # 70 faces of 18 clips; the last fifth is the test split
 SEEDS = 3
@@ -128,6 +129,7 @@ class ClipSet:
     def __init__(self, rows: Dataset, tensors: dict[str, torch.Tensor]):
         self.rows = rows.remove_columns(["video", "flow"]).to_list()
         self.tensors = tensors
+        self.known: tuple[list[str], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -140,24 +142,31 @@ class ClipSet:
 
     def units(self, codes: list[str]) -> np.ndarray:
         """(clips, codes) of 0 and 1."""
-        named = [{unit["code"] for unit in row["action_units"]} for row in self.rows]
-        return np.array([[int(code in present) for code in codes] for present in named])
+        if self.known is None or self.known[0] != codes:
+            named = [{unit["code"] for unit in row["action_units"]} for row in self.rows]
+            self.known = (codes, np.array([[int(code in present) for code in codes] for present in named]))
+        return self.known[1]
 
-    def examples(self, chosen: list[int], processor: Any) -> list[dict[str, Any]]:
-        """What the collator reads."""
-        labels = processor.emotion_labels
-        pixels, flows = (self.tensors[name] for name in ("pixel_values_videos", "flow_values_videos"))
-        units = self.units(processor.action_units)
-        return [
-            {
-                "conversations": self.rows[index]["conversations"],
-                "pixel_values_videos": pixels[index].numpy(),
-                "flow_values_videos": flows[index].numpy(),
-                "emotion_label": labels.index(emotion) if (emotion := self.rows[index]["emotion"]) in labels else -100,
-                "au_label": units[index].tolist(),
-            }
-            for index in chosen
-        ]
+    def examples(self, chosen: list[int], processor: Any, place: int = 0) -> list[dict[str, Any]]:
+        """What the collator reads; `place` in the order of training seeds what it draws."""
+        labels, codes = processor.emotion_labels, processor.action_units
+        units, details = self.units(codes), self.unit_details(chosen, codes)
+        examples = []
+        for number, index in enumerate(chosen):
+            row = self.rows[index]
+            examples.append(
+                {
+                    **{name: row[name] for name in ("clip_id", "source", "conversations")},
+                    **{name: values[index].numpy() for name, values in self.tensors.items()},
+                    "emotion_label": labels.index(row["emotion"]) if row["emotion"] in labels else -100,
+                    "au_label": units[index].tolist(),
+                    "au_side_label": details["au_side_labels"][number].tolist(),
+                    "au_intensity_label": details["au_intensity_labels"][number].tolist(),
+                    "epoch": 0,
+                    "place": place + number,
+                }
+            )
+        return examples
 
     def unit_details(self, chosen: list[int], codes: list[str]) -> dict[str, torch.Tensor]:
         """Sides and intensities of the present units."""
@@ -187,7 +196,6 @@ def clip_sets(preset: str, place: Path, clips: int) -> tuple[dict[str, Dataset],
 def train(rows: Dataset, clips: ClipSet, seed: int, steps: int, config: dict[str, Any], plain: bool):
     """Model and processor, trained by the tiny recipe; `plain` trains the entangled baseline instead."""
     torch.manual_seed(seed)
-    random.seed(seed)  # the collator's
     settings = recipe()
     names = ModelArguments.__dataclass_fields__
     arguments = ModelArguments(**{name: value for name, value in settings.items() if name in names})
@@ -196,7 +204,15 @@ def train(rows: Dataset, clips: ClipSet, seed: int, steps: int, config: dict[str
         setattr(model.config, name, {**model.config.loss_weights, **value} if name == "loss_weights" else value)
     if plain:
         model.model.texture_expert.__class__ = PlainFrames
-    collator = DeftCollator(processor, settings["task_weights"], 0.0 if plain else settings["appearance_dropout"])
+    collator = DeftCollator(
+        processor,
+        settings["task_weights"],
+        0.0 if plain else settings["appearance_dropout"],
+        seed=seed,
+        extra_labels=("au_side_labels", "au_intensity_labels", "convention_ids"),
+        conventions=model.config.label_conventions,
+    )
+    collator.step_size = settings["per_device_train_batch_size"]
     usable = [
         index for index, row in enumerate(clips.rows)
         if any(item["task"] in settings["task_weights"] for item in row["conversations"])
@@ -207,17 +223,17 @@ def train(rows: Dataset, clips: ClipSet, seed: int, steps: int, config: dict[str
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
     model.train()
-    for _ in range(steps):
+    for step in range(steps):
         while len(order) < size:
             order += [usable[index] for index in torch.randperm(len(usable), generator=generator)]
         chosen, order = order[:size], order[size:]
-        batch = collator(clips.examples(chosen, processor))
+        batch = collator(clips.examples(chosen, processor, step * size))
+        del batch["clip_ids"]
         if plain:
             batch = {name: batch[name] for name in ("pixel_values_videos", "emotion_labels")}
             loss = model(**batch, silenced_experts=("structure",)).loss
         else:
-            details = clips.unit_details(chosen, processor.action_units)
-            loss = model(**batch, **details, skip_logits=True).loss
+            loss = model(**batch, skip_logits=True).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])
@@ -459,7 +475,12 @@ def ablation_job(seed: int, *, place: Path, clips: int, steps: int, name: str) -
 
 
 def code_hash() -> str:
-    files = [Path(__file__), *sorted((ROOT / "modeling_deft").glob("*.py")), ROOT / "recipes" / "tiny.yaml"]
+    folders = (ROOT / "modeling_deft", ROOT / "training")
+    files = [
+        Path(__file__),
+        ROOT / "recipes" / "tiny.yaml",
+        *(path for folder in folders for path in sorted(folder.glob("*.py"))),
+    ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
@@ -568,9 +589,8 @@ def main() -> int:
     ablated = {options[0]: results for (kind, *options), results in found.items() if kind == "ablation"}
     if ablated:
         columns = list(next(iter(ablated.values()))[0])
-        print(
-            f"\n| {arguments.ablation_steps} steps, turned look | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}"
-        )
+        print(f"\n| {arguments.ablation_steps} steps, turned look | {' | '.join(columns)} |")
+        print(f"|---|{'---|' * len(columns)}")
         for name, results in ablated.items():
             cells = [
                 spread([result[column] for result in results]) if column in results[0] else "" for column in columns

@@ -99,6 +99,12 @@ class ModelArguments:
     structure_tokens: int = field(default=4, metadata={"help": "Language tokens of the structure expert."})
     texture_tokens: int = field(default=8, metadata={"help": "Language tokens of the texture expert."})
     loss_weights: dict | None = field(default=None, metadata={"help": "Weights of the loss terms."})
+    appearance_swap: float = field(
+        default=0.5, metadata={"help": "Share of clips shown with the structure of another clip of the batch."}
+    )
+    expert_dropout: float = field(
+        default=0.1, metadata={"help": "Share of clips without structure, and of clips without texture."}
+    )
     vocab_size: int = field(default=1024, metadata={"help": "Largest vocabulary of a tokenizer trained here."})
     num_frames: int = field(default=8, metadata={"help": "Frames a clip, the onset among them."})
 

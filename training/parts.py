@@ -113,7 +113,6 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         label_convention=", ".join(sources),
     )
     structure_id, texture_id, motion_id = processor.video_token_ids
-    optional = {"label_conventions": sources}
     config = DeftConfig(
         text_config=configs["text"],
         structure_config=configs["structure"],
@@ -131,7 +130,12 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         texture_token_id=texture_id,
         motion_token_id=motion_id,
         loss_weights=arguments.loss_weights,
-        **{name: value for name, value in optional.items() if name in DeftConfig.__dataclass_fields__},
+        appearance_swap=arguments.appearance_swap,
+        expert_dropout=arguments.expert_dropout,
+        label_conventions=sources,
+        action_unit_name_ids={
+            code: tokenizer(f" {get_action_unit(code).name}", add_special_tokens=False)["input_ids"] for code in units
+        },
     )
     model = DeftForConditionalGeneration(config)
     load_pretrained_parts(model, parts)

@@ -130,10 +130,19 @@ class DeftSFTTrainer(SFTTrainer):
             [code in config.action_unit_regions and len(config.action_unit_regions[code]) > 0
              for code in config.action_units], device=labels.device,
         )  # fmt: skip
+        named = torch.tensor(
+            [bool(config.action_unit_name_ids.get(code)) for code in config.action_units], device=labels.device
+        )
         return {
             "emotion": (inputs["emotion_labels"] != -100).sum(),
             "action_unit": (labels != -100).sum(),
             "region": ((labels == 1) & located).sum(),
+            "alignment": ((labels == 1) & named).sum(),
+            **{
+                name: ((labels == 1) & (inputs[f"au_{name}_labels"] != -100)).sum()
+                for name in ("side", "intensity")
+                if f"au_{name}_labels" in inputs
+            },
         }
 
     def _record(self, loss, terms, shares, gates, inputs, clip_ids) -> None:
