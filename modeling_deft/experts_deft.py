@@ -238,8 +238,9 @@ class MotionExpert(nn.Module):
         )
 
     def attended_motion(self, weights: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-        """(clips, action_units, 7): mean u, v and magnitude where each unit looked, on the person's right, left, and their
-        asymmetry, 12 (right − left) / (right + left) of the magnitudes: one-sided clips lie beyond ±1.
+        """(clips, action_units, 7): mean u, v and magnitude where each unit looked, on the person's right and left.
+
+        The last is the magnitudes' asymmetry, 12 (right − left) / (right + left): one-sided clips lie beyond ±1.
 
         Args:
             weights: (clips, action_units, frames · patches). motion: (clips, frames, 3, h, w), percent of the crop.

@@ -1,5 +1,6 @@
 """`pipeline("video-text-to-text")` for DEFT: a clip in, an expression report out."""
 
+import torch
 from transformers import GenerationConfig, Pipeline
 
 
@@ -25,24 +26,35 @@ class DeftVideoTextToTextPipeline(Pipeline):
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=512, do_sample=False)
 
-    def _sanitize_parameters(self, text=None, generate_kwargs=None, max_new_tokens=None, **clip_kwargs):
+    def _sanitize_parameters(
+        self, text=None, convention=None, generate_kwargs=None, max_new_tokens=None, **clip_kwargs
+    ):
         forward = dict(generate_kwargs or {})
         if max_new_tokens is not None:
             forward["max_new_tokens"] = max_new_tokens
-        return {"text": text, "clip_kwargs": clip_kwargs}, {"generate_kwargs": forward}, {}
+        known = self.model.config.label_conventions
+        if convention is not None and convention not in known:
+            raise ValueError(f"`convention` is {convention!r}; the model was trained with {', '.join(known) or 'none'}.")
+        return (
+            {"text": text, "convention": convention, "clip_kwargs": clip_kwargs},
+            {"generate_kwargs": forward},
+            {},
+        )
 
     def __call__(self, videos, text: str | None = None, **kwargs):
         r"""
         Args:
             videos: a clip, a list of clips, or a dataset of clips. A list of paths is a list of clips.
             text: the question; by default the one that asks for Class, Evidence and Rationale.
-            key_frames, face_landmarks, face_box: of the clip, as in [`DeftVideoProcessor`].
+            convention: whose reading of action units is asked for, one of `config.label_conventions`; by default all
+                have their say.
+            key_frames, face_landmarks, face_box, face_source: of the clip, as in [`DeftVideoProcessor`].
             max_new_tokens, generate_kwargs: for `generate`.
         """
         return super().__call__(videos, text=text, **kwargs)
 
-    def preprocess(self, clip, text=None, clip_kwargs=None):
-        question = text or self.processor.default_instruction
+    def preprocess(self, clip, text=None, convention=None, clip_kwargs=None):
+        question = text or self.processor.instruction(convention)
         content = [{"type": "video", "video": clip}, {"type": "text", "text": question}]
         inputs = self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
@@ -52,6 +64,8 @@ class DeftVideoTextToTextPipeline(Pipeline):
             return_tensors="pt",
             processor_kwargs={**(clip_kwargs or {}), "return_metadata": True},
         )
+        if convention is not None:
+            inputs["convention_ids"] = torch.tensor([self.model.config.label_conventions.index(convention)])
         return dict(inputs)
 
     def _forward(self, model_inputs, generate_kwargs=None):
@@ -61,6 +75,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
         recognition = self.model.model(
             pixel_values_videos=model_inputs["pixel_values_videos"],
             flow_values_videos=model_inputs["flow_values_videos"],
+            convention_ids=model_inputs.get("convention_ids"),
         )
         return {
             "sequences": sequences[:, model_inputs["input_ids"].shape[1] :],

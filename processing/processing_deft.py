@@ -24,6 +24,8 @@ from .video_processing_deft import DeftVideoProcessor, list_of_clips
 VIDEO_TOKEN = "<|video|>"
 STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN = "<|structure|>", "<|texture|>", "<|motion|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
+SIDES = ("both", "left", "right")  # classes of the model's side head
+INTENSITIES = "ABCDE"
 SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
 
 DEFAULT_INSTRUCTION = (
@@ -108,7 +110,11 @@ class DeftProcessor(ProcessorMixin):
     @property
     def default_instruction(self) -> str:
         """The question that asks for the full answer."""
-        return DEFAULT_INSTRUCTION.format(convention=self.label_convention or "your training data")
+        return self.instruction()
+
+    def instruction(self, convention: str | None = None) -> str:
+        """The question that asks for the full answer by a convention, by default the one the model was trained with."""
+        return DEFAULT_INSTRUCTION.format(convention=convention or self.label_convention or "your training data")
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
         # The stock check knows clips as paths and 4-D arrays only, and counts bytes and folders wrongly.
@@ -221,7 +227,8 @@ class DeftProcessor(ProcessorMixin):
         self, outputs: Any, index: int, measured: Sequence[RegionMotion], threshold: float
     ) -> ExpressionReport:
         report = ExpressionReport(emotion=self.emotion_labels[int(outputs.emotion_logits[index].argmax())])
-        for code, score in zip(self.action_units, outputs.au_logits[index].sigmoid().tolist(), strict=True):
+        scores = outputs.au_logits[index].sigmoid().tolist()
+        for row, (code, score) in enumerate(zip(self.action_units, scores, strict=True)):
             if score < threshold:
                 continue
             unit = get_action_unit(code)
@@ -230,6 +237,8 @@ class DeftProcessor(ProcessorMixin):
             moved = [item for item in measured if item.significant and item.region == region]
             sides = {item.side for item in moved}
             side = None if not sides else "both" if len(sides) == 2 else sides.pop()
+            # What was measured comes first; what flow cannot tell, the head may.
+            side = side or SIDES[int(outputs.au_side_logits[index, row].argmax())]
             report.action_units.append(ActionUnitFinding(code, unit.name, side))
             if moved:
                 strongest = moved[0]
@@ -244,6 +253,9 @@ class DeftProcessor(ProcessorMixin):
         scores = dict(zip(self.action_units, outputs.au_logits[index].float().sigmoid().tolist(), strict=True))
         for finding in report.action_units:
             finding.score = scores.get(finding.code)
+            if finding.code in scores:
+                graded = float(outputs.au_intensity[index, self.action_units.index(finding.code)])
+                finding.intensity = INTENSITIES[min(max(round(graded), 0), 4)]
         best = max(report.scores, key=report.scores.get)
         if report.emotion is not None and best != report.emotion:
             report.warnings.append(f"The text says {report.emotion}, the emotion head {best}.")

@@ -23,7 +23,7 @@ def test_saved_and_loaded_unchanged(model, tmp_path):
 
 def test_full_size_differs_in_the_config_only():
     """The full-size recipe with the published sizes of its pretrained parts, built without memory."""
-    path = Path(__file__).parents[2] / "recipes" / "qwen3-0.6b.yaml"
+    path = Path(__file__).parents[2] / "recipes" / "qwen3-0.6b-lora.yaml"
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     sizes = {name: recipe[name] for name in ("image_size", "expert_size", "structure_tokens", "texture_tokens")}
     config = DeftConfig(
@@ -73,6 +73,14 @@ def test_another_family_of_language_models_and_an_image_backbone_over_time(model
         ({"action_units": ["AU1"], "action_unit_regions": {"AU9": []}}, "'AU9'"),
         ({"emotion_labels": ["anger"], "coarse_emotion_of": {"joy": "positive"}}, "'joy'"),
         ({"loss_weights": {"speech": 1.0}}, "'speech'"),
+        ({"loss_weights": {"emotion": -1.0}}, "emotion the weight -1.0"),
+        ({"action_units": ["brow"]}, "'brow'; expected FACS codes"),
+        ({"action_units": ["AU1"], "action_unit_name_ids": {"AU2": [1]}}, "`action_unit_name_ids` names 'AU2'"),
+        ({"emotion_labels": ["joy"], "coarse_emotion_of": {"joy": "nice"}}, "calls joy 'nice'"),
+        ({"label_conventions": ["samm", "samm"]}, "`label_conventions` holds a value twice"),
+        ({"appearance_swap": 1.5}, "`appearance_swap` is 1.5"),
+        ({"emotion_temperature": 0.0}, "`emotion_temperature` is 0.0"),
+        ({"action_unit_focus": -1.0}, "`action_unit_focus` is -1.0"),
         ({"motion_config": {"flow_size": 30, "patch_size": 4}}, "does not divide"),
         ({"motion_config": {"hidden_size": 30, "num_attention_heads": 4}}, "does not divide"),
     ],

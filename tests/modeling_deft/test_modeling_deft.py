@@ -151,13 +151,19 @@ def test_losses_are_the_named_terms(model, inputs, outputs):
     torch.testing.assert_close(
         scored.emotion_loss, torch.nn.functional.cross_entropy(outputs.emotion_logits[known], emotions[known])
     )
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs.au_logits[known], units[known])
-    torch.testing.assert_close(scored.action_unit_loss, expected)
+    focused = units[known] + (1 - units[known]) * outputs.au_logits[known].sigmoid() ** model.config.action_unit_focus
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(
+        outputs.au_logits[known], units[known], reduction="none"
+    )
+    torch.testing.assert_close(scored.action_unit_loss, (plain * focused).mean())
     regions = region_masks(model.config, outputs.au_attentions.device)[2]
     mass = outputs.au_attentions[0, 2].sum(0)[regions].sum()
     torch.testing.assert_close(scored.region_loss, -mass.log(), atol=1e-4, rtol=1e-4)
     weights = model.config.loss_weights
-    total = sum(weight * scored[f"{name}_loss"] for name, weight in weights.items())
+    # No sides and intensities were given, so those two terms are not there.
+    assert scored.side_loss is None
+    assert scored.intensity_loss is None
+    total = sum(weight * scored[f"{name}_loss"] for name, weight in weights.items() if f"{name}_loss" in scored)
     torch.testing.assert_close(scored.loss, total)
 
 
@@ -167,6 +173,9 @@ def test_every_trained_parameter_gets_a_gradient(model, inputs):
         "labels": inputs["input_ids"],
         "emotion_labels": torch.tensor([0, 1, 2]),
         "au_labels": torch.ones(3, len(model.config.action_units)),
+        "au_side_labels": torch.ones(3, len(model.config.action_units), dtype=torch.long),
+        "au_intensity_labels": torch.ones(3, len(model.config.action_units)),
+        "convention_ids": torch.zeros(3, dtype=torch.long),
     }
     model(**inputs, **targets).loss.backward()
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
@@ -186,6 +195,12 @@ def test_saved_weights_are_the_same_weights(folder, model, inputs, outputs):
         assert torch.equal(base(**clips).au_logits, outputs.au_logits)
 
 
+def with_nan(flow):
+    flow = flow.clone()
+    flow[1, 2, 0, 3, 4] = torch.nan
+    return flow
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -198,6 +213,14 @@ def test_saved_weights_are_the_same_weights(folder, model, inputs, outputs):
             lambda i: i | {name: i[name][:2] for name in ("pixel_values_videos", "flow_values_videos")},
             "hold 12 structure placeholders, the clips need 8",
         ),
+        (
+            lambda i: {name: value for name, value in i.items() if name != "pixel_values_videos"},
+            "hold 12 structure placeholders, the clips need 0",
+        ),
+        (lambda i: i | {"flow_values_videos": with_nan(i["flow_values_videos"])}, "NaN or infinite values in clip 1"),
+        (lambda i: i | {"convention_ids": torch.zeros(2, dtype=torch.long)}, r"convention_ids must be \(clips,\)"),
+        (lambda i: i | {"convention_ids": torch.full((3,), 7)}, "convention_ids holds 7"),
+        (lambda i: i | {"silenced_experts": ("gesture",)}, "'gesture'; the experts are"),
         (lambda i: i | {"inputs_embeds": torch.zeros(3, 4, 128)}, "not both"),
         (lambda i: {}, "Pass clips, text or both"),
     ],

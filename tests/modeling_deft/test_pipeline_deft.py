@@ -24,6 +24,23 @@ def test_key_frames_reach_the_processor(pipe, brow_video):
     assert (indices[0], indices[4], indices[-1]) == (2, 10, 20)
 
 
+def test_the_convention_reaches_question_and_head(pipe, brow_video, monkeypatch):
+    config, seen = pipe.model.config, {}
+    forward = type(pipe.model.model).forward
+
+    def spy(self, *args, **kwargs):
+        seen.setdefault("convention_ids", kwargs.get("convention_ids"))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(pipe.model.model), "forward", spy)
+    (name,) = config.label_conventions
+    pipe(str(brow_video), convention=name, max_new_tokens=2)
+    assert seen["convention_ids"].tolist() == [0]
+    assert f"by the convention of {name}." in pipe.processor.instruction(name)
+    with pytest.raises(ValueError, match=f"'samm'; the model was trained with {name}"):
+        pipe(str(brow_video), convention="samm")
+
+
 def test_a_still_clip_is_not_explained(pipe, still_video):
     report = pipe(str(still_video), max_new_tokens=4)["report"]
     assert report["insufficient_motion"]

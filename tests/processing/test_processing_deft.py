@@ -106,7 +106,11 @@ def outputs_for(processor, emotion, codes):
     emotion_logits = torch.full((1, len(processor.emotion_labels)), -4.0)
     emotion_logits[0, processor.emotion_labels.index(emotion)] = 4.0
     au_logits = torch.tensor([[5.0 if code in codes else -5.0 for code in processor.action_units]])
-    return SimpleNamespace(emotion_logits=emotion_logits, au_logits=au_logits)
+    sides = torch.tensor([0.0, 0.0, 5.0]).expand(1, len(processor.action_units), 3)  # the right one
+    return SimpleNamespace(
+        emotion_logits=emotion_logits, au_logits=au_logits, au_side_logits=sides,
+        au_intensity=torch.full_like(au_logits, 2.2),
+    )  # fmt: skip
 
 
 def brow_flow(dx=0.0, dy=1.0):
@@ -132,7 +136,10 @@ def test_scores_without_text(processor):
     outputs = outputs_for(processor, "anger", ["AU4"])
     (report,) = processor.post_process_expression(outputs, flow_values_videos=brow_flow(0.7, 0.7))
     assert report.emotion == "anger"
-    assert [(unit.code, unit.side) for unit in report.action_units] == [("AU4", "both")]
+    assert [(unit.code, unit.side, unit.intensity) for unit in report.action_units] == [("AU4", "both", "C")]
+    # Where nothing was measured, the side is the head's.
+    (unmeasured,) = processor.post_process_expression(outputs)
+    assert [(unit.code, unit.side) for unit in unmeasured.action_units] == [("AU4", "right")]
     assert report.evidence[0].direction == "down and medially"
 
 

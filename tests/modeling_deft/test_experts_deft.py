@@ -1,0 +1,168 @@
+"""What each expert is told, and what it cannot know."""
+
+import pytest
+import torch
+
+from deft_llm.modeling_deft.experts_deft import GatedFusion, residual_changes
+
+
+def textured(size: int = 48) -> torch.Tensor:
+    """(3, size, size) smooth random picture."""
+    noise = torch.randn(1, 3, size // 6, size // 6, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(noise, (size, size), mode="bicubic", align_corners=True)[0]
+
+
+def test_light_and_a_moving_head_leave_no_trace_in_the_texture():
+    face = textured()
+    brighter = 1.1 * face + 0.2
+    moved = torch.nn.functional.grid_sample(
+        face[None],
+        torch.nn.functional.affine_grid(torch.tensor([[[1.005, 0.01, 0.008], [-0.01, 1.005, -0.006]]]), (1, 3, 48, 48),
+                                        align_corners=False),
+        padding_mode="border", align_corners=False,
+    )[0]  # fmt: skip
+    wrinkled = face.clone()
+    wrinkled[:, 20:23, 18:30] -= 0.4
+    changes = residual_changes(torch.stack([face, brighter, moved, wrinkled])[None])[0]
+    plain = [(frame - face).norm() for frame in (brighter, moved, wrinkled)]
+    light, head, wrinkle = (change.norm() for change in changes[1:])
+    assert not changes[0].any()
+    assert light < 0.02 * plain[0]
+    assert head < 0.25 * plain[1]
+    assert wrinkle > 0.8 * plain[2]
+
+
+def test_a_still_clip_without_any_gradient_stays_zero():
+    assert not residual_changes(torch.full((1, 3, 3, 16, 16), 0.7)).any()
+
+
+def test_units_report_the_motion_where_they_looked(model):
+    expert = model.model.motion_expert
+    grid = model.config.motion_config.flow_size // expert.patch_size
+    motion = torch.zeros(1, 2, 3, expert.patch_size * grid, expert.patch_size * grid)
+    motion[..., : motion.shape[-1] // 2] = torch.tensor([0.3, -0.4, 0.5]).view(3, 1, 1)  # the person's right
+    weights = torch.full((1, 1, 2 * grid * grid), 1 / (2 * grid * grid))
+    values = expert.attended_motion(weights, motion)[0, 0]
+    torch.testing.assert_close(values[:6], torch.tensor([0.3, -0.4, 0.5, 0, 0, 0]), atol=5e-3, rtol=0)
+    assert values[6] > 10
+    assert expert.attended_motion(weights, motion.flip(-1))[0, 0, 6] < -10
+    assert expert.attended_motion(weights, torch.ones_like(motion))[0, 0, 6].abs() < 1e-3
+
+
+def test_the_token_of_an_absent_unit_says_only_that(model, clips):
+    expert = model.model.motion_expert
+    bias = expert.au_bias.detach().clone()
+    with torch.no_grad():
+        expert.au_bias.fill_(-60.0)
+        absent = expert(clips["flow_values_videos"])
+        expert.au_bias.copy_(bias)
+        usual = expert(clips["flow_values_videos"])
+    assert (absent.tokens - absent.tokens[:1]).abs().max() < 1e-6
+    assert (usual.tokens - usual.tokens[:1]).abs().max() > 1e-3
+
+
+def test_training_swaps_structure_only_and_never_drops_motion(model, clips):
+    config, inputs = model.config, {name: value.repeat(8, 1, 1, 1, 1) for name, value in clips.items()}
+    swap, dropout = config.appearance_swap, config.expert_dropout
+    model.train()
+    try:
+        with torch.no_grad():
+            config.appearance_swap, config.expert_dropout = 0.0, 0.0
+            plain = model.get_video_features(**inputs, return_dict=True)
+            torch.manual_seed(0)
+            config.appearance_swap = 1.0
+            swapped = model.get_video_features(**inputs, return_dict=True)
+            config.appearance_swap, config.expert_dropout = 0.0, 0.6
+            dropped = model.get_video_features(**inputs, return_dict=True)
+    finally:
+        config.appearance_swap, config.expert_dropout = swap, dropout
+        model.eval()
+    assert (swapped.expert_tokens["structure"] - plain.expert_tokens["structure"]).abs().max() > 1e-4
+    # A swap is a permutation: every structure is still somebody's.
+    distances = torch.cdist(swapped.expert_tokens["structure"].flatten(1), plain.expert_tokens["structure"].flatten(1))
+    assert distances.min(1).values.max() < 1e-5
+    for name in ("texture", "motion"):
+        torch.testing.assert_close(swapped.expert_tokens[name], plain.expert_tokens[name])
+    torch.testing.assert_close(dropped.expert_tokens["motion"], plain.expert_tokens["motion"])
+    silent = (dropped.expert_tokens["structure"] == 0).flatten(1).all(1)
+    assert 4 < silent.sum() < 24
+    assert torch.equal(silent, dropped.expert_gates[:, 0] == 0)
+    torch.testing.assert_close(dropped.expert_gates.sum(-1), torch.ones(24))
+
+
+def test_the_convention_changes_the_class_and_not_the_evidence(model):
+    """Two conventions that call the same movement by opposite names are both learned by one head."""
+    from deft_llm.modeling_deft import DeftConfig
+
+    values = model.config.to_dict() | {"label_conventions": ["first", "second"], "coarse_emotion_of": {}}
+    values["emotion_labels"] = ["anger", "disgust"]
+    torch.manual_seed(0)
+    head = GatedFusion(DeftConfig(**values))
+    generator = torch.Generator().manual_seed(0)
+    movement = torch.randint(2, (256,), generator=generator)
+    direction = torch.randn(model.config.expert_size, generator=generator)
+    pooled = (
+        torch.randn(256, model.config.expert_size, generator=generator) * 0.5 + (2 * movement[:, None] - 1) * direction
+    )
+    convention = torch.randint(2, (256,), generator=generator)
+    target = movement ^ convention
+    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    for _ in range(150):
+        logits, _ = head([None, None, pooled], convention_ids=convention)
+        loss = torch.nn.functional.cross_entropy(logits, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        named, gates = head([None, None, pooled], convention_ids=convention)
+        other, other_gates = head([None, None, pooled], convention_ids=1 - convention)
+        unknown, _ = head([None, None, pooled], convention_ids=torch.full((256,), -100))
+        unnamed, _ = head([None, None, pooled])
+    assert (named.argmax(-1) == target).float().mean() > 0.97
+    assert (other.argmax(-1) == 1 - target).float().mean() > 0.97
+    assert torch.equal(gates, other_gates)
+    torch.testing.assert_close(unknown, unnamed)
+
+
+def test_explain_shows_what_the_answer_rests_on(model, clips):
+    with torch.no_grad():
+        explained = model.explain(**clips)
+        whole = model.model(**clips)
+        lone = model.explain(flow_values_videos=clips["flow_values_videos"])
+        without = model.model(**clips, silenced_experts=("motion",))
+    torch.testing.assert_close(explained.au_maps.sum((2, 3, 4)), torch.ones(explained.au_maps.shape[:2]))
+    best = whole.emotion_logits.argmax(-1)
+    rows = torch.arange(len(best))
+    fall = whole.emotion_logits.softmax(-1)[rows, best] - without.emotion_logits.softmax(-1)[rows, best]
+    torch.testing.assert_close(explained.emotion_effects[:, 2], fall)
+    assert explained.answer_effects is None
+    # Nothing is left without the only expert, and the others had no part.
+    assert lone.emotion_effects[:, 2].isnan().all()
+    assert (lone.emotion_effects[:, :2] == 0).all()
+
+
+def test_explain_weighs_the_words_of_an_answer(model, processor, clips):
+    message = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Explain."}]}]
+    prompt = processor.tokenizer(processor.render_prompt(message, clips), add_special_tokens=False)["input_ids"]
+    answer = processor.tokenizer("Class: anger", add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([prompt + answer] * 3)
+    labels = torch.tensor([[-100] * len(prompt) + answer] * 3)
+    with torch.no_grad():
+        explained = model.explain(**clips, input_ids=ids, labels=labels)
+        losses = [
+            model(input_ids=ids, labels=labels, **clips, silenced_experts=silenced).language_loss
+            for silenced in ((), ("texture",))
+        ]
+    torch.testing.assert_close(explained.answer_effects[:, 1].mean(), losses[1] - losses[0], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: {"pixel_values_videos": c["pixel_values_videos"]}, "explain.* needs flow_values_videos"),
+        (lambda c: c | {"input_ids": torch.ones(3, 4, dtype=torch.long)}, "input_ids and labels together"),
+    ],
+)
+def test_explain_asks_for_what_it_needs(model, clips, change, message):
+    with pytest.raises(ValueError, match=message):
+        model.explain(**change(dict(clips)))
