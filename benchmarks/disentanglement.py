@@ -396,6 +396,9 @@ def experts_job(seed: int, *, place: Path, clips: int, steps: int) -> dict[str, 
     faces = sets["test"].faces()
     foreign = foreign_flow(processor, sets["test"], seed)
     result = {"UF1, head": head_uf1(found, sets["test"], labels)}
+    present = torch.from_numpy(units == 1)
+    sides = sets["test"].unit_details(list(range(len(units))), codes)["au_side_labels"][present]
+    result["side, head"] = 100 * float((found["au_side_logits"].argmax(-1)[present] == sides).float().mean())
     result["AU F1, head"] = 100 * au_metrics(units, (found["au_logits"] > 0).int().numpy())["au_f1"]
     for name in ("motion", "texture", "structure"):
         result[f"identity from {name} tokens, above chance"] = identity_probe(found[f"{name}_tokens"], faces)
@@ -553,7 +556,7 @@ def main() -> int:
     tables = ("experts", "entangled", "ablation", "cost")
     parser.add_argument("--table", nargs="+", choices=tables, default=tables)
     parser.add_argument("--clips", type=int, default=CLIPS, help="of each preset")
-    parser.add_argument("--steps", type=int, default=600, help="of training")
+    parser.add_argument("--steps", type=int, default=700, help="of training")
     parser.add_argument("--ablation-steps", type=int, default=240)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--terms", nargs="+", choices=TERMS, default=list(TERMS), metavar="TERM")

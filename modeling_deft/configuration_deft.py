@@ -28,7 +28,7 @@ LOSS_WEIGHTS = {
     "side": 0.5,
     "intensity": 0.2,
     "alignment": 0.5,
-    "covariance": 0.5,
+    "covariance": 1.0,
 }
 COARSE_EMOTIONS = ("negative", "positive", "surprise", "others")
 _CODE = re.compile(r"(AU|AD|M)\d+")

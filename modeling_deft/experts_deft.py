@@ -207,6 +207,7 @@ class MotionExpert(nn.Module):
         self.au_bias = nn.Parameter(torch.zeros(len(config.action_units)))
         self.absent = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
         self.side = nn.Linear(motion.hidden_size + 1, len(SIDES))
+        self.side_states = nn.Parameter(torch.empty(len(SIDES), motion.hidden_size))
         self.intensity = nn.Linear(motion.hidden_size, 1)
         self.projection = nn.Linear(motion.hidden_size, config.expert_size)
 
@@ -225,14 +226,17 @@ class MotionExpert(nn.Module):
         states = queries + attended + self.measurement(motion)
         au_states = self.au_norm(states + self.mlp(states))
         au_logits = (au_states * self.au_weight).sum(-1) + self.au_bias
-        present = au_logits.sigmoid().unsqueeze(-1)
-        tokens = self.projection(present * au_states + (1 - present) * self.absent)
+        # The asymmetry itself, beside what the state makes of it: one-sided clips are rare, and this is the sign.
+        side_logits = self.side(torch.cat([au_states, motion[..., -1:]], dim=-1))
+        # Stretched beyond 0 and 1 and cut off there: a unit that is hardly there leaves no trace at all.
+        present = (1.2 * au_logits.sigmoid() - 0.1).clamp(0, 1).unsqueeze(-1)
+        shown = au_states + side_logits.softmax(-1) @ self.side_states
+        tokens = self.projection(present * shown + (1 - present) * self.absent)
         return ExpertOutput(
             tokens=tokens,
             pooled=tokens.mean(1),
             au_logits=au_logits,
-            # The asymmetry itself, beside what the state makes of it: one-sided clips are rare, and this is the sign.
-            au_side_logits=self.side(torch.cat([au_states, motion[..., -1:]], dim=-1)),
+            au_side_logits=side_logits,
             au_intensity=self.intensity(au_states).squeeze(-1),
             au_attentions=weights.unflatten(-1, (frames, -1)),
         )

@@ -150,7 +150,7 @@ class DeftPreTrainedModel(PreTrainedModel):
                     nn.init.zeros_(parameter)
                 else:
                     # Queries must differ from one another from the start, or they learn to look at the same place.
-                    nn.init.normal_(parameter, std=1.0 if name == "queries" else std)
+                    nn.init.normal_(parameter, std=1.0 if name in ("queries", "side_states") else std)
 
 
 class DeftModel(DeftPreTrainedModel):

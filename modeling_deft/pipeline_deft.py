@@ -34,7 +34,9 @@ class DeftVideoTextToTextPipeline(Pipeline):
             forward["max_new_tokens"] = max_new_tokens
         known = self.model.config.label_conventions
         if convention is not None and convention not in known:
-            raise ValueError(f"`convention` is {convention!r}; the model was trained with {', '.join(known) or 'none'}.")
+            raise ValueError(
+                f"`convention` is {convention!r}; the model was trained with {', '.join(known) or 'none'}."
+            )
         return (
             {"text": text, "convention": convention, "clip_kwargs": clip_kwargs},
             {"generate_kwargs": forward},
