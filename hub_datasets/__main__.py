@@ -63,7 +63,8 @@ def _build(arguments: dict[str, Any]) -> int:
             each.append(text)
     if len(each) > 1:
         raise ValueError(f"--face-source is given twice for all sources: {' and '.join(each)}.")
-    names = ("features_only", "num_frames", "split", "test_share", "crf", "shard_size", "seed")
+    names = ("features_only", "num_frames", "split", "test_share", "crf", "shard_size", "seed", "rewriter",
+             "rewriter_model")  # fmt: skip
     options = {name: arguments.pop(name) for name in names}
     settings = BuildSettings(**options, face_source=(each or ["yunet"])[0], face_source_of=single)
     sources = _unique("--source", arguments.pop("source"))
@@ -196,6 +197,12 @@ def _add_build(commands: Any) -> None:
     command.add_argument("--crf", type=int, default=6, help="x264's rate factor of the stored clips")
     command.add_argument("--shard-size", type=int, default=50, help="clips a Parquet file")
     command.add_argument("--seed", type=int, default=0, help="of the phrasings and of --split holdout")
+    command.add_argument(
+        "--rewriter", metavar="URL|pipeline",
+        help="a chat model that words the answers anew, kept where the facts stay the same: an OpenAI-compatible "
+        "endpoint (key in DEFT_REWRITER_KEY) or a transformers pipeline",
+    )  # fmt: skip
+    command.add_argument("--rewriter-model", metavar="NAME", help="the model's name there")
     command.add_argument("--workers", type=int, default=2, help="processes, or tasks at once on a cluster")
     command.add_argument("--executor", choices=("local", "slurm", "ray"), default=None,
                          help="run the shards by datatrove (extra scale) instead of own processes")  # fmt: skip

@@ -40,17 +40,17 @@ from transformers.video_utils import VideoMetadata
 from deft_llm.processing.action_unit_grammar import ParsedCell, parse_action_units
 from deft_llm.processing.face_alignment import FaceAlignmentError, face_transform, make_face_source, warp_to_crop
 from deft_llm.processing.keyframes import KeyFrameError, KeyFrames
-from deft_llm.processing.video_processing_deft import DeftVideoProcessor
+from deft_llm.processing.video_processing_deft import LEAD_IN, DeftVideoProcessor
 from deft_llm.processing.video_reading import ClipReader, VideoReadError, open_clip
 
 from .instructions import AmbiguousWordError, clip_generator
 from .manifest import DATA, check_licences, make_card, make_manifest
 from .readers import READER_VERSION, ClipRecord, ReadReport, check_subjects, read_source, refuse_output_in_root
+from .rewriting import RewriteReport, check_rewriter, make_chat, rewrite_all
 from .splits import check_disjoint, check_written, clip_signature, subject_folds
 from .synthetic import encode_frames
 from .uni_mer import UnitLabel, features, make_row, refuse_existing
 
-LEAD_IN = 8  # frames before the onset that the flow's estimator looks at, and that are kept
 SPLITS = ("none", "fixed", "holdout")
 EXECUTORS = ("local", "slurm", "ray")
 _SIDES = {"L": "left", "R": "right"}  # top, bottom and asymmetric are no side of the face: both, and `raw` tells
@@ -88,6 +88,8 @@ class BuildSettings:
         face_source_of: the same for single sources.
         crf: x264's constant rate factor of the stored clips; 6 is near-lossless.
         shard_size: clips a Parquet file.
+        rewriter, rewriter_model: a chat model that words the answers anew, as in `rewriting.make_chat`. What it says
+            is its own affair: a rewritten build is the same bytes again only if the model is.
     """
 
     features_only: bool = False
@@ -99,8 +101,14 @@ class BuildSettings:
     crf: int = 6
     shard_size: int = 50
     seed: int = 0
+    rewriter: str | None = None
+    rewriter_model: str | None = None
 
     def __post_init__(self):
+        if self.rewriter_model and not self.rewriter:
+            raise BuildError("`rewriter_model` is given without `rewriter`: an endpoint's address, or pipeline.")
+        if self.rewriter:
+            check_rewriter(self.rewriter, self.rewriter_model)
         for name, least in (("num_frames", 2), ("crf", 0), ("shard_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise BuildError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
@@ -459,6 +467,8 @@ def build_shard(work: Path, number: int) -> int:
     settings = BuildSettings(**job["settings"])
     processor = DeftVideoProcessor(num_frames=settings.num_frames)
     face_sources: dict[str, Any] = {}
+    chat = make_chat(settings.rewriter, settings.rewriter_model) if settings.rewriter else None
+    rewriting = RewriteReport()
     rows, drops, signatures, split = [], [], {}, "train"
     for line in lines:
         values = json.loads(line)
@@ -474,6 +484,9 @@ def build_shard(work: Path, number: int) -> int:
             reason = reason.removeprefix(f"{record.clip_id}: ")
             drops.append({"clip_id": record.clip_id, "sheet": record.sheet, "row": record.row, "reason": reason})
             continue
+        if chat is not None:
+            words = [row["emotion"], row["emotion_coarse"]]
+            row["conversations"], _ = rewrite_all(row["conversations"], chat, emotions=words, report=rewriting)
         rows.append(row)
         signatures[record.clip_id] = [record.subject, np.packbits(signature).tobytes().hex()]
     size = None
@@ -491,6 +504,7 @@ def build_shard(work: Path, number: int) -> int:
                 "bytes": size,
                 "drops": drops,
                 "signatures": signatures,
+                "rewriting": rewriting.outcomes,
                 **_counts(rows),
             },
             indent=1,

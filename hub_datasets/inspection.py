@@ -203,6 +203,9 @@ def print_manifest(manifest: Mapping[str, Any], console: Console) -> None:
         f"{name} {part['clips']} clips of {part['subjects']} subjects" for name, part in manifest["splits"].items()
     )
     console.print(f"{splits}; {manifest['conversations']} questions and answers", highlight=False)
+    if manifest["rewriting"]:
+        outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in manifest["rewriting"].items())
+        console.print(f"Rewritten by {manifest['settings']['rewriter_model']}: {outcomes}", highlight=False)
     if manifest["near_duplicates"]:
         pairs = manifest["near_duplicates"]
         console.print(

@@ -118,6 +118,7 @@ def make_manifest(job: Mapping[str, Any], accounts: Sequence[Mapping[str, Any]])
         },
         "sources": sources,
         "conversations": sum(account["conversations"] for account in accounts),
+        "rewriting": dict(sorted(_sum(accounts, "rewriting").items())),
         "verdicts": _verdicts(_sum(accounts, "verdicts")),
         "quality": dict(sorted(_sum(accounts, "quality").items())),
         "near_duplicates": _near_duplicates(accounts),

@@ -1,5 +1,7 @@
 """Answers in other words, by any chat model, kept only where exactly the same facts are read from them.
 
+A build does it with `--rewriter`; by hand:
+
     chat = endpoint_chat("http://localhost:8000/v1", model="Qwen/Qwen3-8B")
     conversations, report = rewrite_all(row["conversations"], chat, emotions=[row["emotion"], row["emotion_coarse"]])
 
@@ -10,6 +12,7 @@ denies a fact never gets in, and neither does a harmless one in words the reader
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -51,10 +54,12 @@ class Rewrite:
 
 @dataclass
 class RewriteReport:
-    """How often each outcome occurred, and the reasons for what was not kept with their counts."""
+    """How often each outcome occurred, the reasons for what was not kept with their counts, and how many failures the
+    last ones were."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    failures_in_a_row: int = 0
 
     def __str__(self) -> str:
         lines = [f"{self.outcomes[name]:>8} {name}" for name in (REWRITTEN, UNCHANGED, NOT_FREE, REFUSED, FAILED)]
@@ -120,33 +125,58 @@ def rewrite_all(
     *,
     emotions: Collection[str | None] = (),
     report: RewriteReport | None = None,
-    failures_in_a_row: int = 10,
+    most_failures: int = 10,
 ) -> tuple[list[dict[str, Any]], RewriteReport]:
     """`rewrite` over a clip's conversations.
 
     Args:
         report: one to go on counting in, for many clips.
-        failures_in_a_row: so many mean that the model is not there.
+        most_failures: so many in a row mean that the model is not there.
 
     Raises:
-        ConnectionError: `chat` failed that often in a row, in this call.
+        ConnectionError: `chat` failed that often in a row.
     """
     report = RewriteReport() if report is None else report
-    results, failures = [], 0
+    results = []
     for conversation in conversations:
         result = rewrite(conversation, chat, emotions=emotions)
         report.outcomes[result.outcome] += 1
         if result.reason:
             report.reasons[f"{result.outcome}: {result.reason}"] += 1
         if result.outcome != NOT_FREE:
-            failures = failures + 1 if result.outcome == FAILED else 0
-        if failures >= failures_in_a_row:
+            report.failures_in_a_row = report.failures_in_a_row + 1 if result.outcome == FAILED else 0
+        if report.failures_in_a_row >= most_failures:
             raise ConnectionError(
-                f"The chat model failed {failures} times in a row, last with {result.reason!r}. Check that it is "
+                f"The chat model failed {most_failures} times in a row, last with {result.reason!r}. Check that it is "
                 "running, or build without rewriting."
             )
         results.append(result.conversation)
     return results, report
+
+
+def check_rewriter(rewriter: str, model: str | None) -> None:
+    """Raises `ValueError` for what `make_chat` cannot use; asks nobody."""
+    if not model:
+        raise ValueError(f"Rewriting by {rewriter} needs the model's name: --rewriter-model NAME.")
+    if rewriter != "pipeline" and not rewriter.startswith(("http://", "https://")):
+        raise ValueError(
+            f'A rewriter is "pipeline" or an address beginning with http:// or https://, not {rewriter!r}.'
+        )
+
+
+def make_chat(rewriter: str, model: str) -> Chat:
+    """The chat model that a build names.
+
+    Args:
+        rewriter: address of an endpoint (its key, if it wants one, in the environment as DEFT_REWRITER_KEY), or
+            "pipeline" for transformers' own on this machine.
+        model: its name there, or a Hub repository or folder.
+    """
+    if rewriter == "pipeline":
+        from transformers import pipeline
+
+        return pipeline_chat(pipeline("text-generation", model=model))
+    return endpoint_chat(rewriter, model, api_key=os.environ.get("DEFT_REWRITER_KEY"))
 
 
 def endpoint_chat(

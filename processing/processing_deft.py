@@ -113,7 +113,7 @@ class DeftProcessor(ProcessorMixin):
         return self.instruction()
 
     def instruction(self, convention: str | None = None) -> str:
-        """The question that asks for the full answer by a convention, by default the one the model was trained with."""
+        """The question that asks for the full answer by a convention; by default the one of the training data."""
         return DEFAULT_INSTRUCTION.format(convention=convention or self.label_convention or "your training data")
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):

@@ -56,7 +56,7 @@ class DeftVideosKwargs(VideosKwargs, total=False):
 
 # What is said of one call's clips and is no property of the processor.
 _PER_CLIP = ("key_frames", "face_landmarks", "face_box", "video_metadata")
-_LEAD_IN = 8  # frames before the onset
+LEAD_IN = 8  # frames before the onset that the whole-clip estimator looks at
 
 
 class DeftVideoProcessor(VideoProcessorMixin):
@@ -260,7 +260,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
         onset, offset = indices[0], max(indices)
         if self.flow_estimator != "whole_clip":
             return sorted(set(indices))
-        start = max(0, onset - _LEAD_IN)
+        start = max(0, onset - LEAD_IN)
         others = np.linspace(start, offset, min(self.flow_frames, offset - start + 1)).round().astype(int)
         return sorted({*indices, *others.tolist()})
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -314,6 +315,38 @@ def test_features_only_holds_no_pixel(own_root, own_built, tmp_path, inline):
     assert b"mdat" in stored
 
 
+def test_answers_are_rewritten_where_the_facts_stay(own_root, own_built, tmp_path, inline, endpoint):
+    address, requests, settings = endpoint
+    said = "It is anger by the convention of mylab."
+    # Every statement comes back as the same sentence, which is right for some of them only.
+    settings["reply"] = said
+    manifest = build(
+        {"mylab": own_root}, tmp_path / "out", settings=replace(CROPPED, rewriter=address, rewriter_model="chat")
+    )
+    assert len(requests) == sum(manifest["rewriting"].values()) - manifest["rewriting"]["not_free"]
+    assert manifest["settings"]["rewriter_model"] == "chat"
+    rewritten = 0
+    for before, after in zip(rows_of(own_built[0]), rows_of(tmp_path / "out"), strict=True):
+        for old, new in zip(before["conversations"], after["conversations"], strict=True):
+            texts = [item["messages"][-1]["content"][0]["text"] for item in (old, new)]
+            changed = texts[0] != texts[1]
+            rewritten += changed
+            assert not changed or (texts[1] == said and old["task"] in ("emotion", "emotion_coarse"))
+            assert old["messages"][:-1] == new["messages"][:-1]
+        assert {**before, "conversations": 0} == {**after, "conversations": 0}
+    assert rewritten == manifest["rewriting"]["rewritten"] > 0
+    assert manifest["rewriting"]["refused"] > 0
+
+
+def test_a_rewriter_that_is_not_there_breaks_off_and_keeps_nothing(own_root, tmp_path, endpoint):
+    address, _, settings = endpoint
+    settings["status"] = 503
+    rewriting = replace(CROPPED, rewriter=address, rewriter_model="chat")
+    with pytest.raises(ConnectionError, match="build without rewriting"):
+        build({"mylab": own_root}, tmp_path / "out", settings=rewriting, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_people_with_one_recording_are_reported(own_root, tmp_path, inline):
     root = tmp_path / "copy"
     shutil.copytree(own_root / "p1" / "c1", root / "b")
@@ -418,7 +451,17 @@ def test_requests_that_make_no_sense(own_root, tmp_path, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"split": "loso"}, {"shard_size": 0}, {"crf": 52}, {"test_share": 0.7}, {"face_source": "haar"}]
+    "settings",
+    [
+        {"split": "loso"},
+        {"shard_size": 0},
+        {"crf": 52},
+        {"test_share": 0.7},
+        {"face_source": "haar"},
+        {"rewriter_model": "chat"},
+        {"rewriter": "http://localhost:1"},
+        {"rewriter": "localhost:1", "rewriter_model": "chat"},
+    ],
 )
 def test_settings_that_make_no_sense(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
