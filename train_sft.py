@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import cv2
 import numpy as np
 import torch
 from datasets import Array4D, Dataset, DatasetDict, load_dataset
-from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -36,6 +36,7 @@ from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
 from deft_llm.processing import DeftProcessor, DeftVideoProcessor
 from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
 from deft_llm.processing.processing_deft import CHAT_TOKENS, SPECIAL_TOKENS
+from model_card import fill_card, write_run
 
 
 @dataclass
@@ -338,32 +339,16 @@ class DeftSFTTrainer(SFTTrainer):
         return self.accelerator.unwrap_model(self.model).config.loss_weights
 
     def create_model_card(self, *args, **kwargs):
-        """The card is written by `write_model_card`; TRL's generic one must not replace it."""
+        """Our card instead of TRL's generic one. The Trainer calls this before every push, when the model is saved.
 
-
-def write_model_card(folder: Path, model: DeftForConditionalGeneration, dataset: Dataset, steps: int) -> None:
-    """Fills `model_card.md` with what this run knows and writes it as the folder's README.md."""
-    config = model.config
-    card = ModelCard.from_template(
-        ModelCardData(
-            license="apache-2.0",
-            library_name="transformers",
-            pipeline_tag="video-text-to-text",
-            tags=["micro-expression", "action-units", "optical-flow"],
-        ),
-        template_path=str(Path(__file__).with_name("model_card.md")),
-        parameters=f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million",
-        language_model=config.text_config.model_type,
-        structure=config.structure_config.model_type,
-        texture=config.texture_config.model_type,
-        clips=len(dataset),
-        subjects=len(set(dataset["subject"])),
-        sources=", ".join(sorted(set(dataset["source"]))),
-        steps=steps,
-        emotions=", ".join(config.emotion_labels),
-        action_units=", ".join(f"{code} ({get_action_unit(code).name})" for code in config.action_units),
-    )
-    card.save(folder / "README.md")
+        `card_facts` (dataset, parts, seconds) is what the trainer itself does not know of the run.
+        """
+        folder = Path(self.args.output_dir)
+        if self.is_world_process_zero() and (folder / "config.json").exists():
+            model = self.accelerator.unwrap_model(self.model)
+            facts = {"dataset": "unnamed", "seed": self.args.seed, **getattr(self, "card_facts", {})}
+            write_run(folder, model, self.train_dataset, steps=self.state.global_step, **facts)
+            fill_card(folder)
 
 
 def main(data: DataArguments, model_arguments: ModelArguments, training: SFTConfig) -> None:
@@ -386,9 +371,13 @@ def main(data: DataArguments, model_arguments: ModelArguments, training: SFTConf
         processing_class=processor,
         data_collator=DeftCollator(processor, data.task_weights, data.appearance_dropout),
     )
+    parts = {name: getattr(model_arguments, name) for name in ("text", "structure", "texture")}
+    trainer.card_facts = {"dataset": data.dataset, "parts": parts}
+    started = time.monotonic()
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.card_facts["seconds"] = time.monotonic() - started
     trainer.save_model(training.output_dir)
-    write_model_card(Path(training.output_dir), model, dataset, trainer.state.global_step)
+    trainer.create_model_card()
     print(f"Model folder written to {training.output_dir}")
 
 

@@ -431,7 +431,10 @@ class _Handler(BaseHTTPRequestHandler):
         if folder and not inside:
             raise _Refused(404, "EntryNotFound", f"{folder} does not exist on {revision}")
         parents = {
-            path[:index] for path in inside for index, letter in enumerate(path) if letter == "/" and index > len(folder)
+            path[:index]
+            for path in inside
+            for index, letter in enumerate(path)
+            if letter == "/" and index > len(folder)
         }
         deep = {path for path in [*inside, *parents] if "/" in path[len(prefix) :]}
         listed = [self._folder(path) for path in sorted(parents) if recursive or path not in deep]
