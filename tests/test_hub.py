@@ -193,12 +193,18 @@ def test_a_push_of_the_trainer_keeps_pipeline_and_card(elsewhere, hub, revisions
     dataset.select(range(12)).to_parquet(tmp_path / "rendered" / "train-0.parquet")
     environment = {**os.environ, **hub.environment(HF_HOME=str(tmp_path / "home")), "OMP_NUM_THREADS": "1"}
     arguments = {
-        "config": ROOT / "recipes/tiny.yaml", "dataset": tmp_path / "rendered", "output_dir": tmp_path / "trained",
-        "max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": "true", "push_to_hub": "true",
-        "hub_model_id": NAME, "preprocessing_workers": 1,
-    }  # fmt: skip
+        "--config": ROOT / "recipes/tiny.yaml",
+        "--dataset": tmp_path / "rendered",
+        "--output_dir": tmp_path / "trained",
+        "--max_steps": 1,
+        "--per_device_train_batch_size": 2,
+        "--preprocessing_workers": 1,
+        "--use_cpu": "true",
+        "--push_to_hub": "true",
+        "--hub_model_id": NAME,
+    }
     done = subprocess.run(
-        [sys.executable, "train_sft.py", *(f"--{key}={value}" for key, value in arguments.items())],
+        [sys.executable, "train_sft.py", *(str(word) for pair in arguments.items() for word in pair)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
