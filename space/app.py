@@ -153,7 +153,7 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
                 clip = gr.Video(
                     label="Clip",
                     sources=["upload", "webcam"],
-                    height=260,
+                    height=290,
                     webcam_options=gr.WebcamOptions(mirror=False),
                     elem_id="deft-clip",
                 )
@@ -172,7 +172,12 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
                             examples.append((button, path))
             with gr.Column(scale=1, min_width=320, elem_classes="deft-result"):
                 result = gr.HTML(draw_nothing(), elem_id="deft-result")
-        options = {"api_visibility": "private", "concurrency_id": "model", "show_progress": "full"}
+        options = {
+            "api_visibility": "private",
+            "concurrency_id": "model",
+            "show_progress": "full",
+            "scroll_to_output": True,
+        }
         go.click(for_page, [clip, face], [result, clip], show_progress_on=[result], **options)
         for button, path in examples:
             button.click(

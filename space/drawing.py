@@ -66,11 +66,16 @@ def _verdict(item: Explanation) -> str:
     if report["insufficient_motion"]:
         title, chip = "No expression", "insufficient motion"
         text = "Nothing moves above the noise of this clip, so no emotion is named."
+    elif report["emotion"] is None:
+        title, chip = "No readable answer", None
+        text = (
+            "What the model wrote does not follow the form. Motion and probabilities below are measured all the same."
+        )
     else:
-        emotion = report["emotion"] or "not readable"
+        emotion = report["emotion"]
         coarse = report["coarse_emotion"]
         title, chip = emotion.capitalize(), coarse if coarse != report["emotion"] else None
-        score = report["scores"].get(report["emotion"]) if report["emotion"] else None
+        score = report["scores"].get(emotion)
         how = f"{round(100 * score)} % by the recognition head. " if score is not None else ""
         text = how + "This is the word a convention gives to the movement below, not a feeling."
     tag = f'<span class="deft-chip">{_text(chip)}</span>' if chip else ""
@@ -93,7 +98,7 @@ def _moment(item: Explanation) -> str:
     labels = {item.indices[0]: "onset", item.indices[len(item.indices) // 2]: "apex", item.indices[-1]: "offset"}
     frames = "".join(
         f'<li class="{"deft-key" if index in labels else ""}">{_picture(frame, 112, f"Face at frame {index}")}'
-        f"<span>{labels.get(index, '')} <b>{_when(index, item.fps)}</b></span></li>"
+        f"<span><b>{_when(index, item.fps)}</b> {labels.get(index, '')}</span></li>"
         for index, frame in zip(item.indices, item.frames, strict=True)
     )
     span = item.film_indices[-1] - item.film_indices[0] + 1
@@ -130,7 +135,8 @@ def _plot(item: Explanation) -> str:
         return " ".join(f"{x(i):.1f},{y(values[i]):.1f}" for i in chosen)
 
     onset, apex, offset = item.keys
-    ticks = np.arange(np.ceil(low / step), high / step) * step
+    ticks = np.arange(np.ceil(low / step - 1e-6), high / step) * step
+    ticks[ticks == 0] = 0  # and not −0
     grid = "".join(
         f'<line class="deft-grid" x1="{left}" x2="{width - 12}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
         f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>'
@@ -323,7 +329,7 @@ def _film(frames: np.ndarray) -> bytes:
     from io import BytesIO
 
     buffer = BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "23", "preset": "veryfast"})
         stream.width = stream.height = CROP
         stream.pix_fmt = "yuv420p"
