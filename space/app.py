@@ -3,7 +3,8 @@
     DEFT_MODEL=org/deft-llm python app.py
 
 `DEFT_MODEL` is a model's repository or folder, `DEFT_REVISION` its revision, `HF_TOKEN` the token that may read it;
-`DEFT_FACE_FINDER` what finds faces (`explaining.Explainer`). A graphics card is used where there is one.
+`DEFT_FACE_FINDER` what finds faces and `DEFT_MAX_NEW_TOKENS` how long an answer may be (`explaining.Explainer`). A
+graphics card is used where there is one.
 
 Nothing is kept: an uploaded clip is deleted when its answer is there, and one that was never asked about after ten
 minutes. `Uploads` counts, because Gradio keeps identical uploads of two people as one file.
@@ -23,9 +24,10 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
+from starlette.middleware import Middleware
+
 from drawing import draw, draw_nothing, draw_problem
 from explaining import MAX_MEGABYTES, MAX_SECONDS, ClipProblem, Explainer, Explanation
-from starlette.middleware import Middleware
 
 logger = logging.getLogger("deft-space")
 
@@ -59,7 +61,7 @@ THEME = gr.themes.Base(
     button_primary_background_fill="#0f766e",
     button_primary_background_fill_hover="#115e59",
     button_primary_background_fill_dark="#0f766e",
-    button_primary_background_fill_hover_dark="#0d9488",
+    button_primary_background_fill_hover_dark="#115e59",
     button_primary_text_color="#ffffff",
 )
 
@@ -212,6 +214,7 @@ if __name__ == "__main__":
         os.environ.get("DEFT_MODEL", "org/deft-llm"),
         revision=os.environ.get("DEFT_REVISION") or None,
         finder=os.environ.get("DEFT_FACE_FINDER", "auto"),
+        max_new_tokens=int(os.environ.get("DEFT_MAX_NEW_TOKENS", "384")),
     )
 
     def warm() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+
 from explaining import CROP, Explanation
 
 _DIRECTION_SCALE = 10  # arrows are this many times as long as the motion
@@ -228,7 +229,7 @@ def _attention(item: Explanation) -> str:
             f'<label class="deft-unit{" deft-named" if code in named else ""}"><input type="radio" name="deft-au" '
             f'id="deft-au-{place}" {"checked" if place == 0 else ""}><span class="deft-unitname"><b>{code}</b> '
             f'{_text(name)}{detail}</span><span class="deft-bar" aria-hidden="true">'
-            f'<i style="width:{100 * score:.0f}%"></i></span><span>{100 * score:.0f} %</span></label>'
+            f'<i style="width:{100 * score:.0f}%"></i></span><span>{100 * score:.0f}&nbsp;%</span></label>'
         )
     onset = _picture(item.frames[0], 320, "The face at onset")
     return (
@@ -261,7 +262,7 @@ def _classes(item: Explanation) -> str:
     muted = " deft-muted" if item.report["insufficient_motion"] else ""
     rows = "".join(
         f'<tr><th scope="row">{_text(name)}</th><td><span class="deft-bar" aria-hidden="true">'
-        f'<i style="width:{100 * score:.0f}%"></i></span></td><td>{100 * score:.0f} %</td></tr>'
+        f'<i style="width:{100 * score:.0f}%"></i></span></td><td>{100 * score:.0f}&nbsp;%</td></tr>'
         for name, score in scores
     )
     experts = " · ".join(f"{name} {100 * weight:.0f} %" for name, weight in item.experts.items())

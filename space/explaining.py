@@ -82,10 +82,11 @@ class Explainer:
         model: folder or Hub repository. revision: of the repository.
         finder: "auto" (YuNet, else OpenCV's own cascade, else none), "cascade", "none", or a `face_source` of the
             model's processor such as "yunet:PATH".
+        max_new_tokens: the longest answer; one that is well formed ends by itself.
     """
 
-    def __init__(self, model: str, *, revision: str | None = None, finder: str = "auto"):
-        self.model, self.revision, self.finder = model, revision, finder
+    def __init__(self, model: str, *, revision: str | None = None, finder: str = "auto", max_new_tokens: int = 384):
+        self.model, self.revision, self.finder, self.max_new_tokens = model, revision, finder, max_new_tokens
         self._pipe: Any = None
         self._problem: tuple[float, ClipProblem] | None = None
         self._loading, self._running = threading.Lock(), threading.Lock()
@@ -161,7 +162,7 @@ class Explainer:
         options = {"key_frames": keys, "face_source": lambda frame: transform}
         inputs = pipe.preprocess(clip, clip_kwargs=options)
         progress(0.65, "Writing the explanation")
-        outputs = pipe.forward(inputs)
+        outputs = pipe.forward(inputs, generate_kwargs={"max_new_tokens": self.max_new_tokens})
         result = pipe.postprocess(outputs)
         progress(0.9, "Drawing")
         recognition, processor = outputs["recognition"], pipe.processor
@@ -337,7 +338,7 @@ def _loading_problem(model: str, error: BaseException) -> str:
     name = f"The model {Path(model).name if os.path.exists(model) else model} cannot be loaded: "
     if "Invalid credentials" in words:
         return name + "the Hub does not accept this Space's token; it may have been revoked. Its owner must renew it."
-    if "gated repo" in words.lower() or "GatedRepo" in words or status == 403:
+    if "GatedRepoError" in words or "trying to access a gated repo" in words or status == 403:
         return name + "it is given on request only, and this Space's token has no access. Its owner must ask for it."
     if status in (401, 404) or "not a valid model identifier" in words or "RepositoryNotFound" in words:
         return (
