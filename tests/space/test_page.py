@@ -66,7 +66,7 @@ def test_upload_result_action_unit_json(open_page, server, brow_video, processor
     explain(page)
     for name in ("The moment", "What moved", "Where each action unit was looked for", "In words"):
         assert page.get_by_role("heading", name=name).is_visible()
-    assert [text.strip() for text in page.locator(".deft-marktext").all_inner_texts()] == ["onset", "apex", "offset"]
+    assert page.locator(".deft-marktext").all_text_contents() == ["onset", "apex", "offset"]
     assert page.locator(".deft-strip li").count() == processor.video_processor.num_frames
     assert page.locator(".deft-strip .deft-key").count() == 3
     assert page.locator(".deft-film video").evaluate("film => film.readyState > 0 || film.error === null")
@@ -107,8 +107,8 @@ def test_by_keyboard_alone(open_page, brow_video):
         page.keyboard.press("Enter")
     chosen.value.set_files(str(brow_video))
     page.locator("#deft-clip video").wait_for(state="attached")
-    tab_to("#deft-where input")
-    page.keyboard.press("ArrowDown")
+    tab_to("#deft-where input[value=crop]")
+    page.keyboard.press("Space")
     assert page.get_by_label("The picture is a face").is_checked()
     tab_to("#deft-go")
     page.keyboard.press("Enter")
