@@ -24,17 +24,15 @@ def draw(explanation: Explanation) -> str:
     parts = [
         _verdict(explanation),
         _notices(explanation),
-        '<div class="deft-row deft-wide">',
+        '<div class="deft-row">',
         _moment(explanation),
-        "</div>",
-        '<div class="deft-row deft-three">',
+        '</div><div class="deft-row deft-two"><div class="deft-row deft-stacked">',
         _flow(explanation),
-        _attention(explanation),
-        "</div>",
-        '<div class="deft-row deft-two">',
-        _words(explanation),
         _classes(explanation),
-        "</div>",
+        '</div><div class="deft-row deft-stacked">',
+        _attention(explanation),
+        _words(explanation),
+        "</div></div>",
         _json(explanation),
     ]
     return f'<div class="deft">{"".join(parts)}</div>'
@@ -232,10 +230,13 @@ def _attention(item: Explanation) -> str:
             f'<i style="width:{100 * score:.0f}%"></i></span><span>{100 * score:.0f}&nbsp;%</span></label>'
         )
     onset = _picture(item.frames[0], 320, "The face at onset")
+    muted = " deft-muted" if item.report["insufficient_motion"] else ""
+    note = "Set aside: nothing moved above the noise. " if muted else ""
     return (
-        '<section class="deft-card deft-attention"><h3>Where each action unit was looked for</h3>'
+        f'<section class="deft-card deft-attention{muted}"><h3>Where each action unit was looked for</h3>'
         f'<div class="deft-au"><figure><div class="deft-face deft-stack">{onset}{"".join(maps)}</div>'
-        "<figcaption>Bright is where the chosen unit’s query attends, summed over the frames.</figcaption></figure>"
+        f"<figcaption>{note}Bright is where the chosen unit’s query attends, summed over the frames.</figcaption>"
+        "</figure>"
         '<fieldset class="deft-units"><legend>Choose an action unit (probability by the recognition head)</legend>'
         f"{''.join(choices)}</fieldset></div></section>"
     )
@@ -248,12 +249,15 @@ def _words(item: Explanation) -> str:
         f"{entry['magnitude']:g} %</li>"
         for entry in report["evidence"]
     )
-    label = "insufficient motion" if report["insufficient_motion"] else report["emotion"] or "not readable"
+    label, rationale = report["emotion"] or "not readable", report["rationale"] or "none"
+    if report["insufficient_motion"]:
+        # What was written about motion that is not there is not repeated; the JSON has it.
+        label, rationale = "insufficient motion", "none; nothing moved that could be explained"
     return (
         '<section class="deft-card"><h3>In words</h3><dl class="deft-words">'
         f"<dt>Class</dt><dd>{_text(label)}</dd>"
         f"<dt>Evidence</dt><dd>{f'<ul>{evidence}</ul>' if evidence else 'none'}</dd>"
-        f"<dt>Rationale</dt><dd>{_text(report['rationale'] or 'none')}</dd></dl></section>"
+        f"<dt>Rationale</dt><dd>{_text(rationale)}</dd></dl></section>"
     )
 
 

@@ -67,6 +67,7 @@ class Explanation:
         onset, apex, offset = self.keys
         return {
             **self.report,
+            "scores": {name: round(score, 4) for name, score in self.report["scores"].items()},
             "key_frames": {"onset": onset, "apex": apex, "offset": offset, "fps": self.fps},
             "frames_indices": self.indices,
             "action_unit_scores": {code: round(score, 4) for code, _, score in self.units},
