@@ -45,6 +45,7 @@ def write_run(
     seconds: float | None = None,
     seed: int | None = None,
     parts: Mapping[str, Any] | None = None,
+    command: str = "",
 ) -> None:
     """Writes `training_run.json`, what is known when training has ended.
 
@@ -53,6 +54,7 @@ def write_run(
         dataset: a Hub repository or a folder; of a folder the name alone is kept, and its manifest is read.
         steps: of the optimiser. seconds: wall time of training.
         parts: `text`, `structure` and `texture` as the recipe has them; a name is a pretrained part.
+        command: that repeats the run.
     """
     config = model.config
     sources: dict[str, dict[str, Any]] = {}
@@ -78,6 +80,7 @@ def write_run(
         "steps": steps,
         "seconds": None if seconds is None else round(seconds, 1),
         "seed": seed,
+        "command": command,
         "hardware": _hardware(model),
         "versions": {name: _version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "loss_weights": dict(config.loss_weights),
