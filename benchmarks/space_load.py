@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a trained model's folder")
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--crowd", type=int, default=20)
-    parser.add_argument("--max-new-tokens", type=int, default=384)
+    parser.add_argument("--max-new-tokens", type=int, default=160)
     parser.add_argument("--port", type=int, default=7979)
     arguments = parser.parse_args()
     console = Console()

@@ -75,7 +75,9 @@ class Uploads:
 
     def arrived(self, paths: list[str]) -> None:
         with self._lock:
-            self._waiting.update(paths)
+            # What was given up and swept since counts no longer.
+            self._waiting = Counter({path: count for path, count in self._waiting.items() if Path(path).exists()})
+            self._waiting.update(str(Path(path).resolve()) for path in paths)
 
     def done(self, path: str) -> None:
         """Deletes an uploaded file that nobody else waits for; leaves what was not uploaded."""
@@ -84,10 +86,10 @@ class Uploads:
         if not file.is_relative_to(folder):
             return
         with self._lock:
-            self._waiting[path] -= 1
-            if self._waiting[path] > 0:
+            self._waiting[str(file)] -= 1
+            if self._waiting[str(file)] > 0:
                 return
-            del self._waiting[path]
+            del self._waiting[str(file)]
             file.unlink(missing_ok=True)
             if file.parent != folder and not any(file.parent.iterdir()):
                 file.parent.rmdir()
