@@ -24,6 +24,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from model_card import RUN_FILE, fill_card
+
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,22 +97,31 @@ def summarise(predictions: list[dict[str, Any]], config: Any, majority: str) -> 
     """All figures of the report."""
     import numpy as np
 
-    from deft_llm.evaluation.metrics import au_metrics, emotion_metrics
+    from deft_llm.evaluation.metrics import au_metrics, bootstrap_intervals, emotion_metrics, subject_confusions
 
     labels = list(config.emotion_labels)
     expressed = [item for item in predictions if item["emotion"] is not None]
+    subjects = [item["subject"] for item in expressed]
     still = [item for item in predictions if item["emotion"] is None]
     true = [item["emotion"] for item in expressed]
     au_true = np.array([[code in item["action_units"] for code in config.action_units] for item in predictions])
     au_predicted = np.array([item["au_scores"] for item in predictions]) >= 0.5
+    answers = {
+        "majority class": [majority] * len(true),
+        "recognition head": [item["head"] for item in expressed],
+        "generated answer": [item["generated"] for item in expressed],
+    }
     return {
         "clips": len(predictions),
         "subjects": len({item["subject"] for item in predictions}),
         "expressive_clips": len(expressed),
-        "emotions": {
-            "majority class": emotion_metrics(true, [majority] * len(true), labels),
-            "recognition head": emotion_metrics(true, [item["head"] for item in expressed], labels),
-            "generated answer": emotion_metrics(true, [item["generated"] for item in expressed], labels),
+        "emotions": {name: emotion_metrics(true, given, labels) for name, given in answers.items()},
+        "intervals": {
+            name: {
+                key: list(ends)
+                for key, ends in bootstrap_intervals(subject_confusions(subjects, true, given, labels)).items()
+            }
+            for name, given in answers.items()
         },
         "action_units": {
             "majority class": au_metrics(au_true, np.zeros_like(au_true)),
@@ -147,6 +158,7 @@ def score_split(arguments: argparse.Namespace) -> int:
     majority = Counter(value for value in train["emotion"] if value is not None).most_common(1)[0][0]
     predictions = predict(model, processor, rows, arguments.batch_size, arguments.max_new_tokens)
     report = summarise(predictions, model.config, majority)
+    report |= {"dataset": dataset_name(arguments.dataset), "split": arguments.split}
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -167,7 +179,16 @@ def score_split(arguments: argparse.Namespace) -> int:
     if still := report["still_clips"]:
         console.print(f"still clips abstained from: {100 * report['still_clips_abstained']:.1f} % of {still}")
     console.print(f"Written to {arguments.output}")
+    folder = Path(arguments.model)
+    if (folder / RUN_FILE).is_file():
+        # The card of a folder of ours says what has been measured of it.
+        console.print(f"Card filled: {fill_card(folder, report=arguments.output / 'report.json')}")
     return 0
+
+
+def dataset_name(dataset: str) -> str:
+    """A Hub repository as it is, of a folder its own name."""
+    return Path(dataset).resolve().name if Path(dataset).exists() else dataset
 
 
 def load_splits(dataset: str, *, with_video: bool) -> dict[str, list[dict[str, Any]]]:
@@ -276,7 +297,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         rows,
         task,
         with_heads(results),
-        dataset=Path(arguments.dataset).name if Path(arguments.dataset).exists() else arguments.dataset,
+        dataset=dataset_name(arguments.dataset),
         mode=arguments.mode,
         seed=arguments.seed,
         configs={spec.name: spec.config for spec in specs},

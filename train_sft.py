@@ -17,6 +17,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,46 +31,10 @@ from deft_llm.training.arguments import (
     print_full_help,
     print_help,
 )
+from model_card import fill_card, write_run
 
 DONE, BROKE_OFF, REFUSED, STOPPED = 0, 1, 2, 143
 BASE, ADAPTER, WRITING = "base", "adapter", "model.partial"
-
-
-def write_model_card(
-    folder: Path, model: Any, dataset: Any, steps: int, *, command: str = "", manifest: str | None = None
-) -> None:
-    """Fills `model_card.md` with what this run knows and writes it as the folder's README.md.
-
-    Args:
-        command: that repeats the run. manifest: path of the dataset's manifest, if it has one.
-    """
-    from huggingface_hub import ModelCard, ModelCardData
-
-    from deft_llm.processing.action_units import get_action_unit
-
-    config = model.config
-    card = ModelCard.from_template(
-        ModelCardData(
-            license="apache-2.0",
-            library_name="transformers",
-            pipeline_tag="video-text-to-text",
-            tags=["micro-expression", "action-units", "optical-flow"],
-        ),
-        template_path=str(Path(__file__).with_name("model_card.md")),
-        parameters=f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million",
-        language_model=config.text_config.model_type,
-        structure=config.structure_config.model_type,
-        texture=config.texture_config.model_type,
-        clips=len(dataset),
-        subjects=len(set(dataset["subject"])),
-        sources=", ".join(sorted(set(dataset["source"]))),
-        steps=steps,
-        emotions=", ".join(config.emotion_labels),
-        action_units=", ".join(f"{code} ({get_action_unit(code).name})" for code in config.action_units),
-        command=command,
-        manifest=manifest or "none",
-    )
-    card.save(folder / "README.md")
 
 
 # --- Before anything is computed ------------------------------------------------------------------------------------
@@ -302,8 +267,7 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
             seed=training.seed,
             augmentation=Augmentation(data.mirror, data.appearance_jitter, data.temporal_crop, data.flow_noise),
             text=with_text,
-            extra_labels=_accepted_labels(),
-            conventions=getattr(config, "label_conventions", None) or (),
+            conventions=config.label_conventions,
         ),
         balance_keys=keys,
         expert_learning_rate=tuning.expert_learning_rate,
@@ -315,8 +279,14 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
 
 def train(run: Run, command: str = "") -> int:
     """Trains, writes the folder, its card and the Hub; returns the exit status."""
+    from huggingface_hub import HfApi
+
+    from publish import push_model
+
     trainer, training = run.trainer, run.trainer.args
+    started = time.monotonic()
     trainer.train(resume_from_checkpoint=run.checkpoint)
+    seconds = time.monotonic() - started
     if trainer.stopped:
         if training.process_index == 0:
             step = trainer.state.global_step
@@ -324,60 +294,24 @@ def train(run: Run, command: str = "") -> int:
         return STOPPED
     written, out = finish(run), Path(training.output_dir)
     if training.should_save:
-        manifest = Path(run.dataset) / "manifest.json"
-        write_model_card(
-            out,
-            written,
-            run.clips,
-            trainer.state.global_step,
-            command=command,
-            manifest=str(manifest) if manifest.is_file() else None,
-        )
+        write_run(
+            out, written, run.clips, dataset=run.dataset, steps=trainer.state.global_step, seconds=seconds,
+            seed=training.seed, parts=run.parts, command=command,
+        )  # fmt: skip
+        fill_card(out)
         if run.tuning.use_peft:
             shutil.copy(out / "README.md", out / ADAPTER / "README.md")  # instead of PEFT's empty form
         print(f"Model folder written to {training.output_dir}")
         if run.push:
-            print(f"Pushed to {push_folder(training, out)}")
+            visibility = "private" if training.hub_private_repo else "public"
+            name = training.hub_model_id or out.absolute().name
+            api = HfApi(token=training.hub_token)
+            print(f"Pushed to {push_model(out, name, visibility=visibility, revision=training.hub_revision, api=api)}")
     return DONE
 
 
 def _word(strategy: Any) -> str:
     return str(getattr(strategy, "value", strategy))
-
-
-def _accepted_labels() -> set[str]:
-    """Labels that not every version of the model takes."""
-    import inspect
-
-    from deft_llm.modeling_deft import DeftForConditionalGeneration
-
-    known = {"au_side_labels", "au_intensity_labels", "convention_ids"}
-    return known & set(inspect.signature(DeftForConditionalGeneration.forward).parameters)
-
-
-def push_folder(training: Any, folder: Path) -> str:
-    """Uploads the complete folder: weights, code, processor, pipeline and our card, and none of what training left."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=training.hub_token)
-    name = training.hub_model_id or folder.absolute().name
-    name = api.create_repo(name, private=training.hub_private_repo, exist_ok=True).repo_id
-    done = api.upload_folder(
-        repo_id=name,
-        folder_path=folder,
-        commit_message="Upload model",
-        ignore_patterns=[
-            "checkpoint-*",
-            f"{BASE}/*",
-            f"{ADAPTER}/*",
-            "runs/*",
-            "training_args.bin",
-            "*.partial*",
-            "_*",
-        ],
-        revision=training.hub_revision,
-    )
-    return str(done)
 
 
 def main(argv: list[str]) -> int:

@@ -216,7 +216,6 @@ def train(
         settings["task_weights"],
         0.0 if plain else settings["appearance_dropout"],
         seed=seed,
-        extra_labels=("au_side_labels", "au_intensity_labels", "convention_ids"),
         conventions=model.config.label_conventions,
     )
     usable = [
@@ -559,7 +558,7 @@ def main() -> int:
     parser.add_argument("--table", nargs="+", choices=tables, default=tables)
     parser.add_argument("--clips", type=int, default=CLIPS, help="of each preset")
     parser.add_argument("--steps", type=int, default=700, help="of training")
-    parser.add_argument("--ablation-steps", type=int, default=240)
+    parser.add_argument("--ablation-steps", type=int, default=160)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--terms", nargs="+", choices=TERMS, default=list(TERMS), metavar="TERM")
     parser.add_argument("--workers", type=int, default=2, help="trainings at once, a thread each")

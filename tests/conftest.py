@@ -1,6 +1,7 @@
 """What the tests share: a few rendered clips, a dataset of them, and an untrained tiny model with its processor."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -110,6 +111,18 @@ def folder(built, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("models") / "deft-tiny"
     for part in built:
         part.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def card_folder(folder, model, dataset, tmp_path_factory) -> Path:
+    """The saved folder with the facts of a run and the card, as training leaves it."""
+    from model_card import fill_card, write_run
+
+    path = tmp_path_factory.mktemp("models") / "deft-carded"
+    shutil.copytree(folder, path)
+    write_run(path, model, dataset, dataset="org/rendered", steps=2, seconds=57.0, seed=0)
+    fill_card(path)
     return path
 
 

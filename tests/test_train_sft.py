@@ -117,7 +117,7 @@ def test_one_command_writes_a_complete_folder(options, data, tmp_path, capsys):
     assert "12 clips of 1 subjects" in capsys.readouterr().out
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: video-text-to-text" in card
-    assert "12 clips of 1 subjects" in card
+    assert "| training data | 12 clips of 1 subjects" in card
     assert "{{" not in card
     assert not list(out.glob("*partial*"))
     config = json.loads((out / "config.json").read_text())

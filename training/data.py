@@ -395,7 +395,6 @@ class DeftCollator:
 
     Args:
         text: False for clips and labels alone, when the language model is not run.
-        extra_labels: which of `au_side_labels`, `au_intensity_labels`, `convention_ids` the model's `forward` takes.
         conventions: the config's `label_conventions`, for `convention_ids`.
     """
 
@@ -408,13 +407,12 @@ class DeftCollator:
         seed: int = 0,
         augmentation: Augmentation | None = None,
         text: bool = True,
-        extra_labels: Collection[str] = (),
         conventions: Sequence[str] = (),
     ):
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.task_weights, self.appearance_dropout, self.seed = task_weights, appearance_dropout, seed
         self.augmentation, self.text = augmentation, text
-        self.extra_labels, self.conventions = frozenset(extra_labels), list(conventions)
+        self.conventions = list(conventions)
         # Set by the trainer: clips of a whole optimiser step, which all have pixels or none, and the epoch of streamed
         # clips, which do not know theirs.
         self.step_size, self.epoch = 1, 0
@@ -435,16 +433,12 @@ class DeftCollator:
             batch |= self._text(rows, generators, batch)
         batch["emotion_labels"] = torch.tensor([int(row["emotion_label"]) for row in rows])
         batch["au_labels"] = torch.tensor(np.array([row["au_label"] for row in rows]), dtype=torch.float32)
-        extra = {
-            "au_side_labels": lambda: torch.tensor(np.array([row["au_side_label"] for row in rows]), dtype=torch.long),
-            "au_intensity_labels": lambda: torch.tensor(
-                np.array([row["au_intensity_label"] for row in rows]), dtype=torch.float32
-            ),
-            "convention_ids": lambda: torch.tensor(
-                [self.conventions.index(row["source"]) if row["source"] in self.conventions else -100 for row in rows]
-            ),
-        }
-        batch |= {name: make() for name, make in extra.items() if name in self.extra_labels}
+        sides, graded = (np.array([row[name] for row in rows]) for name in ("au_side_label", "au_intensity_label"))
+        batch["au_side_labels"] = torch.tensor(sides, dtype=torch.long)
+        batch["au_intensity_labels"] = torch.tensor(graded, dtype=torch.float32)
+        batch["convention_ids"] = torch.tensor(
+            [self.conventions.index(row["source"]) if row["source"] in self.conventions else UNKNOWN for row in rows]
+        )
         batch["clip_ids"] = [row["clip_id"] for row in rows]
         return batch
 

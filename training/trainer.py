@@ -308,7 +308,7 @@ class DeftSFTTrainer(SFTTrainer):
         )
 
     def create_model_card(self, *args, **kwargs):
-        """The card is written by `write_model_card`; TRL's generic one must not replace it."""
+        """The card is written by `model_card.py`; TRL's generic one must not replace it."""
 
     # --- Stopping ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import load_dataset
-from huggingface_hub import DatasetCard
+from huggingface_hub import CommitOperationDelete, DatasetCard
 from PIL import Image
 from rich.console import Console
 
@@ -322,15 +323,21 @@ class Hub:
         self.calls.append(("create", private))
         self.private = private if self.existing is None else self.existing
 
-    def repo_info(self, repo_id, *, repo_type):
-        return SimpleNamespace(private=self.private, gated=self.gated)
+    def repo_info(self, repo_id, *, repo_type, revision=None):
+        return SimpleNamespace(private=self.private, gated=self.gated, sha="0" * 40)
+
+    def list_repo_files(self, repo_id, *, repo_type, revision):
+        return ["README.md", "data/stale-00000.parquet"]
 
     def update_repo_settings(self, repo_id, *, repo_type, gated=None, private=None):
         self.calls.append(("settings", gated, private))
 
-    def upload_folder(self, *, repo_id, repo_type, folder_path, allow_patterns, delete_patterns, commit_message):
-        card = (folder_path / "README.md").read_text(encoding="utf-8")
+    def create_commit(self, repo_id, operations, *, repo_type, commit_message, revision, parent_commit):
+        files = {operation.path_in_repo: operation for operation in operations}
+        card = Path(files["README.md"].path_or_fileobj).read_text(encoding="utf-8")
+        assert isinstance(files["data/stale-00000.parquet"], CommitOperationDelete)
         self.calls.append(("upload", repo_id, card))
+        return SimpleNamespace(oid="1" * 40)
 
 
 @pytest.fixture

@@ -71,8 +71,7 @@ def test_the_prompt_in_training_is_the_prompt_in_use(collator, prepared, dataset
 
 
 def test_labels_follow_the_configs_lists(prepared, dataset, processor):
-    extra = {"au_side_labels", "au_intensity_labels", "convention_ids"}
-    collator = DeftCollator(processor, None, 0.0, extra_labels=extra, conventions=["another", "synthetic"])
+    collator = DeftCollator(processor, None, 0.0, conventions=["another", "synthetic"])
     batch = collator([prepared[index] for index in range(len(dataset))])
     sides = ["both", "left", "right"]
     for index, row in enumerate(dataset):
@@ -86,7 +85,7 @@ def test_labels_follow_the_configs_lists(prepared, dataset, processor):
             assert ("ABCDE"[int(intensity)] if intensity >= 0 else None) == units.get(code, {}).get("intensity")
     assert (batch["au_side_labels"] > 0).any()
     assert set(batch["convention_ids"].tolist()) == {1}
-    assert not extra & set(DeftCollator(processor, None, 0.0)([prepared[0]]))
+    assert set(DeftCollator(processor, None, 0.0)([prepared[0]])["convention_ids"].tolist()) == {-100}
 
 
 def test_what_nobody_coded_is_unknown_and_not_absent(dataset, processor):

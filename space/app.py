@@ -1,0 +1,230 @@
+"""The Space: a clip of a face in, what moved, when, and what a convention calls it out.
+
+    DEFT_MODEL=org/deft-llm python app.py
+
+`DEFT_MODEL` is a model's repository or folder, `DEFT_REVISION` its revision, `HF_TOKEN` the token that may read it;
+`DEFT_FACE_FINDER` what finds faces and `DEFT_MAX_NEW_TOKENS` how long an answer may be (`explaining.Explainer`). A
+graphics card is used where there is one.
+
+Nothing is kept: an uploaded clip is deleted when its answer is there, and one that was never asked about after ten
+minutes. `Uploads` counts, because Gradio keeps identical uploads of two people as one file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from drawing import draw, draw_nothing, draw_problem
+from explaining import MAX_MEGABYTES, MAX_SECONDS, ClipProblem, Explainer, Explanation
+
+logger = logging.getLogger("deft-space")
+
+HERE = Path(__file__).parent
+EXAMPLES = sorted((HERE / "examples").glob("*.mp4"))
+QUEUE = 40  # requests that may wait
+FACES = [("Find the face", "find"), ("The picture is a face", "crop")]
+
+TITLE = "Micro-expressions, and the motion that shows them"
+INTRODUCTION = """
+# Micro-expressions, and the motion that shows them
+Which muscle moved, where, when and how far, and what an annotation convention calls that.
+"""
+NOTICE = """
+<div class="deft-notice" role="note"><strong>What this is not for.</strong> It does not know what anybody feels, thinks
+or hides. Do not use it on applicants, employees, pupils, travellers, patients or suspects, to detect lies, or on
+people who have not agreed. In the European Union, inferring emotions at work and in education is prohibited
+(AI Act, Article 5(1)(f)).</div>
+"""
+PRIVACY = (
+    f"One face, up to {MAX_SECONDS:.0f} seconds and {MAX_MEGABYTES} MB. Your clip is deleted as soon as its answer is "
+    "there; nothing is stored."
+)
+THEME = gr.themes.Base(
+    primary_hue=gr.themes.colors.teal,
+    neutral_hue=gr.themes.colors.slate,
+    font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    radius_size=gr.themes.sizes.radius_lg,
+).set(
+    button_primary_background_fill="#0f766e",
+    button_primary_background_fill_hover="#115e59",
+    button_primary_background_fill_dark="#0f766e",
+    button_primary_background_fill_hover_dark="#115e59",
+    button_primary_text_color="#ffffff",
+)
+
+
+class Uploads:
+    """Which uploaded files are still waited for, by an ASGI middleware that reads the answers of `/upload`."""
+
+    def __init__(self):
+        self._waiting: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def arrived(self, paths: list[str]) -> None:
+        with self._lock:
+            # What was given up and swept since counts no longer.
+            self._waiting = Counter({path: count for path, count in self._waiting.items() if Path(path).exists()})
+            self._waiting.update(str(Path(path).resolve()) for path in paths)
+
+    def done(self, path: str) -> None:
+        """Deletes an uploaded file that nobody else waits for; leaves what was not uploaded."""
+        folder = Path(gr.utils.get_upload_folder()).resolve()
+        file = Path(path).resolve()
+        if not file.is_relative_to(folder):
+            return
+        with self._lock:
+            self._waiting[str(file)] -= 1
+            if self._waiting[str(file)] > 0:
+                return
+            del self._waiting[str(file)]
+            file.unlink(missing_ok=True)
+            if file.parent != folder and not any(file.parent.iterdir()):
+                file.parent.rmdir()
+
+    def middleware(self, app: Callable) -> Callable:
+        async def counted(scope, receive, send):
+            if scope["type"] != "http" or not scope["path"].endswith("/upload"):
+                return await app(scope, receive, send)
+            body: list[bytes] = []
+
+            async def watched(message):
+                if message["type"] == "http.response.start":
+                    body.append(b"" if message["status"] == 200 else b"!")
+                elif message["type"] == "http.response.body":
+                    body.append(message.get("body", b""))
+                    if not message.get("more_body") and body[0] != b"!":
+                        self.arrived(json.loads(b"".join(body)))
+                await send(message)
+
+            return await app(scope, receive, watched)
+
+        return counted
+
+
+def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks:
+    """The page and its API endpoint `/explain`."""
+    uploads = uploads or Uploads()
+
+    def explained(clip: str | None, face: str, progress: Callable) -> Explanation:
+        if not clip:
+            raise ClipProblem("There is no clip yet: upload one, record yourself, or take an example.", 400)
+        try:
+            return explainer.explain(clip, face, progress)
+        except ClipProblem:
+            raise
+        # The page must stay up whatever a file does; the log has the rest.
+        except Exception as error:
+            logger.exception("A clip could not be explained")
+            raise ClipProblem("Something went wrong here, not with your clip. Please try again.", 500) from error
+        finally:
+            uploads.done(clip)
+
+    def for_page(clip: str | None, face: str, progress: Any = gr.Progress()) -> tuple[str, Any]:  # noqa: B008
+        try:
+            return draw(explained(clip, face, progress)), gr.update(value=None)
+        except ClipProblem as problem:
+            return draw_problem(str(problem)), gr.update(value=None)
+
+    def for_api(video: str | None, face: str = "find") -> dict[str, Any]:
+        """Explains a clip: class, action units, evidence, rationale, key frames and scores.
+
+        Errors carry a sentence, and in their title a status as HTTP has it.
+        """
+        try:
+            return explained(video, face, lambda share, what: None).to_json()
+        except ClipProblem as problem:
+            raise gr.Error(str(problem), title=f"Status {problem.status}", print_exception=False) from problem
+
+    blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600), fill_width=True)
+    with blocks as page, gr.Column(elem_classes="deft-page"):
+        gr.Markdown(INTRODUCTION, elem_classes="deft-title")
+        gr.HTML(NOTICE)
+        with gr.Row(elem_classes="deft-main"):
+            with gr.Column(scale=0, min_width=320, elem_classes="deft-side"):
+                clip = gr.Video(
+                    label="Clip",
+                    sources=["upload", "webcam"],
+                    height=290,
+                    webcam_options=gr.WebcamOptions(mirror=False),
+                    elem_id="deft-clip",
+                )
+                face = gr.Radio(FACES, value="find", label="Where is the face?", elem_id="deft-where")
+                go = gr.Button("Explain this clip", variant="primary", elem_id="deft-go")
+                gr.Markdown(PRIVACY, elem_classes="deft-small")
+                examples = []
+                if EXAMPLES:
+                    gr.Markdown("**Or take an example** (rendered faces; nobody’s)", elem_classes="deft-small")
+                    with gr.Row(elem_classes="deft-examples"):
+                        for number, path in enumerate(EXAMPLES, start=1):
+                            button = gr.Button(
+                                f"Face {number}", icon=path.with_suffix(".jpg"), size="sm", min_width=60,
+                                elem_classes="deft-example",
+                            )  # fmt: skip
+                            examples.append((button, path))
+            with gr.Column(scale=1, min_width=320, elem_classes="deft-result"):
+                result = gr.HTML(draw_nothing(), elem_id="deft-result")
+        options = {
+            "api_visibility": "private",
+            "concurrency_id": "model",
+            "show_progress": "full",
+            "scroll_to_output": True,
+        }
+        go.click(for_page, [clip, face], [result, clip], show_progress_on=[result], **options)
+        for button, path in examples:
+            button.click(
+                lambda path=str(path), progress=gr.Progress(): for_page(path, "crop", progress)[0],  # noqa: B008
+                None, result, **options,
+            )  # fmt: skip
+        # The endpoint for programs has an answer of its own: data, and no page.
+        answer = gr.JSON(visible=False)
+        gr.Button(visible=False).click(
+            for_api, [clip, face], answer, api_name="explain", concurrency_id="model", concurrency_limit=1
+        )
+    return page.queue(max_size=QUEUE, default_concurrency_limit=1)
+
+
+def launch(explainer: Explainer, **options: Any) -> tuple[Any, str, str]:
+    """Starts the server with its limits; arguments are those of `Blocks.launch`."""
+    uploads = Uploads()
+    page = make_page(explainer, uploads)
+    return page.launch(
+        max_file_size=f"{MAX_MEGABYTES}mb",
+        theme=THEME,
+        css_paths=HERE / "style.css",
+        footer_links=["api"],
+        app_kwargs={"middleware": [Middleware(uploads.middleware)]},
+        **options,
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    chosen = Explainer(
+        os.environ.get("DEFT_MODEL", "org/deft-llm"),
+        revision=os.environ.get("DEFT_REVISION") or None,
+        finder=os.environ.get("DEFT_FACE_FINDER", "auto"),
+        max_new_tokens=int(os.environ.get("DEFT_MAX_NEW_TOKENS", "384")),
+    )
+
+    def warm() -> None:
+        try:
+            chosen.load()
+        except ClipProblem as problem:
+            logger.error("%s", problem, exc_info=problem.__cause__)
+
+    # The first visitor need not wait for the model; if it cannot be loaded, the page comes up and says so.
+    threading.Thread(target=warm, daemon=True).start()
+    launch(chosen)

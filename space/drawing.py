@@ -1,0 +1,345 @@
+"""An explanation as one piece of HTML: pictures are inline, nothing is fetched, and choosing an action unit is CSS.
+
+So nothing has to be kept on the server for the page to work, and it works by keyboard and without a mouse.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from explaining import CROP, Explanation
+
+_DIRECTION_SCALE = 10  # arrows are this many times as long as the motion
+
+
+def draw(explanation: Explanation) -> str:
+    """The result of a clip."""
+    parts = [
+        _verdict(explanation),
+        _notices(explanation),
+        '<div class="deft-row">',
+        _moment(explanation),
+        '</div><div class="deft-row deft-two"><div class="deft-row deft-stacked">',
+        _flow(explanation),
+        _classes(explanation),
+        '</div><div class="deft-row deft-stacked">',
+        _attention(explanation),
+        _words(explanation),
+        "</div></div>",
+        _json(explanation),
+    ]
+    return f'<div class="deft">{"".join(parts)}</div>'
+
+
+def draw_problem(message: str) -> str:
+    """Why there is no result."""
+    return (
+        '<div class="deft"><div class="deft-problem" role="alert"><h2>This could not be explained</h2>'
+        f"<p>{_text(message)}</p></div></div>"
+    )
+
+
+def draw_nothing() -> str:
+    """Before the first clip."""
+    steps = (
+        ("Give a clip", "Upload one, record yourself, or take an example. One face, at most ten seconds."),
+        ("It is measured", "Where the face moves, by how much, and when: onset, apex, offset."),
+        ("Read the evidence first", "The class is what an annotation convention calls that movement; no more."),
+    )
+    items = "".join(f"<li><strong>{title}</strong><span>{text}</span></li>" for title, text in steps)
+    return f'<div class="deft"><div class="deft-empty"><h2>How it goes</h2><ol>{items}</ol></div></div>'
+
+
+# --- the parts ------------------------------------------------------------------------------------------------------
+
+
+def _verdict(item: Explanation) -> str:
+    report = item.report
+    if report["insufficient_motion"]:
+        title, chip = "No expression", "insufficient motion"
+        text = "Nothing moves above the noise of this clip, so no emotion is named."
+    elif report["emotion"] is None:
+        title, chip = "No readable answer", None
+        text = (
+            "What the model wrote does not follow the form. Motion and probabilities below are measured all the same."
+        )
+    else:
+        emotion = report["emotion"]
+        coarse = report["coarse_emotion"]
+        title, chip = emotion.capitalize(), coarse if coarse != report["emotion"] else None
+        score = report["scores"].get(emotion)
+        how = f"{round(100 * score)} % by the recognition head. " if score is not None else ""
+        text = how + "This is the word a convention gives to the movement below, not a feeling."
+    tag = f'<span class="deft-chip">{_text(chip)}</span>' if chip else ""
+    return (
+        '<section class="deft-verdict" aria-label="Class"><div><p class="deft-kicker">Class</p>'
+        f"<h2>{_text(title)} {tag}</h2><p>{_text(text)}</p></div>"
+        f'<p class="deft-time">{item.seconds:.1f} s</p></section>'
+    )
+
+
+def _notices(item: Explanation) -> str:
+    lines = [*item.report["warnings"], *item.notes]
+    if not lines:
+        return ""
+    return '<ul class="deft-notices">' + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>"
+
+
+def _moment(item: Explanation) -> str:
+    onset, apex, offset = item.keys
+    labels = {item.indices[0]: "onset", item.indices[len(item.indices) // 2]: "apex", item.indices[-1]: "offset"}
+    frames = "".join(
+        f'<li class="{"deft-key" if index in labels else ""}">{_picture(frame, 112, f"Face at frame {index}")}'
+        f"<span><b>{_when(index, item.fps)}</b> {labels.get(index, '')}</span></li>"
+        for index, frame in zip(item.indices, item.frames, strict=True)
+    )
+    span = item.film_indices[-1] - item.film_indices[0] + 1
+    pace = (item.fps or 25) / 25 * len(item.film) / span
+    slower = f", slowed {pace:.0f} ×" if pace >= 1.5 else ""
+    film = base64.b64encode(_film(item.film)).decode()
+    return (
+        '<section class="deft-card deft-moment"><h3>The moment</h3><div class="deft-plotrow">'
+        f'<figure class="deft-film"><video controls loop muted playsinline autoplay width="{CROP}" height="{CROP}" '
+        f'aria-label="The face, cut out{slower}" src="data:video/mp4;base64,{film}"></video>'
+        f"<figcaption>The face, cut out{slower}</figcaption></figure>"
+        f"<figure>{_plot(item)}<figcaption>Motion of the {_text(item.region)}, in % of the face’s width. "
+        f"Onset {_when(onset, item.fps)}, apex {_when(apex, item.fps)}, offset {_when(offset, item.fps)}.</figcaption>"
+        f'</figure></div><ol class="deft-strip" aria-label="Frames the model saw">{frames}</ol></section>'
+    )
+
+
+def _plot(item: Explanation) -> str:
+    width, height, left, bottom, top = 560, 210, 44, 30, 26
+    motion = item.motion.astype(float)
+    count = len(motion)
+    smooth = cv2.GaussianBlur(motion[None].astype(np.float32), (0, 0), max(1.0, count / 60))[0]
+    low, high = min(0.0, float(smooth.min())), max(0.2, float(np.percentile(motion, 99.5)) * 1.1)
+    step = next(value for value in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if (high - low) / value <= 5)
+
+    def x(frame: float) -> float:
+        return left + (width - left - 12) * frame / max(count - 1, 1)
+
+    def y(value: float) -> float:
+        return top + (height - top - bottom) * (high - min(max(value, low), high)) / (high - low)
+
+    def line(values: np.ndarray) -> str:
+        chosen = np.linspace(0, count - 1, min(count, 400)).round().astype(int)
+        return " ".join(f"{x(i):.1f},{y(values[i]):.1f}" for i in chosen)
+
+    onset, apex, offset = item.keys
+    ticks = np.arange(np.ceil(low / step - 1e-6), high / step) * step
+    ticks[ticks == 0] = 0  # and not −0
+    grid = "".join(
+        f'<line class="deft-grid" x1="{left}" x2="{width - 12}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
+        f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>'
+        for v in ticks
+    )
+    seconds = np.linspace(0, count - 1, 5 if count > 5 else 2)
+    times = "".join(
+        f'<text x="{x(f):.1f}" y="{height - 8}" text-anchor="{"end" if f == count - 1 else "middle"}">'
+        f"{_when(round(float(f)), item.fps)}</text>"
+        for f in seconds
+    )
+    marks = ""
+    placed = -1e9
+    for name, frame in (("onset", onset), ("apex", apex), ("offset", offset)):
+        at = x(frame)
+        label = max(at, placed + 46)
+        placed = label
+        marks += (
+            f'<line class="deft-mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{height - bottom}"/>'
+            f'<text class="deft-marktext" x="{min(label, width - 20):.1f}" y="{top - 9}" text-anchor="middle">'
+            f"{name}</text>"
+        )
+    described = (
+        f"Motion over time: onset at {_when(onset, item.fps)}, apex at {_when(apex, item.fps)}, offset at "
+        f"{_when(offset, item.fps)}"
+    )
+    return (
+        f'<svg class="deft-plot" viewBox="0 0 {width} {height}" role="img" aria-label="{_text(described)}">'
+        f'<rect class="deft-span" x="{x(onset):.1f}" y="{top}" width="{max(x(offset) - x(onset), 1):.1f}" '
+        f'height="{height - top - bottom}"/>{grid}'
+        f'<polyline class="deft-raw" points="{line(motion)}"/><polyline class="deft-line" points="{line(smooth)}"/>'
+        f'<circle class="deft-dot" cx="{x(apex):.1f}" cy="{y(float(smooth[apex])):.1f}" r="4.5"/>{marks}{times}</svg>'
+    )
+
+
+def _flow(item: Explanation) -> str:
+    apex = item.frames[len(item.frames) // 2]
+    flow, side = item.flow, 320
+    stride = max(1, flow.shape[2] // 16)
+    shown = flow[:, stride // 2 :: stride, stride // 2 :: stride]
+    strength = np.hypot(*shown)
+    top = max(float(strength.max()), 1e-6)
+    cell = side / shown.shape[2]
+    arrows = []
+    for row, column in np.argwhere(strength > max(0.12 * top, 0.03)):
+        u, v = shown[:, row, column] * side / 100 * _DIRECTION_SCALE
+        x, y = (column + 0.5) * cell, (row + 0.5) * cell
+        length = float(np.hypot(u, v))
+        share = strength[row, column] / top
+        head = min(6.0, 0.45 * length)
+        a, b = u / length, v / length
+        tip = f"M{x + u - head * (a + 0.6 * b):.1f} {y + v - head * (b - 0.6 * a):.1f}L{x + u:.1f} {y + v:.1f}"
+        tip += f"L{x + u - head * (a - 0.6 * b):.1f} {y + v - head * (b + 0.6 * a):.1f}"
+        colour = _heat(share)
+        arrows.append(f'<path d="M{x:.1f} {y:.1f}L{x + u:.1f} {y + v:.1f}{tip}" stroke="{colour}"/>')
+    grey = np.repeat(cv2.cvtColor(apex, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    label = f"Optical flow from onset to apex over the face; the largest motion is {strength.max():.1f} % of its width"
+    return (
+        '<section class="deft-card"><h3>What moved</h3><figure>'
+        f'<svg class="deft-face" viewBox="0 0 {side} {side}" role="img" aria-label="{_text(label)}">'
+        f'<image href="{_source(grey, 320)}" width="{side}" height="{side}" opacity=".72"/>'
+        f'<g fill="none" stroke-width="2.2" stroke-linecap="round" stroke-linejoin="round">{"".join(arrows)}</g></svg>'
+        f"<figcaption>Flow from onset to apex, arrows {_DIRECTION_SCALE} × as long as the motion; the largest is "
+        f"{strength.max():.1f} % of the face’s width. The head’s own motion is taken out.</figcaption></figure>"
+        "</section>"
+    )
+
+
+def _attention(item: Explanation) -> str:
+    order = sorted(range(len(item.units)), key=lambda index: -item.units[index][2])
+    named = {unit["code"]: unit for unit in item.report["action_units"]}
+    moved = {}
+    for evidence in item.report["evidence"]:
+        moved.setdefault(evidence["action_unit"], []).append(
+            f"{evidence['region']} {evidence['direction']} {evidence['magnitude']:g} %"
+        )
+    maps, choices = [], []
+    for place, index in enumerate(order):
+        code, name, score = item.units[index]
+        weights = item.attention[index] / max(float(item.attention[index].max()), 1e-9)
+        maps.append(f'<img class="deft-map deft-map-{place}" alt="" src="{_heat_map(weights)}">')
+        said = ", ".join(moved.get(code, []))
+        side = {"both": "both sides", "left": "left side", "right": "right side"}.get(
+            (named.get(code) or {}).get("side"), ""
+        )
+        detail = " · ".join(part for part in (side, said) if part)
+        detail = f"<small>{_text(detail)}</small>" if detail else ""
+        choices.append(
+            f'<label class="deft-unit{" deft-named" if code in named else ""}"><input type="radio" name="deft-au" '
+            f'id="deft-au-{place}" {"checked" if place == 0 else ""}><span class="deft-unitname"><b>{code}</b> '
+            f'{_text(name)}{detail}</span><span class="deft-bar" aria-hidden="true">'
+            f'<i style="width:{100 * score:.0f}%"></i></span><span>{100 * score:.0f}&nbsp;%</span></label>'
+        )
+    onset = _picture(item.frames[0], 320, "The face at onset")
+    muted = " deft-muted" if item.report["insufficient_motion"] else ""
+    note = "Set aside: nothing moved above the noise. " if muted else ""
+    return (
+        f'<section class="deft-card deft-attention{muted}"><h3>Where each action unit was looked for</h3>'
+        f'<div class="deft-au"><figure><div class="deft-face deft-stack">{onset}{"".join(maps)}</div>'
+        f"<figcaption>{note}Bright is where the chosen unit’s query attends, summed over the frames.</figcaption>"
+        "</figure>"
+        '<fieldset class="deft-units"><legend>Choose an action unit (probability by the recognition head)</legend>'
+        f"{''.join(choices)}</fieldset></div></section>"
+    )
+
+
+def _words(item: Explanation) -> str:
+    report = item.report
+    evidence = "".join(
+        f"<li><b>{entry['action_unit']}</b> {_text(entry['region'])} moves {_text(entry['direction'])} by "
+        f"{entry['magnitude']:g} %</li>"
+        for entry in report["evidence"]
+    )
+    label, rationale = report["emotion"] or "not readable", report["rationale"] or "none"
+    if report["insufficient_motion"]:
+        # What was written about motion that is not there is not repeated; the JSON has it.
+        label, rationale = "insufficient motion", "none; nothing moved that could be explained"
+    return (
+        '<section class="deft-card"><h3>In words</h3><dl class="deft-words">'
+        f"<dt>Class</dt><dd>{_text(label)}</dd>"
+        f"<dt>Evidence</dt><dd>{f'<ul>{evidence}</ul>' if evidence else 'none'}</dd>"
+        f"<dt>Rationale</dt><dd>{_text(rationale)}</dd></dl></section>"
+    )
+
+
+def _classes(item: Explanation) -> str:
+    scores = sorted(item.report["scores"].items(), key=lambda entry: -entry[1])
+    muted = " deft-muted" if item.report["insufficient_motion"] else ""
+    rows = "".join(
+        f'<tr><th scope="row">{_text(name)}</th><td><span class="deft-bar" aria-hidden="true">'
+        f'<i style="width:{100 * score:.0f}%"></i></span></td><td>{100 * score:.0f}&nbsp;%</td></tr>'
+        for name, score in scores
+    )
+    experts = " · ".join(f"{name} {100 * weight:.0f} %" for name, weight in item.experts.items())
+    note = "Set aside: nothing moved above the noise. " if muted else ""
+    return (
+        f'<section class="deft-card{muted}"><h3>Class probabilities</h3><table class="deft-table">'
+        f'<caption class="deft-hidden">Probability of each class</caption><tbody>{rows}</tbody></table>'
+        f'<p class="deft-small">{note}By the recognition head. Weight of the experts: {experts}.</p></section>'
+    )
+
+
+def _json(item: Explanation) -> str:
+    text = json.dumps(item.to_json(), indent=2, ensure_ascii=False)
+    return (
+        '<details class="deft-card deft-json"><summary>JSON</summary>'
+        f'<pre tabindex="0" aria-label="The report as JSON">{_text(text)}</pre></details>'
+    )
+
+
+# --- small things ---------------------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str:
+    """Nothing in it can be markup, neither HTML nor a placeholder of Gradio's templates."""
+    return html.escape(str(value)).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
+
+
+def _when(frame: int, fps: float | None) -> str:
+    return f"{frame}" if not fps else f"{1000 * frame / fps:.0f} ms" if frame < fps * 10 else f"{frame / fps:.1f} s"
+
+
+def _source(image: np.ndarray, side: int) -> str:
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if side < CROP else cv2.INTER_CUBIC)
+    written = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 86])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(written.tobytes()).decode()
+
+
+def _picture(image: np.ndarray, side: int, alternative: str) -> str:
+    return f'<img src="{_source(image, side)}" width="{side}" height="{side}" alt="{_text(alternative)}">'
+
+
+_HEAT = np.array([(66, 135, 245), (46, 196, 182), (255, 209, 102), (255, 107, 53)], np.float32)
+
+
+def _heat(share: float) -> str:
+    """From blue over green and yellow to orange, readable on a grey face."""
+    position = min(max(share, 0), 1) * (len(_HEAT) - 1)
+    first = min(int(position), len(_HEAT) - 2)
+    mixed = _HEAT[first] + (_HEAT[first + 1] - _HEAT[first]) * (position - first)
+    return "#" + "".join(f"{round(float(part)):02x}" for part in mixed)
+
+
+def _heat_map(weights: np.ndarray) -> str:
+    """A transparent PNG of weights (g, g) in 0–1."""
+    fine = cv2.resize(weights.astype(np.float32), (64, 64), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    image = np.zeros((64, 64, 4), np.uint8)
+    image[..., :3] = (53, 160, 255)  # orange, blue first
+    image[..., 1] = (209 - 102 * fine).astype(np.uint8)
+    image[..., 3] = (225 * fine**0.8).astype(np.uint8)
+    return "data:image/png;base64," + base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()
+
+
+def _film(frames: np.ndarray) -> bytes:
+    """An mp4 at 25 frames a second: a micro-expression at the camera's own pace is over before it is seen."""
+    from io import BytesIO
+
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "23", "preset": "veryfast"})
+        stream.width = stream.height = CROP
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = 1
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()

@@ -1,0 +1,351 @@
+"""What the Space computes: one clip in, everything that the page shows out. Knows nothing of the page.
+
+The model brings its own code (`trust_remote_code`), so this needs nothing of the deft-llm package: what lies beside
+the model, such as reading and spotting, is imported from there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+MAX_SECONDS, MAX_FRAMES, MAX_MEGABYTES = 10.0, 3000, 50
+CROP = 256  # pixels, side of the pictures shown
+FACE_CHOICES = ("find", "crop")
+# How the box of OpenCV's frontal-face cascade lies to the crop that the model knows: this much larger, and lower.
+_CASCADE_SCALE, _CASCADE_SHIFT = 1.18, 0.06
+
+
+class ClipProblem(ValueError):  # noqa: N818  nothing is wrong with the program
+    """A request that cannot be answered. The message is for the person who asked; `status` is HTTP's."""
+
+    def __init__(self, message: str, status: int = 422):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is known of a clip.
+
+    `frames` (n, CROP, CROP, 3) uint8 are the aligned crops the model saw, `indices` (n,) their numbers in the clip;
+    `motion` (T,) is the course of the region that moves most, in percent of the face's width, along its direction;
+    `film` (T', CROP, CROP, 3) uint8 is the clip from shortly before the onset to shortly after the offset, the frames
+    `film_indices`;
+    `flow` (2, h, w) goes from onset to apex, in percent; `attention` (units, g, g) sums to 1 for each unit.
+    """
+
+    report: dict[str, Any]
+    answer: str
+    frames: np.ndarray
+    indices: list[int]
+    film: np.ndarray
+    film_indices: list[int]
+    fps: float | None
+    keys: tuple[int, int, int]
+    motion: np.ndarray
+    region: str
+    flow: np.ndarray
+    units: list[tuple[str, str, float]]
+    attention: np.ndarray
+    experts: dict[str, float]
+    notes: list[str]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The report, and what it was measured on; plain data."""
+        onset, apex, offset = self.keys
+        return {
+            **self.report,
+            "scores": {name: round(score, 4) for name, score in self.report["scores"].items()},
+            "key_frames": {"onset": onset, "apex": apex, "offset": offset, "fps": self.fps},
+            "frames_indices": self.indices,
+            "action_unit_scores": {code: round(score, 4) for code, _, score in self.units},
+            "experts": {name: round(weight, 4) for name, weight in self.experts.items()},
+            "notes": self.notes,
+        }
+
+
+class Explainer:
+    """A model, loaded when it is first needed, and what it says about clips. Threads may share it.
+
+    Args:
+        model: folder or Hub repository. revision: of the repository.
+        finder: "auto" (YuNet, else OpenCV's own cascade, else none), "cascade", "none", or a `face_source` of the
+            model's processor such as "yunet:PATH".
+        max_new_tokens: the longest answer; one that is well formed ends by itself.
+    """
+
+    def __init__(self, model: str, *, revision: str | None = None, finder: str = "auto", max_new_tokens: int = 384):
+        self.model, self.revision, self.finder, self.max_new_tokens = model, revision, finder, max_new_tokens
+        self._pipe: Any = None
+        self._problem: tuple[float, ClipProblem] | None = None
+        self._loading, self._running = threading.Lock(), threading.Lock()
+
+    def load(self) -> Any:
+        """The pipeline. Raises `ClipProblem` (503) with the reason; tried again after half a minute."""
+        with self._loading:
+            if self._pipe is None:
+                if self._problem is not None and time.monotonic() - self._problem[0] < 30:
+                    raise self._problem[1]
+                try:
+                    self._pipe = self._load()
+                # The client of the Hub, transformers and the model's own code each have their errors.
+                except Exception as error:
+                    problem = ClipProblem(_loading_problem(self.model, error), 503)
+                    self._problem = (time.monotonic(), problem)
+                    raise problem from error
+            return self._pipe
+
+    def _load(self) -> Any:
+        from transformers import pipeline
+
+        device = 0 if torch.cuda.is_available() else -1
+        pipe = pipeline(
+            "video-text-to-text", model=self.model, revision=self.revision, trust_remote_code=True, device=device
+        )
+        pipe.model.eval()
+        # The modules that lie beside the video processor, wherever transformers has put them.
+        beside = type(pipe.processor.video_processor).__module__.rpartition(".")[0]
+        self._reading, self._alignment, self._keyframes = (
+            importlib.import_module(f"{beside}.{name}") for name in ("video_reading", "face_alignment", "keyframes")
+        )
+        return pipe
+
+    def explain(
+        self, path: str, face: str = "find", progress: Callable[[float, str], None] = lambda share, what: None
+    ) -> Explanation:
+        """Everything about one clip.
+
+        Args:
+            face: "find", look for it in the first frame; "crop", the frame is a face crop.
+            progress: told a share of the work and what comes next.
+
+        Raises:
+            ClipProblem: no clip that can be explained; says why to the person who gave it.
+        """
+        if face not in FACE_CHOICES:
+            raise ClipProblem(f"The face must be one of {', '.join(FACE_CHOICES)}.", 400)
+        progress(0.02, "Waking the model")
+        pipe = self.load()
+        started = time.monotonic()
+        with self._running, torch.inference_mode():
+            try:
+                return self._explain(pipe, path, face, progress, started)
+            except self._reading.VideoReadError as error:
+                raise ClipProblem(_reading_problem(str(error)), 415) from error
+            except self._alignment.FaceAlignmentError as error:
+                raise ClipProblem("No face was found in the first frame.") from error
+
+    def _explain(self, pipe, path: str, face: str, progress, started: float) -> Explanation:
+        progress(0.1, "Reading the clip")
+        clip = self._reading.open_clip(path)
+        _check_length(len(clip), clip.metadata.fps)
+        notes: list[str] = []
+        transform = self._place(clip, face, notes)
+        progress(0.25, "Looking for the moment it moves")
+        tracked = np.stack(list(self._keyframes.track_regions(clip.scan(), transform)))
+        found = self._keyframes.spot_key_frames(tracked, clip.metadata.fps)
+        keys = (found.onset, found.apex, found.offset)
+        motion, region = _course(tracked, keys, self._keyframes.TRACKED_REGIONS)
+
+        progress(0.45, "Measuring the motion")
+        options = {"key_frames": keys, "face_source": lambda frame: transform}
+        inputs = pipe.preprocess(clip, clip_kwargs=options)
+        progress(0.65, "Writing the explanation")
+        outputs = pipe.forward(inputs, generate_kwargs={"max_new_tokens": self.max_new_tokens})
+        result = pipe.postprocess(outputs)
+        progress(0.9, "Drawing")
+        recognition, processor = outputs["recognition"], pipe.processor
+        apex = processor.video_processor.num_frames // 2
+        weights = recognition.au_attentions[0].float().sum(1)
+        grid = round(weights.shape[-1] ** 0.5)
+        names = {unit["code"]: unit["name"] for unit in result["report"]["action_units"]}
+        get_unit = importlib.import_module(f"{self._keyframes.__package__}.action_units").get_action_unit
+        scores = recognition.au_logits[0].float().sigmoid().tolist()
+        indices = result["frames_indices"]
+        film = _film_frames(keys, len(clip), indices)
+        crops = {
+            index: self._alignment.warp_to_crop(frame, transform, CROP)
+            for index, frame in zip(film, clip.stream(film), strict=True)
+        }
+        return Explanation(
+            report=result["report"],
+            answer=result["generated_text"],
+            frames=np.stack([crops[index] for index in indices]),
+            indices=indices,
+            film=np.stack(list(crops.values())),
+            film_indices=film,
+            fps=clip.metadata.fps,
+            keys=keys,
+            motion=motion,
+            region=region,
+            flow=outputs["flow_values_videos"][0, apex - 1].float().numpy(),
+            units=[
+                (code, names.get(code) or get_unit(code).name, score)
+                for code, score in zip(processor.action_units, scores, strict=True)
+            ],
+            attention=weights.reshape(len(weights), grid, grid).numpy(),
+            experts=dict(
+                zip(("structure", "dynamic texture", "motion"), recognition.expert_gates[0].tolist(), strict=True)
+            ),
+            notes=notes,
+            seconds=time.monotonic() - started,
+        )
+
+    def _place(self, clip: Any, face: str, notes: list[str]) -> np.ndarray:
+        """The clip's one transform to the face crop, (2, 3)."""
+        height, width = clip.metadata.height, clip.metadata.width
+        if face == "crop":
+            return self._alignment.crop_transform(height, width)
+        frame = clip.frames([0])[0]
+        for name in self._finders():
+            try:
+                if name == "cascade":
+                    found = _cascade_faces(frame)
+                    boxes = [(box, None) for box in found]
+                else:
+                    points = self._alignment.make_face_source(name)(frame)
+                    boxes = [(_extent(three), three) for three in points]
+            except (FileNotFoundError, ImportError, ValueError, cv2.error, AttributeError) as error:
+                # Not fetched, or not part of this OpenCV: the next one is asked.
+                if name == self._finders()[-1]:
+                    notes.append(
+                        f"No face finder is at hand ({type(error).__name__}); the picture was taken as it is."
+                    )
+                continue
+            largest = max((box[2] for box, _ in boxes), default=0)
+            boxes = [item for item in boxes if item[0][2] > 0.4 * largest]
+            if not boxes:
+                raise ClipProblem(
+                    "No face was found in the first frame. Use a clip in which one face looks into the camera, or "
+                    "choose “The picture is a face” if it is cut to the face already."
+                )
+            if len(boxes) > 1:
+                raise ClipProblem(
+                    f"{len(boxes)} faces were found in the first frame. Cut the clip so that one person is in it."
+                )
+            (left, top, side), points = boxes[0]
+            if points is not None:
+                return self._alignment.crop_transform(height, width, landmarks=points)
+            middle = abs(left + side / 2 - width / 2) + abs(top + side / 2 - height / 2)
+            if side > 0.8 * min(height, width) and middle < 0.25 * min(height, width):
+                return self._alignment.crop_transform(height, width)  # a face crop already
+            notes.append("The face was placed by a rough finder; with YuNet at hand it would be placed more exactly.")
+            return np.array([[1 / side, 0, -left / side], [0, 1 / side, -top / side]])
+        return self._alignment.crop_transform(height, width)
+
+    def _finders(self) -> list[str]:
+        return {"auto": ["yunet", "cascade"], "none": []}.get(self.finder, [self.finder])
+
+
+def _check_length(frames: int, fps: float | None) -> None:
+    seconds = frames / fps if fps else None
+    if seconds is not None and seconds > MAX_SECONDS:
+        if seconds >= 90:
+            hours, minutes = divmod(round(seconds / 60), 60)
+            told = f"{hours} h {minutes} min" if hours else f"{minutes} minutes"
+        else:
+            told = f"{seconds:.0f} seconds"
+        raise ClipProblem(
+            f"This clip is {told} long. Clips of up to {MAX_SECONDS:.0f} seconds are read here: a micro-expression "
+            "lasts less than half a second, so cut the clip to the moment you want explained.",
+            413,
+        )
+    if frames > MAX_FRAMES:
+        raise ClipProblem(f"This clip has {frames} frames; up to {MAX_FRAMES} are read here. Cut it shorter.", 413)
+    if frames < 8:
+        raise ClipProblem(
+            "This is a single picture; motion needs a clip." if frames == 1 else
+            f"This clip has {frames} frames only; motion needs at least 8.",
+        )  # fmt: skip
+
+
+def _film_frames(keys: tuple[int, int, int], count: int, sampled: list[int]) -> list[int]:
+    """The frames of the film: from shortly before the onset to shortly after the offset, and not more than 120."""
+    start, stop = max(0, keys[0] - 12), min(count - 1, keys[2] + 12)
+    some = np.linspace(start, stop, min(120, stop - start + 1)).round().astype(int)
+    return sorted({*some.tolist(), *sampled})
+
+
+def _course(tracked: np.ndarray, keys: tuple[int, int, int], regions: Any) -> tuple[np.ndarray, str]:
+    """The course (T,) of the region that moves most from onset to apex, along its direction, and the region's name."""
+    onset, apex, _ = keys
+    moved = tracked[apex] - tracked[onset]
+    strongest = int(np.hypot(*moved.T).argmax())
+    direction = moved[strongest] / max(float(np.hypot(*moved[strongest])), 1e-6)
+    region, side = regions[strongest]
+    return (tracked[:, strongest] - tracked[onset, strongest]) @ direction, f"{region}, {side} side"
+
+
+def _cascade_faces(frame: np.ndarray) -> list[tuple[float, float, float]]:
+    """(left, top, side) of the crops about the faces that OpenCV's frontal-face cascade finds.
+
+    Raises `AttributeError` or `FileNotFoundError` with an OpenCV that has none (version 5).
+    """
+    path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
+    if not path.is_file():
+        raise FileNotFoundError(path.name)
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    shrink = min(1.0, 480 / min(grey.shape))
+    grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    # Faces that fill the frame are found only with something around them.
+    margin = min(grey.shape) // 4
+    grey = cv2.copyMakeBorder(grey, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
+    least = int(0.2 * min(grey.shape))
+    found = []
+    for x, y, width, _ in cv2.CascadeClassifier(str(path)).detectMultiScale(grey, 1.1, 6, minSize=(least, least)):
+        side = _CASCADE_SCALE * width
+        left, top = x + width / 2 - side / 2, y + width / 2 - side / 2 + _CASCADE_SHIFT * width
+        found.append(((left - margin) / shrink, (top - margin) / shrink, side / shrink))
+    return found
+
+
+def _extent(points: np.ndarray) -> tuple[float, float, float]:
+    """(left, top, side) of the square about three landmarks; for comparing faces."""
+    low, high = points.min(0), points.max(0)
+    return float(low[0]), float(low[1]), float((high - low).max())
+
+
+def _reading_problem(reason: str) -> str:
+    if "one frame only" in reason:
+        return "This is a single picture; motion needs a clip."
+    if "not a video" in reason or "no such" in reason:
+        return "This file is not a video that can be read. MP4, MOV, AVI, WebM and MKV usually can."
+    if "empty" in reason:
+        return "This file is empty."
+    if "too large" in reason or "at most" in reason:
+        return "The pictures of this clip are too large. Scale it down to 1080 lines or fewer."
+    return "This clip is damaged or cut off, so its motion cannot be measured. Export it anew and try again."
+
+
+def _loading_problem(model: str, error: BaseException) -> str:
+    """Why the model is not there, for somebody who only sees the page; no path and no token in it."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    status = next((item.response.status_code for item in chain if getattr(item, "response", None) is not None), None)
+    words = " ".join(f"{type(item).__name__} {item}" for item in chain)
+    name = f"The model {Path(model).name if os.path.exists(model) else model} cannot be loaded: "
+    if "Invalid credentials" in words:
+        return name + "the Hub does not accept this Space's token; it may have been revoked. Its owner must renew it."
+    if "GatedRepoError" in words or "trying to access a gated repo" in words or status == 403:
+        return name + "it is given on request only, and this Space's token has no access. Its owner must ask for it."
+    if status in (401, 404) or "not a valid model identifier" in words or "RepositoryNotFound" in words:
+        return (
+            name
+            + "there is no such model, or it is private. The Space's owner must set DEFT_MODEL to one it may read."
+        )
+    if any(word in words for word in ("Timeout", "Connect", "LocalEntryNotFound", "offline")):
+        return name + "the Hugging Face Hub does not answer. Please try again in some minutes."
+    return name + "its files do not fit this program. The Space's owner will find the details in the log."

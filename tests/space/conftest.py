@@ -1,0 +1,131 @@
+"""The Space as it runs: a process of its own, which cannot import deft_llm, and a browser in front of it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from deft_llm.hub_datasets.synthetic import encode_frames
+
+SPACE = Path(__file__).parents[2] / "space"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NO_BROWSER = (
+    "NO BROWSER: the page of the Space was not tested. Install one (Debian: apt-get install chromium) and run again."
+)
+
+
+@dataclass
+class Server:
+    url: str
+    uploads: Path
+    log: Path
+    process: subprocess.Popen
+
+    def left_behind(self) -> list[str]:
+        """Files of visitors on the disk; Gradio's own copies of the examples' pictures are not theirs."""
+        found = [path for path in self.uploads.rglob("*") if path.is_file()]
+        return [str(path) for path in found if not path.name.startswith("face-")]
+
+
+@contextmanager
+def serving(place: Path, **variables: str):
+    """`python space/app.py` with these variables; ends the process afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(place / "uploads"), "DEFT_FACE_FINDER": "cascade",
+        "DEFT_MAX_NEW_TOKENS": "8", "OMP_NUM_THREADS": "1",
+        "HF_MODULES_CACHE": str(place / "modules"), "no_proxy": "127.0.0.1,localhost", **variables,
+    }  # fmt: skip
+    log = place / "log.txt"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-S", str(SPACE / "app.py")], cwd=place, env=environment, stdout=output, stderr=output
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/config", timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError(f"The Space did not start:\n{log.read_text()[-3000:]}") from None
+                time.sleep(0.3)
+        yield Server(url, place / "uploads", log, process)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def server(folder, tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("space"), DEFT_MODEL=str(folder)) as started:
+        yield started
+
+
+# --- clips that are no good -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def bad_clips(brow_clip, tmp_path_factory) -> dict[str, Path]:
+    """Name → file, for everything that the page must refuse in words."""
+    place = tmp_path_factory.mktemp("bad")
+    files = {name: place / f"{name}.mp4" for name in ("text", "empty", "long", "no face", "two faces", "cut off")}
+    files["text"].write_text("<b>This is a letter.</b>")
+    files["empty"].write_bytes(b"")
+    two_hours = (np.zeros((32, 32, 3), np.uint8) for _ in range(7200))
+    files["long"].write_bytes(encode_frames(two_hours, 1, 40))
+    rng = np.random.default_rng(0)
+    field = cv2.resize(rng.integers(60, 200, (12, 16, 3), np.uint8), (240, 180), interpolation=cv2.INTER_CUBIC)
+    files["no face"].write_bytes(encode_frames([np.roll(field, step, 1) for step in range(20)], 100, 20))
+    pair = [cv2.copyMakeBorder(frame, 40, 40, 40, 40, cv2.BORDER_REPLICATE) for frame in brow_clip.frames[:20]]
+    files["two faces"].write_bytes(encode_frames([np.hstack([frame, frame]) for frame in pair], 100, 12))
+    whole = encode_frames(brow_clip.frames, 200, 12)
+    files["cut off"].write_bytes(whole[: len(whole) // 3])
+    files["picture"] = place / "picture.gif"
+    Image.fromarray(brow_clip.frames[0]).save(files["picture"])
+    return files
+
+
+# --- the browser ----------------------------------------------------------------------------------------------------
+
+
+def browser_path() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = browser_path()
+    if path is None:
+        # Where a browser is promised, its absence is a failure and not a skip.
+        assert not os.environ.get("DEFT_REQUIRE_BROWSER"), NO_BROWSER
+        pytest.skip(NO_BROWSER)
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def pytest_terminal_summary(terminalreporter):
+    if browser_path() is None:
+        terminalreporter.section("browser", red=True, bold=True)
+        terminalreporter.write_line(NO_BROWSER, red=True, bold=True)

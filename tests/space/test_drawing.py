@@ -1,0 +1,168 @@
+"""The result's HTML: whatever a model or a file says stays text, and clips of every kind can be drawn."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from drawing import draw, draw_problem
+from explaining import CROP, ClipProblem, Explainer, Explanation, _check_length, _loading_problem
+
+NASTY = "<script>alert(1)</script> ${window} {{value}} \"'&"
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.opened, self.open, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.opened.append((tag, dict(attributes)))
+        if tag not in ("img", "input", "image", "line", "circle", "rect", "path", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def explanation():
+    rng = np.random.default_rng(0)
+    report = {
+        "emotion": "anger", "coarse_emotion": "negative", "scores": {"anger": 0.75, "surprise": 0.25},
+        "action_units": [{"code": "AU4", "name": "brow lowerer", "side": "both", "intensity": None, "score": 0.9}],
+        "evidence": [{"action_unit": "AU4", "region": "inner brow", "direction": "down", "magnitude": 0.7}],
+        "rationale": "The brows lower.", "insufficient_motion": False, "parsed": True, "text": "", "warnings": [],
+    }  # fmt: skip
+    frames = rng.integers(0, 255, (4, CROP, CROP, 3), np.uint8)
+    return Explanation(
+        report=report,
+        answer="Class: anger",
+        frames=frames,
+        indices=[2, 6, 10, 14],
+        film=np.repeat(frames, 4, axis=0),
+        film_indices=list(range(16)),
+        fps=200.0,
+        keys=(2, 10, 14),
+        motion=np.sin(np.linspace(0, 3, 16)),
+        region="inner brow, left side",
+        flow=rng.normal(0, 0.2, (2, 32, 32)).astype(np.float32),
+        units=[("AU4", "brow lowerer", 0.9), ("AU12", "lip corner puller", 0.1)],
+        attention=rng.dirichlet(np.ones(64), 2).reshape(2, 8, 8).astype(np.float32),
+        experts={"structure": 0.1, "dynamic texture": 0.2, "motion": 0.7},
+        notes=[],
+        seconds=0.5,
+    )
+
+
+def test_it_says_what_was_found(explanation):
+    page = Tags(draw(explanation))
+    assert page.open == []
+    for said in (
+        "Anger",
+        "negative",
+        "75 %",
+        "AU4",
+        "inner brow moves down by 0.7 %",
+        "The brows lower.",
+        "slowed 8 ×",
+    ):
+        assert said in page.text, said
+    assert sum(tag == "input" for tag, _ in page.opened) == 2
+    assert all("alt" in attributes for tag, attributes in page.opened if tag == "img")
+    # Nothing is fetched from anywhere.
+    sources = [attributes.get("src") or attributes.get("href") for _, attributes in page.opened]
+    assert all(source.startswith("data:") for source in sources if source)
+
+
+def test_what_a_model_writes_stays_text(explanation):
+    report = explanation.report | {
+        "emotion": NASTY, "coarse_emotion": NASTY, "scores": {NASTY: 1.0}, "rationale": NASTY, "warnings": [NASTY],
+        "evidence": [{"action_unit": "AU4", "region": NASTY, "direction": NASTY, "magnitude": 1.0}],
+    }  # fmt: skip
+    drawn = draw(replace(explanation, report=report, region=NASTY, notes=[NASTY]))
+    page = Tags(drawn)
+    assert "script" not in {tag for tag, _ in page.opened}
+    assert "alert(1)" in page.text
+    assert "${" not in drawn
+    assert "{{" not in drawn
+    assert "script" not in {tag for tag, _ in Tags(draw_problem(NASTY)).opened}
+
+
+def test_without_motion_no_emotion_and_no_rationale(explanation):
+    report = explanation.report | {"emotion": None, "insufficient_motion": True, "evidence": [], "action_units": []}
+    text = Tags(draw(replace(explanation, report=report))).text
+    assert "No expression" in text
+    assert "The brows lower" not in text.partition("JSON")[0]
+
+
+def test_an_answer_that_cannot_be_read(explanation):
+    report = explanation.report | {"emotion": None, "parsed": False}
+    assert "No readable answer" in Tags(draw(replace(explanation, report=report))).text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fps": None},
+        {"fps": 25.0},
+        {"motion": np.zeros(16)},
+        {"motion": np.full(16, 80.0)},
+        {"flow": np.zeros((2, 32, 32), np.float32)},
+        {"keys": (0, 1, 15), "motion": np.linspace(-3, 0, 16)},
+    ],
+    ids=["no rate", "slow camera", "no motion", "wild motion", "no flow", "backwards"],
+)
+def test_odd_clips_can_be_drawn(explanation, changes):
+    drawn = draw(replace(explanation, **changes))
+    assert Tags(drawn).open == []
+    assert "nan" not in re.sub('base64,[^"]*', "", drawn)
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "words"),
+    [
+        (7200, 1.0, "2 h 0 min long"),
+        (9000, 25.0, "6 minutes long"),
+        (500, 25.0, "20 seconds long"),
+        (4000, None, "4000 frames"),
+        (1, 25.0, "single picture"),
+        (5, 25.0, "5 frames only"),
+    ],
+)
+def test_lengths_that_are_refused(frames, fps, words):
+    with pytest.raises(ClipProblem, match=words):
+        _check_length(frames, fps)
+
+
+def test_lengths_that_are_read():
+    for frames, fps in ((8, 25.0), (2000, 200.0), (250, 25.0), (3000, None)):
+        _check_length(frames, fps)
+
+
+def test_a_model_that_failed_is_not_loaded_again_at_once(monkeypatch):
+    explainer, asked = Explainer("org/nowhere"), []
+
+    def load():
+        asked.append(1)
+        raise OSError("org/nowhere is not a valid model identifier")
+
+    monkeypatch.setattr(explainer, "_load", load)
+    for _ in range(3):
+        with pytest.raises(ClipProblem, match="there is no such model") as caught:
+            explainer.load()
+        assert caught.value.status == 503
+    assert asked == [1]
+
+
+def test_no_path_and_no_token_is_told(tmp_path):
+    told = _loading_problem(str(tmp_path), RuntimeError(f"{tmp_path}/config.json hf_secret"))
+    assert str(tmp_path) not in told
+    assert "hf_secret" not in told

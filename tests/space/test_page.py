@@ -1,0 +1,197 @@
+"""The page in a real browser: by mouse at two widths, by keyboard alone, with an accessibility scan."""
+
+import json
+import re
+
+import pytest
+
+from tests.space.conftest import serving
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install deft-llm[test]")
+
+SIZES = {"desktop": (1360, 900), "phone": (390, 844)}
+
+
+@pytest.fixture
+def open_page(browser, server):
+    """Opens the page at a width; fails on any error of the page and on any request to another host."""
+    contexts, troubles = [], []
+
+    def opened(size="desktop", scheme="light", url=server.url):
+        width, height = SIZES[size]
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((url, "data:", "blob:")) else troubles.append(f"asks {request.url}")
+            ),
+        )
+        page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(url)
+        page.get_by_role("button", name="Explain this clip").wait_for()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def upload(page, path):
+    page.locator("#deft-clip input[type=file]").set_input_files(str(path))
+    page.locator("#deft-clip video").wait_for(state="attached")
+
+
+def explain(page):
+    page.get_by_role("button", name="Explain this clip").click()
+    page.locator(".deft-verdict, .deft-problem").wait_for()
+
+
+def shown_map(page):
+    """Numbers of the attention maps that can be seen."""
+    page.wait_for_timeout(300)  # the fade
+    opacities = page.locator(".deft-map").evaluate_all("maps => maps.map(map => +getComputedStyle(map).opacity)")
+    return [number for number, opacity in enumerate(opacities) if opacity > 0.5]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_upload_result_action_unit_json(open_page, server, brow_video, processor, size):
+    page = open_page(size)
+    upload(page, brow_video)
+    page.get_by_label("The picture is a face").check()
+    explain(page)
+    for name in ("The moment", "What moved", "Where each action unit was looked for", "In words"):
+        assert page.get_by_role("heading", name=name).is_visible()
+    assert page.locator(".deft-marktext").all_text_contents() == ["onset", "apex", "offset"]
+    assert page.locator(".deft-strip li").count() == processor.video_processor.num_frames
+    assert page.locator(".deft-strip .deft-key").count() == 3
+    assert page.locator(".deft-film video").evaluate("film => film.readyState > 0 || film.error === null")
+    terms = page.locator(".deft-words dt").all_inner_texts()
+    assert terms == ["Class", "Evidence", "Rationale"]
+    assert page.locator(".deft-table tr").count() == len(processor.emotion_labels)
+
+    units = page.get_by_role("radio", name=re.compile("^AU"))
+    assert units.count() == len(processor.action_units)
+    assert shown_map(page) == [0]
+    page.locator(".deft-unit").nth(2).click()
+    assert units.nth(2).is_checked()
+    assert shown_map(page) == [2]
+
+    page.get_by_text("JSON", exact=True).click()
+    report = json.loads(page.locator(".deft-json pre").inner_text())
+    assert set(report["action_unit_scores"]) == set(processor.action_units)
+    # Nothing sticks out of the window sideways.
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    # The clip is gone from the page as it is from the disk.
+    page.locator("#deft-clip video").wait_for(state="detached")
+    assert server.left_behind() == []
+
+
+def test_by_keyboard_alone(open_page, brow_video):
+    page = open_page()
+
+    def tab_to(selector, most=60):
+        for _ in range(most):
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"{selector} cannot be reached by Tab; the focus is on "
+                             f"{page.evaluate('document.activeElement.outerHTML.slice(0, 200)')}")  # fmt: skip
+
+    tab_to("#deft-clip button.upload-container")
+    with page.expect_file_chooser() as chosen:
+        page.keyboard.press("Enter")
+    chosen.value.set_files(str(brow_video))
+    page.locator("#deft-clip video").wait_for(state="attached")
+    tab_to("#deft-where input[value=crop]")
+    page.keyboard.press("Space")
+    assert page.get_by_label("The picture is a face").is_checked()
+    tab_to("#deft-go")
+    page.keyboard.press("Enter")
+    page.locator(".deft-verdict").wait_for()
+    tab_to(".deft-unit input")
+    page.keyboard.press("ArrowDown")
+    assert shown_map(page) == [1]
+    tab_to(".deft-json summary")
+    page.keyboard.press("Enter")
+    assert page.locator(".deft-json pre").is_visible()
+
+
+def test_an_example_needs_one_click(open_page, server):
+    page = open_page()
+    page.get_by_role("button", name="Face 4").click()
+    page.locator(".deft-verdict").wait_for()
+    assert page.get_by_role("heading", name="No expression").is_visible()
+    page.get_by_role("button", name="Face 1").click()
+    page.get_by_role("heading", name="No expression").wait_for(state="detached")
+    assert page.locator(".deft-plot").is_visible()
+    assert server.left_behind() == []
+
+
+def serious(page):
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        (item["id"], item["impact"], item["nodes"][0]["html"][:200])
+        for item in found
+        if item["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_scan_finds_nothing_serious(open_page, size, scheme, bad_clips):
+    page = open_page(size, scheme)
+    assert serious(page) == []
+    page.get_by_role("button", name="Face 1").click()
+    page.locator(".deft-verdict").wait_for()
+    page.locator(".deft-json summary").click()
+    page.wait_for_timeout(400)
+    assert serious(page) == []
+    upload(page, bad_clips["no face"])
+    page.get_by_role("button", name="Explain this clip").click()
+    page.locator(".deft-problem").wait_for()
+    page.wait_for_timeout(400)
+    assert serious(page) == []
+
+
+PROBLEMS = {
+    "text": "is not a video that can be read",
+    "empty": "is empty",
+    "long": "2 h 0 min long",
+    "no face": "No face was found",
+    "two faces": "2 faces were found",
+}
+
+
+def test_what_cannot_be_explained_is_said_in_a_sentence(open_page, bad_clips, brow_video):
+    page = open_page()
+    for kind, words in PROBLEMS.items():
+        upload(page, bad_clips[kind])
+        page.get_by_role("button", name="Explain this clip").click()
+        page.get_by_role("alert").get_by_text(words).wait_for()
+        page.locator("#deft-clip video").wait_for(state="detached")
+    page.get_by_role("button", name="Explain this clip").click()
+    page.get_by_role("alert").get_by_text("There is no clip yet").wait_for()
+    upload(page, brow_video)
+    explain(page)
+    page.locator(".deft-verdict").wait_for()
+
+
+def test_a_name_of_a_file_is_no_markup(open_page, brow_video, tmp_path):
+    path = tmp_path / "<img src=x onerror=alert(1)>.mp4"
+    path.write_bytes(brow_video.read_bytes())
+    page = open_page()
+    upload(page, path)
+    explain(page)
+    assert page.locator("img[src='x']").count() == 0
+
+
+def test_a_model_that_is_not_there(open_page, tmp_path):
+    with serving(tmp_path, DEFT_MODEL="org/nowhere") as server:
+        page = open_page(url=server.url)
+        page.get_by_role("button", name="Face 1").click()
+        page.get_by_role("alert").get_by_text("The model org/nowhere cannot be loaded").wait_for()
