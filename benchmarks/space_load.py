@@ -52,8 +52,8 @@ def untrained_model(folder: Path) -> Path:
     import yaml
     from datasets import load_dataset
 
-    sys.path.insert(0, str(ROOT))
-    from train_sft import ModelArguments, build_model
+    from deft_llm.training.arguments import ModelArguments
+    from deft_llm.training.parts import build_model
 
     command = [sys.executable, "-m", "deft_llm.hub_datasets", "synthesize", "--out", str(folder / "data")]
     subprocess.run([*command, "--clips", "72"], check=True, stdout=subprocess.DEVNULL)

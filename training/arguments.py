@@ -160,7 +160,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
 
     parser = Parser((*OURS, SFTConfig))
     names = {action.dest for action in parser._actions}
-    mappings = {item.name for group in OURS for item in fields(group) if str(item.type).startswith("dict")}
+    mappings = {item.name for group in OURS for item in fields(group) if "dict" in str(item.type)}
     for action in parser._actions:
         if action.dest in mappings:
             action.type = _mapping  # `dict` itself reads nothing that can be written on a command line
