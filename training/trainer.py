@@ -91,6 +91,13 @@ class DeftSFTTrainer(SFTTrainer):
         training = self.model.training
         inputs = dict(inputs)
         clip_ids = inputs.pop("clip_ids", [])
+        for name in ("pixel_values_videos", "flow_values_videos"):
+            if name in inputs and not bool(torch.isfinite(inputs[name]).all()):
+                bad = (~torch.isfinite(inputs[name]).flatten(1).all(1)).tolist()
+                clips = ", ".join(clip for clip, is_bad in zip(clip_ids, bad, strict=False) if is_bad)
+                raise NonFiniteLossError(
+                    f"{name} of {clips} holds values that are no numbers; build the dataset anew."
+                )
         outputs = model(
             **inputs, use_cache=False, skip_logits=not return_outputs, num_items_in_batch=num_items_in_batch
         )
