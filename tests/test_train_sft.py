@@ -154,37 +154,6 @@ def test_streamed_clips_train(options, tmp_path):
     assert (out / "config.json").exists()
 
 
-def test_only_the_complete_folder_goes_to_the_hub(tmp_path, monkeypatch):
-    from huggingface_hub.utils import filter_repo_objects
-
-    for name in ("README.md", "config.json", "model.safetensors", "modeling_deft.py", "pipeline_deft.py",
-                 "processor_config.json", "checkpoint-3/optimizer.pt", "base/model.safetensors", "training_args.bin",
-                 "adapter/adapter_model.safetensors", "runs/events", "model.partial/config.json"):  # fmt: skip
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
-    sent = {}
-
-    class Api:
-        def __init__(self, token=None):
-            pass
-
-        def create_repo(self, name, **options):
-            sent["private"] = options["private"]
-            return type("Repo", (), {"repo_id": f"lab/{name}"})
-
-        def upload_folder(self, *, repo_id, folder_path, ignore_patterns, **options):
-            names = [str(path.relative_to(folder_path)) for path in folder_path.rglob("*") if path.is_file()]
-            sent[repo_id] = set(filter_repo_objects(names, ignore_patterns=ignore_patterns))
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    training = type("Arguments", (), {"hub_token": None, "hub_model_id": "deft", "hub_private_repo": True,
-                                      "hub_revision": None})  # fmt: skip
-    train_sft.push_folder(training, tmp_path)
-    assert sent["private"]
-    assert sent["lab/deft"] == {"README.md", "config.json", "model.safetensors", "modeling_deft.py",
-                                "pipeline_deft.py", "processor_config.json"}  # fmt: skip
-
-
 # --- Refused before anything is computed ----------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.space.conftest import serving
 
@@ -103,8 +104,13 @@ def test_by_keyboard_alone(open_page, brow_video):
                              f"{page.evaluate('document.activeElement.outerHTML.slice(0, 200)')}")  # fmt: skip
 
     tab_to("#deft-clip button.upload-container")
-    with page.expect_file_chooser() as chosen:
-        page.keyboard.press("Enter")
+    for attempt in range(12):  # the button is drawn a moment before it listens
+        try:
+            with page.expect_file_chooser(timeout=5_000) as chosen:
+                page.keyboard.press("Enter")
+            break
+        except PlaywrightTimeoutError:
+            assert attempt < 11, "Enter on the upload button opens no file chooser"
     chosen.value.set_files(str(brow_video))
     page.locator("#deft-clip video").wait_for(state="attached")
     tab_to("#deft-where input[value=crop]")
