@@ -285,11 +285,14 @@ def probe():
 
 
 def identity_probe(states: torch.Tensor, faces: np.ndarray) -> float:
-    """Accuracy in percent, above chance, of naming the face: fitted on every other clip of each, read on the rest."""
+    """Accuracy in percent, above chance, of naming the face: fitted on every other clip of each and read on the rest,
+    and the other way round."""
     values, number = np.unique(faces, return_inverse=True)
     rank = np.array([np.sum(number[:index] == face) for index, face in enumerate(number)])
-    fitted = probe().fit(states[rank % 2 == 0], number[rank % 2 == 0])
-    return 100 * (fitted.score(states[rank % 2 == 1], number[rank % 2 == 1]) - 1 / len(values))
+    halves = rank % 2 == 0, rank % 2 == 1
+    found = [probe().fit(states[one], number[one]).score(states[other], number[other]) for one, other in
+             (halves, halves[::-1])]  # fmt: skip
+    return 100 * (float(np.mean(found)) - 1 / len(values))
 
 
 def unit_probe(model: Any, name: str, train_found: Any, train_units: np.ndarray, found: Any, units: np.ndarray):
@@ -329,6 +332,7 @@ def answers(
     *,
     pixels: bool = True,
     flow: torch.Tensor | None = None,
+    grounded: bool = False,
 ) -> list[Any]:
     """The parsed answer to the full question for each clip."""
     reports = []
@@ -340,7 +344,10 @@ def answers(
         if not pixels:
             del tensors["pixel_values_videos"]
         questions = [processor.default_instruction] * len(tensors["flow_values_videos"])
-        reports += processor.post_process_expression(generate_answers(model, processor, tensors, questions, 200))
+        with torch.inference_mode():
+            recognition = model.model(**tensors) if grounded else None
+        written = generate_answers(model, processor, tensors, questions, 200, recognition)
+        reports += processor.post_process_expression(written)
     return reports
 
 
@@ -418,6 +425,9 @@ def experts_job(seed: int, *, place: Path, clips: int, steps: int) -> dict[str, 
     result["answers that parse"] = 100 * float(np.mean([report.parsed for report in reports]))
     result["UF1, answer"] = text_uf1(reports, sets["test"], labels)
     result |= {f"claims: {name}": value for name, value in claims(reports, sets["test"]).items()}
+    reports = answers(model, processor, sets["test"], grounded=True)
+    result["UF1, grounded answer"] = text_uf1(reports, sets["test"], labels)
+    result |= {f"grounded claims: {name}": value for name, value in claims(reports, sets["test"]).items()}
     for name, flow in (("no pixels", None), ("no pixels, 28 × 28 flow of unknown unit", foreign)):
         result[f"UF1, head, {name}"] = head_uf1(
             recognise(model, sets["test"], pixels=False, flow=flow), sets["test"], labels

@@ -38,9 +38,18 @@ def stacked_tensors(rows: Sequence[Mapping[str, Any]], processor: Any, device: A
 
 
 def generate_answers(
-    model: Any, processor: Any, tensors: Mapping[str, torch.Tensor], questions: Sequence[str], max_new_tokens: int
+    model: Any,
+    processor: Any,
+    tensors: Mapping[str, torch.Tensor],
+    questions: Sequence[str],
+    max_new_tokens: int,
+    recognition: Any = None,
 ) -> list[str]:
-    """The greedy answer to one question a clip."""
+    """The greedy answer to one question a clip.
+
+    Args:
+        recognition: `model.model(**tensors)`, to hold the evidence to what it recognised.
+    """
     prompts = []
     for question in questions:
         content = [{"type": "video"}, {"type": "text", "text": question}]
@@ -48,8 +57,12 @@ def generate_answers(
     inputs = processor.tokenizer(
         prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
     ).to(model.device)
+    length = inputs["input_ids"].shape[1]
+    constraints = None if recognition is None else [processor.answer_constraint(length, recognition)]
     with torch.inference_mode():
-        sequences = model.generate(**inputs, **tensors, max_new_tokens=max_new_tokens, do_sample=False)
+        sequences = model.generate(
+            **inputs, **tensors, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=constraints
+        )
     return processor.tokenizer.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 

@@ -27,7 +27,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
     _default_generation_config = GenerationConfig(max_new_tokens=512, do_sample=False)
 
     def _sanitize_parameters(
-        self, text=None, convention=None, generate_kwargs=None, max_new_tokens=None, **clip_kwargs
+        self, text=None, convention=None, grounded=False, generate_kwargs=None, max_new_tokens=None, **clip_kwargs
     ):
         forward = dict(generate_kwargs or {})
         if max_new_tokens is not None:
@@ -39,7 +39,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
             )
         return (
             {"text": text, "convention": convention, "clip_kwargs": clip_kwargs},
-            {"generate_kwargs": forward},
+            {"generate_kwargs": forward, "grounded": grounded},
             {},
         )
 
@@ -51,6 +51,8 @@ class DeftVideoTextToTextPipeline(Pipeline):
             convention: whose reading of action units is asked for, one of `config.label_conventions`; by default all
                 have their say.
             key_frames, face_landmarks, face_box, face_source: of the clip, as in [`DeftVideoProcessor`].
+            grounded: hold the answer to its form, and its evidence to the units and sides that the motion expert
+                recognised (needs llguidance). Only for the question that asks for Class, Evidence and Rationale.
             max_new_tokens, generate_kwargs: for `generate`.
         """
         return super().__call__(videos, text=text, **kwargs)
@@ -70,15 +72,18 @@ class DeftVideoTextToTextPipeline(Pipeline):
             inputs["convention_ids"] = torch.tensor([self.model.config.label_conventions.index(convention)])
         return dict(inputs)
 
-    def _forward(self, model_inputs, generate_kwargs=None):
+    def _forward(self, model_inputs, generate_kwargs=None, grounded=False):
         metadata = model_inputs.pop("video_metadata")
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs or {})
-        sequences = self.model.generate(**model_inputs, **generate_kwargs)
         recognition = self.model.model(
             pixel_values_videos=model_inputs["pixel_values_videos"],
             flow_values_videos=model_inputs["flow_values_videos"],
             convention_ids=model_inputs.get("convention_ids"),
         )
+        if grounded:
+            length = model_inputs["input_ids"].shape[1]
+            generate_kwargs["logits_processor"] = [self.processor.answer_constraint(length, recognition)]
+        sequences = self.model.generate(**model_inputs, **generate_kwargs)
         return {
             "sequences": sequences[:, model_inputs["input_ids"].shape[1] :],
             "recognition": recognition,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from .action_units import get_action_unit
 from .expression_report import FIELDS, INSUFFICIENT_MOTION
 from .motion_evidence import DIRECTIONS
 
+_SIDE_WORDS = {"both": "both sides", "left": "left side", "right": "right side"}
+_FREE_ORDER = 4  # lines that may stand in any order; beyond that the orders are too many
+
 
 def answer_pattern(
     emotion_labels: Sequence[str],
     action_units: Sequence[str],
     *,
+    facts: Mapping[str, str] | None = None,
     fields: Sequence[str] = FIELDS,
     longest_rationale: int = 400,
 ) -> str:
@@ -27,20 +32,33 @@ def answer_pattern(
     A piece of evidence names one of `action_units` with a region that the unit moves; units that motion cannot show
     are left out. A clip with insufficient motion has no evidence. The rationale is a line of `longest_rationale`
     characters at most.
+
+    Args:
+        facts: the units that were recognised, with their sides. The evidence then has a line for each of them and for
+            nothing else, on that side; in any order, up to four, else in the order given.
     """
     class_field, evidence_field, rationale_field = map(re.escape, fields)
-    units = []
-    for code in action_units:
-        unit = get_action_unit(code)
-        regions = sorted({motion.region for motion in unit.motions})
-        if regions:
-            units.append(f"{re.escape(f'{code} {unit.name}')}, (both sides|left side|right side), {_one_of(regions)}")
+    moved = {code: sorted({motion.region for motion in get_action_unit(code).motions}) for code in action_units}
+    sides = {code: _SIDE_WORDS[side] for code, side in (facts or {}).items()}
+    lines = {
+        code: (
+            f"{evidence_field}: {re.escape(f'{code} {get_action_unit(code).name}')}, "
+            f"{sides.get(code, '(both sides|left side|right side)')}, {_one_of(regions)} moves {_one_of(DIRECTIONS)} "
+            "by [0-9]{1,2}\\.[0-9] %\n"
+        )
+        for code, regions in moved.items()
+        if regions
+    }
     none = f"{evidence_field}: none\n"
-    evidence = none
-    if units:
-        line = f"({'|'.join(units)}) moves {_one_of(DIRECTIONS)} by [0-9]{{1,2}}\\.[0-9] %"
-        evidence = f"({none}|({evidence_field}: {line}\n){{1,12}})"
-    answer = f"({re.escape(INSUFFICIENT_MOTION)}\n{none}|{_one_of(emotion_labels)}\n{evidence})"
+    if facts is None:
+        evidence = f"({none}|({'|'.join(lines.values())}){{1,12}})" if lines else none
+    else:
+        named = [lines[code] for code in facts if code in lines]
+        orders = permutations(named) if len(named) <= _FREE_ORDER else [named]
+        evidence = f"({'|'.join(''.join(order) for order in orders)})" if named else none
+    answer = f"{_one_of(emotion_labels)}\n{evidence}"
+    if not facts:
+        answer = f"({re.escape(INSUFFICIENT_MOTION)}\n{none}|{answer})"
     # Whatever some reader takes for the end of a line is left out with the control characters.
     rationale = rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{longest_rationale}}}"
     return f"{class_field}: {answer}{rationale_field}: {rationale}"
@@ -57,7 +75,7 @@ class AnswerConstraint(LogitsProcessor):
 
     Args:
         tokenizer: a fast tokenizer.
-        pattern: as of [`answer_pattern`].
+        patterns: as of [`answer_pattern`]; one for all prompts, or one each.
         prompt_length: tokens before the answer, padding included.
 
     Raises:
@@ -65,26 +83,29 @@ class AnswerConstraint(LogitsProcessor):
         ValueError: a pattern that llguidance does not read.
     """
 
-    def __init__(self, tokenizer: Any, pattern: str, prompt_length: int):
+    def __init__(self, tokenizer: Any, patterns: str | Sequence[str], prompt_length: int):
         try:
             import llguidance
             from llguidance.hf import from_tokenizer
         except ImportError as error:
             raise ImportError("Constrained answers need `pip install deft-llm[constrained]` (llguidance).") from error
-        wrapped = from_tokenizer(tokenizer)
-        start = llguidance.LLMatcher(wrapped, llguidance.LLMatcher.grammar_from_regex(pattern))
-        if start.is_error():
-            raise ValueError(f"The answer's pattern cannot be used: {start.get_error()}")
-        self.prompt_length, self.end = prompt_length, tokenizer.eos_token_id
-        self._states: dict[tuple[int, ...], Any] = {(): start}
+        wrapped, starts = from_tokenizer(tokenizer), []
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            starts.append(llguidance.LLMatcher(wrapped, llguidance.LLMatcher.grammar_from_regex(pattern)))
+            if starts[-1].is_error():
+                raise ValueError(f"The answer's pattern cannot be used: {starts[-1].get_error()}")
+        self.prompt_length, self.end, self.prompts = prompt_length, tokenizer.eos_token_id, len(starts)
+        # The state behind the tokens of an answer, by its prompt and those tokens: beams change places between calls.
+        self._states: dict[tuple[int, tuple[int, ...]], Any] = {(row, ()): start for row, start in enumerate(starts)}
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        states: dict[tuple[int, ...], Any] = {}
+        states: dict[tuple[int, tuple[int, ...]], Any] = {}
         allowed = np.zeros(scores.shape, bool)
+        beams = max(1, len(input_ids) // self.prompts) if self.prompts > 1 else len(input_ids)
         for row, tokens in enumerate(input_ids[:, self.prompt_length :].tolist()):
-            key = tuple(tokens)
+            key = (row // beams, tuple(tokens))
             if key not in states:
-                states[key] = self._advanced(key)
+                states[key] = self._advanced(*key)
             matcher = states[key]
             if matcher is None or matcher.is_stopped():
                 allowed[row, self.end] = True
@@ -95,9 +116,9 @@ class AnswerConstraint(LogitsProcessor):
         self._states = states
         return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -float("inf"))
 
-    def _advanced(self, tokens: tuple[int, ...]) -> Any:
+    def _advanced(self, prompt: int, tokens: tuple[int, ...]) -> Any:
         """The state after `tokens`, from the one before; `None` behind the answer's end."""
-        before = self._states.get(tokens[:-1]) if tokens else self._states.get(())
+        before = self._states.get((prompt, tokens[:-1]))
         if not tokens or before is None:
             return before
         after = before.deep_copy()

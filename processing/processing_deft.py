@@ -168,21 +168,34 @@ class DeftProcessor(ProcessorMixin):
             raise ValueError(f"The messages hold {text.count(self.video_token)} clips, expected one.")
         return text.replace(self.video_token, self.replace_video_token(video_inputs))
 
-    def answer_constraint(self, prompt_length: int, longest_rationale: int = 400) -> AnswerConstraint:
+    def answer_constraint(
+        self, prompt_length: int, outputs: Any = None, *, threshold: float = 0.5, longest_rationale: int = 400
+    ) -> AnswerConstraint:
         r"""
         A logits processor for one call of `generate` that lets nothing but readable answers through.
 
         Args:
             prompt_length: `input_ids.shape[1]`.
+            outputs: the recognition of the clips, one a prompt, as `model.model(**clips)` returns it. With it the
+                evidence names the recognised units on the recognised sides and no others.
+            threshold: probability from which a unit counts as recognised.
             longest_rationale: characters after which the rationale is cut off.
 
         Raises:
             ImportError: llguidance is not installed.
         """
-        pattern = answer_pattern(
-            self.emotion_labels, self.action_units, fields=self.answer_fields, longest_rationale=longest_rationale
-        )
-        return AnswerConstraint(self.tokenizer, pattern, prompt_length)
+        options = {"fields": self.answer_fields, "longest_rationale": longest_rationale}
+        if outputs is None:
+            patterns: Any = answer_pattern(self.emotion_labels, self.action_units, **options)
+        else:
+            present = outputs.au_logits.sigmoid() >= threshold
+            sides = outputs.au_side_logits.argmax(-1)
+            patterns = []
+            for row in range(len(present)):
+                columns = present[row].nonzero().flatten().tolist()
+                facts = {self.action_units[column]: SIDES[int(sides[row, column])] for column in columns}
+                patterns.append(answer_pattern(self.emotion_labels, self.action_units, facts=facts, **options))
+        return AnswerConstraint(self.tokenizer, patterns, prompt_length)
 
     def post_process_expression(
         self,

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from deft_llm.modeling_deft import DeftVideoTextToTextPipeline
 from deft_llm.processing.video_reading import VideoReadError
@@ -39,6 +40,20 @@ def test_the_convention_reaches_question_and_head(pipe, brow_video, monkeypatch)
     assert f"by the convention of {name}." in pipe.processor.instruction(name)
     with pytest.raises(ValueError, match=f"'samm'; the model was trained with {name}"):
         pipe(str(brow_video), convention="samm")
+
+
+def test_a_grounded_answer_names_what_was_recognised(pipe, brow_video):
+    """An untrained model recognises anything; its words follow it."""
+    result = pipe(str(brow_video), grounded=True, max_new_tokens=900)
+    written = pipe.processor.post_process_expression(result["generated_text"].split("Rationale:")[0] + "Rationale: .")[
+        0
+    ]
+    inputs = pipe.processor.video_processor(str(brow_video), return_tensors="pt")
+    with torch.no_grad():
+        scores = pipe.model.model(**inputs).au_logits[0].sigmoid().tolist()
+    shown = {code for code, score in zip(pipe.processor.action_units, scores, strict=True) if score >= 0.5}
+    assert written.parsed
+    assert {unit.code for unit in written.action_units} == shown
 
 
 def test_a_still_clip_is_not_explained(pipe, still_video):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -18,13 +20,39 @@ def prompt(processor, clips):
 def test_even_an_untrained_model_writes_readable_answers(model, processor, prompt, arguments):
     torch.manual_seed(0)
     length = prompt["input_ids"].shape[1]
-    options = {"max_new_tokens": 500, "logits_processor": [processor.answer_constraint(length, 20)], **arguments}
+    options = {
+        "max_new_tokens": 500,
+        "logits_processor": [processor.answer_constraint(length, longest_rationale=20)],
+        **arguments,
+    }
     sequences = model.generate(**prompt, **options)
     texts = processor.tokenizer.batch_decode(sequences[:, length:], skip_special_tokens=True)
     for text, report in zip(texts, processor.post_process_expression(texts), strict=True):
         assert report.parsed, (text, report.warnings)
         assert report.insufficient_motion or report.emotion in processor.emotion_labels
         assert {unit.code for unit in report.action_units} <= set(processor.action_units)
+
+
+@pytest.mark.parametrize("arguments", [{"do_sample": True}, {"num_beams": 2}], ids=["sampled", "beams"])
+def test_the_evidence_is_what_was_recognised(model, processor, prompt, arguments):
+    """Each prompt of a batch has facts of its own."""
+    torch.manual_seed(0)
+    codes = processor.action_units
+    facts = [{"AU4": "left"}, {}, {"AU1": "both", "AU2": "right"}]
+    units, sides = torch.full((3, len(codes)), -9.0), torch.zeros(3, len(codes), 3)
+    for row, named in enumerate(facts):
+        for code, side in named.items():
+            units[row, codes.index(code)] = 9.0
+            sides[row, codes.index(code), ("both", "left", "right").index(side)] = 9.0
+    length = prompt["input_ids"].shape[1]
+    outputs = SimpleNamespace(au_logits=units, au_side_logits=sides)
+    constraint = processor.answer_constraint(length, outputs, longest_rationale=20)
+    sequences = model.generate(**prompt, max_new_tokens=300, logits_processor=[constraint], **arguments)
+    texts = processor.tokenizer.batch_decode(sequences[:, length:], skip_special_tokens=True)
+    for text, report, named in zip(texts, processor.post_process_expression(texts), facts, strict=True):
+        assert report.parsed, (text, report.warnings)
+        assert {unit.code: unit.side for unit in report.action_units} == named
+        assert not (named and report.insufficient_motion)
 
 
 def test_the_trained_format_passes_unchanged(processor, dataset):
