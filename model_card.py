@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def write_run(
         entry = sources.setdefault(source, {"clips": 0, "subjects": set()})
         entry["clips"] += 1
         entry["subjects"].add(subject)
-    terms = _terms_of(sources, Path(dataset) / "manifest.json")
+    terms = terms_of(sources, dataset)
     is_folder = Path(dataset).is_dir()
     run = {
         "dataset": {"name": Path(dataset).resolve().name if is_folder else dataset, "on_the_hub": not is_folder},
@@ -88,10 +88,15 @@ def write_run(
     _write(Path(folder) / RUN_FILE, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
 
-def _terms_of(sources: Mapping[str, Any], manifest: Path) -> dict[str, dict[str, Any]]:
-    """Title and terms of each source: of the data sets that are known, of rendered clips, of own recordings."""
+def terms_of(sources: Iterable[str], dataset: str) -> dict[str, dict[str, Any]]:
+    """Title and terms of each source: of the data sets that are known, of rendered clips, of own recordings.
+
+    Args:
+        dataset: a Hub repository or a folder, whose manifest is read.
+    """
     from deft_llm.hub_datasets.sources import SOURCES
 
+    manifest = Path(dataset) / "manifest.json"
     told = json.loads(manifest.read_text(encoding="utf-8"))["sources"] if manifest.is_file() else {}
     terms = {}
     for name in sources:

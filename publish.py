@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,11 @@ def push_model(
     check_folder(folder)
     run = folder / RUN_FILE
     sources = json.loads(run.read_text(encoding="utf-8"))["sources"] if run.is_file() else {}
-    bound = [source for source in sources.values() if source["kind"] != "rendered"]
+    bound = binding_terms(sources)
     reason = (i_may_share or "").strip()
     if bound and visibility != "private" and not reason:
-        titles = "; ".join(f"{source['title']}: {source['terms']}" for source in bound)
         raise LicenceError(
-            f"{folder} was trained on recordings whose terms bind it ({titles}). Choose --private, or say with "
+            f"{folder} was trained on recordings whose terms bind it ({bound}). Choose --private, or say with "
             f"--i-may-share REASON why they allow a {visibility} repository."
         )
     told = explained(repo_id, "model", api, revision)
@@ -88,6 +88,12 @@ def push_model(
     if visibility == "gated":
         told(api.update_repo_settings, repo_id, private=False)
     return f"{api.endpoint}/{repo_id}/tree/{oid}"
+
+
+def binding_terms(sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """Titles and terms of the sources that are somebody's recordings; empty where all are rendered."""
+    bound = [source for source in sources.values() if source["kind"] != "rendered"]
+    return "; ".join(f"{source['title']}: {source['terms']}" for source in bound)
 
 
 def check_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from deft_llm.training.arguments import (
     print_full_help,
     print_help,
 )
-from model_card import fill_card, write_run
+from model_card import fill_card, terms_of, write_run
 
 DONE, BROKE_OFF, REFUSED, STOPPED = 0, 1, 2, 143
 BASE, ADAPTER, WRITING = "base", "adapter", "model.partial"
@@ -91,14 +92,34 @@ def check_hub(training: Any) -> None:
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     name = training.hub_model_id or Path(training.output_dir).absolute().name
+    api = HfApi(token=training.hub_token)
     try:
-        HfApi(token=training.hub_token).create_repo(name, private=training.hub_private_repo, exist_ok=True)
+        repository = api.create_repo(name, private=training.hub_private_repo, exist_ok=True).repo_id
+        is_private = api.repo_info(repository).private
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PermissionError(
             f"`push_to_hub`: {name} cannot be written on the Hub ({reason}). Log in with `hf auth login` and a token "
             "that may write, or choose another --hub_model_id."
         ) from error
+    if training.hub_private_repo and not is_private:
+        raise PermissionError(
+            f"`push_to_hub`: {name} exists and is not private. Change that on the Hub first, or choose another "
+            "--hub_model_id."
+        )
+
+
+def check_sharing(training: Any, sources: Iterable[str], dataset: str) -> None:
+    """Raises `LicenceError` for a public repository and recordings whose terms bind what is trained on them."""
+    from deft_llm.hub_datasets.manifest import LicenceError
+    from publish import binding_terms
+
+    bound = binding_terms(terms_of(sources, dataset))
+    if bound and not training.hub_private_repo:
+        raise LicenceError(
+            f"`push_to_hub`: the recordings' terms bind what is trained on them ({bound}). Set "
+            "`--hub_private_repo true`, or push the finished folder with publish.py and --i-may-share REASON."
+        )
 
 
 # --- The run ---------------------------------------------------------------------------------------------------------
@@ -197,8 +218,6 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     from deft_llm.training.trainer import DeftSFTTrainer
 
     checkpoint = check_output(training)
-    if training.push_to_hub:
-        check_hub(training)
     if data.streaming and training.max_steps <= 0:
         raise ValueError("`streaming` does not know how many clips there are: set `max_steps`.")
     if _word(training.eval_strategy) != "no" and not (data.eval_split or data.eval_share):
@@ -209,6 +228,9 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
         splits = clips.load_splits(data.dataset, streaming=data.streaming)
         labels = clips.label_tables(data.dataset) if data.streaming else splits
     train, evaluation = clips.choose_splits(data, labels, training.seed)
+    if training.push_to_hub:
+        check_sharing(training, sorted(set(train["source"])), data.dataset)
+        check_hub(training)
     train = clips.with_tasks(train, data.task_weights)
     labelled = train if evaluation is None else clips.label_lists(train, labels[data.train_split])
     keys = clips.balance_keys(train, data.balance) if data.balance else None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import load_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import train_sft
@@ -189,6 +190,19 @@ def test_a_disk_without_room_is_said_so_with_the_sizes(options, tmp_path, capsys
 def test_a_repository_that_cannot_be_written_is_said_so_first(options, tmp_path, capsys):
     options += ["--push_to_hub", "true", "--hub_model_id", "nobody/nothing", "--output_dir", str(tmp_path / "deft")]
     assert "`push_to_hub`: nobody/nothing cannot be written on the Hub" in refused(capsys, *options)
+
+
+def test_a_public_model_of_licensed_recordings_is_refused_before_it_is_trained(options, data, tmp_path, capsys):
+    rows = load_dataset(str(data), split="train")
+    rows = rows.map(lambda row: {"source": "casme2"}, features=rows.features)
+    rows.to_parquet(tmp_path / "licensed" / "train-0.parquet")
+    options[options.index("--dataset") + 1] = str(tmp_path / "licensed")
+    options += ["--push_to_hub", "true", "--hub_model_id", "nobody/nothing", "--output_dir", str(tmp_path / "deft")]
+    message = refused(capsys, *options)
+    assert "CASME II" in message
+    assert "--hub_private_repo true" in message
+    # What binds is settled; what is left is that nobody may write there.
+    assert "cannot be written on the Hub" in refused(capsys, *options, "--hub_private_repo", "true")
 
 
 def test_evaluation_needs_people_to_evaluate_on(options, tmp_path, capsys):
