@@ -314,6 +314,11 @@ def train(run: Run, command: str = "") -> int:
             step = trainer.state.global_step
             print(f"Stopped by SIGTERM after step {step}; `--resume_from_checkpoint last` goes on from there.")
         return STOPPED
+    if trainer.eval_dataset is not None:
+        found = trainer.calibrate()
+        if training.process_index == 0:
+            values = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+            print(f"Calibrated on the held-out clips: {values}")
     written, out = finish(run), Path(training.output_dir)
     if training.should_save:
         write_run(

@@ -115,13 +115,18 @@ def test_one_command_writes_a_complete_folder(options, data, tmp_path, capsys):
     out = tmp_path / "deft"
     assert train_sft.main([*options, "--output_dir", str(out), "--eval_share", "0.5", "--eval_strategy", "steps",
                            "--eval_steps", "2"]) == train_sft.DONE  # fmt: skip
-    assert "12 clips of 1 subjects" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "12 clips of 1 subjects" in told
+    assert "Calibrated on the held-out clips: emotion_temperature" in told
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: video-text-to-text" in card
     assert "| training data | 12 clips of 1 subjects" in card
     assert "{{" not in card
     assert not list(out.glob("*partial*"))
     config = json.loads((out / "config.json").read_text())
+    # Neither untouched nor what fits nothing: two steps leave logits near zero, which want to be enlarged.
+    assert config["emotion_temperature"] != 1.0
+    assert config["action_unit_temperature"] != 1.0
     assert config["custom_pipelines"]["video-text-to-text"]["impl"].startswith("pipeline_deft.")
     assert (out / "pipeline_deft.py").exists()
     model = AutoModelForImageTextToText.from_pretrained(out)

@@ -17,11 +17,14 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
+from .calibration import action_unit_temperature, emotion_temperature
 from .data import ClipOrder, DeftCollator, DrawnClips
 from .parts import part_of_parameter
 
 EXPERTS = ("structure", "texture", "motion")
 PARTIAL = ".partial"
+RECOGNITION_INPUTS = ("pixel_values_videos", "flow_values_videos", "convention_ids")
+TEMPERATURES = ("emotion_temperature", "action_unit_temperature")
 
 # Dense bfloat16 FLOP/s by the makers' data sheets; what a name contains decides, first match.
 PEAK_FLOPS = {
@@ -269,6 +272,31 @@ class DeftSFTTrainer(SFTTrainer):
             self._flops_per_token = 4 * language["frozen"] + 6 * language["trained"]
         tokens = float(inputs["attention_mask"].sum()) if "attention_mask" in inputs else 0.0
         return len(inputs["flow_values_videos"]) * self._flops_per_clip + tokens * self._flops_per_token
+
+    # --- Calibration ------------------------------------------------------------------------------------------------
+
+    def calibrate(self) -> dict[str, float]:
+        """Fits the config's temperatures on the clips of the evaluation split, which must not be those of training.
+
+        Returns:
+            The two fields that were set.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        model.config.update(dict.fromkeys(TEMPERATURES, 1.0))
+        self.model.eval()
+        parts = []
+        for batch in self.get_eval_dataloader():
+            batch = self._prepare_inputs(batch)
+            clips = {name: batch[name] for name in RECOGNITION_INPUTS if name in batch}
+            with torch.no_grad(), self.compute_loss_context_manager():
+                outputs = self.model(**clips)
+            found = outputs.emotion_logits, batch["emotion_labels"], outputs.au_logits, batch["au_labels"]
+            parts.append([part.cpu() for part in self.accelerator.gather_for_metrics(found)])
+        emotion_logits, emotions, au_logits, units = map(torch.cat, zip(*parts, strict=True))
+        fitted = emotion_temperature(emotion_logits, emotions), action_unit_temperature(au_logits, units)
+        found = dict(zip(TEMPERATURES, fitted, strict=True))
+        model.config.update(found)
+        return found
 
     # --- Checkpoints ------------------------------------------------------------------------------------------------
 
