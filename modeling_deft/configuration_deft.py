@@ -25,7 +25,7 @@ LOSS_WEIGHTS = {
     "emotion": 0.5,
     "action_unit": 2.0,
     "region": 0.5,
-    "side": 0.5,
+    "side": 1.0,
     "intensity": 0.2,
     "alignment": 0.5,
     "covariance": 1.0,

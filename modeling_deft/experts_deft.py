@@ -177,9 +177,10 @@ class MotionExpert(nn.Module):
     """What moved, where to and how far, and which action unit that is: reads optical flow only.
 
     From the flow (u, v) in percent of the crop width it derives magnitude and strain
-    √(ux² + vy² + ½(uy + vx)²) (Shreve et al. 2011). One learned query an action unit looks for it over frame × patch.
-    Its state gives the unit's logit, side, intensity and token; the token of a unit that is not there fades into one
-    that says just that, so that it cannot carry along whose face moved.
+    √(ux² + vy² + ½(uy + vx)²) (Shreve et al. 2011). One learned query an action unit looks for it over frame × patch,
+    and its state gives the unit's logit, side and intensity. The unit's token tells these and how far the skin moved
+    where the unit looked, and nothing else, for the whole state would tell whose face it was; the token of a unit that
+    is not there says just that.
     """
 
     def __init__(self, config: DeftConfig):
@@ -209,6 +210,11 @@ class MotionExpert(nn.Module):
         self.side = nn.Linear(motion.hidden_size + 1, len(SIDES))
         self.side_states = nn.Parameter(torch.empty(len(SIDES), motion.hidden_size))
         self.intensity = nn.Linear(motion.hidden_size, 1)
+        self.names = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
+        self.strength = nn.Parameter(torch.empty(motion.hidden_size))
+        self.distance = nn.Linear(2, motion.hidden_size)
+        self.relation_norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
+        self.relation = CrossAttention(motion.hidden_size, motion.hidden_size, motion.num_attention_heads)
         self.projection = nn.Linear(motion.hidden_size, config.expert_size)
 
     def forward(self, flow_values_videos: torch.Tensor) -> ExpertOutput:
@@ -224,13 +230,19 @@ class MotionExpert(nn.Module):
         attended, weights = self.attention(queries, memory)
         motion = self.attended_motion(weights, channels[:, :, :3])
         states = queries + attended + self.measurement(motion)
+        # Skin hangs together: what moves here may be another unit's doing, so the units see one another.
+        others = self.relation_norm(states)
+        states = states + self.relation(others, others)[0]
         au_states = self.au_norm(states + self.mlp(states))
         au_logits = (au_states * self.au_weight).sum(-1) + self.au_bias
         # The asymmetry itself, beside what the state makes of it: one-sided clips are rare, and this is the sign.
         side_logits = self.side(torch.cat([au_states, motion[..., -1:]], dim=-1))
         # Stretched beyond 0 and 1 and cut off there: a unit that is hardly there leaves no trace at all.
         present = (1.2 * au_logits.sigmoid() - 0.1).clamp(0, 1).unsqueeze(-1)
-        shown = au_states + side_logits.softmax(-1) @ self.side_states
+        # What the heads found is told without a gradient: they answer to their labels, and carry nothing else along.
+        strength = self.intensity(au_states).clamp(0, 4).detach() / 4
+        shown = self.names + side_logits.softmax(-1).detach() @ self.side_states
+        shown = shown + strength * self.strength + self.distance(motion[..., [2, 5]])
         tokens = self.projection(present * shown + (1 - present) * self.absent)
         return ExpertOutput(
             tokens=tokens,

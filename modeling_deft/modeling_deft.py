@@ -37,6 +37,7 @@ from .pipeline_deft import DeftVideoTextToTextPipeline
 EXPERTS = ("structure", "texture", "motion")
 # Fields that every output with clips has; those of the heads, for who scores them.
 HEADS = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
+LOUD = ("queries", "names", "side_states", "strength")  # parameters that stand for different things from the start
 RECOGNITION = ("expert_tokens", "expert_states", *HEADS)
 
 
@@ -150,7 +151,7 @@ class DeftPreTrainedModel(PreTrainedModel):
                     nn.init.zeros_(parameter)
                 else:
                     # Queries must differ from one another from the start, or they learn to look at the same place.
-                    nn.init.normal_(parameter, std=1.0 if name in ("queries", "side_states") else std)
+                    nn.init.normal_(parameter, std=1.0 if name in LOUD else std)
 
 
 class DeftModel(DeftPreTrainedModel):

@@ -183,7 +183,7 @@ class _Solver:
         """
         noise = self.noise * level.side / self.frames.shape[1]  # a pixel here is a mean of several
         factor = torch.linalg.cholesky(structure / noise**2 + self.prior)
-        images = level.noise_images(_PROBES) * noise
+        images = _noise_images(level.side).to(self.device) * noise
 
         def energies(right: torch.Tensor) -> torch.Tensor:
             flows = torch.cholesky_solve(right.T / noise**2, factor).T
@@ -240,13 +240,6 @@ class _Level:
         self.images = _refined(frames, side)
         self.shading = _shading_basis(side).to(self.device)
 
-    def noise_images(self, count: int) -> torch.Tensor:
-        """(count, N): white noise of deviation one, always the same, as blurred as a warped frame is."""
-        white = torch.randn(count, 1, self.side, self.side, generator=torch.Generator().manual_seed(0))
-        kernel = torch.tensor([1.0, 6.0, 1.0]) / 8
-        blurred = F.conv2d(F.pad(white, (1, 1, 1, 1), mode="reflect"), (kernel[:, None] * kernel)[None, None])
-        return self.without_shading(blurred.to(self.device))
-
     def evaluate(self, fields: torch.Tensor) -> torch.Tensor:
         """(K, 2 points²) coefficients to (K, 2, N) pixels."""
         grid = fields.view(-1, 2, self.points, self.points)
@@ -271,8 +264,7 @@ class _Level:
 
     def without_shading(self, images: torch.Tensor) -> torch.Tensor:
         """(K, N) without the smooth part, the least-squares spline of a spacing that light can change at."""
-        square = images.view(-1, self.side, self.side)
-        return torch.sub(square, self.shading @ (self.shading.T @ square @ self.shading) @ self.shading.T).flatten(1)
+        return _without_shading(images, self.shading)
 
     def gradient(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         square = F.pad(image.view(1, 1, self.side, self.side), (1, 1, 1, 1), mode="replicate")[0, 0]
@@ -388,6 +380,20 @@ def _spline_basis(side: int, points: int) -> torch.Tensor:
 def _shading_basis(side: int) -> torch.Tensor:
     """(side, n): an orthonormal basis of the splines that stand for shading along one axis."""
     return torch.linalg.qr(_spline_basis(side, round(1 / _SHADING) + 3).double()).Q.float()
+
+
+def _without_shading(images: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    square = images.view(-1, len(basis), len(basis))
+    return torch.sub(square, basis @ (basis.T @ square @ basis) @ basis.T).flatten(1)
+
+
+@lru_cache(maxsize=8)
+def _noise_images(side: int) -> torch.Tensor:
+    """(_PROBES, N): white noise of deviation one, as blurred as a warped frame is, and without shading."""
+    white = torch.randn(_PROBES, 1, side, side, generator=torch.Generator().manual_seed(0))
+    kernel = torch.tensor([1.0, 6.0, 1.0]) / 8
+    blurred = F.conv2d(F.pad(white, (1, 1, 1, 1), mode="reflect"), (kernel[:, None] * kernel)[None, None])
+    return _without_shading(blurred, _shading_basis(side))
 
 
 @lru_cache(maxsize=8)

@@ -61,6 +61,19 @@ def test_the_token_of_an_absent_unit_says_only_that(model, clips):
     assert (usual.tokens - usual.tokens[:1]).abs().max() > 1e-3
 
 
+def test_a_token_holds_a_units_side_strength_and_distance_and_no_more(model, clips):
+    """Seven numbers: 3 for the side, 1 each for presence and strength, 2 for how far the halves of the face moved."""
+    expert = model.model.motion_expert
+    shape = (200, *clips["flow_values_videos"].shape[1:])
+    flow = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = expert(flow).tokens
+    for unit in tokens.transpose(0, 1):
+        values = torch.linalg.svdvals((unit - unit.mean(0)).double())
+        assert values[7] < 1e-4 * values[0]
+        assert values[3] > 1e-3 * values[0]
+
+
 def test_training_swaps_structure_only_and_never_drops_motion(model, clips):
     config, inputs = model.config, {name: value.repeat(8, 1, 1, 1, 1) for name, value in clips.items()}
     swap, dropout = config.appearance_swap, config.expert_dropout
