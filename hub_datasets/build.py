@@ -41,7 +41,7 @@ from deft_llm.processing.action_unit_grammar import ParsedCell, parse_action_uni
 from deft_llm.processing.face_alignment import FaceAlignmentError, face_transform, make_face_source, warp_to_crop
 from deft_llm.processing.keyframes import KeyFrameError, KeyFrames
 from deft_llm.processing.video_processing_deft import LEAD_IN, DeftVideoProcessor
-from deft_llm.processing.video_reading import ClipReader, VideoReadError, open_clip
+from deft_llm.processing.video_reading import ArrayClip, ClipReader, VideoReadError, open_clip
 
 from .instructions import AmbiguousWordError, clip_generator
 from .manifest import DATA, check_licences, make_card, make_manifest
@@ -55,6 +55,7 @@ SPLITS = ("none", "fixed", "holdout")
 EXECUTORS = ("local", "slurm", "ray")
 _SIDES = {"L": "left", "R": "right"}  # top, bottom and asymmetric are no side of the face: both, and `raw` tells
 _SIGNATURE_SIDE = 64  # pixels
+_HELD = 128 * 2**20  # bytes of decoded frames that a worker holds, so that they are decoded once
 _CROP_SIDES = (64, 512)  # pixels, least and most of a stored crop; in between it keeps the frames' own resolution
 
 
@@ -367,6 +368,14 @@ class ClipWindow(ClipReader):
         return self._clip.stream([self._start + number for number in numbers])
 
 
+def held(clip: ClipReader) -> ClipReader:
+    """The clip in memory, if it is no larger than `_HELD`: a row looks at its frames several times."""
+    known = clip.metadata
+    if len(clip) * known.height * known.width * 3 > _HELD:
+        return clip
+    return ArrayClip(np.stack(list(clip.scan())), clip.name, known.fps)
+
+
 def unit_labels(cell: ParsedCell | None) -> list[UnitLabel]:
     """A sheet's action units as `make_row` takes them."""
     return [
@@ -400,6 +409,7 @@ def record_row(
     quality = list(record.quality)
     onset, apex, offset = record.onset, record.apex, record.offset
     if onset is None:
+        clip = held(clip)
         spotted = processor.spot(clip, face_source=face_source)
         onset, apex, offset = spotted.onset, spotted.apex, spotted.offset
         quality.append("key_frames_spotted")
@@ -410,7 +420,7 @@ def record_row(
         quality.append("apex_spotted")
     KeyFrames(onset, apex, offset).validate(len(clip))
     start = max(0, onset - LEAD_IN)
-    clip = ClipWindow(clip, start, offset + 1, clip.name)
+    clip = held(ClipWindow(clip, start, offset + 1, clip.name))
     keys = (onset - start, apex - start, offset - start)
     transform = face_transform(clip, keys[0], face_source)
     fps = record.fps or clip.metadata.fps
