@@ -345,8 +345,8 @@ def answers(
             del tensors["pixel_values_videos"]
         questions = [processor.default_instruction] * len(tensors["flow_values_videos"])
         with torch.inference_mode():
-            recognition = model.model(**tensors) if grounded else None
-        written = generate_answers(model, processor, tensors, questions, 200, recognition)
+            recognition = model.model(**tensors)
+        written = generate_answers(model, processor, tensors, questions, 200, recognition, grounded=grounded)
         reports += processor.post_process_expression(written)
     return reports
 

@@ -43,12 +43,14 @@ def generate_answers(
     tensors: Mapping[str, torch.Tensor],
     questions: Sequence[str],
     max_new_tokens: int,
-    recognition: Any = None,
+    recognition: Any,
+    *,
+    grounded: bool = False,
 ) -> list[str]:
     """The greedy answer to one question a clip.
 
     Args:
-        recognition: `model.model(**tensors)`, to hold the evidence to what it recognised.
+        recognition: `model.model(**tensors)`. grounded: hold the evidence to what was recognised.
     """
     prompts = []
     for question in questions:
@@ -57,13 +59,16 @@ def generate_answers(
     inputs = processor.tokenizer(
         prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
     ).to(model.device)
-    length = inputs["input_ids"].shape[1]
-    constraints = None if recognition is None else [processor.answer_constraint(length, recognition)]
+    constraints = [processor.answer_constraint(0, recognition)] if grounded else None
     with torch.inference_mode():
         sequences = model.generate(
-            **inputs, **tensors, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=constraints
+            inputs_embeds=model.model.embed_prompts(inputs["input_ids"], recognition),
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            logits_processor=constraints,
         )
-    return processor.tokenizer.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return processor.tokenizer.batch_decode(sequences, skip_special_tokens=True)
 
 
 def answer_clips(
@@ -89,7 +94,7 @@ def answer_clips(
         with torch.inference_mode():
             outputs = model.model(**tensors)
         questions = [processor.default_instruction] * len(batch)
-        answers = generate_answers(model, processor, tensors, questions, max_new_tokens)
+        answers = generate_answers(model, processor, tensors, questions, max_new_tokens, outputs)
         flow = tensors["flow_values_videos"]
         reports = processor.post_process_expression(answers, outputs=outputs, flow_values_videos=flow)
         written = processor.post_process_expression(answers)

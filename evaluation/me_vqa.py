@@ -153,7 +153,7 @@ def _class_of(task: str, question: str, answer: str) -> str | None:
 def answer_questions(
     questions: Sequence[Question], videos: str | Path, checkpoint: str | Path, *, max_new_tokens: int = 128
 ) -> list[str]:
-    """A trained model's answers; each video is read once.
+    """A trained model's answers; each video is read and recognised once.
 
     Args:
         videos: folder in which `video` of every question is a file or a folder of frames.
@@ -161,6 +161,8 @@ def answer_questions(
     Raises:
         FileNotFoundError: a video that is not there; names it, before the model is loaded.
     """
+    import torch
+
     from .generation import generate_answers, load_checkpoint
 
     paths = {item.video: Path(videos) / item.video for item in questions}
@@ -172,7 +174,9 @@ def answer_questions(
     for video, path in paths.items():
         tensors = processor.video_processor(str(path), return_tensors="pt").to(model.device)
         tensors = {name: tensors[name] for name in ("pixel_values_videos", "flow_values_videos") if name in tensors}
+        with torch.inference_mode():
+            seen = model.model(**tensors)
         for index, item in enumerate(questions):
             if item.video == video:
-                (answers[index],) = generate_answers(model, processor, tensors, [item.question], max_new_tokens)
+                (answers[index],) = generate_answers(model, processor, tensors, [item.question], max_new_tokens, seen)
     return [answers[index] for index in range(len(questions))]

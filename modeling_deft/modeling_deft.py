@@ -345,6 +345,22 @@ class DeftModel(DeftPreTrainedModel):
             masks[name] = mask.unsqueeze(-1)
         return masks
 
+    def embed_prompts(self, input_ids: torch.LongTensor, recognition: Any) -> torch.Tensor:
+        r"""
+        Prompts with the experts' tokens in their places, `(batch, sequence, text_size)`: for
+        `generate(inputs_embeds=…)`, so that clips which were recognised already are not looked at again.
+
+        Args:
+            recognition: what this model made of the clips, in the order of their placeholders; its `expert_tokens`
+                are read.
+
+        Raises:
+            ValueError: placeholders and tokens disagree in number.
+        """
+        inputs_embeds, tokens = self.get_input_embeddings()(input_ids), recognition.expert_tokens
+        sizes = {name: len(tokens[name].flatten(0, 1)) if name in tokens else 0 for name in EXPERTS}
+        return _inserted(inputs_embeds, self._placeholder_masks(input_ids, inputs_embeds, sizes), tokens)
+
     @can_return_tuple
     def forward(
         self,
@@ -392,9 +408,7 @@ class DeftModel(DeftPreTrainedModel):
         if not has_text:
             return DeftModelOutputWithPast(**recognition)
         if has_clips:
-            for name, tokens in features.expert_tokens.items():
-                tokens = tokens.to(inputs_embeds.device, inputs_embeds.dtype)
-                inputs_embeds = inputs_embeds.masked_scatter(masks[name], tokens)
+            inputs_embeds = _inserted(inputs_embeds, masks, features.expert_tokens)
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -705,6 +719,15 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
         raise ValueError(
             "Beams over prompts with several clips need input_ids, whose placeholders say whose is whose."
         )
+
+
+def _inserted(
+    inputs_embeds: torch.Tensor, masks: Mapping[str, torch.Tensor], expert_tokens: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    for name, tokens in expert_tokens.items():
+        tokens = tokens.to(inputs_embeds.device, inputs_embeds.dtype)
+        inputs_embeds = inputs_embeds.masked_scatter(masks[name], tokens)
+    return inputs_embeds
 
 
 def _config_of_part(name: str, part: Any) -> PreTrainedConfig:

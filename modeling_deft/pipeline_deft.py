@@ -81,11 +81,14 @@ class DeftVideoTextToTextPipeline(Pipeline):
             convention_ids=model_inputs.get("convention_ids"),
         )
         if grounded:
-            length = model_inputs["input_ids"].shape[1]
-            generate_kwargs["logits_processor"] = [self.processor.answer_constraint(length, recognition)]
-        sequences = self.model.generate(**model_inputs, **generate_kwargs)
+            generate_kwargs["logits_processor"] = [self.processor.answer_constraint(0, recognition)]
+        # The experts have spoken; what is generated starts from their tokens, and is all that comes back.
+        prompts = self.model.model.embed_prompts(model_inputs["input_ids"], recognition)
+        sequences = self.model.generate(
+            inputs_embeds=prompts, attention_mask=model_inputs["attention_mask"], **generate_kwargs
+        )
         return {
-            "sequences": sequences[:, model_inputs["input_ids"].shape[1] :],
+            "sequences": sequences,
             "recognition": recognition,
             "flow_values_videos": model_inputs["flow_values_videos"],
             "video_metadata": metadata,

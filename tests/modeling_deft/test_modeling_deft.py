@@ -81,6 +81,20 @@ def test_the_experts_run_once_a_generation(model, inputs):
     assert sorted(calls) == ["motion", "structure"]
 
 
+def test_prompts_of_recognised_clips_continue_as_the_clips_do(model, inputs):
+    clips = {name: inputs[name] for name in ("pixel_values_videos", "flow_values_videos")}
+    with torch.no_grad():
+        recognition = model.model(**clips)
+        prompts = model.model.embed_prompts(inputs["input_ids"], recognition)
+    arguments = {"attention_mask": inputs["attention_mask"], "max_new_tokens": 12, "do_sample": False}
+    for options in ({}, {"num_beams": 2}):
+        whole = model.generate(**clips, input_ids=inputs["input_ids"], **arguments, **options)
+        answer = model.generate(inputs_embeds=prompts, **arguments, **options)
+        assert torch.equal(answer, whole[:, inputs["input_ids"].shape[1] :])
+    with pytest.raises(ValueError, match="structure placeholders, the clips need 12"):
+        model.model.embed_prompts(inputs["input_ids"][:1], recognition)
+
+
 def test_clips_change_the_answer_and_only_their_own(model, inputs, outputs):
     changed = {name: value.clone() for name, value in inputs.items()}
     changed["flow_values_videos"][1] += 1.0

@@ -25,6 +25,14 @@ def test_key_frames_reach_the_processor(pipe, brow_video):
     assert (indices[0], indices[4], indices[-1]) == (2, 10, 20)
 
 
+def test_the_experts_look_once_at_a_clip(pipe, brow_video):
+    calls = []
+    hook = pipe.model.model.motion_expert.register_forward_hook(lambda *_: calls.append(1))
+    pipe(str(brow_video), max_new_tokens=2)
+    hook.remove()
+    assert len(calls) == 1
+
+
 def test_the_convention_reaches_question_and_head(pipe, brow_video, monkeypatch):
     config, seen = pipe.model.config, {}
     forward = type(pipe.model.model).forward
