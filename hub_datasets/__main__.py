@@ -77,6 +77,7 @@ def _build(arguments: dict[str, Any]) -> int:
             emotion_words=_unique("--emotion-word", arguments["emotion_word"]),
             settings=settings,
             workers=arguments["workers"],
+            cache=arguments["cache"],
             executor=arguments["executor"],
             executor_options={
                 key: _plain(value) for key, value in _unique("--executor-option", arguments["executor_option"]).items()
@@ -204,6 +205,9 @@ def _add_build(commands: Any) -> None:
     )  # fmt: skip
     command.add_argument("--rewriter-model", metavar="NAME", help="the model's name there")
     command.add_argument("--workers", type=int, default=2, help="processes, or tasks at once on a cluster")
+    command.add_argument(
+        "--cache", metavar="DIR", help="keep measured clips there, and take those that an earlier build has kept"
+    )
     command.add_argument("--executor", choices=("local", "slurm", "ray"), default=None,
                          help="run the shards by datatrove (extra scale) instead of own processes")  # fmt: skip
     command.add_argument(

@@ -137,6 +137,7 @@ def build(
     workers: int = 1,
     executor: str | None = None,
     executor_options: Mapping[str, Any] | None = None,
+    cache: str | os.PathLike | None = None,
     console: Console | None = None,
 ) -> dict[str, Any] | None:
     """Builds the dataset, or goes on with a build that was interrupted.
@@ -149,6 +150,8 @@ def build(
         workers: processes on this machine; tasks at once on a cluster (0: no limit).
         executor: `None` for processes of this one, else one of datatrove's: "local", "slurm" or "ray".
         executor_options: further arguments of that executor, such as Slurm's time and partition.
+        cache: folder in which finished shards are kept, and from which a later build takes those that hold the same
+            clips, unchanged, by the same settings and code. It holds what the dataset holds: the licences apply.
 
     Returns:
         The manifest; `None` where the work was handed to Slurm and goes on there.
@@ -162,6 +165,10 @@ def build(
     """
     settings, console, out = settings or BuildSettings(), console or Console(), Path(os.path.abspath(out))
     refuse_output_in_root(out, sources.values())
+    if cache is not None:
+        cache = Path(os.path.abspath(cache))
+        refuse_output_in_root(cache, sources.values())
+        cache.mkdir(parents=True, exist_ok=True)
     check_licences(sources, accepted)
     for name, places in (("--sheet", sheets), ("--face-source", settings.face_source_of)):
         strange = sorted(set(places or ()) - set(sources))
@@ -183,6 +190,7 @@ def build(
             return _clean_up(work, out)
         refuse_existing(out)
         shards = _plan(work, out, sources, accepted, sheets or {}, emotion_words or {}, settings, console)
+        _write(work / "cache", b"" if cache is None else os.fsencode(cache))
         if executor is None:
             _run_processes(work, shards, workers, console)
         else:
@@ -469,12 +477,17 @@ def build_shard(work: Path, number: int) -> int:
     lines = (work / "plan" / f"{number:05d}.jsonl").read_text(encoding="utf-8").splitlines()
     if account.exists():
         return len(lines)
+    job = json.loads((work / "job.json").read_text(encoding="utf-8"))
+    settings = BuildSettings(**job["settings"])
+    folder = os.fsdecode((work / "cache").read_bytes())
+    kept = Path(folder) / f"{_shard_key(lines, job['settings'])}.parquet" if folder else None
+    shard = work / "shards" / f"{number:05d}.parquet"
+    if kept is not None and _taken(kept, shard):
+        return len(lines)
     # How sums are split among threads changes their last bits.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     disable_progress_bars()
-    job = json.loads((work / "job.json").read_text(encoding="utf-8"))
-    settings = BuildSettings(**job["settings"])
     processor = DeftVideoProcessor(num_frames=settings.num_frames)
     face_sources: dict[str, Any] = {}
     chat = make_chat(settings.rewriter, settings.rewriter_model) if settings.rewriter else None
@@ -501,10 +514,9 @@ def build_shard(work: Path, number: int) -> int:
         signatures[record.clip_id] = [record.subject, np.packbits(signature).tobytes().hex()]
     size = None
     if rows:
-        path = work / "shards" / f"{number:05d}.parquet"
-        partial_path = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        partial_path = shard.with_name(f"{shard.name}.{os.getpid()}.tmp")
         Dataset.from_list(rows, features=features(processor)).to_parquet(partial_path)
-        size = _settle(partial_path, path)
+        size = _settle(partial_path, shard)
     _write(
         account,
         json.dumps(
@@ -520,7 +532,57 @@ def build_shard(work: Path, number: int) -> int:
             indent=1,
         ).encode(),
     )
+    if kept is not None:
+        _copy_shard(shard, kept)
     return len(lines)
+
+
+def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """Names what decides about a shard's bytes: its records, size and time of each of their files, settings, code."""
+    digest = hashlib.sha256(json.dumps([READER_VERSION, settings, _code_digest()], sort_keys=True).encode())
+    for line in lines:
+        digest.update(line.encode())
+        record = _from_json(json.loads(line))
+        for path in record.frames if record.folder is not None else [record.video]:
+            try:
+                found = os.stat(path)
+            except FileNotFoundError:
+                digest.update(b"missing")
+            else:
+                digest.update(f"{found.st_size} {found.st_mtime_ns} ".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _code_digest() -> str:
+    """Of the files that measure and write a row."""
+    from deft_llm import processing
+
+    folders = Path(__file__).parent, Path(processing.__file__).parent
+    files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _taken(kept: Path, shard: Path) -> bool:
+    """Whether the cache had the shard, whole, which then stands in its place."""
+    account = kept.with_suffix(".json")
+    if not account.exists():
+        return False
+    size = json.loads(account.read_text(encoding="utf-8"))["bytes"]
+    if size is not None and (not kept.exists() or kept.stat().st_size != size):
+        return False
+    _copy_shard(kept, shard)
+    return True
+
+
+def _copy_shard(shard: Path, target: Path) -> None:
+    """Parquet file first, account second, as a shard is always written; a shard without rows has no Parquet file."""
+    for suffix in (".parquet", ".json"):
+        source, final = shard.with_suffix(suffix), target.with_suffix(suffix)
+        if source.exists():
+            partial_path = final.with_name(f"{final.name}.{os.getpid()}.tmp")
+            shutil.copyfile(source, partial_path)
+            _settle(partial_path, final)
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -265,6 +265,41 @@ def test_workers_and_order_change_no_byte(own_root, own_built, tmp_path, inline)
     assert digest(tmp_path / "again") == digest(own_built[0])
 
 
+def test_a_second_build_takes_its_clips_from_the_cache_and_measures_what_changed(
+    own_root, own_built, tmp_path, inline, monkeypatch
+):
+    root, cache, made = tmp_path / "root", tmp_path / "cache", []
+    shutil.copytree(own_root, root)
+    row = building.record_row
+    monkeypatch.setattr(
+        building, "record_row", lambda record, *rest: made.append(record.clip_id) or row(record, *rest)
+    )
+
+    def built(name, settings=CROPPED):
+        made.clear()
+        build({"mylab": root}, tmp_path / name, settings=settings, cache=cache, console=Console(quiet=True))
+        return digest(tmp_path / name)
+
+    first = built("first")
+    assert {name: value for name, value in first.items() if name.startswith("data/")} == {
+        name: value for name, value in digest(own_built[0]).items() if name.startswith("data/")
+    }
+    assert len(made) == 7
+    assert built("second") == first
+    assert made == []
+    # Another frame of one clip, another setting, a damaged file: measured anew, and no more than these.
+    frame = sorted((root / "p1").rglob("*.png"))[0]
+    os.utime(frame, ns=(1, 1))
+    assert built("third") == first
+    assert len(made) == CROPPED.shard_size
+    built("fourth", replace(CROPPED, crf=20))
+    assert len(made) == 7
+    for path in cache.glob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:-1])
+    assert built("fifth") == first
+    assert len(made) == 7
+
+
 def test_the_manifest_accounts_for_everything_and_names_no_folder(own_root, own_built):
     out, manifest = own_built
     assert manifest == json.loads((out / "manifest.json").read_text(encoding="utf-8"))
