@@ -31,7 +31,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest
 
 bench: $(READY)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@$(BIN)/python -m benchmarks
 
 quality: $(READY)
 	@$(BIN)/ruff check .

@@ -68,9 +68,7 @@ def write_root(root: Path, sizes: list[int]) -> None:
             csv.writer(file).writerows([HEADER, *rows[:size]])
 
 
-def command(
-    root: Path, size: int, out: Path, workers: int, shard_size: int, cache: Path | None = None
-) -> list[str]:
+def command(root: Path, size: int, out: Path, workers: int, shard_size: int, cache: Path | None = None) -> list[str]:
     return [
         sys.executable, "-m", "deft_llm.hub_datasets", "build", "--source", f"rendered={root}", "--sheet",
         f"rendered={root / f'clips-{size}.csv'}", "--out", str(out), "--face-source", "cropped", "--workers",
