@@ -568,7 +568,7 @@ def main() -> int:
     parser.add_argument("--table", nargs="+", choices=tables, default=tables)
     parser.add_argument("--clips", type=int, default=CLIPS, help="of each preset")
     parser.add_argument("--steps", type=int, default=700, help="of training")
-    parser.add_argument("--ablation-steps", type=int, default=160)
+    parser.add_argument("--ablation-steps", type=int, default=350, help="of training, of 8 clips each")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--terms", nargs="+", choices=TERMS, default=list(TERMS), metavar="TERM")
     parser.add_argument("--workers", type=int, default=2, help="trainings at once, a thread each")
@@ -591,7 +591,12 @@ def main() -> int:
     found: dict[tuple, list[dict[str, float]]] = {}
     with ProcessPoolExecutor(arguments.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = [
-            pool.submit(partial(run_job, **settings, steps=arguments.steps // (2 if job[0] == "ablation" else 1)), job)
+            pool.submit(
+                partial(
+                    run_job, **settings, steps=arguments.ablation_steps if job[0] == "ablation" else arguments.steps
+                ),
+                job,
+            )
             for job in jobs
         ]
         for (kind, _, options), future in zip(jobs, futures, strict=True):
