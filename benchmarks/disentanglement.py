@@ -9,8 +9,8 @@ Models of `recipes/tiny.yaml` are trained on rendered faces, three seeds each, a
   whether the answer's claims are true, and what is left without pixels or with foreign flow.
 - `entangled` (preset of that name): in training a face's look goes with one emotion; UF1 on unseen faces where that
   still holds and where every look goes with another emotion, beside the same network with plain frames in one expert.
-- `ablation`: the same preset and short trainings, every term of the objective off, one at a time; the heads on the
-  faces whose look goes with another emotion.
+- `ablation`: the same preset, every term of the objective off, one at a time; the heads on the faces whose look goes
+  with another emotion. Experts and heads are trained alone, as in the stage `experts`: the language term has no say.
 - `cost`: language tokens a clip, and the prefill against the bare language model at equal length.
 
 Given are mean and spread (least to most) over the seeds.
@@ -58,7 +58,6 @@ from deft_llm.training.parts import build_model  # noqa: E402
 
 CLIPS = 1260  # 70 faces of 18 clips; the last fifth is the test split
 SEEDS = 3
-ABLATION_BATCH = 8  # thirty-six trainings are many, so the ablation's are short
 HELD_OUT = 0.2  # of the entangled training faces: unseen faces whose look goes with the emotion as in training
 TERMS: dict[str, dict[str, Any]] = {
     "everything": {},
@@ -72,7 +71,6 @@ TERMS: dict[str, dict[str, Any]] = {
     "without covariance": {"loss_weights": {"covariance": 0.0}},
     "without appearance swap": {"appearance_swap": 0.0},
     "without expert dropout": {"expert_dropout": 0.0},
-    "without language": {"loss_weights": {"language": 0.0}},
 }
 
 
@@ -195,13 +193,10 @@ def clip_sets(preset: str, place: Path, clips: int) -> tuple[dict[str, Dataset],
 
 
 def train(
-    rows: Dataset, clips: ClipSet, seed: int, steps: int, config: dict[str, Any], plain: bool, size: int | None = None
+    rows: Dataset, clips: ClipSet, seed: int, steps: int, config: dict[str, Any], plain: bool, text: bool = True
 ):
-    """Model and processor, trained by the tiny recipe; `plain` trains the entangled baseline instead.
-
-    Args:
-        size: clips of a batch, if not the recipe's.
-    """
+    """Model and processor, trained by the tiny recipe; `plain` trains the entangled baseline instead, and without
+    `text` the language model is not run."""
     torch.manual_seed(seed)
     settings = recipe()
     names = ModelArguments.__dataclass_fields__
@@ -216,13 +211,14 @@ def train(
         settings["task_weights"],
         0.0 if plain else settings["appearance_dropout"],
         seed=seed,
+        text=text and not plain,
         conventions=model.config.label_conventions,
     )
     usable = [
         index for index, row in enumerate(clips.rows)
         if any(item["task"] in settings["task_weights"] for item in row["conversations"])
     ]  # fmt: skip
-    rate, size = settings["learning_rate"], size or settings["per_device_train_batch_size"]
+    rate, size = settings["learning_rate"], settings["per_device_train_batch_size"]
     collator.step_size = size
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=settings["weight_decay"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.07, cycle_momentum=False)
@@ -463,7 +459,7 @@ def recognise_plain(model: Any, clips: ClipSet) -> dict[str, torch.Tensor]:
 def ablation_job(seed: int, *, place: Path, clips: int, steps: int, name: str) -> dict[str, float]:
     rows, sets = clip_sets("entangled", place, clips)
     _, easy = clip_sets("easy", place, clips)
-    model, processor = train(rows["train"], sets["train"], seed, steps, TERMS[name], plain=False, size=ABLATION_BATCH)
+    model, processor = train(rows["train"], sets["train"], seed, steps, TERMS[name], plain=False, text=False)
     labels, codes = processor.emotion_labels, processor.action_units
     turned = sets["turned_look"]
     found, units = recognise(model, turned), turned.units(codes)
@@ -568,7 +564,7 @@ def main() -> int:
     parser.add_argument("--table", nargs="+", choices=tables, default=tables)
     parser.add_argument("--clips", type=int, default=CLIPS, help="of each preset")
     parser.add_argument("--steps", type=int, default=700, help="of training")
-    parser.add_argument("--ablation-steps", type=int, default=350, help="of training, of 8 clips each")
+    parser.add_argument("--ablation-steps", type=int, default=350)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--terms", nargs="+", choices=TERMS, default=list(TERMS), metavar="TERM")
     parser.add_argument("--workers", type=int, default=2, help="trainings at once, a thread each")
@@ -608,7 +604,7 @@ def main() -> int:
     ablated = {options[0]: results for (kind, *options), results in found.items() if kind == "ablation"}
     if ablated:
         columns = list(next(iter(ablated.values()))[0])
-        print(f"\n| {arguments.ablation_steps} steps of 8 clips, turned look | {' | '.join(columns)} |")
+        print(f"\n| {arguments.ablation_steps} steps, turned look | {' | '.join(columns)} |")
         print(f"|---|{'---|' * len(columns)}")
         for name, results in ablated.items():
             cells = [
