@@ -470,16 +470,18 @@ def ablation_job(seed: int, *, place: Path, clips: int, steps: int, name: str) -
     off = (found["au_intensity"].clamp(0, 4) - details["au_intensity_labels"]).abs()[known]
     mass, pointing = attention_in_region(model, found, units)
     # Of `easy`, whose faces are not tied to emotions: there identity is not read off the emotion.
-    free = recognise(model, easy["test"])
+    free, faces = recognise(model, easy["test"]), easy["test"].faces()
     result = {
         "UF1, head": head_uf1(found, turned, labels),
+        "… no pixels": head_uf1(recognise(model, turned, pixels=False), turned, labels),
         "AU F1": 100 * au_metrics(units, (found["au_logits"] > 0).int().numpy())["au_f1"],
         "side": 100 * float(sides.float().mean()),
         "intensity error": float(off.mean()),
         "region mass": mass,
         "pointing": pointing,
         "AU name": name_retrieval(model, found, units),
-        "identity": identity_probe(free["motion_tokens"], easy["test"].faces()),
+        "identity, motion": identity_probe(free["motion_tokens"], faces),
+        "identity, texture": identity_probe(free["texture_tokens"], faces),
     }
     return result
 

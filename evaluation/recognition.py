@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from deft_llm.baselines.flow_features import median_subtracted, resized, whole_flow
-from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
+from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration, experts_deft
 from deft_llm.processing.action_units import (
     ACTION_UNITS,
     REGIONS,
@@ -326,6 +326,7 @@ def prior_path(settings: RecognitionConfig, frames: int, folder: str | Path, see
     """Where the prior of these settings lies; it is trained if it is not there yet."""
     chosen = [getattr(settings, name) for name in _PRIOR_SETTINGS]
     content = f"{chosen} {frames} {seed} {torch.__version__}".encode() + Path(__file__).read_bytes()
+    content += Path(experts_deft.__file__).read_bytes()
     path = Path(folder) / f"prior-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     if not path.exists():
         train_prior(settings, frames, path, seed)
@@ -467,6 +468,9 @@ class DeftRecogniser:
 def _load_prior(expert: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Loads the prior; what has a row an action unit is filled as far as the prior's units go."""
     state = expert.state_dict()
+    lacking = sorted(set(state) - set(weights))
+    if lacking:
+        raise ValueError(f"The prior does not fit the model: it has no {lacking[0]}.")
     for name, value in weights.items():
         if name not in state or state[name].shape[1:] != value.shape[1:] or len(state[name]) < len(value):
             raise ValueError(f"The prior does not fit the settings: {name} is {tuple(value.shape)}.")

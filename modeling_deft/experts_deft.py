@@ -141,11 +141,10 @@ def residual_changes(pixel_values_videos: torch.Tensor) -> torch.Tensor:
             image = image - (image * earlier).sum((-2, -1), keepdim=True) * earlier
         # A flat frame has no gradient: its direction is left at zero and not blown up from rounding.
         basis.append(image / (image.square().sum((-2, -1), keepdim=True) + 1e-3).sqrt())
-    difference = frames - frames[:, :1]
-    for image in basis:
-        along = image.unsqueeze(1)
-        difference = difference - (difference * along).sum((-2, -1), keepdim=True) * along
-    return difference.to(pixel_values_videos.dtype)
+    explained = torch.stack(basis, 2).flatten(-2)  # (clips, 3, 6, pixels)
+    difference = (frames - frames[:, :1]).transpose(1, 2).flatten(-2)  # (clips, 3, frames, pixels)
+    difference = difference - difference @ explained.transpose(-1, -2) @ explained
+    return difference.unflatten(-1, (height, width)).transpose(1, 2).to(pixel_values_videos.dtype)
 
 
 class MotionLayer(nn.Module):
