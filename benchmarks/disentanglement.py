@@ -68,7 +68,6 @@ TERMS: dict[str, dict[str, Any]] = {
     "without side": {"loss_weights": {"side": 0.0}},
     "without intensity": {"loss_weights": {"intensity": 0.0}},
     "without alignment": {"loss_weights": {"alignment": 0.0}},
-    "without covariance": {"loss_weights": {"covariance": 0.0}},
     "without appearance swap": {"appearance_swap": 0.0},
     "without expert dropout": {"expert_dropout": 0.0},
 }

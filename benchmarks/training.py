@@ -203,8 +203,8 @@ def resumed(data: str, work: Path) -> None:
 
 
 def two_processes(data: str, work: Path) -> None:
-    """Without what looks at the clips of one process together (swapped structure, covariance) or draws for them."""
-    alone = ["--appearance_swap", "0", "--expert_dropout", "0", "--loss_weights", '{"covariance": 0}']
+    """Without what draws for the clips of one process together."""
+    alone = ["--appearance_swap", "0", "--expert_dropout", "0"]
     more = [*options_of(data, *AUGMENTED, *alone), "--max_steps", str(STEPS), "--save_strategy", "steps",
             "--save_steps", str(STEPS)]  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train_sft.py"]

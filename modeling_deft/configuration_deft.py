@@ -28,7 +28,6 @@ LOSS_WEIGHTS = {
     "side": 1.0,
     "intensity": 0.2,
     "alignment": 0.5,
-    "covariance": 1.0,
 }
 COARSE_EMOTIONS = ("negative", "positive", "surprise", "others")
 _CODE = re.compile(r"(AU|AD|M)\d+")
@@ -93,7 +92,7 @@ class DeftConfig(PreTrainedConfig):
         expert_size (`int`): width of the pooled experts in the emotion head.
         structure_token_id, texture_token_id, motion_token_id (`int`): placeholders in `input_ids`.
         loss_weights (`dict[str, float]`): of the terms language, emotion, action_unit, region, side, intensity,
-            alignment, covariance; a term left out has the default weight, one of weight 0 is not computed.
+            alignment; a term left out has the default weight, one of weight 0 is not computed.
         action_unit_focus (`float`): exponent γ by which easy absent units weigh less in the AU loss; 0 for plain
             cross-entropy.
         appearance_swap (`float`): share of the training clips that are shown with the structure of another clip of

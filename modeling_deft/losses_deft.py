@@ -70,25 +70,6 @@ def alignment_loss(
     return masked_mean(values.view(tokens.shape[:2]), present & named)
 
 
-def covariance_loss(structure: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Mean squared correlation, over the clips of a batch, between the structure and another expert's tokens.
-
-    The structure is a target without gradient: the others are to shed what it knows, and not it.
-
-    Args:
-        structure: (clips, size). other: (clips, tokens, size). Fewer than two clips have no correlation: zero.
-    """
-    if len(structure) < 2:
-        return other.sum() * 0.0
-    structure, other = (_standardised(states.flatten(1).float()) for states in (structure.detach(), other))
-    return (structure.T @ other / len(structure)).square().mean()
-
-
-def _standardised(states: torch.Tensor) -> torch.Tensor:
-    centred = states - states.mean(0)
-    return centred / (centred.square().mean(0) + 1e-4).sqrt()
-
-
 def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:
     """(action_units, patches): which patches touch the ellipses that the config gives for each."""
     motion = config.motion_config

@@ -23,7 +23,6 @@ from .experts_deft import Connector, ExpertOutput, GatedFusion, MotionExpert, Re
 from .losses_deft import (
     action_unit_loss,
     alignment_loss,
-    covariance_loss,
     emotion_loss,
     intensity_loss,
     region_loss,
@@ -87,8 +86,7 @@ class DeftCausalLMOutputWithPast(ModelOutput):
     loss: the weighted sum of the terms below (weights: `config.loss_weights`), over those whose labels were passed.
     language_loss: next-token cross-entropy. emotion_loss, action_unit_loss, side_loss, intensity_loss: of the heads.
     region_loss: −log of the attention's mass inside the region of each action unit that is present.
-    alignment_loss: of finding the name of a present unit by its token. covariance_loss: correlation of motion and
-    texture tokens with the structure. `losses_deft.py` says what exactly each is.
+    alignment_loss: of finding the name of a present unit by its token. `losses_deft.py` says what exactly each is.
     """
 
     loss: torch.FloatTensor | None = None
@@ -103,7 +101,6 @@ class DeftCausalLMOutputWithPast(ModelOutput):
     side_loss: torch.FloatTensor | None = None
     intensity_loss: torch.FloatTensor | None = None
     alignment_loss: torch.FloatTensor | None = None
-    covariance_loss: torch.FloatTensor | None = None
     emotion_logits: torch.FloatTensor | None = None
     au_logits: torch.FloatTensor | None = None
     au_side_logits: torch.FloatTensor | None = None
@@ -576,11 +573,6 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
             if weights["alignment"] and self.config.action_unit_name_ids:
                 names, named = self.action_unit_names()
                 losses["alignment"] = alignment_loss(outputs.expert_tokens["motion"], names, named, present)
-        states = outputs.expert_states or {}
-        if (emotion_labels is not None or au_labels is not None) and weights["covariance"] and len(states) == 3:
-            structure = states["structure"].mean(1)
-            pairs = [covariance_loss(structure, states[name]) for name in ("texture", "motion")]
-            losses["covariance"] = torch.stack(pairs).mean()
         return {name: value for name, value in losses.items() if weights[name]}
 
     def action_unit_names(self) -> tuple[torch.Tensor, torch.Tensor]:
