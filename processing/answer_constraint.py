@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from .motion_evidence import DIRECTIONS
 
 _SIDE_WORDS = {"both": "both sides", "left": "left side", "right": "right side"}
 _FREE_ORDER = 4  # lines that may stand in any order; beyond that the orders are too many
+# A tokenizer as llguidance reads it, and how many tokens it had: 150,000 take seconds, and every answer needs them.
+_WRAPPED: WeakKeyDictionary[Any, tuple[int, Any]] = WeakKeyDictionary()
 
 
 def answer_pattern(
@@ -89,7 +92,9 @@ class AnswerConstraint(LogitsProcessor):
             from llguidance.hf import from_tokenizer
         except ImportError as error:
             raise ImportError("Constrained answers need `pip install deft-llm[constrained]` (llguidance).") from error
-        wrapped, starts = from_tokenizer(tokenizer), []
+        if _WRAPPED.get(tokenizer, (None,))[0] != len(tokenizer):
+            _WRAPPED[tokenizer] = len(tokenizer), from_tokenizer(tokenizer)
+        wrapped, starts = _WRAPPED[tokenizer][1], []
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             starts.append(llguidance.LLMatcher(wrapped, llguidance.LLMatcher.grammar_from_regex(pattern)))
             if starts[-1].is_error():

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -89,3 +90,18 @@ def test_a_foreign_unit_is_refused(processor):
 def test_a_pattern_that_is_none_is_refused(processor):
     with pytest.raises(ValueError, match="pattern cannot be used"):
         AnswerConstraint(processor.tokenizer, "Class: (", 0)
+
+
+def test_a_vocabulary_is_read_once_and_again_when_it_grew(processor, monkeypatch):
+    import llguidance.hf
+
+    read, from_tokenizer = [], llguidance.hf.from_tokenizer
+    monkeypatch.setattr(llguidance.hf, "from_tokenizer", lambda one: read.append(len(one)) or from_tokenizer(one))
+    tokenizer = deepcopy(processor.tokenizer)
+    for _ in range(2):
+        AnswerConstraint(tokenizer, "Class", 0)
+    tokenizer.add_tokens("Clas")
+    grown = AnswerConstraint(tokenizer, "Class", 0)
+    assert read == [len(tokenizer) - 1, len(tokenizer)]
+    scores = grown(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, len(tokenizer)))
+    assert torch.isfinite(scores[0, tokenizer.convert_tokens_to_ids("Clas")])

@@ -38,6 +38,15 @@ def test_the_face_is_found(client, brow_video):
     assert explain(client, brow_video)["key_frames"]["apex"] > 0
 
 
+def test_the_evidence_is_what_the_scores_say(folder, brow_video, tmp_path):
+    """An untrained model may not name other units than it scores, nor leave the form."""
+    with serving(tmp_path, DEFT_MODEL=str(folder), DEFT_MAX_NEW_TOKENS="900") as server:
+        report = explain(Client(server.url, verbose=False), brow_video, "crop")
+    assert report["parsed"]
+    scored = {code for code, score in report["action_unit_scores"].items() if score >= 0.5}
+    assert {unit["code"] for unit in report["action_units"]} == scored
+
+
 def test_a_still_face_is_no_expression(client, still_video):
     report = explain(client, still_video, "crop")
     assert report["insufficient_motion"]
