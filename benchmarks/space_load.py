@@ -6,7 +6,7 @@ Starts `space/app.py` as it runs on the Hub, in a process that cannot import thi
 gradio_client: a visitor's first answer once the model is loaded (upload included), a crowd that uploads different
 clips at the same moment, and a row of requests with the server's resident memory before, between and after. Clips are
 one second at 200 frames a second, rendered. Without `--model` an untrained one of recipes/tiny.yaml's size is used,
-whose answers never end by themselves, so they are as long as `--max-new-tokens` lets them be.
+whose answers are as long as their form or `--max-new-tokens` lets them be.
 """
 
 from __future__ import annotations

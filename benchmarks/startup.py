@@ -45,6 +45,9 @@ def main() -> None:
     imports = {
         "import torch, cv2": partial(run, "-c", "import torch, cv2"),
         "import deft_llm.processing": partial(run, "-c", "import deft_llm.processing"),
+        "… and its DeftProcessor, with transformers": partial(
+            run, "-c", "from deft_llm.processing import DeftProcessor"
+        ),
         "import deft_llm.modeling_deft": partial(run, "-c", "import deft_llm.modeling_deft"),
     }
     asked = {"import deft_llm.processing": "≤ 1.5"}

@@ -27,7 +27,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
     _default_generation_config = GenerationConfig(max_new_tokens=512, do_sample=False)
 
     def _sanitize_parameters(
-        self, text=None, convention=None, grounded=False, generate_kwargs=None, max_new_tokens=None, **clip_kwargs
+        self, text=None, convention=None, grounded=None, generate_kwargs=None, max_new_tokens=None, **clip_kwargs
     ):
         forward = dict(generate_kwargs or {})
         if max_new_tokens is not None:
@@ -52,7 +52,8 @@ class DeftVideoTextToTextPipeline(Pipeline):
                 have their say.
             key_frames, face_landmarks, face_box, face_source: of the clip, as in [`DeftVideoProcessor`].
             grounded: hold the answer to its form, and its evidence to the units and sides that the motion expert
-                recognised (needs llguidance). Only for the question that asks for Class, Evidence and Rationale.
+                recognised (needs llguidance). By default for the question that asks for Class, Evidence and
+                Rationale, and not for a `text` of your own; False lets the language model say what it likes.
             max_new_tokens, generate_kwargs: for `generate`.
         """
         return super().__call__(videos, text=text, **kwargs)
@@ -70,10 +71,12 @@ class DeftVideoTextToTextPipeline(Pipeline):
         )
         if convention is not None:
             inputs["convention_ids"] = torch.tensor([self.model.config.label_conventions.index(convention)])
-        return dict(inputs)
+        return {**inputs, "has_own_question": text is not None}
 
-    def _forward(self, model_inputs, generate_kwargs=None, grounded=False):
+    def _forward(self, model_inputs, generate_kwargs=None, grounded=None):
         metadata = model_inputs.pop("video_metadata")
+        if grounded is None:
+            grounded = not model_inputs["has_own_question"]
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs or {})
         recognition = self.model.model(
             pixel_values_videos=model_inputs["pixel_values_videos"],
@@ -81,7 +84,8 @@ class DeftVideoTextToTextPipeline(Pipeline):
             convention_ids=model_inputs.get("convention_ids"),
         )
         if grounded:
-            generate_kwargs["logits_processor"] = [self.processor.answer_constraint(0, recognition)]
+            constraint = self.processor.answer_constraint(0, recognition)
+            generate_kwargs["logits_processor"] = [*generate_kwargs.get("logits_processor", ()), constraint]
         # The experts have spoken; what is generated starts from their tokens, and is all that comes back.
         prompts = self.model.model.embed_prompts(model_inputs["input_ids"], recognition)
         sequences = self.model.generate(

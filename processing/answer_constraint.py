@@ -91,7 +91,10 @@ class AnswerConstraint(LogitsProcessor):
             import llguidance
             from llguidance.hf import from_tokenizer
         except ImportError as error:
-            raise ImportError("Constrained answers need `pip install deft-llm[constrained]` (llguidance).") from error
+            raise ImportError(
+                "Answers that are held to what was measured need `pip install llguidance`; the pipeline's "
+                "`grounded=False` does without."
+            ) from error
         if _WRAPPED.get(tokenizer, (None,))[0] != len(tokenizer):
             _WRAPPED[tokenizer] = len(tokenizer), from_tokenizer(tokenizer)
         wrapped, starts = _WRAPPED[tokenizer][1], []

@@ -299,3 +299,7 @@ def _hold_against_motion(report: ExpressionReport, measured: Sequence[RegionMoti
                     f"{item.action_unit}: the answer says the {item.region} moves {item.direction}; "
                     f"on the {one} side it {what}."
                 )
+
+
+# Saving copies the code next to the settings.
+DeftProcessor.register_for_auto_class("AutoProcessor")

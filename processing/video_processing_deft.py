@@ -332,3 +332,7 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 def _grey_crop(frame: np.ndarray, transform: np.ndarray, side: int) -> np.ndarray:
     # float32 before the warp: eight bits after it would round away a tenth of a pixel.
     return warp_to_crop(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32), transform, side)
+
+
+# Saving copies the code next to the settings.
+DeftVideoProcessor.register_for_auto_class("AutoVideoProcessor")

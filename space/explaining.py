@@ -163,8 +163,7 @@ class Explainer:
         options = {"key_frames": keys, "face_source": lambda frame: transform}
         inputs = pipe.preprocess(clip, clip_kwargs=options)
         progress(0.65, "Writing the explanation")
-        # The evidence beside the scores may not say otherwise than they do.
-        outputs = pipe.forward(inputs, grounded=True, generate_kwargs={"max_new_tokens": self.max_new_tokens})
+        outputs = pipe.forward(inputs, generate_kwargs={"max_new_tokens": self.max_new_tokens})
         result = pipe.postprocess(outputs)
         progress(0.9, "Drawing")
         recognition, processor = outputs["recognition"], pipe.processor

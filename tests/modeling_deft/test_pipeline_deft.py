@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_the_convention_reaches_question_and_head(pipe, brow_video, monkeypatch)
 
 def test_a_grounded_answer_names_what_was_recognised(pipe, brow_video):
     """An untrained model recognises anything; its words follow it."""
-    result = pipe(str(brow_video), grounded=True, max_new_tokens=900)
+    result = pipe(str(brow_video), max_new_tokens=900)
     written = pipe.processor.post_process_expression(result["generated_text"].split("Rationale:")[0] + "Rationale: .")[
         0
     ]
@@ -64,6 +66,22 @@ def test_a_grounded_answer_names_what_was_recognised(pipe, brow_video):
     assert {unit.code for unit in written.action_units} == shown
 
 
+@pytest.mark.parametrize("options", [{"text": "What moves?"}, {"grounded": False}], ids=["own question", "asked"])
+def test_a_free_answer_is_what_generate_says(pipe, brow_video, options):
+    inputs = pipe.preprocess(str(brow_video), text=options.get("text"))
+    inputs = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    sequence = pipe.model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    expected = pipe.processor.tokenizer.decode(sequence, skip_special_tokens=True)
+    assert pipe(str(brow_video), max_new_tokens=12, **options)["generated_text"] == expected
+
+
+def test_without_llguidance_it_says_what_to_do(pipe, brow_video, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(ImportError, match=r"pip install llguidance.*grounded=False"):
+        pipe(str(brow_video), max_new_tokens=2)
+    assert pipe(str(brow_video), grounded=False, max_new_tokens=2)["generated_text"]
+
+
 def test_a_still_clip_is_not_explained(pipe, still_video):
     report = pipe(str(still_video), max_new_tokens=4)["report"]
     assert report["insufficient_motion"]
@@ -71,8 +89,8 @@ def test_a_still_clip_is_not_explained(pipe, still_video):
 
 
 def test_the_answer_is_read_as_it_was_generated(pipe, brow_video):
-    """An untrained model says nothing readable, and the report must say that."""
-    result = pipe(str(brow_video), max_new_tokens=6)
+    """An untrained model says nothing readable of itself, and the report must say that."""
+    result = pipe(str(brow_video), grounded=False, max_new_tokens=6)
     assert result["report"]["text"] == result["generated_text"]
     assert not result["report"]["parsed"]
     assert "could not be read" in result["report"]["warnings"][0]
