@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from timing import ROUNDS, alternate, growth, side_by_side
 
 DTYPE = torch.bfloat16
 TOKENS = 32  # that are generated to see how fast they come
+ANSWER = 120  # of a full answer with two units
 
 
 def on(device: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -69,6 +71,15 @@ def main() -> None:
         rate = {name: TOKENS / (statistics.median(whole[name]) - statistics.median(first[name])) for name in inputs}
         print("\nTokens/s after the first: " + ", ".join(f"{name} {value:.1f}" for name, value in rate.items()))
         print(f"DEFT against the bare language model: {rate['DEFT'] / rate['bare language model']:.2f} (≥ 0.95 asked)")
+        calls = {
+            "recognition": partial(deft.model, **clip),
+            "recognition from motion alone": partial(deft.model, flow_values_videos=clip["flow_values_videos"]),
+            f"generation of {ANSWER} tokens": generated(deft, prompt | clip, ANSWER),
+        }
+        side_by_side(
+            f"one clip, {device}", alternate(calls, rounds=arguments.rounds), f"generation of {ANSWER} tokens",
+            {"recognition": "≤ 0.02"},
+        )  # fmt: skip
         counts = (8, 32, 128)
         growth("tokens generated", counts, lambda count: generated(deft, prompt | clip, count))
 

@@ -37,6 +37,7 @@ EXPERTS = ("structure", "texture", "motion")
 # Fields that every output with clips has; those of the heads, for who scores them.
 HEADS = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
 LOUD = ("queries", "names", "side_states", "strength")  # parameters that stand for different things from the start
+CLIPS_AT_ONCE = 16  # of a large batch, where a processor recognises
 RECOGNITION = ("expert_tokens", "expert_states", *HEADS)
 
 
@@ -211,10 +212,10 @@ class DeftModel(DeftPreTrainedModel):
         experts = {}
         if pixel_values_videos is not None:
             pixel_values_videos = pixel_values_videos.to(self.dtype)
-            experts["structure"] = self.structure_expert(pixel_values_videos)
-            experts["texture"] = self.texture_expert(pixel_values_videos)
+            experts["structure"] = _in_parts(self.structure_expert, pixel_values_videos)
+            experts["texture"] = _in_parts(self.texture_expert, pixel_values_videos)
         if flow_values_videos is not None:
-            experts["motion"] = self.motion_expert(flow_values_videos.to(self.dtype))
+            experts["motion"] = _in_parts(self.motion_expert, flow_values_videos.to(self.dtype))
         states = {name: output.tokens for name, output in experts.items()}
         pooled = {name: output.pooled for name, output in experts.items()}
         dropped = None
@@ -711,6 +712,15 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
         raise ValueError(
             "Beams over prompts with several clips need input_ids, whose placeholders say whose is whose."
         )
+
+
+def _in_parts(expert: nn.Module, clips: torch.Tensor) -> ExpertOutput:
+    """Many clips a few at a time where a processor infers: what does not fit into its cache takes twice as long."""
+    whole = torch.compiler.is_compiling() or torch.is_grad_enabled() or clips.device.type != "cpu"
+    if whole or len(clips) <= CLIPS_AT_ONCE:
+        return expert(clips)
+    parts = [expert(part) for part in clips.split(CLIPS_AT_ONCE)]
+    return ExpertOutput(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 def _inserted(

@@ -3,6 +3,7 @@ import torch
 
 from deft_llm.modeling_deft import DeftForConditionalGeneration, DeftModel
 from deft_llm.modeling_deft.losses_deft import region_masks
+from deft_llm.modeling_deft.modeling_deft import CLIPS_AT_ONCE
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,24 @@ def test_batched_and_single_inputs_give_equal_logits(model, inputs, outputs):
         torch.testing.assert_close(alone.logits[0], outputs.logits[index][kept], atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(alone.emotion_logits[0], outputs.emotion_logits[index], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(alone.au_logits[0], outputs.au_logits[index], atol=1e-5, rtol=1e-4)
+
+
+def test_many_clips_are_recognised_as_few(model, clips):
+    """A processor takes large batches in parts; with gradients, and in training, they stay whole."""
+    count = 2 * CLIPS_AT_ONCE + 3
+    many = {name: torch.cat([value] * count)[:count] for name, value in clips.items()}
+    many = {name: value + 0.01 * torch.randn_like(value) for name, value in many.items()}
+    seen = []
+    handle = model.model.motion_expert.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    whole = model.model(**many)
+    with torch.no_grad():
+        parts = model.model(**many)
+    handle.remove()
+    assert seen == [count, CLIPS_AT_ONCE, CLIPS_AT_ONCE, 3]
+    for name in ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions"):
+        torch.testing.assert_close(parts[name], whole[name], atol=1e-5, rtol=1e-4)
+    for name, tokens in whole.expert_tokens.items():
+        torch.testing.assert_close(parts.expert_tokens[name], tokens, atol=1e-5, rtol=1e-4)
 
 
 def test_cached_uncached_batched_and_single_generation_agree(model, inputs):
