@@ -142,6 +142,8 @@ class Run:
 
 def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any, labels: Any) -> tuple[Any, Any, str]:
     """Model and processor, ready to train, and where the model lies as it was before (for adapters)."""
+    from transformers import set_seed
+
     from deft_llm.training import parts
 
     base = arguments.model or str(Path(training.output_dir).absolute() / BASE)
@@ -161,6 +163,7 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
     else:
         parts.cast_language_model(model, tuning.language_dtype)
     if tuning.use_peft:
+        set_seed(training.seed)  # a base that was found drew no random weights: adapters start alike all the same
         return parts.add_adapters(model, tuning, base), processor, base
     parts.set_stage(model, tuning.stage)
     return model, processor, base

@@ -313,25 +313,30 @@ def stream(
 class ClipOrder(torch.utils.data.Sampler):
     """The order of an epoch: (epoch, place, row) for every place, each row once, or balanced.
 
+    The last step of an epoch is filled up with the order's first rows, so that every step is whole, and the same for
+    any number of processes.
+
     Balanced, the values of the first column are drawn equally often, within each the values of the second, and within
     the last every clip as often as any other, give or take one.
 
     Args:
         keys: one tuple a row, its values in the columns to balance; None for every row once.
+        step_size: clips of a step, of all processes and accumulated batches together.
     """
 
-    def __init__(self, size: int, seed: int, keys: Sequence[tuple] | None = None):
+    def __init__(self, size: int, seed: int, keys: Sequence[tuple] | None = None, step_size: int = 1):
         self.size, self.seed, self.keys = size, seed, None if keys is None else list(keys)
+        self.places = -(-size // step_size) * step_size
         self.epoch = 0  # set by the trainer
 
     def __len__(self) -> int:
-        return self.size
+        return self.places
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         epoch = self.epoch
         rng = np.random.default_rng([self.seed, epoch])
         rows = rng.permutation(self.size) if self.keys is None else self._balanced(rng)
-        return iter([(epoch, place, int(row)) for place, row in enumerate(rows)])
+        return iter([(epoch, place, int(row)) for place, row in enumerate(np.resize(rows, self.places))])
 
     def _balanced(self, rng: np.random.Generator) -> np.ndarray:
         shares, order = balanced_shares(self.keys), rng.permutation(self.size)

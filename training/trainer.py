@@ -72,17 +72,17 @@ class DeftSFTTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.expert_learning_rate = expert_learning_rate
         self._clip_order = None
+        step_size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
         if isinstance(self.train_dataset, Dataset):
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            self._clip_order = ClipOrder(len(self.train_dataset), seed, balance_keys)
+            self._clip_order = ClipOrder(len(self.train_dataset), seed, balance_keys, step_size)
         self._label_totals: dict[str, float] = {}
         self._stop_requested, self.stopped = False, False
         self._window = dict.fromkeys(("seconds", "waiting", "clips", "tokens", "flops"), 0.0)
         self._flops_per_clip, self._rates = None, {}
         self.add_callback(_StepCallback(self))
         if isinstance(self.data_collator, DeftCollator):
-            step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-            self.data_collator.step_size = step
+            self.data_collator.step_size = step_size
 
     # --- The objective ----------------------------------------------------------------------------------------------
 

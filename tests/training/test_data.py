@@ -169,6 +169,17 @@ def test_an_epoch_shows_every_clip_once_and_the_next_in_another_order():
     assert [row for _, _, row in order] != [row for _, _, row in first]
 
 
+def test_the_last_step_is_filled_up_with_the_first_clips():
+    order = list(ClipOrder(50, seed=1, step_size=8))
+    assert [place for _, place, _ in order] == list(range(56)) == list(range(len(ClipOrder(50, seed=1, step_size=8))))
+    rows = [row for _, _, row in order]
+    assert sorted(rows[:50]) == list(range(50))
+    assert rows[50:] == rows[:6]
+    few = [row for _, _, row in ClipOrder(3, seed=1, step_size=8)]
+    assert sorted(few[:3]) == [0, 1, 2]
+    assert few == (few[:3] * 3)[:8]
+
+
 def test_balanced_draws_are_equal_by_source_and_within_it_by_class():
     keys = [("a", "happy")] * 60 + [("a", "sad")] * 30 + [("b", "happy")] * 6 + [("b", None)] * 4
     order = ClipOrder(len(keys), seed=0, keys=keys)

@@ -290,11 +290,12 @@ def run_of(*options):
     return run
 
 
-def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(options, tmp_path):
+@pytest.mark.parametrize("steps", [(1, 2), (3, 9)], ids=["before the first checkpoint", "after it"])
+def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(options, tmp_path, steps):
     """Bit for bit, over the border of an epoch (six steps)."""
     options = [*options, "--max_steps", "9", "--per_device_train_batch_size", "8", "--use_peft", "true",
                "--lora_dropout", "0.2", "--save_strategy", "steps", "--save_steps", "2"]  # fmt: skip
-    step = random.randint(3, 9)
+    step = random.randint(*steps)
     killed = tmp_path / "killed"
     command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), str(step), *options]
     done = subprocess.run([*command, "--output_dir", str(killed)], capture_output=True, text=True, check=False)
@@ -310,18 +311,18 @@ def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(options, t
 
 def test_two_processes_train_like_one(options, tmp_path):
     """DDP over two CPU processes through the script, and FSDP2 as torch shards the model."""
-    # Each process draws its own swaps and dropouts.
+    # Each process draws its own swaps and dropouts; an epoch is no multiple of a step.
     options = [*options, "--max_steps", "20", "--appearance_swap", "0", "--expert_dropout", "0"]
     result = tmp_path / "result.json"
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         str(ROOT / "tests/training/two_processes.py"), str(result), *options, "--per_device_train_batch_size", "4",
+         str(ROOT / "tests/training/two_processes.py"), str(result), *options, "--per_device_train_batch_size", "5",
          "--output_dir", str(tmp_path / "two")],
         capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(result.read_text())
-    one = run_of(*options, "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / "one"))
+    one = run_of(*options, "--per_device_train_batch_size", "10", "--output_dir", str(tmp_path / "one"))
     assert len(found["ddp"]) == 20
     np.testing.assert_allclose(found["ddp"], losses(one.trainer.state.log_history), atol=1e-4)
     np.testing.assert_allclose(found["fsdp2"], found["alone"], atol=1e-4)
