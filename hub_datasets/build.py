@@ -473,17 +473,13 @@ def build_shard(work: Path, number: int) -> int:
     Returns:
         Its clips, dropped ones included.
     """
-    account = work / "shards" / f"{number:05d}.json"
     lines = (work / "plan" / f"{number:05d}.jsonl").read_text(encoding="utf-8").splitlines()
-    if account.exists():
+    shard = work / "shards" / f"{number:05d}.parquet"
+    kept = _place_in_cache(work, lines)
+    if _stands(shard, kept):
         return len(lines)
     job = json.loads((work / "job.json").read_text(encoding="utf-8"))
     settings = BuildSettings(**job["settings"])
-    folder = os.fsdecode((work / "cache").read_bytes())
-    kept = Path(folder) / f"{_shard_key(lines, job['settings'])}.parquet" if folder else None
-    shard = work / "shards" / f"{number:05d}.parquet"
-    if kept is not None and _taken(kept, shard):
-        return len(lines)
     # How sums are split among threads changes their last bits.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -518,7 +514,7 @@ def build_shard(work: Path, number: int) -> int:
         Dataset.from_list(rows, features=features(processor)).to_parquet(partial_path)
         size = _settle(partial_path, shard)
     _write(
-        account,
+        shard.with_suffix(".json"),
         json.dumps(
             {
                 "split": split,
@@ -537,13 +533,28 @@ def build_shard(work: Path, number: int) -> int:
     return len(lines)
 
 
+def _place_in_cache(work: Path, lines: Sequence[str]) -> Path | None:
+    """Where the cache keeps a shard of these clips, if there is one."""
+    folder = os.fsdecode((work / "cache").read_bytes())
+    if not folder:
+        return None
+    settings = json.loads((work / "job.json").read_text(encoding="utf-8"))["settings"]
+    return Path(folder) / f"{_shard_key(lines, settings)}.parquet"
+
+
+def _stands(shard: Path, kept: Path | None) -> bool:
+    """Whether a shard is finished, or the cache had it, which then stands in its place."""
+    return shard.with_suffix(".json").exists() or (kept is not None and _taken(kept, shard))
+
+
 def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
     """Names what decides about a shard's bytes: its records, size and time of each of their files, settings, code."""
     digest = hashlib.sha256(json.dumps([READER_VERSION, settings, _code_digest()], sort_keys=True).encode())
     for line in lines:
         digest.update(line.encode())
-        record = _from_json(json.loads(line))
-        for path in record.frames if record.folder is not None else [record.video]:
+        values = json.loads(line)
+        paths = [values["video"]] if values["folder"] is None else [f"{values['folder']}/{n}" for n in values["files"]]
+        for path in paths:
             try:
                 found = os.stat(path)
             except FileNotFoundError:
@@ -601,8 +612,15 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # --- Executors ------------------------------------------------------------------------------------------------------
 
 
+def _is_finished(work: Path, number: int) -> bool:
+    lines = (work / "plan" / f"{number:05d}.jsonl").read_text(encoding="utf-8").splitlines()
+    return _stands(work / "shards" / f"{number:05d}.parquet", _place_in_cache(work, lines))
+
+
 def _run_processes(work: Path, shards: Sequence[int], workers: int, console: Console) -> None:
-    todo = [number for number in range(len(shards)) if not (work / "shards" / f"{number:05d}.json").exists()]
+    # Here and not in the workers, which take seconds to start.
+    with console.status("Looking for finished shards"):
+        todo = [number for number in range(len(shards)) if not _is_finished(work, number)]
     columns = (
         TextColumn("Measuring clips"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip

@@ -683,7 +683,10 @@ def test_a_killed_build_is_resumed_to_the_same_bytes(own_root, own_built, tmp_pa
 
 
 def test_a_worker_that_is_killed_is_an_error(tmp_path, monkeypatch):
-    (tmp_path / "shards").mkdir()
+    for name in ("shards", "plan"):
+        (tmp_path / name).mkdir()
+    for name in ("plan/00000.jsonl", "cache"):
+        (tmp_path / name).write_bytes(b"")
     monkeypatch.setattr(building, "build_shard", _die)
     with pytest.raises(BuildInterruptedError, match="run the same command again"):
         building._run_processes(tmp_path, [1], 1, Console(quiet=True))
