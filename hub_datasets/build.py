@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -39,8 +39,7 @@ from transformers.video_utils import VideoMetadata
 
 from deft_llm.processing.action_unit_grammar import ParsedCell, parse_action_units
 from deft_llm.processing.face_alignment import FaceAlignmentError, face_transform, make_face_source, warp_to_crop
-from deft_llm.processing.keyframes import KeyFrameError, KeyFrames
-from deft_llm.processing.video_processing_deft import LEAD_IN, DeftVideoProcessor
+from deft_llm.processing.keyframes import LEAD_IN, KeyFrameError, KeyFrames
 from deft_llm.processing.video_reading import ArrayClip, ClipReader, VideoReadError, open_clip
 
 from .instructions import AmbiguousWordError, clip_generator
@@ -50,6 +49,9 @@ from .rewriting import RewriteReport, check_rewriter, make_chat, rewrite_all
 from .splits import check_disjoint, check_written, clip_signature, subject_folds
 from .synthetic import encode_frames
 from .uni_mer import UnitLabel, features, make_row, refuse_existing
+
+if TYPE_CHECKING:
+    from deft_llm.processing import DeftVideoProcessor
 
 SPLITS = ("none", "fixed", "holdout")
 EXECUTORS = ("local", "slurm", "ray")
@@ -484,6 +486,10 @@ def build_shard(work: Path, number: int) -> int:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     disable_progress_bars()
+    from deft_llm.processing import (
+        DeftVideoProcessor,
+    )  # takes seconds to import, and a build from the cache needs none
+
     processor = DeftVideoProcessor(num_frames=settings.num_frames)
     face_sources: dict[str, Any] = {}
     chat = make_chat(settings.rewriter, settings.rewriter_model) if settings.rewriter else None

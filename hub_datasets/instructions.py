@@ -16,6 +16,7 @@ import numpy as np
 
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
 from deft_llm.processing.expression_report import (
+    DEFAULT_INSTRUCTION,
     INSUFFICIENT_MOTION,
     ActionUnitFinding,
     ExpressionReport,
@@ -23,7 +24,6 @@ from deft_llm.processing.expression_report import (
     format_answer,
 )
 from deft_llm.processing.motion_evidence import RegionMotion, octants_apart
-from deft_llm.processing.processing_deft import DEFAULT_INSTRUCTION
 
 from .answer_parsing import (
     STILL_RATIONALES,

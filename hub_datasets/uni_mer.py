@@ -6,16 +6,18 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasets import Array4D, Dataset, Features, List, Value, Video
 
 from deft_llm.processing.motion_evidence import measure_motion
-from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
 from .constraints import NOT_TESTABLE, SUPPORTED, apex_in_doubt, judge_labels, unlabelled_motion
 from .instructions import accept_facts, conversations_of
+
+if TYPE_CHECKING:
+    from deft_llm.processing import DeftVideoProcessor
 
 
 def features(video_processor: DeftVideoProcessor) -> Features:

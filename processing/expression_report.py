@@ -19,6 +19,10 @@ from dataclasses import asdict, dataclass, field
 from .action_units import get_action_unit
 
 FIELDS = ("Class", "Evidence", "Rationale")
+DEFAULT_INSTRUCTION = (
+    "Explain the micro-expression by the convention of {convention}. "
+    "Answer in three fields: one line Class, one line a piece of Evidence, one paragraph Rationale."
+)
 INSUFFICIENT_MOTION = "insufficient motion"
 _SIDE_WORDS = {"both": "both sides", "left": "left side", "right": "right side"}
 _SIDE_OF_WORDS = {words: side for side, words in _SIDE_WORDS.items()}

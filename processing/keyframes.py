@@ -26,6 +26,7 @@ from .video_reading import open_clip
 TRACKING_RESOLUTION = 128  # pixels, side of the grey crop on which regions are followed
 # Rows of what `track_regions` yields.
 TRACKED_REGIONS: tuple[tuple[str, str], ...] = tuple((region, side) for region in REGIONS for side in SIDES)
+LEAD_IN = 8  # frames before the onset that the whole-clip estimator looks at
 INTERVAL_KINDS = ("expression", "blink", "speech")
 # The longest micro-expression, onset to offset (Yan et al. 2013, "How fast are the leaked facial expressions").
 MICRO_SECONDS = 0.5

@@ -12,6 +12,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from .action_units import get_action_unit
 from .answer_constraint import AnswerConstraint, answer_pattern
 from .expression_report import (
+    DEFAULT_INSTRUCTION,
     FIELDS,
     ActionUnitFinding,
     ExpressionReport,
@@ -27,11 +28,6 @@ CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 SIDES = ("both", "left", "right")  # classes of the model's side head
 INTENSITIES = "ABCDE"
 SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
-
-DEFAULT_INSTRUCTION = (
-    "Explain the micro-expression by the convention of {convention}. "
-    "Answer in three fields: one line Class, one line a piece of Evidence, one paragraph Rationale."
-)
 
 # ChatML. What the assistant says is marked, end of turn included, so that a trainer can score it alone.
 CHAT_TEMPLATE = (

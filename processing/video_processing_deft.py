@@ -14,7 +14,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import stable_mask
 from .face_alignment import FaceSource, face_transform, make_face_source, warp_to_crop
-from .keyframes import KeyFrames, sample_indices, spot_key_frames, track_regions
+from .keyframes import LEAD_IN, KeyFrames, sample_indices, spot_key_frames, track_regions
 from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
 from .video_reading import ClipReader, VideoReadError, open_clip
 
@@ -56,7 +56,6 @@ class DeftVideosKwargs(VideosKwargs, total=False):
 
 # What is said of one call's clips and is no property of the processor.
 _PER_CLIP = ("key_frames", "face_landmarks", "face_box", "video_metadata")
-LEAD_IN = 8  # frames before the onset that the whole-clip estimator looks at
 
 
 class DeftVideoProcessor(VideoProcessorMixin):

@@ -19,6 +19,7 @@ from deft_llm.hub_datasets.build_synthetic import (
     draw_expression,
     face_rows,
 )
+from deft_llm.processing import DeftVideoProcessor
 
 ARGUMENTS = {"clips": 8, "clips_per_face": 3, "test_share": 0.34, "preset": "realistic", "seed": 5}
 
@@ -202,7 +203,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(uni_mer.Dataset, "to_parquet", full)
     rows, _ = rows_of("easy", clips_per_face=1)
-    schema = uni_mer.features(uni_mer.DeftVideoProcessor(num_frames=8))
+    schema = uni_mer.features(DeftVideoProcessor(num_frames=8))
     with pytest.raises(OSError, match="No space left"):
         uni_mer.write_dataset({"data": (schema, {"train": rows})}, "card", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
