@@ -2,6 +2,7 @@
 
     python -m benchmarks [NAME …]
 
+Each script has its section there; what is not run again stays as it was measured, with its own date and machine.
 Scripts that measure how right things are take hours and are run one by one; their docstrings say how.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import re
 import subprocess
 import sys
 import time
@@ -26,23 +28,35 @@ SCRIPTS = {
     "training_step": [],
     "unimer_build": ["--clips", "400"],
 }
-UNFINISHED = "*Broken off: see the terminal.*"
+RESULTS = HERE / "RESULTS.md"
+HEAD = """# Measured side by side
+
+Written by `make bench`. Medians of rounds in alternation after warm-up; ratios to the peer of the same run.
+"""
 
 
-def run(name: str) -> str:
-    """What the script prints, under its own first sentence."""
+def run(name: str) -> str | None:
+    """What the script prints, under its own first sentence; `None` if it broke off."""
     print(f"{name} …", file=sys.stderr, flush=True)
     start = time.perf_counter()
     path = HERE / f"{name}.py"
-    done = subprocess.run(
-        [sys.executable, str(path), *SCRIPTS[name]], cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=False
-    )
+    command = [sys.executable, str(path), *SCRIPTS[name]]
+    done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return None
     question = path.read_text(encoding="utf-8").removeprefix('"""').partition("\n\n")[0].replace("\n", " ")
     minutes = (time.perf_counter() - start) / 60
-    body = done.stdout.strip() if done.returncode == 0 else UNFINISHED
     return (
-        f"## {question}\n\n`python benchmarks/{' '.join([path.name, *SCRIPTS[name]])}`, {minutes:.1f} min\n\n{body}\n"
+        f"## {question}\n\n`python benchmarks/{' '.join([path.name, *SCRIPTS[name]])}`, {minutes:.1f} min, "
+        f"{datetime.date.today()}; {setting()}\n\n{done.stdout.strip()}\n"
     )
+
+
+def kept() -> dict[str, str]:
+    """The sections of an earlier run by script."""
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    sections = ["## " + part.strip() + "\n" for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]]
+    return {re.search(r"`python benchmarks/(\w+)\.py", section)[1]: section for section in sections}
 
 
 def main() -> int:
@@ -52,16 +66,19 @@ def main() -> int:
     strange = sorted(set(names) - set(SCRIPTS))
     if strange:
         parser.error(f"no script {strange[0]!r}; there are {', '.join(SCRIPTS)}")
-    head = (
-        "# Measured side by side\n\nWritten by `make bench`. Medians of rounds in alternation after warm-up; ratios "
-        f"to the peer of the same run.\n\n{datetime.date.today()}; {setting()}\n"
-    )
-    sections = [run(name) for name in names]
-    if names == list(SCRIPTS):
-        (HERE / "RESULTS.md").write_text("\n".join([head, *sections]), encoding="utf-8")
-    else:
-        print("\n".join([head, *sections]))
-    return int(any(UNFINISHED in section for section in sections))
+    broken = []
+    for name in names:
+        section = run(name)
+        if section is None:
+            broken.append(name)
+            continue
+        sections = {**kept(), name: section}
+        partial = RESULTS.with_suffix(".md.partial")
+        partial.write_text("\n".join([HEAD, *(sections[one] for one in SCRIPTS if one in sections)]), encoding="utf-8")
+        partial.replace(RESULTS)
+    if broken:
+        print(f"Broken off, see above: {', '.join(broken)}", file=sys.stderr)
+    return int(bool(broken))
 
 
 if __name__ == "__main__":
