@@ -477,18 +477,17 @@ def build_shard(work: Path, number: int) -> int:
     """
     lines = (work / "plan" / f"{number:05d}.jsonl").read_text(encoding="utf-8").splitlines()
     shard = work / "shards" / f"{number:05d}.parquet"
-    kept = _place_in_cache(work, lines)
-    if _stands(shard, kept):
+    if _is_finished(work, number):
         return len(lines)
+    kept = _place_in_cache(work, lines)
     job = json.loads((work / "job.json").read_text(encoding="utf-8"))
     settings = BuildSettings(**job["settings"])
     # How sums are split among threads changes their last bits.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     disable_progress_bars()
-    from deft_llm.processing import (
-        DeftVideoProcessor,
-    )  # takes seconds to import, and a build from the cache needs none
+    # Takes seconds to import, and a build from the cache needs none.
+    from deft_llm.processing import DeftVideoProcessor
 
     processor = DeftVideoProcessor(num_frames=settings.num_frames)
     face_sources: dict[str, Any] = {}
@@ -548,9 +547,13 @@ def _place_in_cache(work: Path, lines: Sequence[str]) -> Path | None:
     return Path(folder) / f"{_shard_key(lines, settings)}.parquet"
 
 
-def _stands(shard: Path, kept: Path | None) -> bool:
+def _is_finished(work: Path, number: int) -> bool:
     """Whether a shard is finished, or the cache had it, which then stands in its place."""
-    return shard.with_suffix(".json").exists() or (kept is not None and _taken(kept, shard))
+    shard = work / "shards" / f"{number:05d}.parquet"
+    if shard.with_suffix(".json").exists():
+        return True
+    kept = _place_in_cache(work, (work / "plan" / f"{number:05d}.jsonl").read_text(encoding="utf-8").splitlines())
+    return kept is not None and _taken(kept, shard)
 
 
 def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
@@ -616,11 +619,6 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 # --- Executors ------------------------------------------------------------------------------------------------------
-
-
-def _is_finished(work: Path, number: int) -> bool:
-    lines = (work / "plan" / f"{number:05d}.jsonl").read_text(encoding="utf-8").splitlines()
-    return _stands(work / "shards" / f"{number:05d}.parquet", _place_in_cache(work, lines))
 
 
 def _run_processes(work: Path, shards: Sequence[int], workers: int, console: Console) -> None:
