@@ -35,6 +35,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
 from transformers.video_utils import VideoMetadata
 
 from deft_llm.processing.action_unit_grammar import ParsedCell, parse_action_units
@@ -482,9 +483,11 @@ def build_shard(work: Path, number: int) -> int:
     kept = _place_in_cache(work, lines)
     job = json.loads((work / "job.json").read_text(encoding="utf-8"))
     settings = BuildSettings(**job["settings"])
-    # How sums are split among threads changes their last bits.
+    # How sums are split among threads changes their last bits; and OpenBLAS's second thread, once woken, keeps a core
+    # busy that another worker needs.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    threadpool_limits(1)
     disable_progress_bars()
     # Takes seconds to import, and a build from the cache needs none.
     from deft_llm.processing import DeftVideoProcessor
