@@ -28,7 +28,7 @@ demo: $(READY)
 	@$(BIN)/python demo.py explain $(DEMO)/photograph.mp4 --model $(DEMO)/deft-tiny --picture $(DEMO)/explanation.png
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks

@@ -14,6 +14,8 @@ import yaml
 
 # Before any Hugging Face library reads them: the tests never leave this machine.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+# `make test` runs a process a core, and the commands that the tests start are to leave the others theirs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from datasets import Dataset
 
@@ -29,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory):
     os.environ["HF_MODULES_CACHE"] = str(tmp_path_factory.mktemp("modules"))
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
