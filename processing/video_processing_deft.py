@@ -155,9 +155,9 @@ class DeftVideoProcessor(VideoProcessorMixin):
             metadata.append(clip.metadata)
         data = {}
         if settings.do_crop_appearance:
-            data["pixel_values_videos"] = np.stack(pixels)
+            data["pixel_values_videos"] = _batched(pixels)
         if settings.do_estimate_flow:
-            data["flow_values_videos"] = np.stack(flows)
+            data["flow_values_videos"] = _batched(flows)
         features = BatchFeature(data, tensor_type=return_tensors)
         if return_lead_in and settings.do_estimate_flow:
             features["lead_in_flow"] = lead_ins
@@ -244,13 +244,22 @@ class DeftVideoProcessor(VideoProcessorMixin):
                 f"{clip.name}: {len(clip)} frames; with do_sample_frames=False a clip must have {self.num_frames}."
             )
         wanted = self._context(indices) if self.do_estimate_flow else sorted(set(indices))
-        sampled, colour, grey = set(indices), {}, {}
+        places: dict[int, list[int]] = {}  # of each sampled frame in the clip's tensor
+        for place, index in enumerate(indices):
+            places.setdefault(index, []).append(place)
+        appearance, grey = None, {}
+        if self.do_crop_appearance:
+            side = self.size["height"]
+            appearance, levels = np.empty((len(indices), 3, side, side), np.float32), self._levels()
         for index, frame in zip(wanted, clip.stream(wanted), strict=True):
-            if self.do_crop_appearance and index in sampled:
-                colour[index] = warp_to_crop(frame, transform, self.size["height"])
+            if self.do_crop_appearance and index in places:
+                first, *others = places[index]
+                channels = cv2.split(warp_to_crop(frame, transform, side))
+                for channel, table, target in zip(channels, levels, appearance[first], strict=True):
+                    cv2.LUT(channel, table, dst=target)
+                appearance[others] = appearance[first]
             if self.do_estimate_flow:
                 grey[index] = _grey_crop(frame, transform, self.flow_resolution)
-        appearance = self._appearance([colour[index] for index in indices]) if self.do_crop_appearance else None
         flow, lead_in = self._flow(grey, indices) if self.do_estimate_flow else (None, None)
         return appearance, flow, lead_in, indices
 
@@ -263,13 +272,15 @@ class DeftVideoProcessor(VideoProcessorMixin):
         others = np.linspace(start, offset, min(self.flow_frames, offset - start + 1)).round().astype(int)
         return sorted({*indices, *others.tolist()})
 
-    def _appearance(self, crops: list[np.ndarray]) -> np.ndarray:
-        pixel_values = np.stack(crops).astype(np.float32)
+    def _levels(self) -> np.ndarray:
+        """(3, 256): what each value of each colour channel becomes. A pixel is looked up and not computed, which saves
+        three copies of the clip."""
+        levels = np.arange(256, dtype=np.float32)[:, None].repeat(3, axis=1)
         if self.do_rescale:
-            pixel_values *= self.rescale_factor
+            levels *= self.rescale_factor
         if self.do_normalize:
-            pixel_values = (pixel_values - np.float32(self.image_mean)) / np.float32(self.image_std)
-        return np.ascontiguousarray(pixel_values.transpose(0, 3, 1, 2))
+            levels = (levels - np.float32(self.image_mean)) / np.float32(self.image_std)
+        return np.ascontiguousarray(levels.T)
 
     def _spot(self, clip: ClipReader, transform: np.ndarray) -> KeyFrames:
         return spot_key_frames(np.stack(list(track_regions(clip.scan(), transform))), clip.metadata.fps)
@@ -306,6 +317,11 @@ def list_of_clips(videos: Any) -> list[Any]:
 
 def _is_frame(item: Any) -> bool:
     return hasattr(item, "convert") or getattr(item, "ndim", 0) in (2, 3)
+
+
+def _batched(clips: Sequence[np.ndarray]) -> np.ndarray:
+    """The clips along a new first axis; one clip is not copied."""
+    return clips[0][None] if len(clips) == 1 else np.stack(clips)
 
 
 def _one_per_clip(name: str, value: Any, count: int) -> Sequence[Any]:

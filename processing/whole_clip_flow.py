@@ -113,7 +113,7 @@ class _Solver:
             warped, shift_x, shift_y = level.warp(self.head, self.courses, images)
             warped /= self.gain
             # With no field known yet, the mean over the frames would blur what moves.
-            template = warped.nanmean(0).nan_to_num_() if len(self.fields) else warped[self.reference].nan_to_num()
+            template = _mean_of_numbers(warped) if len(self.fields) else warped[self.reference].nan_to_num()
             grad_x, grad_y = level.gradient(template)
             residual = warped.sub_(template).addcmul_(shift_x, grad_x).addcmul_(shift_y, grad_y).nan_to_num_()
             # Shading is taken out after the warp: before it, a strong edge's halo would not grow and turn as the edge.
@@ -158,10 +158,10 @@ class _Solver:
         pulled = level.pull(residual * weight, grad_x, grad_y)
         if level.noise is None:
             level.noise = self._effective_noise(level, structure, pulled, weight, grad_x, grad_y)
-        information = structure / level.noise**2
-        self.factor = torch.linalg.cholesky(information + self.prior)
+        precision = level.noise**-2
+        self.factor = torch.linalg.cholesky(torch.add(self.prior, structure, alpha=precision))
         if not len(self.fields):
-            self._find_fields(information, pulled / level.noise**2)
+            self._find_fields(precision * structure, precision * pulled)
             return
         # Courses that are orthonormal over time turn the K coupled problems into K separate ones. They are centred,
         # because a constant part cannot be told from the reference image.
@@ -170,7 +170,7 @@ class _Solver:
         kept = values > 1e-6 * values.max()
         mixing = (vectors[:, kept] / values[kept].sqrt()).float()
         fields = (vectors[:, kept] * values[kept].sqrt()).float().T @ self.fields
-        right = fields @ information - (centred @ mixing).T @ pulled / level.noise**2
+        right = precision * (fields @ structure - (centred @ mixing).T @ pulled)
         self.courses = self.courses @ mixing
         self.fields = torch.cholesky_solve(right.T, self.factor).T
 
@@ -182,7 +182,7 @@ class _Solver:
         leading part, the face's motion, is left out.
         """
         noise = self.noise * level.side / self.frames.shape[1]  # a pixel here is a mean of several
-        factor = torch.linalg.cholesky(structure / noise**2 + self.prior)
+        factor = torch.linalg.cholesky(torch.add(self.prior, structure, alpha=noise**-2))
         images = _noise_images(level.side).to(self.device) * noise
 
         def energies(right: torch.Tensor) -> torch.Tensor:
@@ -247,20 +247,23 @@ class _Level:
 
     def pull(self, images: torch.Tensor, grad_x: torch.Tensor, grad_y: torch.Tensor) -> torch.Tensor:
         """The transpose of a step: (K, N) residual images to (K, 2 points²)."""
-        both = torch.stack([images * grad_x, images * grad_y], 1).view(len(images), 2, self.side, self.side)
-        return self.side * (self.basis.T @ both @ self.basis).flatten(1)
+        both = images.new_empty(len(images), 2, self.side, self.side)
+        for axis, gradient in enumerate((grad_x, grad_y)):
+            torch.mul(images, gradient, out=both[:, axis].flatten(1))
+        return self.side * (self.basis.T @ (both @ self.basis)).flatten(1)
 
     def information(self, weight: torch.Tensor, grad_x: torch.Tensor, grad_y: torch.Tensor) -> torch.Tensor:
         """(2 points², 2 points²): the structure tensor seen through the spline, for noise one."""
         products, flat = _spline_products(self.side, self.points)
         products, flat = products.to(self.device), flat.to(self.device)
-        blocks = []
-        for image in (weight * grad_x * grad_x, weight * grad_x * grad_y, weight * grad_y * grad_y):
+        both = torch.empty(2, self.points**2, 2, self.points**2, device=self.device)
+        for row, column, image in ((0, 0, grad_x * grad_x), (0, 1, grad_x * grad_y), (1, 1, grad_y * grad_y)):
             block = torch.zeros(self.points**4, device=self.device)
-            block[flat] = (products.T @ image.view(self.side, self.side) @ products).flatten()
-            blocks.append(block.view(self.points**2, self.points**2))
-        xx, xy, yy = blocks
-        return self.side**2 * torch.cat([torch.cat([xx, xy], 1), torch.cat([xy, yy], 1)])
+            weighted = (self.side**2 * weight * image).view(self.side, self.side)
+            block[flat] = (products.T @ weighted @ products).flatten()
+            both[row, :, column] = block.view(self.points**2, self.points**2)
+        both[1, :, 0] = both[0, :, 1]
+        return both.view(2 * self.points**2, 2 * self.points**2)
 
     def without_shading(self, images: torch.Tensor) -> torch.Tensor:
         """(K, N) without the smooth part, the least-squares spline of a spacing that light can change at."""
@@ -292,13 +295,15 @@ class _Level:
 
     def _fetch_with_opencv(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Several times faster than torch on a CPU; rounds places to 1/32 of a fine pixel, and says by how much."""
-        at_x, at_y = (axis.mul(32 * _FINER).round_().div_(32 * _FINER) for axis in (x, y))
-        fetched = torch.empty_like(x)
-        maps = (axis.mul(_FINER).view(-1, self.side, self.side).numpy() for axis in (at_x, at_y))
+        fetched, step = torch.empty_like(x), 1 / (32 * _FINER)
+        # In place where it can be: new memory costs more here than the arithmetic.
+        at_x, at_y = x.div_(step).round(), y.div_(step).round()
+        shifts = x.sub_(at_x).mul_(step), y.sub_(at_y).mul_(step)
+        maps = (axis.mul_(step * _FINER).view(-1, self.side, self.side).numpy() for axis in (at_x, at_y))
         images, out = self.images.numpy(), fetched.view(-1, self.side, self.side).numpy()
         for image, map_x, map_y, target in zip(images, *maps, out, strict=True):
             cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, target, cv2.BORDER_CONSTANT, (float("nan"),))
-        return fetched, x.sub_(at_x), y.sub_(at_y)
+        return fetched, *shifts
 
     def _fetch_with_torch(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         extent = _FINER * self.side - 1
@@ -320,6 +325,14 @@ class _Level:
         )
         small = (variance / 2).clamp(min=0).sqrt().view(1, 1, self.points - 3, self.points - 3)
         return F.interpolate(small, size=(self.side, self.side), mode="bilinear", align_corners=False)[0, 0]
+
+
+def _mean_of_numbers(images: torch.Tensor) -> torch.Tensor:
+    """(N,) from (T, N): `nanmean`, and 0 where there is no number; much faster where few pixels have a NaN."""
+    mean = images.mean(0)
+    odd = mean.isnan()
+    mean[odd] = images[:, odd].nanmean(0).nan_to_num_()
+    return mean
 
 
 def _refined(frames: torch.Tensor, side: int) -> torch.Tensor:
