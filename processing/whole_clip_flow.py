@@ -42,6 +42,7 @@ _SHADING = 1 / 6  # of the shading's control points, crop widths; light varies m
 _BORDER = 0.06  # crop widths at the frame's edge that do not count: what enters or leaves the frame is no motion
 _FACE = (0.50, 0.52)  # radii of the ellipse about the crop's middle that counts, crop widths
 _PROBES = 16  # noise images
+_AT_ONCE = 16  # frames
 _FINER = 2  # frames are sampled on a grid this much finer, as cv2.pyrUp makes it
 
 
@@ -214,8 +215,11 @@ class _Solver:
         side = self.frames.shape[1]
         level = _Level(self.frames[:0], side, self.points)
         images = level.evaluate(self.fields) * _face_window(side).to(self.device)
-        flow = [side * (self.head[:, axis] @ level.plane + self.courses @ images[:, axis]) for axis in range(2)]
-        return ClipFlow(torch.stack(flow, 1).view(-1, 2, side, side), self.noise, lambda: self._deviation(level))
+        flow = torch.empty(len(self.frames), 2, side**2, device=self.device)
+        for axis in range(2):
+            plan = side * torch.cat([self.head[:, axis], self.courses], 1)
+            torch.mm(plan, torch.cat([level.plane, images[:, axis]]), out=flow[:, axis])
+        return ClipFlow(flow.view(-1, 2, side, side), self.noise, lambda: self._deviation(level))
 
     def _deviation(self, level: _Level) -> torch.Tensor:
         if not len(self.fields):
@@ -247,10 +251,12 @@ class _Level:
 
     def pull(self, images: torch.Tensor, grad_x: torch.Tensor, grad_y: torch.Tensor) -> torch.Tensor:
         """The transpose of a step: (K, N) residual images to (K, 2 points²)."""
-        both = images.new_empty(len(images), 2, self.side, self.side)
-        for axis, gradient in enumerate((grad_x, grad_y)):
-            torch.mul(images, gradient, out=both[:, axis].flatten(1))
-        return self.side * (self.basis.T @ (both @ self.basis)).flatten(1)
+        gradient = torch.stack([grad_x, grad_y])
+        pulled = []
+        for part in _parts(len(images)):
+            both = (images[part, None] * gradient).view(-1, 2, self.side, self.side)
+            pulled.append((self.basis.T @ (both @ self.basis)).flatten(1))
+        return self.side * torch.cat(pulled)
 
     def information(self, weight: torch.Tensor, grad_x: torch.Tensor, grad_y: torch.Tensor) -> torch.Tensor:
         """(2 points², 2 points²): the structure tensor seen through the spline, for noise one."""
@@ -283,26 +289,28 @@ class _Level:
         how many pixels in x and y each was fetched from another place than asked."""
         side = self.side
         still = torch.tensor([[side / 2 - 0.5, side, 0], [side / 2 - 0.5, 0, side]], device=self.device)
-        x, y = (
-            torch.cat([side * head[:, axis] + still[axis], side * courses], 1)
-            @ torch.cat([self.plane, images[:, axis]])
-            for axis in range(2)
-        )
+        plans = [torch.cat([side * head[:, axis] + still[axis], side * courses], 1) for axis in range(2)]
+        planes = [torch.cat([self.plane, images[:, axis]]) for axis in range(2)]
         if self.device.type == "cpu":
-            return self._fetch_with_opencv(x, y)
+            return self._fetch_with_opencv(plans, planes)
         nothing = torch.zeros((), device=self.device)
+        x, y = (plan @ plane for plan, plane in zip(plans, planes, strict=True))
         return self._fetch_with_torch(x, y), nothing, nothing
 
-    def _fetch_with_opencv(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _fetch_with_opencv(self, plans: list[torch.Tensor], planes: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Several times faster than torch on a CPU; rounds places to 1/32 of a fine pixel, and says by how much."""
-        fetched, step = torch.empty_like(x), 1 / (32 * _FINER)
-        # In place where it can be: new memory costs more here than the arithmetic.
-        at_x, at_y = x.div_(step).round(), y.div_(step).round()
-        shifts = x.sub_(at_x).mul_(step), y.sub_(at_y).mul_(step)
-        maps = (axis.mul_(step * _FINER).view(-1, self.side, self.side).numpy() for axis in (at_x, at_y))
-        images, out = self.images.numpy(), fetched.view(-1, self.side, self.side).numpy()
-        for image, map_x, map_y, target in zip(images, *maps, out, strict=True):
-            cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, target, cv2.BORDER_CONSTANT, (float("nan"),))
+        step, size = 1 / (32 * _FINER), (-1, self.side, self.side)
+        fetched, *shifts = (torch.empty(len(plans[0]), self.side**2) for _ in range(3))
+        for part in _parts(len(fetched)):
+            maps = []
+            for plan, plane, shift in zip(plans, planes, shifts, strict=True):
+                place = torch.mm(plan[part], plane, out=shift[part]).div_(step)
+                rounded = place.round()
+                place.sub_(rounded).mul_(step)
+                maps.append(rounded.mul_(step * _FINER).view(size).numpy())
+            out = fetched[part].view(size).numpy()
+            for image, map_x, map_y, target in zip(self.images[part].numpy(), *maps, out, strict=True):
+                cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, target, cv2.BORDER_CONSTANT, (float("nan"),))
         return fetched, *shifts
 
     def _fetch_with_torch(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -325,6 +333,11 @@ class _Level:
         )
         small = (variance / 2).clamp(min=0).sqrt().view(1, 1, self.points - 3, self.points - 3)
         return F.interpolate(small, size=(self.side, self.side), mode="bilinear", align_corners=False)[0, 0]
+
+
+def _parts(count: int) -> list[slice]:
+    """Frames whose intermediate images fit into a processor's cache together."""
+    return [slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE)]
 
 
 def _mean_of_numbers(images: torch.Tensor) -> torch.Tensor:

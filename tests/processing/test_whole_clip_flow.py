@@ -124,7 +124,7 @@ def test_torch_fetches_what_opencv_fetches(smile):
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
     x, y = (torch.from_numpy(axis + rng.uniform(-3, 3, (3, 1, 1)).astype(np.float32)).flatten(1) for axis in (x, y))
     by_torch = level._fetch_with_torch(x.clone(), y.clone())
-    by_opencv, shift_x, _ = level._fetch_with_opencv(x.clone(), y.clone())
+    by_opencv, shift_x, _ = level._fetch_with_opencv([torch.eye(3)] * 2, [x, y])
     assert float(shift_x.abs().max()) <= 1 / 128 + 1e-5
     inner = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     inner[8:-8, 8:-8] = True
