@@ -25,8 +25,8 @@ SCRIPTS = {
     "flow_estimator": [],
     "recognition": [],
     "generation": [],
-    "training_step": [],
-    "unimer_build": ["--clips", "400"],
+    "training_step": ["--batch", "1", "--rounds", "2", "--steps", "4"],
+    "unimer_build": ["--clips", "2000"],
 }
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# Measured side by side
