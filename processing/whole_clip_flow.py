@@ -42,7 +42,7 @@ _SHADING = 1 / 6  # of the shading's control points, crop widths; light varies m
 _BORDER = 0.06  # crop widths at the frame's edge that do not count: what enters or leaves the frame is no motion
 _FACE = (0.50, 0.52)  # radii of the ellipse about the crop's middle that counts, crop widths
 _PROBES = 16  # noise images
-_AT_ONCE = 16  # frames
+_AT_ONCE = 16  # frames whose images a step makes at once; more leave the cache
 _FINER = 2  # frames are sampled on a grid this much finer, as cv2.pyrUp makes it
 
 

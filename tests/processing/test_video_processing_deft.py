@@ -5,9 +5,10 @@ import torch
 from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, encode_mp4, render_clip
 from deft_llm.hub_datasets.synthetic_faces import render_face
 from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.face_alignment import face_transform, warp_to_crop
 from deft_llm.processing.keyframes import KeyFrameError
 from deft_llm.processing.motion_evidence import measure_motion
-from deft_llm.processing.video_reading import VideoReadError
+from deft_llm.processing.video_reading import VideoReadError, open_clip
 
 
 def keys_of(clip):
@@ -151,3 +152,22 @@ def test_the_lead_in_is_as_long_as_there_are_frames_before_the_onset(processor, 
     assert np.hypot(*lead_in.transpose(1, 0, 2, 3)).mean() < 0.1
     start = (0, *keys[1:])
     assert len(processor(str(brow_video), key_frames=start, return_lead_in=True)["lead_in_flow"][0]) == 0
+
+
+@pytest.mark.parametrize("switched_off", [None, "do_rescale", "do_normalize"])
+def test_pixels_are_the_crops_rescaled_and_normalised(brow_clip, switched_off):
+    processor = DeftVideoProcessor(num_frames=8, **({switched_off: False} if switched_off else {}))
+    # Key frames so close that some are sampled twice.
+    options = {"key_frames": (3, 4, 6), "face_source": "cropped", "do_estimate_flow": False, "return_metadata": True}
+    features = processor(brow_clip.frames, **options)
+    pixels, indices = features["pixel_values_videos"][0], features["video_metadata"][0].frames_indices
+    assert len(set(indices)) < len(indices)
+    side = processor.size["height"]
+    transform = face_transform(open_clip(brow_clip.frames), 3, None)
+    for index, found in zip(indices, pixels, strict=True):
+        expected = warp_to_crop(brow_clip.frames[index], transform, side).astype(np.float32)
+        if switched_off != "do_rescale":
+            expected *= processor.rescale_factor
+        if switched_off != "do_normalize":
+            expected = (expected - np.float32(processor.image_mean)) / np.float32(processor.image_std)
+        np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
