@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import pytest
 import torch
 import yaml
 
-# Before any Hugging Face library reads them: the tests never leave this machine.
+# Before any Hugging Face library reads them: the tests never leave this machine, and neither they nor the processes
+# they start find a model's code, a data set or a token that somebody's home folder holds.
+_HOME = tempfile.TemporaryDirectory(prefix="deft-tests-")
+os.environ.update(HF_HOME=_HOME.name, HF_MODULES_CACHE=f"{_HOME.name}/modules")
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 # `make test` runs a process a core, and the commands that the tests start are to leave the others theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,8 +33,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _caches(tmp_path_factory):
-    os.environ["HF_MODULES_CACHE"] = str(tmp_path_factory.mktemp("modules"))
+def _one_thread():
     torch.set_num_threads(1)
 
 
