@@ -1,5 +1,6 @@
 """What the tests share: a few rendered clips, a dataset of them, and an untrained tiny model with its processor."""
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -15,8 +16,8 @@ import yaml
 
 # Before any Hugging Face library reads them: the tests never leave this machine, and neither they nor the processes
 # they start find a model's code, a data set or a token that somebody's home folder holds.
-_HOME = tempfile.TemporaryDirectory(prefix="deft-tests-")
-os.environ.update(HF_HOME=_HOME.name, HF_MODULES_CACHE=f"{_HOME.name}/modules")
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="deft-tests-")
+os.environ["HF_MODULES_CACHE"] = os.path.join(os.environ["HF_HOME"], "modules")
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 # `make test` runs a process a core, and the commands that the tests start are to leave the others theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,6 +31,7 @@ from deft_llm.hub_datasets.uni_mer import features
 from deft_llm.processing import DeftVideoProcessor
 
 ROOT = Path(__file__).parents[1]
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

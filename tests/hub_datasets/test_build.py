@@ -18,6 +18,7 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 from rich.console import Console
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from deft_llm.hub_datasets import build as building
 from deft_llm.hub_datasets.build import (
@@ -680,6 +681,23 @@ def test_a_killed_build_is_resumed_to_the_same_bytes(own_root, own_built, tmp_pa
     assert done.returncode == 0, done.stderr
     assert digest(out) == digest(own_built[0])
     assert not work.exists()
+
+
+def test_a_clip_is_measured_on_one_thread(own_root, tmp_path, inline, monkeypatch):
+    """A library's second thread would wait for work, spinning, on the core that another worker needs."""
+    seen = []
+
+    def watched(*arguments):
+        seen.extend((library["filepath"], library["num_threads"]) for library in threadpool_info())
+        seen.append(("OpenCV", cv2.getNumThreads()))
+        return record_row(*arguments)
+
+    monkeypatch.setattr(building, "record_row", watched)
+    with threadpool_limits(2):
+        assert any(library["num_threads"] == 2 for library in threadpool_info())
+        build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
+    assert len(seen) >= 12
+    assert [(name, count) for name, count in seen if count != 1] == []
 
 
 def test_a_worker_that_is_killed_is_an_error(tmp_path, monkeypatch):
