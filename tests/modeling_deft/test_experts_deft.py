@@ -32,6 +32,13 @@ def test_light_and_a_moving_head_leave_no_trace_in_the_texture():
     assert wrinkle > 0.8 * plain[2]
 
 
+def test_mixed_precision_takes_the_light_out_as_well():
+    face = textured()
+    frames = torch.stack([face, 1.1 * face + 0.2, 1.05 * face])[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert residual_changes(frames).abs().max() < 1e-5
+
+
 def test_a_still_clip_without_any_gradient_stays_zero():
     assert not residual_changes(torch.full((1, 3, 3, 16, 16), 0.7)).any()
 
