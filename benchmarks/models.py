@@ -68,7 +68,7 @@ def tiny_model() -> DeftForConditionalGeneration:
 def large_model(dtype: torch.dtype) -> DeftForConditionalGeneration:
     """Of `recipes/qwen3-0.6b-lora.yaml`, in its full size."""
     recipe = yaml.safe_load((RECIPES / "qwen3-0.6b-lora.yaml").read_text(encoding="utf-8"))
-    names = ("expert_size", "structure_tokens", "texture_tokens", "image_size")
+    names = ("expert_size", "structure_tokens", "texture_tokens", "texture_share", "image_size")
     return model_of(
         QWEN3_06B, DINOV2_BASE, VIDEOMAE_BASE, recipe["motion"], dtype=dtype,
         **{name: recipe[name] for name in names},

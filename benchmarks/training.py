@@ -253,6 +253,7 @@ def full_size(recipe: dict[str, Any], device: str) -> Any:
         action_units=[code for code, unit in ACTION_UNITS.items() if unit.testable][:UNITS],
         emotion_labels=[str(number) for number in range(EMOTIONS)], expert_size=recipe["expert_size"],
         structure_tokens=recipe["structure_tokens"], texture_tokens=recipe["texture_tokens"],
+        texture_share=recipe["texture_share"],
         structure_token_id=1, texture_token_id=2, motion_token_id=3,
     )  # fmt: skip
     with torch.device(device):
@@ -312,7 +313,7 @@ def estimate(name: str) -> dict[str, float]:
     batch = recipe["per_device_train_batch_size"]
     fixed = 2 * language + 16 * adapters + 20 * experts if lora else 16 * (language + experts)
     tokens = batch * TOKENS
-    patches = batch * (frames // 2) * (side // 16) ** 2
+    patches = batch * (frames // 2) * recipe["texture_share"] * (side // 16) ** 2
     activations = text.num_hidden_layers * 2 * tokens * text.hidden_size + 34 * tokens * text.hidden_size
     texture = model.config.texture_config
     activations += (2 * texture.num_hidden_layers + 34) * patches * texture.hidden_size

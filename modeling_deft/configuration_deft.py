@@ -89,6 +89,8 @@ class DeftConfig(PreTrainedConfig):
         image_size (`int`): side in pixels of `pixel_values_videos`; by default the structure backbone's.
         structure_tokens, texture_tokens (`int`): language tokens of these experts; the motion expert has one an
             action unit.
+        texture_share (`float`): share of the places in the crop that a VideoMAE in the texture expert reads, those
+            that change most over the clip. Its time and memory fall with it.
         expert_size (`int`): width of the pooled experts in the emotion head.
         structure_token_id, texture_token_id, motion_token_id (`int`): placeholders in `input_ids`.
         loss_weights (`dict[str, float]`): of the terms language, emotion, action_unit, region, side, intensity,
@@ -120,6 +122,7 @@ class DeftConfig(PreTrainedConfig):
     image_size: int | None = None
     structure_tokens: int = 4
     texture_tokens: int = 8
+    texture_share: float = 1.0
     expert_size: int = 256
     structure_token_id: int | None = None
     texture_token_id: int | None = None
@@ -181,6 +184,13 @@ class DeftConfig(PreTrainedConfig):
         for name in ("appearance_swap", "expert_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected a share from 0 to 1.")
+        if not 0 < self.texture_share <= 1:
+            raise ValueError(f"`texture_share` is {self.texture_share}; expected a share above 0, up to 1.")
+        if self.texture_share < 1 and self.texture_config.model_type != "videomae":
+            raise ValueError(
+                f"`texture_share` is {self.texture_share}, but a backbone of the type "
+                f"{self.texture_config.model_type!r} reads every patch; only VideoMAE can leave some out."
+            )
         for name in ("emotion_temperature", "action_unit_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected a positive number.")

@@ -90,13 +90,15 @@ class TextureExpert(nn.Module):
 
     What a change of the light or a movement of the whole head makes of the onset frame would show whose face it is,
     so it is taken out first (`residual_changes`). A video backbone (one with tubelets) reads the differences together,
-    an image backbone one by one.
+    an image backbone one by one. Of VideoMAE's patches only the `texture_share` that changes most can be read, at the
+    same places in all frames; its pretraining read a tenth of them, masked in the same way (Tong et al. 2022).
     """
 
     def __init__(self, config: DeftConfig):
         super().__init__()
         self.backbone = AutoModel.from_config(config.texture_config)
         self.reads_video = hasattr(config.texture_config, "tubelet_size")
+        self.share = config.texture_share
         self.frame_positions = None
         if not self.reads_video:
             frames, width = config.motion_config.num_flow_frames, config.texture_config.hidden_size
@@ -110,13 +112,26 @@ class TextureExpert(nn.Module):
     def forward(self, pixel_values_videos: torch.Tensor) -> ExpertOutput:
         difference = self.changes(pixel_values_videos)
         if self.reads_video:
-            states = self.backbone(pixel_values=difference).last_hidden_state
+            states = self._read_moving(difference) if self.share < 1 else self.backbone(difference).last_hidden_state
         else:
             clips, frames = difference[:, 1:].shape[:2]
             states = self.backbone(pixel_values=difference[:, 1:].flatten(0, 1)).last_hidden_state
             states = (states.unflatten(0, (clips, frames)) + self.frame_positions[:frames]).flatten(1, 2)
         tokens = self.resampler(states)
         return ExpertOutput(tokens=tokens, pooled=tokens.mean(1))
+
+    def _read_moving(self, difference: torch.Tensor) -> torch.Tensor:
+        """VideoMAE's states of the places that change most; what its own `bool_masked_pos` gives, which cannot be
+        exported for any number of clips."""
+        config = self.backbone.config
+        energy = F.avg_pool2d(difference.float().square().mean((1, 2)), config.patch_size).flatten(1)
+        moving = energy.topk(max(1, round(self.share * energy.shape[1])), dim=1).indices.sort(1).values
+        every_time = torch.arange(config.num_frames // config.tubelet_size, device=moving.device) * energy.shape[1]
+        patches = (moving.unsqueeze(1) + every_time.unsqueeze(-1)).flatten(1)  # (clips, patches read)
+        states = self.backbone.embeddings(difference, None)
+        states = states.gather(1, patches.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        states = self.backbone.encoder(states).last_hidden_state
+        return states if self.backbone.layernorm is None else self.backbone.layernorm(states)
 
 
 def residual_changes(pixel_values_videos: torch.Tensor) -> torch.Tensor:

@@ -307,8 +307,8 @@ class DeftModel(DeftPreTrainedModel):
                 f"convention_ids must be (clips,) = ({clips},), indices into the config's label_conventions; got "
                 f"{tuple(convention_ids.shape)}."
             )
-        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
-            return  # what follows reads values, which a graph has none of
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or self.device.type == "meta":
+            return  # what follows reads values, which a graph and a model without memory have none of
         if convention_ids is not None and int(convention_ids.max()) >= len(self.config.label_conventions):
             raise ValueError(
                 f"convention_ids holds {int(convention_ids.max())}; the config's label_conventions are "

@@ -98,6 +98,9 @@ class ModelArguments:
     expert_size: int = field(default=256, metadata={"help": "Width of the experts' tokens."})
     structure_tokens: int = field(default=4, metadata={"help": "Language tokens of the structure expert."})
     texture_tokens: int = field(default=8, metadata={"help": "Language tokens of the texture expert."})
+    texture_share: float = field(
+        default=1.0, metadata={"help": "Share of the places in the crop, those that change most, that VideoMAE reads."}
+    )
     loss_weights: dict | None = field(default=None, metadata={"help": "Weights of the loss terms."})
     appearance_swap: float = field(
         default=0.5, metadata={"help": "Share of clips shown with the structure of another clip of the batch."}

@@ -125,6 +125,7 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         coarse_emotion_of=processor.coarse_emotion_of,
         structure_tokens=arguments.structure_tokens,
         texture_tokens=arguments.texture_tokens,
+        texture_share=arguments.texture_share,
         expert_size=arguments.expert_size,
         structure_token_id=structure_id,
         texture_token_id=texture_id,

@@ -25,7 +25,8 @@ def test_full_size_differs_in_the_config_only():
     """The full-size recipe with the published sizes of its pretrained parts, built without memory."""
     path = Path(__file__).parents[2] / "recipes" / "qwen3-0.6b-lora.yaml"
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    sizes = {name: recipe[name] for name in ("image_size", "expert_size", "structure_tokens", "texture_tokens")}
+    names = ("image_size", "expert_size", "structure_tokens", "texture_tokens", "texture_share")
+    sizes = {name: recipe[name] for name in names}
     config = DeftConfig(
         text_config={
             "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
@@ -47,6 +48,10 @@ def test_full_size_differs_in_the_config_only():
     assert 11 < millions(model.model.motion_expert) < 13
     assert config.structure_tokens + config.texture_tokens + config.motion_tokens <= 64
     assert config.image_size == 224
+    # Costs are counted without memory too (`benchmarks/training.py --parts estimates`).
+    frames = torch.empty(1, 16, 3, 224, 224, device="meta")
+    (tokens,) = model.model.get_video_features(frames, torch.empty(1, 15, 2, 56, 56, device="meta")).pooler_output
+    assert tokens.shape == (config.structure_tokens + config.texture_tokens + config.motion_tokens, 1024)
 
 
 def test_another_family_of_language_models_and_an_image_backbone_over_time(model, clips):
@@ -79,6 +84,8 @@ def test_another_family_of_language_models_and_an_image_backbone_over_time(model
         ({"emotion_labels": ["joy"], "coarse_emotion_of": {"joy": "nice"}}, "calls joy 'nice'"),
         ({"label_conventions": ["samm", "samm"]}, "`label_conventions` holds a value twice"),
         ({"appearance_swap": 1.5}, "`appearance_swap` is 1.5"),
+        ({"texture_share": 0.0}, "`texture_share` is 0.0; expected a share above 0"),
+        ({"texture_share": 0.5, "texture_config": {"model_type": "vit"}}, "'vit' reads every patch; only VideoMAE"),
         ({"emotion_temperature": 0.0}, "`emotion_temperature` is 0.0"),
         ({"action_unit_focus": -1.0}, "`action_unit_focus` is -1.0"),
         ({"motion_config": {"flow_size": 30, "patch_size": 4}}, "does not divide"),

@@ -30,6 +30,7 @@ FAMILIES = {
     "gemma3-siglip-videomae": ("gemma3", {"model_type": "siglip_vision_model", **VISION}, VIDEOMAE),
     "mistral-dinov2-vit": ("mistral", {"model_type": "dinov2", **VISION}, {"model_type": "vit", **VISION}),
 }
+SHARES = {"gemma3-siglip-videomae": 0.5}
 UNITS = ["AU1", "AU4", "AU12"]
 OTHERS = {
     "motion_config": {"flow_size": FLOW, "patch_size": 4, "num_flow_frames": FRAMES, "hidden_size": 32,
@@ -47,7 +48,7 @@ def model(request) -> DeftForConditionalGeneration:
     text, structure, texture = FAMILIES[request.param]
     torch.manual_seed(0)
     return DeftForConditionalGeneration.from_parts(
-        text=TEXTS[text], structure=structure, texture=texture, **OTHERS
+        text=TEXTS[text], structure=structure, texture=texture, texture_share=SHARES.get(request.param, 1.0), **OTHERS
     ).eval()
 
 
@@ -289,7 +290,7 @@ def test_a_part_that_is_none_is_named():
         DeftForConditionalGeneration.from_parts(text=TEXTS["qwen3"], structure=3, texture=VIDEOMAE, **OTHERS)
 
 
-@pytest.mark.parametrize("family", ["qwen3-dinov2-videomae", "llama-vit-vit"])
+@pytest.mark.parametrize("family", ["qwen3-dinov2-videomae", "llama-vit-vit", "gemma3-siglip-videomae"])
 def test_onnx_says_what_the_model_says(family, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     from deft_llm.modeling_deft.export_deft import OUTPUTS, export_recognition
@@ -297,7 +298,8 @@ def test_onnx_says_what_the_model_says(family, tmp_path):
     text, structure, texture = FAMILIES[family]
     torch.manual_seed(3)
     values = dict(zip(("text", "structure", "texture"), (TEXTS[text], structure, texture), strict=True))
-    model = DeftForConditionalGeneration.from_parts(**values, **OTHERS).eval()
+    share = SHARES.get(family, 1.0)
+    model = DeftForConditionalGeneration.from_parts(**values, texture_share=share, **OTHERS).eval()
     export_recognition(model.model, tmp_path / "deft.onnx", num_frames=FRAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["deft.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "deft.onnx", providers=["CPUExecutionProvider"])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from deft_llm.modeling_deft.experts_deft import GatedFusion, residual_changes
+from deft_llm.modeling_deft import DeftConfig
+from deft_llm.modeling_deft.experts_deft import GatedFusion, TextureExpert, residual_changes
 
 
 def textured(size: int = 48) -> torch.Tensor:
@@ -41,6 +42,40 @@ def test_mixed_precision_takes_the_light_out_as_well():
 
 def test_a_still_clip_without_any_gradient_stays_zero():
     assert not residual_changes(torch.full((1, 3, 3, 16, 16), 0.7)).any()
+
+
+def test_the_places_that_change_most_are_read_and_no_others(model, clips):
+    values = {**model.config.to_dict(), "texture_share": 0.25}
+    torch.manual_seed(0)
+    expert = TextureExpert(DeftConfig.from_dict(values)).eval()
+    backbone = expert.backbone.config
+    size, grid = backbone.patch_size, backbone.image_size // backbone.patch_size
+    assert grid == 4
+    difference = 0.05 * clips["pixel_values_videos"][:2]
+    places = torch.tensor([[0, 5, 6, 15], [1, 2, 3, 9]])  # four of sixteen, others in each clip
+    for clip, chosen in enumerate(places):
+        for place in chosen:
+            row, column = size * (place // grid), size * (place % grid)
+            difference[clip, 3:6, :, row : row + size, column : column + size] += 1
+    with torch.no_grad():
+        states = expert._read_moving(difference)
+        # What VideoMAE itself makes of a mask.
+        still = torch.ones(2, grid * grid, dtype=torch.bool).scatter(1, places, False)
+        masked = still.repeat(1, backbone.num_frames // backbone.tubelet_size)
+        expected = expert.backbone(difference, bool_masked_pos=masked).last_hidden_state
+        torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)
+        assert states.shape[1] == masked.shape[1] // 4
+        # Elsewhere nothing matters as long as it is less.
+        elsewhere = still.view(2, 1, 1, grid, grid).repeat_interleave(size, -1).repeat_interleave(size, -2)
+        torch.testing.assert_close(expert._read_moving(difference * (1 - 0.5 * elsewhere.float())), states)
+
+
+def test_the_whole_crop_is_read_unless_told_otherwise(model, clips):
+    expert, pixels = model.model.texture_expert, clips["pixel_values_videos"]
+    assert model.config.texture_share == 1
+    with torch.no_grad():
+        states = expert.backbone(residual_changes(pixels)).last_hidden_state
+        torch.testing.assert_close(expert(pixels).tokens, expert.resampler(states))
 
 
 def test_units_report_the_motion_where_they_looked(model):
