@@ -63,9 +63,13 @@ def growth(title: str, sizes: Sequence[int], job: Callable[[int], Callable[[], A
         job: makes the call for a size; what it prepares is not timed.
     """
     times = alternate({str(size): job(size) for size in sizes}, rounds=rounds)
-    medians = [statistics.median(times[str(size)]) for size in sizes]
-    exponent = np.polyfit(np.log(sizes), np.log(medians), 1)[0]
-    steps = ", ".join(f"{size}: {_ms(value)} ms" for size, value in zip(sizes, medians, strict=True))
+    fitted(title, {size: statistics.median(times[str(size)]) for size in sizes})
+
+
+def fitted(title: str, medians: dict[int, float]) -> None:
+    """Prints seconds by size, and the exponent b of a·nᵇ fitted to them."""
+    exponent = np.polyfit(np.log(list(medians)), np.log(list(medians.values())), 1)[0]
+    steps = ", ".join(f"{size}: {_ms(value)} ms" for size, value in medians.items())
     print(f"\nGrowth, {title}: {steps}; exponent {exponent:.2f}")
 
 

@@ -25,7 +25,7 @@ import torch
 from datasets import Dataset
 from models import WORD, clips_of, large_model, prompts_of, stock_inputs, stock_model
 from peft import LoraConfig, get_peft_model
-from timing import side_by_side
+from timing import fitted, side_by_side
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, TrainerCallback
@@ -117,6 +117,18 @@ class Clock(TrainerCallback):
         self.times.append(time.perf_counter() - self.began)
 
 
+def in_a_process(name: str, batch: int, steps: int) -> dict[str, Any]:
+    """What `one` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, __file__, "--one", name, "--result", str(result), "--batch", str(batch),
+                   "--steps", str(steps)]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr[-3000:])
+        return json.loads(result.read_text())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=2)
@@ -129,22 +141,18 @@ def main() -> None:
         one(arguments.one, arguments.batch, arguments.steps, arguments.result)
         return
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        for _ in range(arguments.rounds):
-            for name, rounds in found.items():
-                command = [sys.executable, __file__, "--one", name, "--result", str(result), "--batch",
-                           str(arguments.batch), "--steps", str(arguments.steps)]  # fmt: skip
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    sys.exit(done.stderr[-3000:])
-                rounds.append(json.loads(result.read_text()))
+    for _ in range(arguments.rounds):
+        for name, rounds in found.items():
+            rounds.append(in_a_process(name, arguments.batch, arguments.steps))
     times = {name: [second for item in rounds for second in item["seconds"]] for name, rounds in found.items()}
     side_by_side(f"LoRA step, batch of {arguments.batch}", times, "stock", {"DEFT": "≤ 0.333"})
     for name, rounds in found.items():
         rate = arguments.batch / statistics.median(times[name])
         memory = statistics.median(item["memory"] for item in rounds)
         print(f"\n{name}: {rate:.3g} clips/s, {memory / 1e9:.1f} GB for the steps")
+    sizes = [arguments.batch * factor for factor in (1, 2, 4)]
+    steps = {size: in_a_process("DEFT", size, arguments.steps)["seconds"] for size in sizes}
+    fitted("clips of a batch, DEFT", {size: statistics.median(seconds) for size, seconds in steps.items()})
 
 
 if __name__ == "__main__":
