@@ -44,8 +44,10 @@ def test_a_still_clip_without_any_gradient_stays_zero():
     assert not residual_changes(torch.full((1, 3, 3, 16, 16), 0.7)).any()
 
 
-def test_the_places_that_change_most_are_read_and_no_others(model, clips):
+@pytest.mark.parametrize("mean_pooling", [True, False])  # False: the backbone ends with a norm
+def test_the_places_that_change_most_are_read_and_no_others(model, clips, mean_pooling):
     values = {**model.config.to_dict(), "texture_share": 0.25}
+    values["texture_config"]["use_mean_pooling"] = mean_pooling
     torch.manual_seed(0)
     expert = TextureExpert(DeftConfig.from_dict(values)).eval()
     backbone = expert.backbone.config
