@@ -67,7 +67,7 @@ def growth(title: str, sizes: Sequence[int], job: Callable[[int], Callable[[], A
 
 
 def fitted(title: str, medians: dict[int, float]) -> None:
-    """Prints seconds by size, and the exponent b of a·nᵇ fitted to them."""
+    """Prints the seconds that each size took, in ms, and the exponent b of a·nᵇ fitted to them."""
     exponent = np.polyfit(np.log(list(medians)), np.log(list(medians.values())), 1)[0]
     steps = ", ".join(f"{size}: {_ms(value)} ms" for size, value in medians.items())
     print(f"\nGrowth, {title}: {steps}; exponent {exponent:.2f}")
