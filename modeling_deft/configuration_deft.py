@@ -3,8 +3,33 @@
 import re
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers import AutoConfig, __version__
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+try:
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError as error:
+    raise ImportError(
+        f"DEFT needs transformers 5.20 or newer; {__version__} is installed. Run `pip install -U transformers`."
+    ) from error
+
+TESTED_TRANSFORMERS = ("5.20", "5.24")  # oldest and newest release that the tests run on; as in pyproject.toml
+
+
+def newer_release_warning(version: str) -> str | None:
+    """One sentence for a release of transformers that is newer than the tested ones, else `None`."""
+    oldest, newest = TESTED_TRANSFORMERS
+    if tuple(int(part) for part in version.split(".")[:2]) <= tuple(int(part) for part in newest.split(".")):
+        return None
+    return (
+        f"This model's code was tested with transformers {oldest} to {newest}, and {version} is installed: if it "
+        f"fails, run `pip install 'transformers~={newest}.0'` or load a newer revision of the model."
+    )
+
+
+if (_warning := newer_release_warning(__version__)) is not None:
+    logging.get_logger(__name__).warning(_warning)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_deft.DeftConfig",
@@ -104,6 +129,8 @@ class DeftConfig(PreTrainedConfig):
     """
 
     model_type = "deft"
+    # What `Trainer.predict` leaves out of its predictions.
+    keys_to_ignore_at_inference = ["past_key_values", "cache", *(f"{term}_loss" for term in LOSS_WEIGHTS)]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3"),
         "structure_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2"),

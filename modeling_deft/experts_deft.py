@@ -20,12 +20,14 @@ class ExpertOutput(ModelOutput):
     """
     tokens (`(clips, tokens, expert_size)`): what the language model gets, before the connector.
     pooled (`(clips, expert_size)`): what the emotion head gets.
+    hidden_states (`tuple` of `(clips, frames · patches, hidden_size)`): motion expert only, where asked for.
     au_logits (`(clips, action_units)`), au_side_logits (`(clips, action_units, 3)`), au_intensity (`(clips,
     action_units)`), au_attentions (`(clips, action_units, frames, patches)`): motion expert only.
     """
 
     tokens: torch.FloatTensor | None = None
     pooled: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
     au_logits: torch.FloatTensor | None = None
     au_side_logits: torch.FloatTensor | None = None
     au_intensity: torch.FloatTensor | None = None
@@ -237,13 +239,15 @@ class MotionExpert(nn.Module):
         self.relation = CrossAttention(motion.hidden_size, motion.hidden_size, motion.num_attention_heads)
         self.projection = nn.Linear(motion.hidden_size, config.expert_size)
 
-    def forward(self, flow_values_videos: torch.Tensor) -> ExpertOutput:
+    def forward(self, flow_values_videos: torch.Tensor, output_hidden_states: bool = False) -> ExpertOutput:
         clips, frames = flow_values_videos.shape[:2]
         channels = torch.cat([flow_values_videos, *_magnitude_and_strain(flow_values_videos)], dim=2)
         patches = self.patch_embedding(channels.flatten(0, 1)).flatten(2).transpose(1, 2)
         states = patches.unflatten(0, (clips, frames)) + self.patch_positions + self.frame_positions[:frames]
+        hidden_states = (states,)
         for layer in self.layers:
             states = layer(states)
+            hidden_states += (states,) if output_hidden_states else ()
         memory = self.norm(states).flatten(1, 2)
 
         queries = self.queries.expand(clips, -1, -1)
@@ -267,6 +271,7 @@ class MotionExpert(nn.Module):
         return ExpertOutput(
             tokens=tokens,
             pooled=tokens.mean(1),
+            hidden_states=tuple(layer.flatten(1, 2) for layer in hidden_states) if output_hidden_states else None,
             au_logits=au_logits,
             au_side_logits=side_logits,
             au_intensity=self.intensity(au_states).squeeze(-1),
@@ -352,7 +357,8 @@ class GatedFusion(nn.Module):
         gates = torch.stack(columns, dim=-1)
         hidden = self.hidden(fused)
         if self.conventions is not None:
-            every = self.conventions.weight.mean(0)
+            # The module is called instead of reading its weight: an offloaded weight is in memory only in the call.
+            every = self.conventions(torch.arange(self.conventions.num_embeddings, device=hidden.device)).mean(0)
             if convention_ids is None:
                 hidden = hidden + every
             else:

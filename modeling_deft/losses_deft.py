@@ -6,18 +6,31 @@ from torch.nn import functional as F
 from .configuration_deft import DeftConfig
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the entries where `mask`; zero, with a gradient of zero, where there is none."""
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+def masked_mean(values: torch.Tensor, mask: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean over the entries where `mask` is True; zero, with a gradient of zero, where none is.
+
+    Args:
+        values: (clips, …).
+        mask: of the shape of `values`.
+        shares: (clips,), *optional*. With it the result is the sum of each clip's own mean times its share, so that
+            the results of several micro-batches add up to that of the whole batch.
+    """
+    values = torch.where(mask, values, 0.0)
+    if shares is None:
+        return values.sum() / mask.sum().clamp(min=1)
+    own = values.reshape(len(values), -1).sum(1) / mask.reshape(len(mask), -1).sum(1).clamp(min=1)
+    return (own * shares.to(own.device)).sum()
 
 
-def emotion_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def emotion_loss(logits: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
     """Cross-entropy of (clips, emotions) logits; a label of -100 is unknown."""
     values = F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
-    return masked_mean(values, labels != -100)
+    return masked_mean(values, labels != -100, shares)
 
 
-def action_unit_loss(logits: torch.Tensor, labels: torch.Tensor, focus: float) -> torch.Tensor:
+def action_unit_loss(
+    logits: torch.Tensor, labels: torch.Tensor, focus: float, shares: torch.Tensor | None = None
+) -> torch.Tensor:
     """Asymmetric binary cross-entropy of (clips, action_units) logits; a label of -100 is unknown.
 
     An absent unit weighs pᵞ, so that the many that are rightly absent do not drown the rare one that is there (Ridnik
@@ -27,34 +40,47 @@ def action_unit_loss(logits: torch.Tensor, labels: torch.Tensor, focus: float) -
     values = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
     if focus:
         values = torch.where(labels == 1, values, values * logits.sigmoid() ** focus)
-    return masked_mean(values, labels != -100)
+    return masked_mean(values, labels != -100, shares)
 
 
-def side_loss(logits: torch.Tensor, labels: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def side_loss(
+    logits: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, shares: torch.Tensor | None = None
+) -> torch.Tensor:
     """Cross-entropy of (clips, action_units, 3) logits over the units that are present; -100 is unknown."""
     values = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
-    return masked_mean(values.view_as(labels), present & (labels != -100))
+    return masked_mean(values.view_as(labels), present & (labels != -100), shares)
 
 
-def intensity_loss(values: torch.Tensor, labels: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def intensity_loss(
+    values: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, shares: torch.Tensor | None = None
+) -> torch.Tensor:
     """Smooth L1 distance to the intensity, 0 (A) to 4 (E), of the units that are present; -100 is unknown."""
     distance = F.smooth_l1_loss(values.float(), labels.float(), reduction="none")
-    return masked_mean(distance, present & (labels != -100))
+    return masked_mean(distance, present & (labels != -100), shares)
 
 
-def region_loss(attentions: torch.Tensor, regions: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def region_loss(
+    attentions: torch.Tensor, regions: torch.Tensor, present: torch.Tensor, shares: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean of −log(attention mass inside the region) over the units that are present and have a region.
 
     Args:
         attentions: (clips, action_units, frames, patches), sums to 1 over the last two.
         regions: (action_units, patches), True inside.
+        present: (clips, action_units), True where the unit is present.
+        shares: (clips,), *optional*, see `masked_mean`.
     """
     inside = (attentions.float().sum(2) * regions).sum(-1)
-    return masked_mean(-(inside + 1e-6).log(), present & regions.any(-1))
+    return masked_mean(-(inside + 1e-6).log(), present & regions.any(-1), shares)
 
 
 def alignment_loss(
-    tokens: torch.Tensor, names: torch.Tensor, named: torch.Tensor, present: torch.Tensor, temperature: float = 0.1
+    tokens: torch.Tensor,
+    names: torch.Tensor,
+    named: torch.Tensor,
+    present: torch.Tensor,
+    temperature: float = 0.1,
+    shares: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of finding a present unit's own name by its token, among all names (InfoNCE, van den Oord 2018).
 
@@ -62,12 +88,15 @@ def alignment_loss(
         tokens: (clips, action_units, text size), as the language model gets them.
         names: (action_units, text size) its own embeddings of the names; they are the target and get no gradient.
         named: (action_units,), False for a unit whose name is not given.
+        present: (clips, action_units), True where the unit is present.
+        temperature: by which the cosine similarities are divided.
+        shares: (clips,), *optional*, see `masked_mean`.
     """
     similarity = F.normalize(tokens.float(), dim=-1) @ F.normalize(names.detach().float(), dim=-1).T / temperature
     similarity = similarity.masked_fill(~named, torch.finfo(similarity.dtype).min)
     own = torch.arange(len(names), device=tokens.device).expand(tokens.shape[:2])
     values = F.cross_entropy(similarity.flatten(0, 1), own.flatten(), reduction="none")
-    return masked_mean(values.view(tokens.shape[:2]), present & named)
+    return masked_mean(values.view(tokens.shape[:2]), present & named, shares)
 
 
 def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:

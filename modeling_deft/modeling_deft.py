@@ -1,7 +1,8 @@
 """PyTorch DEFT model: three experts, heads that recognise without language, and a language model that explains."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -13,7 +14,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -38,13 +43,18 @@ EXPERTS = ("structure", "texture", "motion")
 HEADS = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
 LOUD = ("queries", "names", "side_states", "strength")  # parameters that stand for different things from the start
 CLIPS_AT_ONCE = 16  # of a large batch, where a processor recognises
+# transformers 5.24 renamed the cache of outputs and `forward` arguments; earlier releases know the old name only.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 RECOGNITION = ("expert_tokens", "expert_states", *HEADS)
 
 
 @dataclass
 class DeftVideoFeatures(BaseModelOutputWithPooling):
     r"""
-    pooler_output (`list` of `(tokens, text hidden size)`): one tensor a clip, the experts' tokens in prompt order.
+    pooler_output (`list` of `(tokens, text hidden size)`): one tensor per clip, the experts' tokens in prompt order.
+    last_hidden_state (`(clips, tokens, expert_size)`): the experts' states before the connectors, in prompt order.
+    hidden_states (`tuple` of `(clips, (frames - 1) · patches, hidden size)`): of the motion expert, its embeddings and
+        the output of each layer; only with `output_hidden_states`.
     expert_tokens (`dict[str, (clips, tokens, text hidden size)]`): the same by expert, missing experts left out.
     emotion_logits (`(clips, emotions)`), au_logits (`(clips, action_units)`): from the experts alone.
     expert_states (`dict[str, (clips, tokens, expert_size)]`): the same before the connectors, nothing silenced.
@@ -82,7 +92,7 @@ class DeftModelOutputWithPast(BaseModelOutputWithPast):
 
 
 @dataclass
-class DeftCausalLMOutputWithPast(ModelOutput):
+class DeftCausalLMOutputWithPast(CausalLMOutputWithPast):
     r"""
     loss: the weighted sum of the terms below (weights: `config.loss_weights`), over those whose labels were passed.
     language_loss: next-token cross-entropy. emotion_loss, action_unit_loss, side_loss, intensity_loss: of the heads.
@@ -90,11 +100,6 @@ class DeftCausalLMOutputWithPast(ModelOutput):
     alignment_loss: of finding the name of a present unit by its token. `losses_deft.py` says what exactly each is.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor] | None = None
-    attentions: tuple[torch.FloatTensor] | None = None
     language_loss: torch.FloatTensor | None = None
     emotion_loss: torch.FloatTensor | None = None
     action_unit_loss: torch.FloatTensor | None = None
@@ -132,8 +137,10 @@ class DeftPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
-    _no_split_modules = ["MotionLayer"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
+    # Besides whole layers, the modules that hold parameters of their own: these are read in the module's `forward`, so
+    # a device map must keep them and what they are combined with in one place.
+    _no_split_modules = ["CrossAttention", "GatedFusion", "MotionExpert", "MotionLayer", "Resampler", "TextureExpert"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -179,6 +186,7 @@ class DeftModel(DeftPreTrainedModel):
         flow_values_videos: torch.FloatTensor | None = None,
         convention_ids: torch.LongTensor | None = None,
         silenced_experts: Sequence[str] = (),
+        output_hidden_states: bool | None = None,
         **kwargs,
     ) -> DeftVideoFeatures:
         r"""
@@ -191,12 +199,19 @@ class DeftModel(DeftPreTrainedModel):
                 width; without it the motion expert is missing and the fields `au_…` are `None`.
             convention_ids (`(clips,)`, *optional*): indices into `config.label_conventions`, -100 for unknown.
             silenced_experts: names of experts whose tokens become zeros and which have no say in the emotion.
+            output_hidden_states (`bool`, *optional*): return the motion expert's `hidden_states`; by default as the
+                config says.
 
         Raises:
             ValueError: a tensor of another shape than the config asks for, or values that are no numbers, naming it.
         """
-        features = self.recognise(pixel_values_videos, flow_values_videos, convention_ids, silenced_experts)
-        features.pooler_output = list(torch.cat(list(features.expert_tokens.values()), dim=1))
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        features = self.recognise(
+            pixel_values_videos, flow_values_videos, convention_ids, silenced_experts, output_hidden_states
+        )
+        features.pooler_output = list(_joined(features.expert_tokens.values()))
+        features.last_hidden_state = _joined(features.expert_states.values())
         return features
 
     def recognise(
@@ -205,6 +220,7 @@ class DeftModel(DeftPreTrainedModel):
         flow_values_videos: torch.FloatTensor | None = None,
         convention_ids: torch.LongTensor | None = None,
         silenced_experts: Sequence[str] = (),
+        output_hidden_states: bool = False,
     ) -> DeftVideoFeatures:
         """As `get_video_features`, without `pooler_output`: nothing here depends on how many clips there are, so a
         graph of it takes any number."""
@@ -215,7 +231,11 @@ class DeftModel(DeftPreTrainedModel):
             experts["structure"] = _in_parts(self.structure_expert, pixel_values_videos)
             experts["texture"] = _in_parts(self.texture_expert, pixel_values_videos)
         if flow_values_videos is not None:
-            experts["motion"] = _in_parts(self.motion_expert, flow_values_videos.to(self.dtype))
+            flow = flow_values_videos.to(self.dtype)
+            if output_hidden_states:
+                experts["motion"] = self.motion_expert(flow, output_hidden_states=True)
+            else:
+                experts["motion"] = _in_parts(self.motion_expert, flow)
         states = {name: output.tokens for name, output in experts.items()}
         pooled = {name: output.pooled for name, output in experts.items()}
         dropped = None
@@ -246,6 +266,7 @@ class DeftModel(DeftPreTrainedModel):
         return DeftVideoFeatures(
             expert_tokens=tokens,
             expert_states={name: output.tokens for name, output in experts.items()},
+            hidden_states=motion.hidden_states,
             emotion_logits=emotion_logits,
             au_logits=au_logits,
             au_side_logits=motion.au_side_logits,
@@ -300,6 +321,13 @@ class DeftModel(DeftPreTrainedModel):
                     f"pixel_values_videos holds {tuple(pixel_values_videos.shape[:2])} clips × frames, "
                     f"flow_values_videos {(clips, fields)} clips × fields; expected {(clips, fields + 1)} frames."
                 )
+        frames = getattr(self.config.texture_config, "num_frames", None)
+        if pixel_values_videos is not None and frames is not None and pixel_values_videos.shape[1] != frames:
+            raise ValueError(
+                f"pixel_values_videos holds {pixel_values_videos.shape[1]} frames per clip; the texture backbone "
+                f"({self.config.texture_config.model_type}) reads exactly {frames}. Set the processor's `num_frames` "
+                "to that."
+            )
         # `.shape[0]` and not `len`, which would fix the number of clips in an exported graph.
         clips = (flow_values_videos if pixel_values_videos is None else pixel_values_videos).shape[0]
         if convention_ids is not None and tuple(convention_ids.shape) != (clips,):
@@ -307,15 +335,16 @@ class DeftModel(DeftPreTrainedModel):
                 f"convention_ids must be (clips,) = ({clips},), indices into the config's label_conventions; got "
                 f"{tuple(convention_ids.shape)}."
             )
-        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export() or self.device.type == "meta":
-            return  # what follows reads values, which a graph and a model without memory have none of
-        if convention_ids is not None and int(convention_ids.max()) >= len(self.config.label_conventions):
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+            return  # what follows reads values, which a graph does not have
+        known = len(self.config.label_conventions)
+        if convention_ids is not None and not convention_ids.is_meta and int(convention_ids.max()) >= known:
             raise ValueError(
                 f"convention_ids holds {int(convention_ids.max())}; the config's label_conventions are "
                 f"{self.config.label_conventions}."
             )
         for name, values in (("pixel_values_videos", pixel_values_videos), ("flow_values_videos", flow_values_videos)):
-            if values is not None and not bool(torch.isfinite(values).all()):
+            if values is not None and not values.is_meta and not bool(torch.isfinite(values).all()):
                 bad = ~torch.isfinite(values).flatten(1).all(1)
                 raise ValueError(f"{name} holds NaN or infinite values in clip {int(bad.nonzero()[0])}.")
 
@@ -371,6 +400,7 @@ class DeftModel(DeftPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         convention_ids: torch.LongTensor | None = None,
         silenced_experts: Sequence[str] = (),
+        cache: Cache | None = None,
         **kwargs,
     ) -> DeftModelOutputWithPast:
         r"""
@@ -412,16 +442,40 @@ class DeftModel(DeftPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values if cache is None else cache},
             **kwargs,
         )
         return DeftModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             **recognition,
         )
+
+
+class _OptionalLabel(str):
+    """The name of a label argument that a batch may lack.
+
+    `Trainer` takes every argument of `forward` with "label" in its name for one that a batch must have before
+    `eval_loss` is reported (`transformers.utils.generic.find_labels`). The experts' labels may be missing.
+    """
+
+    __slots__ = ()
+
+    def __contains__(self, part: str) -> bool:
+        return part != "label" and super().__contains__(part)
+
+
+def _only_labels_required(forward: Callable) -> Callable:
+    signature = inspect.signature(forward)
+    forward.__signature__ = signature.replace(
+        parameters=[
+            parameter.replace(name=_OptionalLabel(name)) if "label" in name and name != "labels" else parameter
+            for name, parameter in signature.parameters.items()
+        ]
+    )
+    return forward
 
 
 class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
@@ -487,6 +541,7 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
     def get_video_features(self, pixel_values_videos=None, flow_values_videos=None, **kwargs) -> DeftVideoFeatures:
         return self.model.get_video_features(pixel_values_videos, flow_values_videos, **kwargs)
 
+    @_only_labels_required
     @can_return_tuple
     def forward(
         self,
@@ -507,6 +562,8 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
+        shift_labels: torch.LongTensor | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> DeftCausalLMOutputWithPast:
         r"""
@@ -520,7 +577,12 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
             au_intensity_labels (`(clips, action_units)`): 0 for A to 4 for E, -100 unknown.
             skip_logits (`bool`): with `labels`, project only the scored positions onto the vocabulary and return no
                 logits; in training that is most of the memory.
-            num_items_in_batch: number of scored tokens over which the language loss is averaged.
+            num_items_in_batch (`int` or scalar tensor, *optional*): scored tokens of the whole step, over which every
+                term of the loss is averaged: the language term per token, the others per clip, where a clip weighs as
+                much as its prompt's scored tokens do. Gradients accumulated over the micro-batches of a step are then
+                those of the whole batch. Without it, each term is the mean over its own labels in this batch.
+            shift_labels (`(batch, sequence)`, *optional*): targets that are aligned with the logits already, as
+                sequence and context parallelism pass them; used instead of `labels`.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -532,56 +594,79 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             convention_ids=convention_ids,
             silenced_experts=silenced_experts,
+            cache=cache,
             return_dict=True,
             **kwargs,
         )
         hidden_states, logits = outputs.last_hidden_state, None
-        if hidden_states is not None and not (skip_logits and labels is not None):
+        targets = shift_labels
+        if targets is None and labels is not None:
+            targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+        if hidden_states is not None and not (skip_logits and targets is not None):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept])
 
-        losses = self._expert_losses(outputs, emotion_labels, au_labels, au_side_labels, au_intensity_labels)
-        if labels is not None:
-            losses = {"language": self._language_loss(hidden_states, labels, num_items_in_batch), **losses}
+        shares = None
+        if targets is not None and num_items_in_batch is not None and "emotion_logits" in outputs:
+            shares = self._clip_shares(targets, num_items_in_batch, len(outputs.emotion_logits), input_ids)
+        losses = self._expert_losses(outputs, emotion_labels, au_labels, au_side_labels, au_intensity_labels, shares)
+        if targets is not None:
+            losses = {"language": self._language_loss(hidden_states, targets, num_items_in_batch), **losses}
         weights = self.config.loss_weights
         loss = sum(weights[name] * value for name, value in losses.items()) if losses else None
 
         return DeftCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             **{name: outputs[name] for name in HEADS if name in outputs},
             **{f"{name}_loss": value for name, value in losses.items()},
         )
 
-    def _expert_losses(self, outputs, emotion_labels, au_labels, au_side_labels, au_intensity_labels):
-        """The terms of the experts by name: those of a weight above 0 whose labels are there."""
+    def _expert_losses(self, outputs, emotion_labels, au_labels, au_side_labels, au_intensity_labels, shares):
+        """The terms of the experts by name: those with a weight above 0 whose labels were passed."""
         weights, losses = self.config.loss_weights, {}
         if emotion_labels is not None and "emotion_logits" in outputs:
-            losses["emotion"] = emotion_loss(outputs.emotion_logits, emotion_labels)
+            losses["emotion"] = emotion_loss(outputs.emotion_logits, emotion_labels, shares)
         if au_labels is not None and "au_logits" in outputs:
             present = au_labels == 1
-            losses["action_unit"] = action_unit_loss(outputs.au_logits, au_labels, self.config.action_unit_focus)
+            losses["action_unit"] = action_unit_loss(
+                outputs.au_logits, au_labels, self.config.action_unit_focus, shares
+            )
             if weights["region"]:
                 regions = region_masks(self.config, outputs.au_attentions.device)
-                losses["region"] = region_loss(outputs.au_attentions, regions, present)
+                losses["region"] = region_loss(outputs.au_attentions, regions, present, shares)
             if au_side_labels is not None:
-                losses["side"] = side_loss(outputs.au_side_logits, au_side_labels, present)
+                losses["side"] = side_loss(outputs.au_side_logits, au_side_labels, present, shares)
             if au_intensity_labels is not None:
-                losses["intensity"] = intensity_loss(outputs.au_intensity, au_intensity_labels, present)
+                losses["intensity"] = intensity_loss(outputs.au_intensity, au_intensity_labels, present, shares)
             if weights["alignment"] and self.config.action_unit_name_ids:
-                names, named = self.action_unit_names()
-                losses["alignment"] = alignment_loss(outputs.expert_tokens["motion"], names, named, present)
+                tokens = outputs.expert_tokens["motion"]
+                names, named = (part.to(tokens.device) for part in self.action_unit_names())
+                losses["alignment"] = alignment_loss(tokens, names, named, present, shares=shares)
         return {name: value for name, value in losses.items() if weights[name]}
+
+    def _clip_shares(self, targets, num_items_in_batch, clips: int, input_ids) -> torch.Tensor:
+        """(clips,) the share of each clip in a step whose prompts have `num_items_in_batch` scored tokens together."""
+        shares = (targets != -100).sum(1) / torch.as_tensor(num_items_in_batch, device=targets.device).clamp(min=1)
+        if len(shares) == clips:
+            return shares
+        count = self._clips_per_prompt(input_ids).to(shares.device)
+        return (shares / count.clamp(min=1)).repeat_interleave(count)
 
     def action_unit_names(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The language model's own embeddings of the units' names, (action_units, text size), and which are known."""
-        table = self.get_input_embeddings().weight
+        embeddings = self.get_input_embeddings()
         ids = [self.config.action_unit_name_ids.get(code) or [] for code in self.config.action_units]
-        rows = [table[tokens].mean(0) if tokens else table.new_zeros(table.shape[1]) for tokens in ids]
-        return torch.stack(rows), torch.tensor([bool(tokens) for tokens in ids], device=table.device)
+        # The module is called instead of reading its weight: an offloaded weight is in memory only during the call.
+        device = None if embeddings.weight.is_meta else embeddings.weight.device
+        tokens = embeddings(torch.tensor([token for name in ids for token in name], dtype=torch.long, device=device))
+        rows = [
+            name.mean(0) if len(name) else name.new_zeros(name.shape[1]) for name in tokens.split([*map(len, ids)])
+        ]
+        return torch.stack(rows), torch.tensor([bool(name) for name in ids], device=tokens.device)
 
     @torch.no_grad()
     def explain(
@@ -640,14 +725,21 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
         values = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none")
         return -values.sum(1) / (labels[:, 1:] != -100).sum(1).clamp(min=1)
 
-    def _language_loss(self, hidden_states, labels, num_items_in_batch) -> torch.Tensor:
-        targets = labels[:, 1:]
+    def _language_loss(self, hidden_states, targets, num_items_in_batch) -> torch.Tensor:
         scored = targets != -100
         # The labels may lie on another device than the head when the model is split over several.
-        logits = self.lm_head(hidden_states[:, :-1][scored.to(hidden_states.device)]).float()
+        logits = self.lm_head(hidden_states[scored.to(hidden_states.device)]).float()
         total = F.cross_entropy(logits, targets[scored].to(logits.device), reduction="sum")
         count = scored.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         return total / count.to(total.device).clamp(min=1)
+
+    def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs):
+        """As [`~transformers.GenerationMixin.generate`]; a `max_length` of the caller's replaces the model's own
+        `max_new_tokens`, which would win otherwise."""
+        own = {name: getattr(generation_config, name, None) for name in ("max_length", "max_new_tokens")} | kwargs
+        if own["max_length"] is not None and own["max_new_tokens"] is None:
+            kwargs["max_new_tokens"] = None
+        return super().generate(inputs, generation_config, **kwargs)
 
     def prepare_inputs_for_generation(
         self,
@@ -710,7 +802,7 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, GenerationMixin):
             if input_ids is not None and tokens and token_id is not None and bool((input_ids == token_id).any()):
                 return (input_ids == token_id).sum(1) // tokens
         raise ValueError(
-            "Beams over prompts with several clips need input_ids, whose placeholders say whose is whose."
+            "Prompts with several clips need input_ids, whose placeholders say which prompt each clip belongs to."
         )
 
 
@@ -721,6 +813,12 @@ def _in_parts(expert: nn.Module, clips: torch.Tensor) -> ExpertOutput:
         return expert(clips)
     parts = [expert(part) for part in clips.split(CLIPS_AT_ONCE)]
     return ExpertOutput(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def _joined(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The experts' tokens one after another, `(clips, tokens, size)`; the experts may lie on several devices."""
+    first, *others = parts
+    return torch.cat([first, *(part.to(first.device) for part in others)], dim=1)
 
 
 def _inserted(

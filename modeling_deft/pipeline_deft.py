@@ -1,7 +1,16 @@
 """`pipeline("video-text-to-text")` for DEFT: a clip in, an expression report out."""
 
+import difflib
+from typing import Any
+
 import torch
-from transformers import GenerationConfig, Pipeline
+from transformers import AutoModelForImageTextToText, GenerationConfig, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import ModelOutput
+
+TASK = "video-text-to-text"
+# What an answer is held to and reported with.
+SCORES = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity")
 
 
 class DeftVideoTextToTextPipeline(Pipeline):
@@ -13,9 +22,9 @@ class DeftVideoTextToTextPipeline(Pipeline):
     >>> explain("clip.mp4")["report"]["emotion"]
     ```
 
-    A clip is anything the processor reads: path, bytes, folder of frames, array. Each result is a dictionary:
-    `generated_text`; `report`, the [`ExpressionReport`] as plain JSON data; `report_text`, the same to read;
-    `frames_indices`, the frames looked at, the first of them the onset, the one in the middle the apex.
+    A clip is anything the processor reads: path, URL, bytes, folder of frames, list of images, array. Each result is a
+    dictionary: `generated_text`; `report`, the [`ExpressionReport`] as plain JSON data; `report_text`, the same to
+    read; `frames_indices`, the frames looked at, the first of them the onset, the one in the middle the apex.
     """
 
     _load_processor = True
@@ -27,9 +36,22 @@ class DeftVideoTextToTextPipeline(Pipeline):
     _default_generation_config = GenerationConfig(max_new_tokens=512, do_sample=False)
 
     def _sanitize_parameters(
-        self, text=None, convention=None, grounded=None, generate_kwargs=None, max_new_tokens=None, **clip_kwargs
+        self, text=None, convention=None, grounded=None, generate_kwargs=None, max_new_tokens=None, **kwargs
     ):
-        forward = dict(generate_kwargs or {})
+        clip_names = set(type(self.processor.video_processor).valid_kwargs.__annotations__)
+        generation_names = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+        clip_kwargs, forward = {}, dict(generate_kwargs or {})
+        for name, value in kwargs.items():
+            if name in clip_names:
+                clip_kwargs[name] = value
+            elif name in generation_names:
+                forward[name] = value
+            else:
+                own = {"text", "convention", "grounded", "generate_kwargs", "batch_size", "num_workers"}
+                near = difflib.get_close_matches(name, sorted(own | clip_names | generation_names), n=1)
+                raise TypeError(
+                    f"The {TASK} pipeline has no argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
+                )
         if max_new_tokens is not None:
             forward["max_new_tokens"] = max_new_tokens
         known = self.model.config.label_conventions
@@ -37,16 +59,20 @@ class DeftVideoTextToTextPipeline(Pipeline):
             raise ValueError(
                 f"`convention` is {convention!r}; the model was trained with {', '.join(known) or 'none'}."
             )
+        # Only what was passed: what a call leaves out is as it was set when the pipeline was made.
+        preprocess = {"text": text, "convention": convention, "clip_kwargs": clip_kwargs or None}
+        generation = {"grounded": grounded, "has_own_question": text is not None or None, "generate_kwargs": forward}
         return (
-            {"text": text, "convention": convention, "clip_kwargs": clip_kwargs},
-            {"generate_kwargs": forward, "grounded": grounded},
+            {name: value for name, value in preprocess.items() if value is not None},
+            {name: value for name, value in generation.items() if value not in (None, {})},
             {},
         )
 
-    def __call__(self, videos, text: str | None = None, **kwargs):
+    def __call__(self, videos: Any, text: str | None = None, **kwargs) -> dict[str, Any] | list[dict[str, Any]]:
         r"""
         Args:
-            videos: a clip, a list of clips, or a dataset of clips. A list of paths is a list of clips.
+            videos: a clip, a list of clips, or a dataset of clips. A list of images, or of paths of images, is one
+                clip; another list of paths is a list of clips.
             text: the question; by default the one that asks for Class, Evidence and Rationale.
             convention: whose reading of action units is asked for, one of `config.label_conventions`; by default all
                 have their say.
@@ -54,8 +80,19 @@ class DeftVideoTextToTextPipeline(Pipeline):
             grounded: hold the answer to its form, and its evidence to the units and sides that the motion expert
                 recognised (needs llguidance). By default for the question that asks for Class, Evidence and
                 Rationale, and not for a `text` of your own; False lets the language model say what it likes.
-            max_new_tokens, generate_kwargs: for `generate`.
+            batch_size: clips that are explained at once.
+            max_new_tokens, generate_kwargs: for `generate`; its other arguments can be passed by name as well.
+
+        Raises:
+            TypeError: an argument that the pipeline does not have; the message names the closest one.
+            ValueError: a `convention` that the model was not trained with.
         """
+        if isinstance(videos, (list, tuple)):
+            clips = self.processor.video_processor.list_of_clips(videos)
+            if not clips:
+                return []
+            if len(clips) == 1 and clips[0] is videos:  # the frames of one clip
+                return super().__call__([clips], text=text, **kwargs)[0]
         return super().__call__(videos, text=text, **kwargs)
 
     def preprocess(self, clip, text=None, convention=None, clip_kwargs=None):
@@ -71,43 +108,64 @@ class DeftVideoTextToTextPipeline(Pipeline):
         )
         if convention is not None:
             inputs["convention_ids"] = torch.tensor([self.model.config.label_conventions.index(convention)])
-        return {**inputs, "has_own_question": text is not None}
+        (metadata,) = inputs.pop("video_metadata")
+        return {**inputs, "frames_indices": torch.tensor([[int(index) for index in metadata.frames_indices]])}
 
-    def _forward(self, model_inputs, generate_kwargs=None, grounded=None):
-        metadata = model_inputs.pop("video_metadata")
-        if grounded is None:
-            grounded = not model_inputs["has_own_question"]
+    def _forward(self, model_inputs, generate_kwargs=None, grounded=None, has_own_question=False):
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs or {})
         recognition = self.model.model(
             pixel_values_videos=model_inputs["pixel_values_videos"],
             flow_values_videos=model_inputs["flow_values_videos"],
             convention_ids=model_inputs.get("convention_ids"),
         )
-        if grounded:
+        if grounded or (grounded is None and not has_own_question):
             constraint = self.processor.answer_constraint(0, recognition)
             generate_kwargs["logits_processor"] = [*generate_kwargs.get("logits_processor", ()), constraint]
-        # The experts have spoken; what is generated starts from their tokens, and is all that comes back.
+        # The clips have been recognised: generation starts from the experts' tokens, and returns the new tokens only.
         prompts = self.model.model.embed_prompts(model_inputs["input_ids"], recognition)
         sequences = self.model.generate(
             inputs_embeds=prompts, attention_mask=model_inputs["attention_mask"], **generate_kwargs
         )
+        # Tensors only, each with the clips first: of anything else transformers cannot take one clip out of a batch.
         return {
             "sequences": sequences,
-            "recognition": recognition,
+            **{name: recognition[name] for name in SCORES},
             "flow_values_videos": model_inputs["flow_values_videos"],
-            "video_metadata": metadata,
+            "frames_indices": model_inputs["frames_indices"],
         }
 
     def postprocess(self, model_outputs):
         generated = self.processor.tokenizer.decode(model_outputs["sequences"][0], skip_special_tokens=True)
         report = self.processor.post_process_expression(
             generated,
-            outputs=model_outputs["recognition"],
+            outputs=ModelOutput({name: model_outputs[name] for name in SCORES}),
             flow_values_videos=model_outputs["flow_values_videos"],
         )[0]
         return {
             "generated_text": generated,
             "report": report.to_dict(),
             "report_text": str(report),
-            "frames_indices": [int(index) for index in model_outputs["video_metadata"][0].frames_indices],
+            "frames_indices": model_outputs["frames_indices"][0].tolist(),
         }
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves the model, the processor and their code, so that `pipeline(model=save_directory)` loads them again."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def register_pipeline(pipeline_class: type[Pipeline]) -> None:
+    """Makes `pipeline("video-text-to-text", model=model, processor=processor)` know the class.
+
+    A model from another folder brings a class of the same name; the one that was loaded last is used.
+    """
+    registered = PIPELINE_REGISTRY.supported_tasks.get(TASK)
+    if registered is not None and registered["impl"].__name__ != pipeline_class.__name__:
+        return  # a task of transformers' own, or of somebody else's
+    PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, pipeline_class=pipeline_class, pt_model=AutoModelForImageTextToText, type="multimodal"
+    )
+
+
+register_pipeline(DeftVideoTextToTextPipeline)

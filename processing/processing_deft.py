@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
 
@@ -77,6 +78,8 @@ class DeftProcessor(ProcessorMixin):
         self.action_units, self.emotion_labels = list(action_units), list(emotion_labels)
         self.coarse_emotion_of = dict(coarse_emotion_of or {})
         self.label_convention, self.answer_fields = label_convention, list(answer_fields)
+        # Generation goes on at a prompt's end, so padding belongs before its beginning. `init_kwargs` are saved.
+        tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
         self.video_token = VIDEO_TOKEN
         self.video_token_id = tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)
         self.video_token_ids = [
@@ -98,9 +101,11 @@ class DeftProcessor(ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         hub_kwargs = {name: value for name, value in kwargs.items() if name not in ("trust_remote_code", "_from_auto")}
+        # Without a config AutoTokenizer loads the model's, and asks on the terminal whether its code may be run.
+        tokenizer_kwargs = {"config": PreTrainedConfig(), **kwargs}
         return [
             DeftVideoProcessor.from_pretrained(pretrained_model_name_or_path, **hub_kwargs),
-            cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs),
+            cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **tokenizer_kwargs),
         ]
 
     @property

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
@@ -16,7 +20,7 @@ from .action_units import stable_mask
 from .face_alignment import FaceSource, face_transform, make_face_source, warp_to_crop
 from .keyframes import LEAD_IN, KeyFrames, sample_indices, spot_key_frames, track_regions
 from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
-from .video_reading import ClipReader, VideoReadError, open_clip
+from .video_reading import IMAGE_SUFFIXES, ClipReader, VideoReadError, open_clip
 
 
 class DeftVideosKwargs(VideosKwargs, total=False):
@@ -35,6 +39,8 @@ class DeftVideosKwargs(VideosKwargs, total=False):
         frame (the first frame when `key_frames` is not given): "cropped" (the frame is a face crop), "yunet" (its
         model is fetched from the Hub on first use), "yunet:PATH" or "mediapipe:PATH" (a model file). For one call
         also a callable, a `face_alignment.FaceSource`.
+    fps (`float`): frame rate of clips that do not state one (folders, lists, arrays); key frames are spotted better
+        when it is known. DEFT samples frames by onset, apex and offset, never by a rate.
     key_frames: one (onset, apex, offset) a clip, frame numbers within the clip, or None to have them spotted.
     face_landmarks: one ((x, y), (x, y), (x, y)) a clip: right eye, left eye, mouth centre, in pixels, or None.
     face_box: one (left, top, right, bottom) a clip in pixels, or None.
@@ -76,6 +82,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
     model_input_names = ["pixel_values_videos", "flow_values_videos"]
 
     num_frames = 8
+    fps = None
     size = {"height": 224, "width": 224}
     do_sample_frames = True
     do_rescale = True
@@ -98,9 +105,9 @@ class DeftVideoProcessor(VideoProcessorMixin):
         for name in self.valid_kwargs.__annotations__:
             value = kwargs.get(name, getattr(type(self), name, None))
             if value is not None and name not in _PER_CLIP:
-                setattr(self, name, value)
-        if self.size["height"] != self.size["width"]:
-            raise ValueError(f"The canonical crop is square; `size` must have one side, got {self.size}.")
+                # A copy: the defaults are the class's, and some are transformers' own lists.
+                setattr(self, name, copy.deepcopy(value))
+        self.size = _square(self.size)
         if self.num_frames < 2:
             raise ValueError(f"`num_frames` must be at least 2 (onset and apex), got {self.num_frames}.")
         if self.flow_frames < 2:
@@ -112,6 +119,11 @@ class DeftVideoProcessor(VideoProcessorMixin):
         if not isinstance(self.face_source, str):
             raise TypeError("A processor's `face_source` must be a name, to be saved; pass a callable with the call.")
         make_face_source(self.face_source)
+
+    @staticmethod
+    def list_of_clips(videos: Any) -> list[Any]:
+        """The clips that `preprocess` would read, as a flat list: a list of images, or of their paths, is one clip."""
+        return list_of_clips(videos)
 
     @property
     def flow_shape(self) -> tuple[int, int, int, int]:
@@ -142,7 +154,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
         face_source = make_face_source(kwargs.pop("face_source", None) or self.face_source)
         settings = self if not kwargs else type(self)(**{**self.to_dict(), **_without_none(kwargs)})
 
-        clips = [open_clip(source) for source in list_of_clips(videos)]
+        clips = [_opened(source, settings.fps) for source in list_of_clips(videos)]
         columns = {name: _one_per_clip(name, value, len(clips)) for name, value in per_clip.items()}
         pixels, flows, lead_ins, metadata = [], [], [], []
         for index, clip in enumerate(clips):
@@ -183,7 +195,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
         Raises:
             FileNotFoundError, VideoReadError, FaceAlignmentError: naming the clip.
         """
-        clip = open_clip(video)
+        clip = _opened(video, self.fps)
         source = make_face_source(face_source or self.face_source)
         return self._spot(clip, face_transform(clip, onset, source, landmarks=face_landmarks, box=face_box))
 
@@ -307,7 +319,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
 
 
 def list_of_clips(videos: Any) -> list[Any]:
-    """One clip or a (nested) list of clips, as a flat list of clips; a list of images is one."""
+    """One clip or a (nested) list of clips, as a flat list of clips; a list of images, or of their paths, is one."""
     if not isinstance(videos, (list, tuple)):
         return list(videos) if getattr(videos, "ndim", 0) == 5 else [videos]
     if videos and all(_is_frame(item) for item in videos):
@@ -316,7 +328,34 @@ def list_of_clips(videos: Any) -> list[Any]:
 
 
 def _is_frame(item: Any) -> bool:
+    if isinstance(item, (str, os.PathLike)):
+        return Path(item).suffix.lower() in IMAGE_SUFFIXES and not Path(item).is_dir()
     return hasattr(item, "convert") or getattr(item, "ndim", 0) in (2, 3)
+
+
+def _opened(source: Any, fps: float | None) -> ClipReader:
+    clip = open_clip(source, fps=fps)
+    stated = clip.metadata.fps
+    if fps is not None and stated is not None and abs(stated - fps) > 0.01 * fps:
+        raise ValueError(
+            f"{clip.name} states {stated:g} frames per second and `fps` says {fps:g}. Leave `fps` out: it is for "
+            "clips that state no frame rate. To choose how many frames are sampled, pass `num_frames`."
+        )
+    clip.metadata.fps = stated if fps is None else fps
+    return clip
+
+
+def _square(size: Any) -> dict[str, int]:
+    """`{"height": side, "width": side}` from any of transformers' ways to say `size`.
+
+    Raises:
+        ValueError: two different sides; the canonical crop is square.
+    """
+    sides = {value for value in dict(get_size_dict(size)).values() if value is not None}
+    if len(sides) != 1:
+        raise ValueError(f"The canonical crop is square; `size` must have one side, got {size}.")
+    side = sides.pop()
+    return {"height": side, "width": side}
 
 
 def _batched(clips: Sequence[np.ndarray]) -> np.ndarray:

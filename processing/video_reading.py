@@ -1,4 +1,4 @@
-"""Frames of a clip, whatever it comes as: video file, bytes, folder of images, list of images, array or tensor.
+"""Frames of a clip, whatever it comes as: video file, URL, bytes, folder of images, list of images, array or tensor.
 
 `open_clip` returns a reader with a `VideoMetadata` and three ways to frames: `frames(indices)` gives exactly the
 frames asked for, in that order and with repetitions; `stream(indices)` gives them one at a time, and `scan()` all of
@@ -15,11 +15,15 @@ grey becomes three equal channels.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import itertools
 import math
 import operator
 import os
 import re
+import urllib.parse
+import urllib.request
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -27,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.utils import get_session, httpx
 from PIL import Image, ImageOps
 from transformers.video_utils import VideoMetadata
 
@@ -37,6 +43,10 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 DECODERS = ("pyav", "decord", "opencv")
 DECODER_TIMEOUT = 30.0
 """Seconds without any sign of progress after which a decoder counts as hanging."""
+MAX_DOWNLOAD_BYTES = 512 * 2**20
+"""The largest video that is fetched from a URL; it is held in memory."""
+DOWNLOAD_TIMEOUT = 30.0
+"""Seconds without a byte after which a download is given up."""
 
 
 class VideoReadError(ValueError):
@@ -264,7 +274,8 @@ def open_clip(
     """Opens a clip.
 
     Args:
-        source: path of a video file or of a folder of images (`str` or `os.PathLike`); the bytes of a video file, also
+        source: path of a video file or of a folder of images (`str` or `os.PathLike`); a URL of a video, `http://`,
+            `https://`, `file://` or `data:`; the bytes of a video file, also
             as `{"bytes": …}` or `{"path": …}` the way `datasets.Video(decode=False)` returns them; a list of PIL
             images, of arrays or of image paths; an array or tensor (T, H, W), (T, H, W, C) or (T, C, H, W) with 1, 3
             or 4 channels, uint8, or integers in 0–255, or floats in 0–1 or 0–255. A folder's images come in natural
@@ -290,6 +301,8 @@ def open_clip(
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     # Windows has neither descriptors that can be handed over nor /dev/fd.
     options = {"decoders": decoders, "isolate": isolate and os.name == "posix", "timeout": timeout}
+    if isinstance(source, str) and _URL.match(source):
+        return _open_url(source, fps, options)
     if isinstance(source, (str, os.PathLike)):
         return _open_path(Path(source), fps, options)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -306,9 +319,60 @@ def open_clip(
     )
 
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)  # one letter and a colon are a drive of Windows
+
+
+def _open_url(url: str, fps: float | None, options: dict[str, Any]) -> ClipReader:
+    scheme = url.partition(":")[0].lower()
+    if scheme == "file":
+        return _open_path(Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path)), fps, options)
+    if scheme == "data":
+        header, _, payload = url.partition(",")
+        try:
+            content = base64.b64decode(payload, validate=True) if header.endswith(";base64") else None
+        except binascii.Error:
+            content = None
+        if not content:
+            raise VideoReadError(f"{header[:60]}: a `data:` URL of a clip must be `data:video/mp4;base64,…`.")
+        return EncodedClip(content, f"<{len(content)} bytes of video>", **options)
+    if scheme in ("http", "https"):
+        return EncodedClip(_fetched(url), url, **options)
+    raise VideoReadError(f"{url}: clips are read from http://, https://, file:// and data: URLs, not {scheme}://.")
+
+
+def _fetched(url: str) -> bytes:
+    """The content behind a URL, with the client that transformers fetches videos with.
+
+    Raises:
+        VideoReadError: it cannot be reached, or it is larger than `MAX_DOWNLOAD_BYTES`.
+    """
+    content = bytearray()
+    try:
+        with get_session().stream("GET", url, follow_redirects=True, timeout=DOWNLOAD_TIMEOUT) as response:
+            response.raise_for_status()
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > MAX_DOWNLOAD_BYTES:
+                    raise VideoReadError(
+                        f"{url}: larger than {MAX_DOWNLOAD_BYTES / 2**20:.0f} MiB (MAX_DOWNLOAD_BYTES). Download the "
+                        "file and pass its path."
+                    )
+    except OfflineModeIsEnabled:
+        raise VideoReadError(
+            f"{url}: not fetched, because HF_HUB_OFFLINE is set. Unset it, or download the file and pass its path."
+        ) from None
+    except httpx.HTTPStatusError as error:
+        raise VideoReadError(f"{url}: the server answered {error.response.status_code}.") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = last_line(error) or type(error).__name__
+        raise VideoReadError(f"{url}: could not be fetched ({reason}). Is this machine online?") from None
+    return bytes(content)
+
+
 def _open_path(path: Path, fps: float | None, options: dict[str, Any]) -> ClipReader:
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder.")
+        hint = " A URL must be passed as a string." if re.match(r"https?:/", str(path)) else ""
+        raise FileNotFoundError(f"{path}: no such file or folder.{hint}")
     if path.is_dir():
         return _open_folder(path, fps)
     if not path.is_file():

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -32,6 +31,13 @@ from deft_llm.processing import DeftVideoProcessor
 
 ROOT = Path(__file__).parents[1]
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+
+
+def pytest_configure(config):
+    """Marks of transformers' own test suites (`test_transformers_mixins.py`)."""
+    for mark in ("accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "order", "slow",
+                 "torch_compile_test"):  # fmt: skip
+        config.addinivalue_line("markers", f"{mark}: transformers' own")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -144,12 +150,13 @@ def clips(processor, brow_video, still_video, dataset):
 def without_package(tmp_path):
     """Runs Python code in a new process that has every dependency and cannot import deft_llm; returns its output.
 
-    An editable install is a hook in a .pth file, which `-S` does not run; the folder with the dependencies is named
+    An editable install is a hook in a .pth file, which `-S` does not run; the folders with the dependencies are named
     by hand.
     """
 
     def run(code: str, **variables: str) -> str:
-        environment = {**os.environ, **variables, "PYTHONPATH": sysconfig.get_path("purelib")}
+        packages = os.pathsep.join(path for path in sys.path if Path(path).name == "site-packages")
+        environment = {**os.environ, **variables, "PYTHONPATH": packages}
         guard = "import importlib.util; assert importlib.util.find_spec('deft_llm') is None\n"
         done = subprocess.run(
             [sys.executable, "-S", "-c", guard + code],

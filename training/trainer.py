@@ -101,11 +101,9 @@ class DeftSFTTrainer(SFTTrainer):
                 raise NonFiniteLossError(
                     f"{name} of {clips} holds values that are no numbers; build the dataset anew."
                 )
-        outputs = model(
-            **inputs, use_cache=False, skip_logits=not return_outputs, num_items_in_batch=num_items_in_batch
-        )
+        outputs = model(**inputs, use_cache=False, skip_logits=not return_outputs)
         terms = {name: outputs[f"{name}_loss"] for name in self.loss_weights if f"{name}_loss" in outputs}
-        shares = self._shares(terms, inputs, num_items_in_batch) if training else dict.fromkeys(terms, 1.0)
+        shares = self._shares(terms, inputs) if training else dict.fromkeys(terms, 1.0)
         loss = sum(self.loss_weights[name] * shares[name] * value for name, value in terms.items())
         self._record(loss, terms, shares, outputs.expert_gates, inputs, clip_ids)
         if training and (num_items_in_batch is None or not self.model_accepts_loss_kwargs):
@@ -113,20 +111,14 @@ class DeftSFTTrainer(SFTTrainer):
             loss = loss * self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
-    def _shares(self, terms, inputs, num_items_in_batch) -> dict[str, float]:
+    def _shares(self, terms, inputs) -> dict[str, float]:
         """What each term of this micro-batch is multiplied by, so that the gradient of a step, averaged over the
         processes and summed over the accumulation, is that of its whole batch at once."""
         processes = self.accelerator.num_processes
         counts = self._label_counts(inputs)
         shares = {}
         for name in terms:
-            if name == "language":
-                # `num_items_in_batch` counts the tokens of all processes, whose gradients are then averaged.
-                whole = num_items_in_batch is not None
-                shares[name] = float(processes) if whole and self.args.average_tokens_across_devices else 1.0
-                if not whole:
-                    shares[name] /= self.current_gradient_accumulation_steps
-            elif name in counts and name in self._label_totals:
+            if name in counts and name in self._label_totals:
                 shares[name] = processes * float(counts[name]) / max(self._label_totals[name], 1.0)
             else:
                 shares[name] = 1 / self.current_gradient_accumulation_steps
@@ -144,6 +136,7 @@ class DeftSFTTrainer(SFTTrainer):
             [bool(config.action_unit_name_ids.get(code)) for code in config.action_units], device=labels.device
         )
         return {
+            **({"language": (inputs["labels"][:, 1:] != -100).sum()} if "labels" in inputs else {}),
             "emotion": (inputs["emotion_labels"] != -100).sum(),
             "action_unit": (labels != -100).sum(),
             "region": ((labels == 1) & located).sum(),
