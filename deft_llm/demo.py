@@ -1,7 +1,7 @@
 """The last two steps of `make demo`: a photograph whose brow is lowered by a known amount, and what the model says.
 
-    python demo.py clip --output photograph.mp4
-    python demo.py explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png
+    python -m deft_llm.demo clip --output photograph.mp4
+    python -m deft_llm.demo explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png
 
 `explain` starts itself again in an interpreter without this package, so that what runs is the model folder's own code,
 as for anybody who loads it from the Hub.
@@ -28,8 +28,8 @@ def make_clip(output: Path) -> None:
     import numpy as np
     from skimage.data import astronaut
 
-    from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, encode_mp4, render_clip
-    from deft_llm.hub_datasets.synthetic_faces import photograph
+    from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip
+    from deft_llm.hub_datasets.synthetic.faces import photograph
 
     face = photograph(astronaut(), LANDMARKS)
     shown = Expression((UnitRequest("AU4", "both", LOWERING),), onset=4, apex=20, offset=36)
@@ -122,10 +122,11 @@ def draw(pipe: Any, video: str, result: dict[str, Any], picture: Path) -> None:
 def without_package(arguments: list[str]) -> int:
     """Runs this file in an interpreter that has every dependency and not deft_llm.
 
-    An editable install lives in a .pth hook, which `-S` leaves out; the site-packages folder is named by hand.
+    An editable install lives in a .pth hook, which `-S` leaves out; `-P` leaves out this file's own folder, and the
+    site-packages folder is named by hand.
     """
     environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
-    command = [sys.executable, "-S", str(Path(__file__).resolve()), *arguments, "--in-this-process"]
+    command = [sys.executable, "-S", "-P", str(Path(__file__).resolve()), *arguments, "--in-this-process"]
     with tempfile.TemporaryDirectory() as elsewhere:
         return subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode
 

@@ -1,7 +1,7 @@
 """Are the experts disentangled, does the motion drive the answer, and does every loss term earn its place?
 
-    python benchmarks/disentanglement.py --table experts entangled cost
-    python benchmarks/disentanglement.py --table ablation
+    python benchmarks/science/disentanglement.py --table experts entangled cost
+    python benchmarks/science/disentanglement.py --table ablation
 
 Models of `recipes/tiny.yaml` are trained on rendered faces, three seeds each, and judged on faces they have not seen:
 
@@ -40,13 +40,13 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from deft_llm.evaluation.generation import generate_answers  # noqa: E402
 from deft_llm.evaluation.metrics import au_metrics, emotion_metrics  # noqa: E402
-from deft_llm.hub_datasets.build_synthetic import build  # noqa: E402
-from deft_llm.hub_datasets.uni_mer import row_tensors  # noqa: E402
+from deft_llm.hub_datasets.synthetic.dataset import build  # noqa: E402
+from deft_llm.hub_datasets.unimer.rows import row_tensors  # noqa: E402
 from deft_llm.modeling_deft.experts_deft import SIDES, TextureExpert  # noqa: E402
 from deft_llm.modeling_deft.losses_deft import region_masks  # noqa: E402
 from deft_llm.processing import DeftVideoProcessor  # noqa: E402
@@ -486,7 +486,7 @@ def ablation_job(seed: int, *, place: Path, clips: int, steps: int, name: str) -
 
 
 def code_hash() -> str:
-    folders = (ROOT / "modeling_deft", ROOT / "training")
+    folders = (ROOT / "modeling_deft", ROOT / "deft_llm" / "training")
     files = [
         Path(__file__),
         ROOT / "recipes" / "tiny.yaml",

@@ -1,6 +1,6 @@
 """Are wrong labels caught, and right ones left alone?
 
-    python benchmarks/dual_constraint.py [--clips N]
+    python benchmarks/science/dual_constraint.py [--clips N]
 
 Clips of the `realistic` preset, intensity C and above, H.264, through the processor. Labels get one error each:
 another unit, the other side, a unit left out. An error is caught when a changed label is not supported, or motion is
@@ -20,16 +20,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from deft_llm.hub_datasets.build_synthetic import PRESETS, Labels, corrupt_labels, draw_clip
-from deft_llm.hub_datasets.constraints import (
+from deft_llm.hub_datasets.synthetic.clips import encode_mp4
+from deft_llm.hub_datasets.synthetic.dataset import PRESETS, Labels, corrupt_labels, draw_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
+from deft_llm.hub_datasets.unimer.constraints import (
     NOT_TESTABLE,
     SUPPORTED,
     apex_in_doubt,
     judge_labels,
     unlabelled_motion,
 )
-from deft_llm.hub_datasets.synthetic import encode_mp4
-from deft_llm.hub_datasets.synthetic_faces import render_face
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.motion_evidence import measure_motion
 

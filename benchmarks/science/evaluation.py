@@ -1,6 +1,6 @@
 """A small-data regime like the MEGC 2019 composite's: what does recognition mode cost, and does it beat an SVM?
 
-    python benchmarks/evaluation.py [--subjects 68] [--models deft,svm,ststnet,off_apexnet] [--crop 1.25 0.06]
+    python benchmarks/science/evaluation.py [--subjects 68] [--models deft,svm,ststnet,off_apexnet] [--crop 1.25 0.06]
 
 Makes up 442 rows of 68 subjects in three sources, 250 negative, 109 positive and 83 surprise: flow of 28 × 28 cells
 only, in a unit of each source's own, without action units. A clip shows one to three action units of its class,
@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from deft_llm.hub_datasets.splits import MEGC_CLASSES, MEGC_COUNTS
+from deft_llm.hub_datasets.unimer.splits import MEGC_CLASSES, MEGC_COUNTS
 from deft_llm.processing.action_units import SIDES, ellipse_mask, get_action_unit, region_ellipse
 
 SIDE = 28
@@ -141,8 +141,9 @@ def main() -> int:
     arguments = parser.parse_args()
 
     # Imported here: the folds' processes import this file too.
-    from deft_llm.baselines import make_baseline
-    from deft_llm.evaluation.protocols import ModelSpec, make_task, run_protocol
+    from deft_llm.evaluation.baselines import make_baseline
+    from deft_llm.evaluation.fold_runs import ModelSpec, run_protocol
+    from deft_llm.evaluation.protocols import make_task
     from deft_llm.evaluation.recognition import DeftRecogniser, RecognitionConfig, prior_path
     from deft_llm.evaluation.report import make_report, write_report
 

@@ -1,6 +1,6 @@
 """How well, and how fast, is motion measured?
 
-    python benchmarks/motion_measurement.py [--table NAME …] [--clips N]
+    python benchmarks/science/motion_measurement.py [--table NAME …] [--clips N]
 
 Five tables on fresh rendered clips whose flow is known in closed form, every estimator on the same frames:
 
@@ -34,9 +34,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import ellipe
 
-from deft_llm.hub_datasets.build_synthetic import CONVENTIONS, EMOTIONS, PRESETS, draw_clip
-from deft_llm.hub_datasets.synthetic import Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.clips import Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic.dataset import CONVENTIONS, EMOTIONS, PRESETS, draw_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.action_units import ellipse_mask, get_action_unit, stable_mask
 from deft_llm.processing.motion_evidence import measure_motion, octants_apart

@@ -1,6 +1,6 @@
 """How well are key frames and expression intervals spotted, and in how much memory?
 
-    python benchmarks/spotting.py [--clips 100] [--videos 24] [--seed 9002] [--no-memory]
+    python benchmarks/science/spotting.py [--clips 100] [--videos 24] [--seed 9002] [--no-memory]
 
 Fresh synthetic clips, encoded and decoded again. Key frames: the `realistic` preset at 200 fps, by intensity letter;
 "within ± 2" is the share of clips whose apex is at most two frames off, and stands beside that of the largest
@@ -9,8 +9,8 @@ a proposal is right when its intersection over union with a shown expression is 
 once, as MEGC does; and the same without speech. Memory: the peak of a process that spots 1 and 10 minutes of video
 at 200 fps.
 
-The constants of `keyframes.py` were set on the seeds 7001, 7003, 7004 and 7005; seed 9001 was looked at once on the
-way.
+The constants of `spotting.py` and `key_frames.py` were set on the seeds 7001, 7003, 7004 and 7005; seed 9001 was
+looked at once on the way.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from deft_llm.hub_datasets.build_synthetic import PRESETS, Preset, draw_clip
-from deft_llm.hub_datasets.synthetic import INTENSITIES, Clip, encode_mp4
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.clips import INTENSITIES, Clip, encode_mp4
+from deft_llm.hub_datasets.synthetic.dataset import PRESETS, Preset, draw_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing.face_alignment import crop_transform
-from deft_llm.processing.keyframes import propose_intervals, spot_key_frames, track_regions
+from deft_llm.processing.key_frames import spot_key_frames
+from deft_llm.processing.region_tracking import track_regions
+from deft_llm.processing.spotting import propose_intervals
 from deft_llm.processing.video_reading import open_clip
 
 MINUTES = (1, 10)
@@ -46,7 +48,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from deft_llm.processing import open_clip
-from deft_llm.processing.keyframes import spot_expressions
+from deft_llm.processing.spotting import spot_expressions
 
 clip = open_clip(sys.argv[1])
 shown = [item for item in spot_expressions(clip) if item.kind == "expression"]

@@ -1,6 +1,6 @@
 """Is the ground truth of the synthetic clips true?
 
-    python benchmarks/synthetic_truth.py
+    python benchmarks/science/synthetic_truth.py
 
 Two questions over fresh faces and expressions of the `realistic` preset: how well does the onset frame, carried along
 the written flow, reproduce the apex frame of a nuisance-free clip; and how far is the written field from the closed
@@ -14,11 +14,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from deft_llm.hub_datasets.build_synthetic import PRESETS, draw_clip, true_flow
-from deft_llm.hub_datasets.synthetic import Clip, Disturbances
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.clips import Clip, Disturbances
+from deft_llm.hub_datasets.synthetic.dataset import PRESETS, draw_clip, true_flow
+from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing import DeftVideoProcessor
-from deft_llm.processing.keyframes import KeyFrames, sample_indices
+from deft_llm.processing.key_frames import KeyFrames, sample_indices
 
 CLIPS = 40
 HEAD = Disturbances(head_shift=0.03, head_rotation=3.0, head_scale=0.03)

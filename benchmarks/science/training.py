@@ -1,6 +1,6 @@
 """Is training quick, exact and resumable, and what would the large recipes cost?
 
-    python benchmarks/training.py [--parts share trainer resume processes recipe estimates gpu] [--dataset DIR]
+    python benchmarks/science/training.py [--parts share trainer resume processes recipe estimates gpu] [--dataset DIR]
 
 Everything on rendered faces. `recipe` trains recipes/tiny.yaml on the `realistic` preset and scores it on unseen
 identities; `resume` kills runs at five random steps; `processes` compares two DDP processes with one; `share` is the
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 PARTS = ("share", "trainer", "resume", "processes", "recipe", "estimates", "gpu")
 STEPS = 20
@@ -104,9 +104,7 @@ def data_share(data: str, work: Path) -> None:
 
 def against_trl(data: str, work: Path) -> None:
     """Each trainer in a process of its own, three rounds in alternation: median step and peak memory."""
-    code = (
-        "import sys; sys.path.insert(0, '.'); from benchmarks.training import one_trainer; one_trainer(*sys.argv[1:])"
-    )
+    code = "import sys; sys.path.insert(0, '.'); from benchmarks.science.training import one_trainer; one_trainer(*sys.argv[1:])"
     figures: dict[str, list[dict]] = {"plain": [], "hybrid": []}
     for round_ in range(3):
         for name, found in figures.items():
@@ -137,10 +135,10 @@ def one_trainer(name: str, data: str, out: str, result: str) -> None:
 
     from trl import SFTTrainer
 
-    import train_sft
+    from deft_llm.training import run as training_run
     from deft_llm.training.arguments import parse_arguments
 
-    run = train_sft.make_run(*parse_arguments(options_of(data, "--output_dir", out, "--max_steps", str(STEPS))))
+    run = training_run.make_run(*parse_arguments(options_of(data, "--output_dir", out, "--max_steps", str(STEPS))))
     hybrid = run.trainer
     collator = hybrid.data_collator
     times: list[float] = []
@@ -227,7 +225,17 @@ def tiny_recipe(data: str | None, work: Path) -> None:
     start = time.perf_counter()
     run_script("--config", "recipes/tiny.yaml", "--dataset", data, "--output_dir", str(out), "--use_cpu", "true")
     minutes = (time.perf_counter() - start) / 60
-    command = [sys.executable, "evaluate_mer.py", "--model", str(out), "--dataset", data, "--output", str(work / "e")]
+    command = [
+        sys.executable,
+        "-m",
+        "deft_llm.evaluation.run",
+        "--model",
+        str(out),
+        "--dataset",
+        data,
+        "--output",
+        str(work / "e"),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     report = json.loads((work / "e" / "report.json").read_text())
     for name, figures in report["emotions"].items():

@@ -1,6 +1,6 @@
 """How long from a video file to tensors, beside the same path with other flow estimators and beside decoding alone?
 
-    python benchmarks/clip_to_tensors.py
+    python benchmarks/speed/clip_to_tensors.py
 
 Rendered faces in 64 frames of 640 × 480 (H.264), one thread. The face's box and the key frames are given, so that
 nothing is spotted or looked for; flow from the onset to each of the other 63 frames, and, as the processor does by
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from timing import ROUNDS, alternate, growth, side_by_side
 
-from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, encode_mp4, render_clip
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.video_reading import open_clip
 

@@ -1,6 +1,6 @@
 """What does solving all frames of a clip together save, and how much of the memory's bandwidth does it use?
 
-    python benchmarks/flow_estimator.py
+    python benchmarks/speed/flow_estimator.py
 
 The whole-clip estimator on 64 frames of 128 × 128 against its own loop over pairs (onset and one frame, 63 times),
 one thread. The bytes are counted, not estimated: all that every tensor operation reads and writes, and what
@@ -20,8 +20,8 @@ import torch
 from timing import ROUNDS, alternate, growth, side_by_side
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deft_llm.hub_datasets.build_synthetic import PRESETS, draw_clip
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.dataset import PRESETS, draw_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing.optical_flow import FLOW_ESTIMATORS
 from deft_llm.processing.whole_clip_flow import whole_clip_flow
 

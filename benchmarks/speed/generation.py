@@ -1,6 +1,6 @@
 """How soon does the first token come, and how fast the others, beside a stock video model and the bare language model?
 
-    python benchmarks/generation.py
+    python benchmarks/speed/generation.py
 
 Qwen3-0.6B's architecture with random weights in all three: DEFT of `recipes/qwen3-0.6b-lora.yaml`, LLaVA-OneVision
 with its own vision tower at eight frames, and the language model alone on as many tokens as DEFT's prompt has.

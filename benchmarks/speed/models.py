@@ -12,7 +12,7 @@ from transformers import AutoConfig, LlavaOnevisionConfig, LlavaOnevisionForCond
 from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
 from deft_llm.processing.action_units import ACTION_UNITS
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 STRUCTURE, TEXTURE, MOTION, WORD = 1, 2, 3, 10
 UNITS = [code for code, unit in ACTION_UNITS.items() if unit.testable][:20]
 EMOTIONS = [str(number) for number in range(7)]

@@ -1,6 +1,6 @@
 """What does recognition cost without the language model: beside generation, and beside ONNX?
 
-    python benchmarks/recognition.py
+    python benchmarks/speed/recognition.py
 
 Models of `recipes/tiny.yaml` with random weights on random clips, batches of 1 and of 32. Generation writes as many
 tokens as a full answer has; its recognition is the same network's. The rows agree before they are timed. The same

@@ -1,6 +1,6 @@
 """How fast is the Space, does it answer a crowd, and does it keep its memory?
 
-    python benchmarks/space_load.py [--model build/demo/deft-tiny] [--requests 200] [--crowd 20]
+    python benchmarks/speed/space_load.py [--model build/demo/deft-tiny] [--requests 200] [--crowd 20]
 
 Starts `space/app.py` as it runs on the Hub, in a process that cannot import this package, and asks it over HTTP with
 gradio_client: a visitor's first answer once the model is loaded (upload included), a crowd that uploads different
@@ -28,10 +28,10 @@ from gradio_client import Client, handle_file
 from rich.console import Console
 from rich.table import Table
 
-from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, encode_mp4, render_clip
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FRAMES = 200  # one second
 UNITS = ("AU4", "AU12", "AU2", "AU15", "AU9")
 

@@ -1,6 +1,6 @@
 """How long until the package is imported, and until a command prints its help?
 
-    python benchmarks/startup.py
+    python benchmarks/speed/startup.py
 
 Every call is a process of its own. An import is held against that of the libraries it cannot do without, torch and
 OpenCV.
@@ -17,15 +17,15 @@ from pathlib import Path
 
 from timing import ROUNDS, alternate, side_by_side
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "hub_datasets": ["-m", "deft_llm.hub_datasets"],
     "hub_datasets build": ["-m", "deft_llm.hub_datasets", "build"],
     "train_sft.py": ["train_sft.py"],
-    "evaluate_mer.py": ["evaluate_mer.py"],
-    "publish.py": ["publish.py"],
-    "model_card.py": ["model_card.py"],
-    "demo.py": ["demo.py"],
+    "evaluation.run": ["-m", "deft_llm.evaluation.run"],
+    "sharing.push": ["-m", "deft_llm.sharing.push"],
+    "sharing.card": ["-m", "deft_llm.sharing.card"],
+    "demo": ["-m", "deft_llm.demo"],
 }
 
 

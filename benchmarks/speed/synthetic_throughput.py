@@ -1,6 +1,6 @@
 """How fast are labelled clips made, and do two workers make twice as many?
 
-    python benchmarks/synthetic_throughput.py
+    python benchmarks/speed/synthetic_throughput.py
 
 A clip here is everything the dataset gets: 32 rendered frames of 224 × 224 by the `realistic` preset, the encoded mp4,
 the measured flow, the judged labels, the conversations and the exact truth. Processes are warm when the clock starts.
@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from deft_llm.hub_datasets.build_synthetic import PRESETS, face_rows
+from deft_llm.hub_datasets.synthetic.dataset import PRESETS, face_rows
 
 CLIPS, FACES, ROUNDS = 18, 4, 3
 

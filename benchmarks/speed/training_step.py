@@ -1,6 +1,6 @@
 """How many clips a second does a LoRA step take in, beside TRL's SFTTrainer on a stock video model?
 
-    python benchmarks/training_step.py
+    python benchmarks/speed/training_step.py
 
 Qwen3-0.6B's architecture with random weights in both, the same LoRA on it, equal batches, answers of the same length:
 DEFT of `recipes/qwen3-0.6b-lora.yaml` with its hybrid objective, experts trained in full, by `DeftSFTTrainer`; and

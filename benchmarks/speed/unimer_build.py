@@ -1,7 +1,7 @@
 """How fast is Uni-MER built, do two workers make twice as much, does memory grow, and does it survive being killed?
 
-    python benchmarks/unimer_build.py --clips 2000
-    python benchmarks/unimer_build.py --kill 20
+    python benchmarks/speed/unimer_build.py --clips 2000
+    python benchmarks/speed/unimer_build.py --kill 20
 
 The clips are rendered (preset `realistic`, 32 frames of 224 × 224) and lie as folders of JPEG frames with an
 annotations.csv, as a laboratory's own recordings would. What is timed is the whole command, from its start to the
@@ -31,8 +31,8 @@ import cv2
 import numpy as np
 import psutil
 
-from deft_llm.hub_datasets.build_synthetic import PRESETS, draw_clip
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.dataset import PRESETS, draw_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
 
 CLIPS_A_FACE = 20
 HEADER = ("subject", "path", "onset", "apex", "offset", "fps", "AU", "emotion")

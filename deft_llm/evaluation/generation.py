@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from deft_llm.hub_datasets.uni_mer import features, row_tensors
+from deft_llm.hub_datasets.unimer.rows import features, row_tensors
 from deft_llm.processing import DeftVideoProcessor
 
-ROOT = Path(__file__).resolve().parents[1]
+TRAINING = ("-P", "-m", "deft_llm.training.run")  # what Python is told, in a process of its own
 
 
 def load_checkpoint(path: str | Path) -> tuple[Any, Any]:
@@ -193,13 +193,13 @@ class Checkpoint:
 
 
 class FineTuned(Checkpoint):
-    """Full mode: `train_sft.py` on the fold's training rows, and the class from the generated answer.
+    """Full mode: `deft_llm.training.run` on the fold's training rows, and the class from the generated answer.
 
     Tokenizer, label lists and instructions come from the training rows alone, because nothing else is in the folder
     that the training is given.
 
     Args:
-        recipe: YAML of `train_sft.py`. overrides: options that replace the recipe's.
+        recipe: YAML of `deft_llm.training.run`. overrides: options that replace the recipe's.
     """
 
     def __init__(
@@ -219,9 +219,9 @@ class FineTuned(Checkpoint):
         schema = features(DeftVideoProcessor(num_frames=fields + 1, flow_size=side))
         kept = [{name: row.get(name) for name in schema} for row in rows]
         Dataset.from_list(kept, features=schema).to_parquet(data / "train-00000-of-00001.parquet")
-        command = [sys.executable, str(ROOT / "train_sft.py"), "--config", str(self.recipe), "--dataset", str(data),
+        command = [sys.executable, *TRAINING, "--config", str(self.recipe), "--dataset", str(data),
                    "--output_dir", str(out), "--seed", str(self.seed % 2**31), *self.overrides]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"train_sft.py ended with {done.returncode}:\n{done.stderr[-3000:]}")
+            raise RuntimeError(f"The training ended with {done.returncode}:\n{done.stderr[-3000:]}")
         self.path = str(out)

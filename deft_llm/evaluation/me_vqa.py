@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deft_llm.hub_datasets.answer_parsing import UnreadableAnswerError, parse_facts
+from deft_llm.hub_datasets.unimer.answer_parsing import UnreadableAnswerError, parse_facts
 
 from .metrics import emotion_metrics, text_metrics
 

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from deft_llm.baselines.flow_features import median_subtracted, resized, whole_flow
+from deft_llm.evaluation.baselines.flow_features import median_subtracted, resized, whole_flow
 from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration, experts_deft
 from deft_llm.processing.action_units import (
     ACTION_UNITS,

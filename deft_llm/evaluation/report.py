@@ -19,6 +19,7 @@ import numpy as np
 
 from deft_llm.processing.expression_report import parse_answer
 
+from .fold_runs import RunResult
 from .metrics import (
     NO_ANSWER,
     attribute_accuracy,
@@ -34,7 +35,7 @@ from .metrics import (
     subject_confusions,
     text_metrics,
 )
-from .protocols import RunResult, Task, class_counts, split_hash
+from .protocols import Task, class_counts, split_hash
 
 PROTOCOL_NAMES = {
     "loso": "leave one subject out",

@@ -1,17 +1,17 @@
 """Evaluates micro-expression recognition: protocols, baselines, intervals, one report.
 
-    python evaluate_mer.py --dataset DIR|REPO --protocol loso|cde|lodo|fixed --model CONFIG|CHECKPOINT \\
+    python -m deft_llm.evaluation.run --dataset DIR|REPO --protocol loso|cde|lodo|fixed --model CONFIG|CHECKPOINT \\
         --baselines svm,ststnet --mode recognition|full --output DIR
 
 trains a model in every fold, on the fold's training rows alone, and writes report.json, report.md, pictures and the
 `model-index` block of a model card. Stopped, it goes on where it was when it is started again. CONFIG is
-recipes/recognition.yaml (experts and heads, no language model) or, for `--mode full`, a recipe of train_sft.py.
+recipes/recognition.yaml (experts and heads, no language model) or, for `--mode full`, a training recipe.
 
-    python evaluate_mer.py --model build/deft-tiny --dataset build/demo/data --output build/evaluation
+    python -m deft_llm.evaluation.run --model build/deft-tiny --dataset build/demo/data --output build/evaluation
 
 without a protocol scores a trained model on a test split by what it generates and by its recognition head.
 
-    python evaluate_mer.py --model build/deft-tiny --questions me_vqa_test.jsonl --videos DIR --output DIR
+    python -m deft_llm.evaluation.run --model build/deft-tiny --questions me_vqa_test.jsonl --videos DIR --output DIR
 
 answers the questions of the MEGC question-answering track.
 """
@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from model_card import RUN_FILE, fill_card
+from deft_llm.sharing.card import RUN_FILE, fill_card
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -222,8 +222,8 @@ def model_spec(arguments: argparse.Namespace, splits: dict[str, list[dict]], cac
     import numpy as np
     import yaml
 
+    from deft_llm.evaluation.fold_runs import ModelSpec
     from deft_llm.evaluation.generation import Checkpoint, FineTuned
-    from deft_llm.evaluation.protocols import ModelSpec
     from deft_llm.evaluation.recognition import DeftRecogniser, RecognitionConfig, prior_path
 
     full = arguments.mode == "full"
@@ -265,8 +265,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from rich.markdown import Markdown
     from rich.progress import Progress
 
-    from deft_llm.baselines import BASELINES, make_baseline
-    from deft_llm.evaluation.protocols import ModelSpec, make_task, run_protocol
+    from deft_llm.evaluation.baselines import BASELINES, make_baseline
+    from deft_llm.evaluation.fold_runs import ModelSpec, run_protocol
+    from deft_llm.evaluation.protocols import make_task
     from deft_llm.evaluation.report import make_report, markdown, with_heads, write_report
 
     names = [name.strip() for name in arguments.baselines.split(",") if name.strip()]

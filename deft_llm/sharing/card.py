@@ -1,6 +1,6 @@
 """The card of a trained model, filled from what was measured: `training_run.json` and `evaluation_report.json`.
 
-    python model_card.py build/demo/deft-tiny --report build/demo/evaluation/report.json
+    python -m deft_llm.sharing.card build/demo/deft-tiny --report build/demo/evaluation/report.json
 
 Training writes `training_run.json` into the model's folder, evaluation's `report.json` is put beside it, and the card
 (README.md) is made from the two and from config.json whenever one of them changes. No figure is written by hand: what
@@ -94,7 +94,7 @@ def terms_of(sources: Iterable[str], dataset: str) -> dict[str, dict[str, Any]]:
     Args:
         dataset: a Hub repository or a folder, whose manifest is read.
     """
-    from deft_llm.hub_datasets.sources import SOURCES
+    from deft_llm.hub_datasets.sources.catalogue import SOURCES
 
     manifest = Path(dataset) / "manifest.json"
     told = json.loads(manifest.read_text(encoding="utf-8"))["sources"] if manifest.is_file() else {}
@@ -145,7 +145,7 @@ def fill_card(
     """(Re)writes the folder's README.md from its config.json, training_run.json and evaluation report.
 
     Args:
-        report: a `report.json` of evaluate_mer.py; it is copied into the folder as `evaluation_report.json`. Without
+        report: a `report.json` of an evaluation; it is copied into the folder as `evaluation_report.json`. Without
             it the copy that is there is used.
         dataset_id: the dataset's Hub repository, where the run and the report name a folder.
 
@@ -233,7 +233,7 @@ def make_card(
 def results_of(
     report: Mapping[str, Any], name: str, dataset_id: str | None = None
 ) -> tuple[list[Any], list[dict[str, Any]]]:
-    """The Hub's `EvalResult`s and the card's tables, from either kind of report that evaluate_mer.py writes.
+    """The Hub's `EvalResult`s and the card's tables, from either kind of report that an evaluation writes.
 
     Returns:
         The results of the model (not of its baselines), and tables {caption, rows: [{name, cells}]}; a cell is a
@@ -273,7 +273,7 @@ def results_of(
             f"{report['expressive_clips']} clips of {report['subjects']} people who are not in the training data."
         )
         return _split_results(report, intervals, dataset_id), [{"caption": caption, "rows": rows}]
-    raise CardError("The report is of no known form; pass a report.json that evaluate_mer.py has written.")
+    raise CardError("The report is of no known form; pass a report.json that deft_llm.evaluation.run has written.")
 
 
 def _split_results(report: Mapping[str, Any], intervals: Mapping[str, Any], dataset_id: str | None) -> list[Any]:
@@ -342,7 +342,7 @@ def _write(path: Path, text: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a model folder that train_sft.py has written")
-    parser.add_argument("--report", type=Path, help="a report.json that evaluate_mer.py has written")
+    parser.add_argument("--report", type=Path, help="a report.json that deft_llm.evaluation.run has written")
     parser.add_argument("--dataset-id", help="the dataset's Hub repository, where the report names a folder")
     arguments = parser.parse_args(argv)
     try:

@@ -1,6 +1,6 @@
 """A trained model's folder to the Hub: model, processor, their code, reports and card, in one commit.
 
-    python publish.py build/demo/deft-tiny org/deft-llm --private
+    python -m deft_llm.sharing.push build/demo/deft-tiny org/deft-llm --private
 
 Whoever loads the repository gets the old files or the new ones, never some of each: `model.push_to_hub()` followed by
 `processor.push_to_hub()` is two commits, and between them nothing fits together. A folder that holds an adapter
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model_card import RUN_FILE
+from deft_llm.sharing.card import RUN_FILE
 
 # What belongs to a model. Optimiser states, checkpoints, logs and pickled arguments do not.
 FILES = (
@@ -56,8 +56,8 @@ def push_model(
     """
     from huggingface_hub import HfApi
 
-    from deft_llm.hub_datasets.manifest import LicenceError
-    from deft_llm.hub_datasets.publishing import VISIBILITIES, commit_files, explained
+    from deft_llm.hub_datasets.build.manifest import LicenceError
+    from deft_llm.hub_datasets.build.publishing import VISIBILITIES, commit_files, explained
 
     folder, api = Path(folder), api or HfApi()
     if visibility not in VISIBILITIES:
@@ -114,7 +114,7 @@ def check_folder(folder: Path) -> None:
     if missing := sorted(wanted - names):
         raise FolderError(
             f"{folder} is not complete: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. Save "
-            "model and processor with `save_pretrained` into one folder, and fill the card with model_card.py."
+            "model and processor with `save_pretrained` into one folder, and fill the card with deft_llm.sharing.card."
         )
 
 

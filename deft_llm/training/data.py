@@ -22,8 +22,8 @@ from datasets import config as datasets_config
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError
 
-from deft_llm.hub_datasets.answer_parsing import TASKS
-from deft_llm.hub_datasets.uni_mer import row_tensors
+from deft_llm.hub_datasets.unimer.answer_parsing import TASKS
+from deft_llm.hub_datasets.unimer.rows import row_tensors
 from deft_llm.processing import DeftProcessor
 
 from .arguments import DataArguments

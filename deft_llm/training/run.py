@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deft_llm.sharing.card import fill_card, terms_of, write_run
+
 # Everything heavy is imported late: --help should not wait for torch.
 from deft_llm.training.arguments import (
     DataArguments,
@@ -32,7 +34,6 @@ from deft_llm.training.arguments import (
     print_full_help,
     print_help,
 )
-from model_card import fill_card, terms_of, write_run
 
 DONE, BROKE_OFF, REFUSED, STOPPED = 0, 1, 2, 143
 BASE, ADAPTER, WRITING = "base", "adapter", "model.partial"
@@ -111,14 +112,15 @@ def check_hub(training: Any) -> None:
 
 def check_sharing(training: Any, sources: Iterable[str], dataset: str) -> None:
     """Raises `LicenceError` for a public repository and recordings whose terms bind what is trained on them."""
-    from deft_llm.hub_datasets.manifest import LicenceError
-    from publish import binding_terms
+    from deft_llm.hub_datasets.build.manifest import LicenceError
+    from deft_llm.sharing.push import binding_terms
 
     bound = binding_terms(terms_of(sources, dataset))
     if bound and not training.hub_private_repo:
         raise LicenceError(
             f"`push_to_hub`: the recordings' terms bind what is trained on them ({bound}). Set "
-            "`--hub_private_repo true`, or push the finished folder with publish.py and --i-may-share REASON."
+            "`--hub_private_repo true`, or push the finished folder with deft_llm.sharing.push and "
+            "--i-may-share REASON."
         )
 
 
@@ -306,7 +308,7 @@ def train(run: Run, command: str = "") -> int:
     """Trains, writes the folder, its card and the Hub; returns the exit status."""
     from huggingface_hub import HfApi
 
-    from publish import push_model
+    from deft_llm.sharing.push import push_model
 
     trainer, training = run.trainer, run.trainer.args
     started = time.monotonic()
@@ -344,7 +346,8 @@ def _word(strategy: Any) -> str:
     return str(getattr(strategy, "value", strategy))
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     if "--help-all" in argv:
         print_full_help()
         return DONE
@@ -367,4 +370,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

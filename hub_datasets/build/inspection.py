@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from deft_llm.processing.action_units import CANONICAL_LANDMARKS, SIDES, ellipse_mask, get_action_unit, region_ellipse
-from deft_llm.processing.keyframes import KeyFrames, apex_position, sample_indices
+from deft_llm.processing.key_frames import KeyFrames, apex_position, sample_indices
 from deft_llm.processing.motion_evidence import noise_floor
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
-from .constraints import CONTRADICTED, NOT_TESTABLE, NOT_VISIBLE, SUPPORTED
+from ..unimer.constraints import CONTRADICTED, NOT_TESTABLE, NOT_VISIBLE, SUPPORTED
 from .manifest import DATA, licence_of
 
 VERDICTS = (SUPPORTED, CONTRADICTED, NOT_VISIBLE, NOT_TESTABLE)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from huggingface_hub import DatasetCardData
 
-from .sources import PARTICIPANTS, SOURCES, Licence
-from .splits import near_duplicates
+from ..sources.catalogue import PARTICIPANTS, SOURCES, Licence
+from ..unimer.splits import near_duplicates
 
 DATA = "data"  # folder of the Parquet files
 MANIFEST_VERSION = 1

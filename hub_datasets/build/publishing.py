@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from .build_synthetic import CONVENTIONS
+from ..sources.catalogue import SOURCES
+from ..synthetic.dataset import CONVENTIONS
 from .manifest import LicenceError, licensed_sources, with_sharing_note
-from .sources import SOURCES
 
 VISIBILITIES = ("public", "gated", "private")
 _FILES = ["README.md", "manifest.json", "*/*.parquet"]  # and no picture that somebody drew into the folder

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from .action_units import ActionUnit, get_action_unit
+from deft_llm.processing.action_units import ActionUnit, get_action_unit
 
 # What a column that was read as text holds where the sheet was empty.
 _EMPTY = frozenset({"", "nan", "none", "null", "nat", "<na>"})

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from deft_llm.processing.action_unit_grammar import parse_action_units
+from .action_unit_grammar import parse_action_units
 
 # Field -> the names that sheets give its column, the more telling one first. Compared without case, spaces and signs.
 ALIASES: dict[str, tuple[str, ...]] = {

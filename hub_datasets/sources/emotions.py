@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import product
 
-from deft_llm.processing.action_unit_grammar import ParsedActionUnit
+from .action_unit_grammar import ParsedActionUnit
 
 # Normalised word -> coarse class. Anger to sadness and repression are negative as in the MEGC 2019 composite
 # (SMIC, CASME II, SAMM); "others" is the fourth coarse class of CAS(ME)^3. MEGC says nothing of CASME's "tense", which

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from .catalogue import ALIASES, SheetRow, SourceSpec
 from .folders import FolderTree
-from .sources import ALIASES, SheetRow, SourceSpec
 
 HEADER_ROWS = 20  # a preamble is shorter than this
 _MOST_FRAMES = 2**31 - 1  # what a row of the dataset can hold

@@ -21,7 +21,7 @@ import numpy as np
 
 from deft_llm.processing.action_units import SIDES, get_action_unit
 
-from .synthetic_faces import FINER, Face
+from .faces import FINER, Face
 
 # Peak displacement of each FACS intensity, in crop widths: what a micro-expression can show, 0.2 to 3 %.
 INTENSITIES: dict[str, tuple[float, float]] = {

@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from deft_llm.processing.keyframes import KeyFrames, sample_indices
+from deft_llm.processing.key_frames import KeyFrames, sample_indices
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 from deft_llm.processing.video_reading import open_clip
 
-from .synthetic import EVERYDAY, Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
-from .synthetic_faces import Face, FaceStyle, render_face
-from .uni_mer import UnitLabel, features, make_row, refuse_existing, write_dataset
+from ..unimer.rows import UnitLabel, features, make_row, refuse_existing, write_dataset
+from .clips import EVERYDAY, Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
+from .faces import Face, FaceStyle, render_face
 
 # How an annotator reads sets of action units. The two contradict each other on purpose, as published data sets do:
 # lowered brows are anger by the first and disgust by the second.

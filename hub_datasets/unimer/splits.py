@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
-from .emotions import UnknownEmotionError, normalise_emotion
-from .folders import natural_key
-from .sources import SOURCES
+from ..sources.catalogue import SOURCES
+from ..sources.emotions import UnknownEmotionError, normalise_emotion
+from ..sources.folders import natural_key
 
 
 class LeakageError(ValueError):

@@ -6,19 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from deft_llm.baselines.majority import MajorityClass
-from deft_llm.evaluation.protocols import (
-    IncompleteError,
-    ModelSpec,
-    RunResult,
-    check_leaks,
-    code_hash,
-    make_task,
-    row_hash,
-    run_protocol,
-    split_hash,
-)
-from deft_llm.hub_datasets.splits import LeakageError
+from deft_llm.evaluation.baselines.majority import MajorityClass
+from deft_llm.evaluation.fold_runs import IncompleteError, ModelSpec, RunResult, code_hash, row_hash, run_protocol
+from deft_llm.evaluation.protocols import check_leaks, make_task, split_hash
+from deft_llm.hub_datasets.unimer.splits import LeakageError
 from tests.evaluation.made_up_rows import make_row
 from tests.evaluation.planted_models import Broken, Cheat, Fair, Forgetful, OverTheTestSubject, Unsure
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from deft_llm.hub_datasets.uni_mer import features
+from deft_llm.evaluation.run import load_splits, main, summarise
+from deft_llm.hub_datasets.unimer.rows import features
 from deft_llm.processing import DeftVideoProcessor
-from evaluate_mer import load_splits, main, summarise
 from tests.evaluation.made_up_rows import make_row
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LABELS = ["negative", "positive", "surprise"]
 
 

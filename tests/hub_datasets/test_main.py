@@ -16,15 +16,16 @@ from huggingface_hub import CommitOperationDelete, DatasetCard
 from PIL import Image
 from rich.console import Console
 
-from deft_llm.hub_datasets import build as building
-from deft_llm.hub_datasets import inspection, publishing
 from deft_llm.hub_datasets.__main__ import BUILT_WITH_DROPS, DONE, NOTHING_BUILT, REFUSED, main
-from deft_llm.hub_datasets.build_synthetic import build as build_synthetic
-from deft_llm.hub_datasets.manifest import LicenceError, check_licences, licensed_sources
-from deft_llm.hub_datasets.publishing import push
-from deft_llm.hub_datasets.sources import SOURCES
-from deft_llm.hub_datasets.splits import check_written, leave_one_subject_out
-from deft_llm.hub_datasets.uni_mer import features
+from deft_llm.hub_datasets.build import inspection, publishing
+from deft_llm.hub_datasets.build import run as building
+from deft_llm.hub_datasets.build.manifest import LicenceError, check_licences, licensed_sources
+from deft_llm.hub_datasets.build.publishing import push
+from deft_llm.hub_datasets.build.shards import build_shard
+from deft_llm.hub_datasets.sources.catalogue import SOURCES
+from deft_llm.hub_datasets.synthetic.dataset import build as build_synthetic
+from deft_llm.hub_datasets.unimer.rows import features
+from deft_llm.hub_datasets.unimer.splits import check_written, leave_one_subject_out
 from deft_llm.processing import DeftVideoProcessor
 from tests.hub_datasets.miniatures import MINIATURES, own_csv
 
@@ -196,8 +197,8 @@ def test_nothing_built_ends_with_three(tmp_path, capsys):
 
 def test_own_recordings_need_no_licence_and_a_clean_build_ends_with_zero(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        building, "_run_processes",
-        lambda work, shards, *_: [building.build_shard(work, number) for number in range(len(shards))],
+        building, "run_processes",
+        lambda work, shards, *_: [build_shard(work, number) for number in range(len(shards))],
     )  # fmt: skip
     root = own_csv(tmp_path / "own")
     (tmp_path / "model.task").touch()
@@ -210,7 +211,8 @@ def test_own_recordings_need_no_licence_and_a_clean_build_ends_with_zero(tmp_pat
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "deft_llm.hub_datasets.build", raising=False)
+    for name in [name for name in sys.modules if name.startswith("deft_llm.hub_datasets.build.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert run(tmp_path / "own", tmp_path / "out") == REFUSED
     assert "pip install 'deft-llm[data]'" in capsys.readouterr().err

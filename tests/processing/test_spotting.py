@@ -4,22 +4,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.synthetic import EVERYDAY, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic.clips import (
+    EVERYDAY,
+    Disturbances,
+    Expression,
+    UnitRequest,
+    encode_mp4,
+    render_clip,
+)
 from deft_llm.processing.action_units import get_action_unit
 from deft_llm.processing.face_alignment import crop_transform
-from deft_llm.processing.keyframes import (
-    MICRO_SECONDS,
-    TRACKED_REGIONS,
-    Interval,
-    KeyFrameError,
-    KeyFrames,
-    apex_position,
-    propose_intervals,
-    sample_indices,
-    spot_expressions,
-    spot_key_frames,
-    track_regions,
-)
+from deft_llm.processing.key_frames import KeyFrameError, KeyFrames, apex_position, sample_indices, spot_key_frames
+from deft_llm.processing.region_tracking import TRACKED_REGIONS, track_regions
+from deft_llm.processing.spotting import MICRO_SECONDS, Interval, propose_intervals, spot_expressions
 
 
 def course(onset, apex, offset, count):

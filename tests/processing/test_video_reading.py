@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deft_llm.hub_datasets.synthetic import Clip, Disturbances, encode_mp4
+from deft_llm.hub_datasets.synthetic.clips import Clip, Disturbances, encode_mp4
 from deft_llm.processing import video_decoding, video_reading
 from deft_llm.processing.decoding_process import close_helper_processes, helper_processes
 from deft_llm.processing.video_reading import ArrayClip, VideoReadError, open_clip

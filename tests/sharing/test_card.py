@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from deft_llm.evaluation.protocols import make_task
 from deft_llm.evaluation.report import make_report
-from model_card import REPORT_FILE, RUN_FILE, TEMPLATE, CardError, fill_card, main, write_run
+from deft_llm.sharing.card import REPORT_FILE, RUN_FILE, TEMPLATE, CardError, fill_card, main, write_run
 from tests.evaluation.made_up_rows import make_row
 
 SPLIT_REPORT = {
@@ -112,7 +112,7 @@ def test_a_protocols_report(carded, tmp_path):
     predictions = {
         fold.name: {clip: {"label": "negative", "scores": [0.9, 0.1]} for clip in fold.test} for fold in task.folds
     }
-    from deft_llm.evaluation.protocols import RunResult
+    from deft_llm.evaluation.fold_runs import RunResult
 
     report = make_report(
         rows, task, [RunResult("DEFT", predictions)], dataset="uni-mer", mode="recognition", seed=0, resamples=50

@@ -6,11 +6,11 @@ import shutil
 import pytest
 from huggingface_hub import HfApi, ModelCard, constants
 
-import publish
-from deft_llm.hub_datasets.manifest import LicenceError
-from deft_llm.hub_datasets.publishing import PushError, push
-from model_card import RUN_FILE
-from publish import FolderError, check_folder, push_model
+from deft_llm.hub_datasets.build.manifest import LicenceError
+from deft_llm.hub_datasets.build.publishing import PushError, push
+from deft_llm.sharing import push as pushing
+from deft_llm.sharing.card import RUN_FILE
+from deft_llm.sharing.push import FolderError, check_folder, push_model
 from tests.loopback_hub import OWNER_TOKEN, READER_TOKEN, REVOKED_TOKEN, LoopbackHub
 
 NAME = "org/deft-llm"
@@ -238,11 +238,11 @@ def test_a_private_push_does_not_end_in_a_public_repository(hub, api, licensed):
 
 def test_the_command_line(hub, api, card_folder, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
-    assert publish.main([str(card_folder), NAME, "--private"]) == 0
+    assert pushing.main([str(card_folder), NAME, "--private"]) == 0
     assert capsys.readouterr().out.startswith(f"{hub.url}/{NAME}/tree/")
     hub.fail("POST .*/commit/", 403)
     (card_folder.parent / "empty").mkdir(exist_ok=True)
-    assert publish.main([str(card_folder.parent / "empty"), NAME]) == 1
+    assert pushing.main([str(card_folder.parent / "empty"), NAME]) == 1
     assert "is not complete" in capsys.readouterr().err
 
 

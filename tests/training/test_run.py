@@ -9,10 +9,10 @@ import torch
 from datasets import load_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-import train_sft
+from deft_llm.training import run as training_run
 from deft_llm.training.arguments import OURS, parse_arguments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "recipes" / "tiny.yaml")
 
 
@@ -113,8 +113,8 @@ def test_mappings_can_be_given_on_the_command_line(tmp_path):
 def test_one_command_writes_a_complete_folder(options, data, tmp_path, capsys):
     """YAML in, a folder out that loads anywhere, with a card that says how it came about."""
     out = tmp_path / "deft"
-    assert train_sft.main([*options, "--output_dir", str(out), "--eval_share", "0.5", "--eval_strategy", "steps",
-                           "--eval_steps", "2"]) == train_sft.DONE  # fmt: skip
+    assert training_run.main([*options, "--output_dir", str(out), "--eval_share", "0.5", "--eval_strategy", "steps",
+                           "--eval_steps", "2"]) == training_run.DONE  # fmt: skip
     told = capsys.readouterr().out
     assert "12 clips of 1 subjects" in told
     assert "Calibrated on the held-out clips: emotion_temperature" in told
@@ -136,11 +136,11 @@ def test_one_command_writes_a_complete_folder(options, data, tmp_path, capsys):
 def test_stages_follow_one_another(options, tmp_path):
     """Experts, connectors, LoRA: each goes on from the last one's folder and changes its own weights alone."""
     folders = [str(tmp_path / name) for name in ("experts", "connectors", "lora")]
-    assert train_sft.main([*options, "--output_dir", folders[0], "--stage", "experts"]) == train_sft.DONE
+    assert training_run.main([*options, "--output_dir", folders[0], "--stage", "experts"]) == training_run.DONE
     rest = [option for option in options if option not in ("--config", TINY)]
     rest += ["--bf16", "false", "--learning_rate", "0.01"]
-    assert train_sft.main([*rest, "--model", folders[0], "--output_dir", folders[1], "--stage", "connectors"]) == 0
-    assert train_sft.main([*rest, "--model", folders[1], "--output_dir", folders[2], "--stage", "language",
+    assert training_run.main([*rest, "--model", folders[0], "--output_dir", folders[1], "--stage", "connectors"]) == 0
+    assert training_run.main([*rest, "--model", folders[1], "--output_dir", folders[2], "--stage", "language",
                            "--use_peft", "true"]) == 0  # fmt: skip
     states = [AutoModelForImageTextToText.from_pretrained(folder).state_dict() for folder in folders]
     for first, second, moved in ((0, 1, "connectors."), (1, 2, "language_model.")):
@@ -156,7 +156,7 @@ def test_stages_follow_one_another(options, tmp_path):
 
 def test_streamed_clips_train(options, tmp_path):
     out = tmp_path / "deft"
-    assert train_sft.main([*options, "--output_dir", str(out), "--streaming", "true", "--shuffle_buffer", "6"]) == 0
+    assert training_run.main([*options, "--output_dir", str(out), "--streaming", "true", "--shuffle_buffer", "6"]) == 0
     assert (out / "config.json").exists()
 
 
@@ -164,7 +164,7 @@ def test_streamed_clips_train(options, tmp_path):
 
 
 def refused(capsys, *options) -> str:
-    assert train_sft.main(list(options)) == train_sft.REFUSED
+    assert training_run.main(list(options)) == training_run.REFUSED
     found = capsys.readouterr().err.strip()
     error = [line for line in found.splitlines() if line.startswith("error: ")]
     assert len(error) == 1, found

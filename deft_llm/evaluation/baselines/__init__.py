@@ -4,8 +4,8 @@
     model.fit(rows)                     # Uni-MER rows with a `label` each
     predictions = model.predict(rows)   # rows without any label: [{"scores": [0.2, 0.7, 0.1]}, …]
 
-A row is a mapping with the columns of `hub_datasets.uni_mer`; a model takes from it what it needs: `flow` here, apex
-frames or the whole clip from `video` elsewhere.
+A row is a mapping with the columns of `hub_datasets.unimer.rows`; a model takes from it what it needs: `flow` here,
+apex frames or the whole clip from `video` elsewhere.
 """
 
 from __future__ import annotations

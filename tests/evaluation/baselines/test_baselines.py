@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from deft_llm.baselines import BASELINES, make_baseline
-from deft_llm.baselines.flow_features import apex_fields, apex_flow, median_subtracted, resized, strain
-from deft_llm.baselines.off_apexnet import OFFApexNet
-from deft_llm.baselines.ststnet import STSTNet
+from deft_llm.evaluation.baselines import BASELINES, make_baseline
+from deft_llm.evaluation.baselines.flow_features import apex_fields, apex_flow, median_subtracted, resized, strain
+from deft_llm.evaluation.baselines.off_apexnet import OFFApexNet
+from deft_llm.evaluation.baselines.ststnet import STSTNet
 from tests.evaluation.made_up_rows import make_row
 
 LABELS = ("negative", "positive", "surprise")

@@ -15,34 +15,30 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard
 from rich.console import Console
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from deft_llm.hub_datasets import build as building
-from deft_llm.hub_datasets.build import (
-    BuildError,
-    BuildInterruptedError,
-    BuildSettings,
-    NothingBuiltError,
-    build,
-    build_shard,
-    record_row,
-    unit_labels,
-)
-from deft_llm.hub_datasets.constraints import SUPPORTED
-from deft_llm.hub_datasets.instructions import AmbiguousWordError
-from deft_llm.hub_datasets.manifest import LicenceError
-from deft_llm.hub_datasets.readers import SubjectClashError, read_source
-from deft_llm.hub_datasets.splits import check_written
-from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, encode_mp4, render_clip
-from deft_llm.hub_datasets.synthetic_faces import render_face
-from deft_llm.hub_datasets.uni_mer import features, row_tensors
+from deft_llm.hub_datasets.build import executors, plan, record_rows, shards, work_folder
+from deft_llm.hub_datasets.build import run as building
+from deft_llm.hub_datasets.build.manifest import LicenceError
+from deft_llm.hub_datasets.build.record_rows import record_row, unit_labels
+from deft_llm.hub_datasets.build.run import build
+from deft_llm.hub_datasets.build.settings import BuildError, BuildInterruptedError, BuildSettings, NothingBuiltError
+from deft_llm.hub_datasets.build.shards import build_shard
+from deft_llm.hub_datasets.sources.action_unit_grammar import parse_action_units
+from deft_llm.hub_datasets.sources.readers import SubjectClashError, read_source
+from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
+from deft_llm.hub_datasets.unimer.constraints import SUPPORTED
+from deft_llm.hub_datasets.unimer.instructions import AmbiguousWordError
+from deft_llm.hub_datasets.unimer.rows import features, row_tensors
+from deft_llm.hub_datasets.unimer.splits import check_written
 from deft_llm.processing import DeftVideoProcessor, open_clip
-from deft_llm.processing.action_unit_grammar import parse_action_units
-from deft_llm.processing.keyframes import KeyFrameError
+from deft_llm.processing.key_frames import KeyFrameError
 from deft_llm.processing.video_reading import VideoReadError
+from deft_llm.processing.whole_clip_flow import LEAD_IN
 from tests.hub_datasets import miniatures
 
 CROPPED = BuildSettings(face_source="cropped", shard_size=2)
@@ -68,7 +64,7 @@ def inline(monkeypatch):
         for number in range(len(shards)):
             build_shard(work, number)
 
-    monkeypatch.setattr(building, "_run_processes", run)
+    monkeypatch.setattr(building, "run_processes", run)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +107,7 @@ def processor():
 
 @pytest.fixture(scope="module")
 def recorded(own_root):
-    records, _ = read_source("mylab", own_root, margin=building.LEAD_IN)
+    records, _ = read_source("mylab", own_root, margin=LEAD_IN)
     return records
 
 
@@ -271,10 +267,8 @@ def test_a_second_build_takes_its_clips_from_the_cache_and_measures_what_changed
 ):
     root, cache, made = tmp_path / "root", tmp_path / "cache", []
     shutil.copytree(own_root, root)
-    row = building.record_row
-    monkeypatch.setattr(
-        building, "record_row", lambda record, *rest: made.append(record.clip_id) or row(record, *rest)
-    )
+    row = shards.record_row
+    monkeypatch.setattr(shards, "record_row", lambda record, *rest: made.append(record.clip_id) or row(record, *rest))
 
     def built(name, settings=CROPPED):
         made.clear()
@@ -414,7 +408,7 @@ def test_a_damaged_frame_drops_its_clip_with_the_reason_and_no_other(own_root, t
 
 
 def test_a_mistake_in_the_code_is_no_drop(own_root, tmp_path, monkeypatch, inline):
-    monkeypatch.setattr(building, "make_row", lambda **_: 1 / 0)
+    monkeypatch.setattr(record_rows, "make_row", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
     assert not (tmp_path / "out").exists()
@@ -424,7 +418,7 @@ def test_nothing_built_leaves_nothing(own_root, tmp_path, monkeypatch, inline):
     def unreadable(*_):
         raise VideoReadError("damaged")
 
-    monkeypatch.setattr(building, "record_row", unreadable)
+    monkeypatch.setattr(shards, "record_row", unreadable)
     with pytest.raises(NothingBuiltError, match=r"damaged \(7 ×\)") as caught:
         build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
     assert len(caught.value.drops) == 7
@@ -514,7 +508,7 @@ def test_a_face_finder_that_cannot_work_is_one_error_and_no_drop_a_clip(own_root
 
 def test_two_builds_into_one_output(own_root, tmp_path, inline):
     with (
-        building._locked(tmp_path / "out.building"),
+        work_folder.locked(tmp_path / "out.building"),
         pytest.raises(BuildError, match=f"Process {os.getpid()} .* is building into out"),
     ):
         build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
@@ -523,17 +517,17 @@ def test_two_builds_into_one_output(own_root, tmp_path, inline):
 
 def test_a_lock_ends_with_its_holder(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from deft_llm.hub_datasets.build import _locked\n"
-        "with _locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from deft_llm.hub_datasets.build.work_folder import locked\n"
+        "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(600)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "x")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "locked\n"
-    with pytest.raises(BuildError, match=f"Process {holder.pid}"), building._locked(tmp_path / "x"):
+    with pytest.raises(BuildError, match=f"Process {holder.pid}"), work_folder.locked(tmp_path / "x"):
         pass
     holder.kill()
     holder.wait()
     assert (tmp_path / "x/lock").read_text(encoding="utf-8").startswith(f"Process {holder.pid}")
-    with building._locked(tmp_path / "x"):
+    with work_folder.locked(tmp_path / "x"):
         assert (tmp_path / "x/lock").read_text(encoding="utf-8").startswith(f"Process {os.getpid()}")
 
 
@@ -548,7 +542,7 @@ class Killed(BaseException):
 def measured_once(own_root, monkeypatch):
     """Rows from the shelf, so that many builds cost little; counts how often each was asked for."""
     shelf, asked = {}, []
-    real = building.record_row
+    real = shards.record_row
 
     def row(record, *rest):
         if record.clip_id not in shelf:
@@ -556,7 +550,7 @@ def measured_once(own_root, monkeypatch):
         asked.append(record.clip_id)
         return shelf[record.clip_id]
 
-    monkeypatch.setattr(building, "record_row", row)
+    monkeypatch.setattr(shards, "record_row", row)
     return asked
 
 
@@ -578,9 +572,9 @@ def test_wherever_a_build_breaks_off_the_next_one_ends_it(
     monkeypatch.setattr(Path, "rename", mortal(Path.rename))
     monkeypatch.setattr(Path, "write_bytes", mortal(Path.write_bytes))
     monkeypatch.setattr(Path, "rmdir", mortal(Path.rmdir))
-    monkeypatch.setattr(building.os, "link", mortal(os.link))
-    monkeypatch.setattr(building.shutil, "rmtree", mortal(shutil.rmtree))
-    monkeypatch.setattr(building.Dataset, "to_parquet", mortal(building.Dataset.to_parquet))
+    monkeypatch.setattr(os, "link", mortal(os.link))
+    monkeypatch.setattr(shutil, "rmtree", mortal(shutil.rmtree))
+    monkeypatch.setattr(Dataset, "to_parquet", mortal(Dataset.to_parquet))
     build({"mylab": own_root}, tmp_path / "undisturbed", settings=CROPPED)
     total, expected = changes["count"], digest(own_built[0])
     assert total > 30
@@ -620,7 +614,7 @@ def test_an_interrupted_build_goes_on_with_the_same_arguments_only(own_root, tmp
     shutil.copytree(own_root, copy)
     with pytest.raises(BuildError, match="sources, clips"):
         build({"mylab": copy}, tmp_path / "out", settings=CROPPED)
-    monkeypatch.setattr(building, "_package_version", lambda: "0.0.0")
+    monkeypatch.setattr(plan, "_package_version", lambda: "0.0.0")
     with pytest.raises(BuildError, match="differs in: versions"):
         build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
 
@@ -692,7 +686,7 @@ def test_a_clip_is_measured_on_one_thread(own_root, tmp_path, inline, monkeypatc
         seen.append(("OpenCV", cv2.getNumThreads()))
         return record_row(*arguments)
 
-    monkeypatch.setattr(building, "record_row", watched)
+    monkeypatch.setattr(shards, "record_row", watched)
     with threadpool_limits(2):
         assert any(library["num_threads"] == 2 for library in threadpool_info())
         build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
@@ -705,9 +699,9 @@ def test_a_worker_that_is_killed_is_an_error(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     for name in ("plan/00000.jsonl", "cache"):
         (tmp_path / name).write_bytes(b"")
-    monkeypatch.setattr(building, "build_shard", _die)
+    monkeypatch.setattr(executors, "build_shard", _die)
     with pytest.raises(BuildInterruptedError, match="run the same command again"):
-        building._run_processes(tmp_path, [1], 1, Console(quiet=True))
+        executors.run_processes(tmp_path, [1], 1, Console(quiet=True))
 
 
 def _die(work, number):
@@ -752,8 +746,8 @@ def test_slurm_gets_one_task_a_shard_and_a_last_job_behind_them(own_root, own_bu
     # What the jobs run, here one after the other.
     work = tmp_path / "out.building"
     for rank in range(4):
-        building.build_shard(work, rank)
-    building._finish_task(str(work), None)
+        build_shard(work, rank)
+    executors._finish_task(str(work), None)
     assert digest(out) == digest(own_built[0])
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deft_llm.processing.action_unit_grammar import (
+from deft_llm.hub_datasets.sources.action_unit_grammar import (
     ParsedActionUnit,
     ParsedCell,
     format_action_units,

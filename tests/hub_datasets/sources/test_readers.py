@@ -10,7 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deft_llm.hub_datasets.emotions import (
+from deft_llm.hub_datasets.sources.action_unit_grammar import parse_action_units
+from deft_llm.hub_datasets.sources.catalogue import ALIASES, SOURCES
+from deft_llm.hub_datasets.sources.emotions import (
     COARSE_EMOTION,
     UnknownEmotionError,
     coarse_emotion,
@@ -18,17 +20,15 @@ from deft_llm.hub_datasets.emotions import (
     objective_class,
     parse_objective_class,
 )
-from deft_llm.hub_datasets.errata import ERRATA, UNUSABLE, Erratum
-from deft_llm.hub_datasets.readers import (
+from deft_llm.hub_datasets.sources.errata import ERRATA, UNUSABLE, Erratum
+from deft_llm.hub_datasets.sources.readers import (
     SubjectClashError,
     check_subjects,
     read_source,
     read_sources,
     refuse_output_in_root,
 )
-from deft_llm.hub_datasets.sheets import SheetError, read_tabs
-from deft_llm.hub_datasets.sources import ALIASES, SOURCES
-from deft_llm.processing.action_unit_grammar import parse_action_units
+from deft_llm.hub_datasets.sources.sheets import SheetError, read_tabs
 from deft_llm.processing.video_reading import open_clip
 from tests.hub_datasets import miniatures
 from tests.hub_datasets.miniatures import CASME2_HEADER, DFME_HEADER, MINIATURES, write_csv, write_xls, write_xlsx

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.synthetic import (
+from deft_llm.hub_datasets.synthetic.clips import (
     INTENSITIES,
     Clip,
     Disturbances,

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from deft_llm.hub_datasets import uni_mer
 from deft_llm.hub_datasets.__main__ import main
-from deft_llm.hub_datasets.build_synthetic import (
+from deft_llm.hub_datasets.synthetic.dataset import (
     CONVENTIONS,
     EMOTIONS,
     PRESETS,
@@ -19,6 +18,7 @@ from deft_llm.hub_datasets.build_synthetic import (
     draw_expression,
     face_rows,
 )
+from deft_llm.hub_datasets.unimer import rows as uni_mer
 from deft_llm.processing import DeftVideoProcessor
 
 ARGUMENTS = {"clips": 8, "clips_per_face": 3, "test_share": 0.34, "preset": "realistic", "seed": 5}

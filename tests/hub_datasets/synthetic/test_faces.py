@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.synthetic_faces import FaceStyle, photograph, render_face
+from deft_llm.hub_datasets.synthetic.faces import FaceStyle, photograph, render_face
 from deft_llm.processing.action_units import CANONICAL_LANDMARKS
 from deft_llm.processing.face_alignment import FaceAlignmentError
 

@@ -3,10 +3,10 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.instruction_faithfulness import CONVENTIONS, sentences
-from deft_llm.hub_datasets.answer_parsing import EMOTIONS, TASKS, UnreadableAnswerError, parse_facts
+from deft_llm.hub_datasets.unimer.answer_parsing import EMOTIONS, TASKS, UnreadableAnswerError, parse_facts
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, get_action_unit
 from deft_llm.processing.motion_evidence import DIRECTIONS
+from tests.hub_datasets.unimer.written_sentences import CONVENTIONS, sentences
 
 _WORDS = {
     "side": ("left", "right", "both"),

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.constraints import (
+from deft_llm.hub_datasets.synthetic.clips import Disturbances, Expression, UnitRequest, render_clip
+from deft_llm.hub_datasets.unimer.constraints import (
     CONTRADICTED,
     NOT_TESTABLE,
     NOT_VISIBLE,
@@ -11,7 +12,6 @@ from deft_llm.hub_datasets.constraints import (
     judge_labels,
     unlabelled_motion,
 )
-from deft_llm.hub_datasets.synthetic import Disturbances, Expression, UnitRequest, render_clip
 from deft_llm.processing.action_units import REGIONS, SIDES
 from deft_llm.processing.motion_evidence import NO_DIRECTION, RegionMotion, measure_motion
 

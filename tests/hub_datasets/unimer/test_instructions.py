@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.instruction_faithfulness import expected_facts, random_clip, says_what_it_should, sentences
-from deft_llm.hub_datasets.answer_parsing import EMOTIONS, TASKS, convention_in, parse_facts, region_in, unit_in
-from deft_llm.hub_datasets.constraints import (
+from deft_llm.hub_datasets.unimer.answer_parsing import EMOTIONS, TASKS, convention_in, parse_facts, region_in, unit_in
+from deft_llm.hub_datasets.unimer.constraints import (
     CONTRADICTED,
     NOT_TESTABLE,
     NOT_VISIBLE,
@@ -18,7 +17,7 @@ from deft_llm.hub_datasets.constraints import (
     Judgement,
     judge_action_unit,
 )
-from deft_llm.hub_datasets.instructions import (
+from deft_llm.hub_datasets.unimer.instructions import (
     QUESTIONS,
     accept_facts,
     clip_generator,
@@ -27,6 +26,7 @@ from deft_llm.hub_datasets.instructions import (
 )
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
 from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, RegionMotion, octants_apart
+from tests.hub_datasets.unimer.written_sentences import expected_facts, random_clip, says_what_it_should, sentences
 
 
 def face(**moving) -> list[RegionMotion]:
@@ -263,7 +263,7 @@ def test_another_process_writes_the_same():
     """Sets of strings are in another order there."""
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from benchmarks.instruction_faithfulness import sentences\n"
+        "from tests.hub_datasets.unimer.written_sentences import sentences\n"
         "print(*(row[1:] for row in sentences(300, seed=4)), sep='\\n')"
     )
     done = subprocess.run(

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, pipeline
 
-from deft_llm.hub_datasets.constraints import SUPPORTED, Judgement
-from deft_llm.hub_datasets.instructions import accept_facts, conversations_of
-from deft_llm.hub_datasets.rewriting import (
+from deft_llm.hub_datasets.unimer.constraints import SUPPORTED, Judgement
+from deft_llm.hub_datasets.unimer.instructions import accept_facts, conversations_of
+from deft_llm.hub_datasets.unimer.rewriting import (
     FAILED,
     NOT_FREE,
     REFUSED,

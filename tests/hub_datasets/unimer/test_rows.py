@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.uni_mer import row_tensors
+from deft_llm.hub_datasets.unimer.rows import row_tensors
 from deft_llm.processing import DeftVideoProcessor, parse_answer
 from deft_llm.processing.motion_evidence import measure_motion
 

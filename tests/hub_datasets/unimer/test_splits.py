@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from deft_llm.hub_datasets.build_synthetic import PRESETS, draw_clip
-from deft_llm.hub_datasets.readers import read_source
-from deft_llm.hub_datasets.splits import (
+from deft_llm.hub_datasets.sources.readers import read_source
+from deft_llm.hub_datasets.synthetic.clips import encode_mp4
+from deft_llm.hub_datasets.synthetic.dataset import PRESETS, draw_clip
+from deft_llm.hub_datasets.synthetic.faces import FaceStyle, render_face
+from deft_llm.hub_datasets.unimer.splits import (
     Fold,
     LeakageError,
     check_disjoint,
@@ -23,8 +25,6 @@ from deft_llm.hub_datasets.splits import (
     near_duplicates,
     subject_folds,
 )
-from deft_llm.hub_datasets.synthetic import encode_mp4
-from deft_llm.hub_datasets.synthetic_faces import FaceStyle, render_face
 from deft_llm.processing.video_reading import open_clip
 from tests.hub_datasets import miniatures
 
