@@ -33,32 +33,26 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import yaml
-from datasets import Dataset, load_dataset
+from clip_sets import ClipSet, clip_sets, recipe
+from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from deft_llm.evaluation.generation import generate_answers
+from deft_llm.evaluation.metrics import au_metrics, emotion_metrics
+from deft_llm.modeling_deft.experts_deft import TextureExpert
+from deft_llm.modeling_deft.losses_deft import region_masks
+from deft_llm.processing.action_units import get_action_unit
+from deft_llm.processing.motion_evidence import octants_apart
+from deft_llm.training.arguments import ModelArguments
+from deft_llm.training.data import DeftCollator
+from deft_llm.training.parts import build_model
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from deft_llm.evaluation.generation import generate_answers  # noqa: E402
-from deft_llm.evaluation.metrics import au_metrics, emotion_metrics  # noqa: E402
-from deft_llm.hub_datasets.synthetic.dataset import build  # noqa: E402
-from deft_llm.hub_datasets.unimer.rows import row_tensors  # noqa: E402
-from deft_llm.modeling_deft.experts_deft import SIDES, TextureExpert  # noqa: E402
-from deft_llm.modeling_deft.losses_deft import region_masks  # noqa: E402
-from deft_llm.processing import DeftVideoProcessor  # noqa: E402
-from deft_llm.processing.action_units import get_action_unit  # noqa: E402
-from deft_llm.processing.motion_evidence import octants_apart  # noqa: E402
-from deft_llm.training.arguments import ModelArguments  # noqa: E402
-from deft_llm.training.data import DeftCollator  # noqa: E402
-from deft_llm.training.parts import build_model  # noqa: E402
-
 CLIPS = 1260  # 70 faces of 18 clips; the last fifth is the test split
 SEEDS = 3
-HELD_OUT = 0.2  # of the entangled training faces: unseen faces whose look goes with the emotion as in training
 TERMS: dict[str, dict[str, Any]] = {
     "everything": {},
     "without emotion": {"loss_weights": {"emotion": 0.0}},
@@ -78,114 +72,6 @@ class PlainFrames(TextureExpert):
 
     def changes(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         return pixel_values_videos
-
-
-# --- Data -----------------------------------------------------------------------------------------------------------
-
-
-def recipe() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text(encoding="utf-8"))
-
-
-def load_rows(preset: str, place: Path, clips: int) -> dict[str, Dataset]:
-    """Splits by name; of `entangled`, the last training faces are `same_look` and the test split `turned_look`."""
-    folder = place / f"{preset}-{clips}"
-    if not folder.exists():
-        build(out=folder, clips=clips, preset=preset)
-    splits = load_dataset(str(folder), cache_dir=str(place / "datasets"))
-    if preset != "entangled":
-        return {"train": splits["train"], "test": splits["test"]}
-    subjects = sorted(set(splits["train"]["subject"]))
-    held_out = set(subjects[len(subjects) - round(HELD_OUT * len(subjects)) :])
-    held = np.array([subject in held_out for subject in splits["train"]["subject"]])
-    return {
-        "train": splits["train"].select(np.flatnonzero(~held)),
-        "same_look": splits["train"].select(np.flatnonzero(held)),
-        "turned_look": splits["test"],
-    }
-
-
-def clip_tensors(rows: Dataset, path: Path) -> dict[str, torch.Tensor]:
-    """Pixels and flow of all rows as the tiny model reads them; decoded once and kept beside the data."""
-    if not path.exists():
-        settings = recipe()
-        side = settings["structure"]["image_size"]
-        processor = DeftVideoProcessor(
-            num_frames=8, size={"height": side, "width": side}, flow_size=settings["motion"]["flow_size"]
-        )
-        columns = [row_tensors(row, processor) for row in rows]
-        stacked = {name: torch.from_numpy(np.stack([column[name] for column in columns])) for name in columns[0]}
-        stacked["pixel_values_videos"] = stacked["pixel_values_videos"].half()
-        torch.save(stacked, path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
-    return torch.load(path)
-
-
-class ClipSet:
-    """Rows with their tensors and labels at hand."""
-
-    def __init__(self, rows: Dataset, tensors: dict[str, torch.Tensor]):
-        self.rows = rows.remove_columns(["video", "flow"]).to_list()
-        self.tensors = tensors
-        self.known: tuple[list[str], np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def clips(self, chosen: Any) -> dict[str, torch.Tensor]:
-        return {name: values[chosen].float() for name, values in self.tensors.items()}
-
-    def faces(self) -> np.ndarray:
-        return np.array([row["subject"] for row in self.rows])
-
-    def units(self, codes: list[str]) -> np.ndarray:
-        """(clips, codes) of 0 and 1."""
-        if self.known is None or self.known[0] != codes:
-            named = [{unit["code"] for unit in row["action_units"]} for row in self.rows]
-            self.known = (codes, np.array([[int(code in present) for code in codes] for present in named]))
-        return self.known[1]
-
-    def examples(self, chosen: list[int], processor: Any, place: int = 0) -> list[dict[str, Any]]:
-        """What the collator reads; `place` in the order of training seeds what it draws."""
-        labels, codes = processor.emotion_labels, processor.action_units
-        units, details = self.units(codes), self.unit_details(chosen, codes)
-        examples = []
-        for number, index in enumerate(chosen):
-            row = self.rows[index]
-            examples.append(
-                {
-                    **{name: row[name] for name in ("clip_id", "source", "conversations")},
-                    **{name: values[index].numpy() for name, values in self.tensors.items()},
-                    "emotion_label": labels.index(row["emotion"]) if row["emotion"] in labels else -100,
-                    "au_label": units[index].tolist(),
-                    "au_side_label": details["au_side_labels"][number].tolist(),
-                    "au_intensity_label": details["au_intensity_labels"][number].tolist(),
-                    "epoch": 0,
-                    "place": place + number,
-                }
-            )
-        return examples
-
-    def unit_details(self, chosen: list[int], codes: list[str]) -> dict[str, torch.Tensor]:
-        """Sides and intensities of the present units."""
-        side = torch.full((len(chosen), len(codes)), -100)
-        intensity = torch.full((len(chosen), len(codes)), -100.0)
-        for row, index in enumerate(chosen):
-            for unit in self.rows[index]["action_units"]:
-                column = codes.index(unit["code"])
-                side[row, column] = SIDES.index(unit["side"])
-                if unit["intensity"]:
-                    intensity[row, column] = "ABCDE".index(unit["intensity"])
-        return {"au_side_labels": side, "au_intensity_labels": intensity}
-
-
-def clip_sets(preset: str, place: Path, clips: int) -> tuple[dict[str, Dataset], dict[str, ClipSet]]:
-    rows = load_rows(preset, place, clips)
-    sets = {
-        name: ClipSet(split, clip_tensors(split, place / f"{preset}-{clips}-{name}.pt"))
-        for name, split in rows.items()
-    }
-    return rows, sets
 
 
 # --- Training -------------------------------------------------------------------------------------------------------
@@ -489,6 +375,7 @@ def code_hash() -> str:
     folders = (ROOT / "modeling_deft", ROOT / "deft_llm" / "training")
     files = [
         Path(__file__),
+        Path(__file__).with_name("clip_sets.py"),
         ROOT / "recipes" / "tiny.yaml",
         *(path for folder in folders for path in sorted(folder.glob("*.py"))),
     ]

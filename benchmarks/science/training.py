@@ -104,7 +104,10 @@ def data_share(data: str, work: Path) -> None:
 
 def against_trl(data: str, work: Path) -> None:
     """Each trainer in a process of its own, three rounds in alternation: median step and peak memory."""
-    code = "import sys; sys.path.insert(0, '.'); from benchmarks.science.training import one_trainer; one_trainer(*sys.argv[1:])"
+    code = (
+        "import sys; sys.path.insert(0, '.'); from benchmarks.science.training import one_trainer\n"
+        "one_trainer(*sys.argv[1:])"
+    )
     figures: dict[str, list[dict]] = {"plain": [], "hybrid": []}
     for round_ in range(3):
         for name, found in figures.items():
