@@ -23,9 +23,9 @@ demo: $(READY)
 	@rm -rf $(DEMO) && mkdir -p $(DEMO)
 	@$(BIN)/python -m deft_llm.hub_datasets synthesize --out $(DEMO)/data
 	@$(BIN)/python train_sft.py --config recipes/tiny.yaml --dataset $(DEMO)/data --output_dir $(DEMO)/deft-tiny
-	@$(BIN)/python evaluate_mer.py --model $(DEMO)/deft-tiny --dataset $(DEMO)/data --output $(DEMO)/evaluation
-	@$(BIN)/python demo.py clip --output $(DEMO)/photograph.mp4
-	@$(BIN)/python demo.py explain $(DEMO)/photograph.mp4 --model $(DEMO)/deft-tiny --picture $(DEMO)/explanation.png
+	@$(BIN)/python -m deft_llm.evaluation.run --model $(DEMO)/deft-tiny --dataset $(DEMO)/data --output $(DEMO)/evaluation
+	@$(BIN)/python -m deft_llm.demo clip --output $(DEMO)/photograph.mp4
+	@$(BIN)/python -m deft_llm.demo explain $(DEMO)/photograph.mp4 --model $(DEMO)/deft-tiny --picture $(DEMO)/explanation.png
 
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile

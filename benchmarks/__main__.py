@@ -2,8 +2,9 @@
 
     python -m benchmarks [NAME …]
 
-Each script has its section there; what is not run again stays as it was measured, with its own date and machine.
-Scripts that measure how right things are take hours and are run one by one; their docstrings say how.
+Each script of `speed/` has its section there; what is not run again stays as it was measured, with its own date and
+machine. The scripts of `science/` measure how right things are. They take hours and are run one by one; their
+docstrings say how.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from .timing import setting
+from .speed.timing import setting
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {
@@ -39,7 +40,7 @@ def run(name: str) -> str | None:
     """What the script prints, under its own first sentence; `None` if it broke off."""
     print(f"{name} …", file=sys.stderr, flush=True)
     start = time.perf_counter()
-    path = HERE / f"{name}.py"
+    path = HERE / "speed" / f"{name}.py"
     command = [sys.executable, str(path), *SCRIPTS[name]]
     done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -47,7 +48,7 @@ def run(name: str) -> str | None:
     question = path.read_text(encoding="utf-8").removeprefix('"""').partition("\n\n")[0].replace("\n", " ")
     minutes = (time.perf_counter() - start) / 60
     return (
-        f"## {question}\n\n`python benchmarks/{' '.join([path.name, *SCRIPTS[name]])}`, {minutes:.1f} min, "
+        f"## {question}\n\n`python benchmarks/speed/{' '.join([path.name, *SCRIPTS[name]])}`, {minutes:.1f} min, "
         f"{datetime.date.today()}; {setting()}\n\n{done.stdout.strip()}\n"
     )
 
@@ -56,7 +57,7 @@ def kept() -> dict[str, str]:
     """The sections of an earlier run by script."""
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
     sections = ["## " + part.strip() + "\n" for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]]
-    return {re.search(r"`python benchmarks/(\w+)\.py", section)[1]: section for section in sections}
+    return {re.search(r"`python benchmarks/speed/(\w+)\.py", section)[1]: section for section in sections}
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, STABLE_REGIONS, region_ellipse
 
 OUT = Path(__file__).with_name("action_unit_regions.png")

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from deft_llm.hub_datasets.synthetic import EVERYDAY, Expression, UnitRequest, encode_mp4, render_clip
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.clips import EVERYDAY, Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
 
 OUT = Path(__file__).parents[1] / "space" / "examples"
 SIZE, FRAMES = 224, 90  # pixels; frames at 200 a second

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _synthesize(arguments: dict[str, Any]) -> int:
     # Imported late, here and below: --help should not wait for torch.
-    from .build_synthetic import build
+    from .synthetic.dataset import build
 
     arguments["conventions"] = tuple(arguments["conventions"])
     build(**arguments)
@@ -50,8 +50,9 @@ def _synthesize(arguments: dict[str, Any]) -> int:
 def _build(arguments: dict[str, Any]) -> int:
     from rich.console import Console
 
-    from .build import BuildInterruptedError, BuildSettings, NothingBuiltError, build
-    from .inspection import print_drops, print_manifest
+    from .build.inspection import print_drops, print_manifest
+    from .build.run import build
+    from .build.settings import BuildInterruptedError, BuildSettings, NothingBuiltError
 
     console = Console()
     single, each = {}, []
@@ -101,14 +102,14 @@ def _build(arguments: dict[str, Any]) -> int:
 
 
 def _inspect(arguments: dict[str, Any]) -> int:
-    from .inspection import inspect
+    from .build.inspection import inspect
 
     inspect(arguments["folder"], clip=arguments["clip"], picture=arguments["picture"])
     return DONE
 
 
 def _push(arguments: dict[str, Any]) -> int:
-    from .publishing import push
+    from .build.publishing import push
 
     visibility = "private" if arguments["private"] else "gated" if arguments["gated"] else "public"
     url = push(arguments["folder"], arguments["repo_id"], visibility=visibility, i_may_share=arguments["i_may_share"])

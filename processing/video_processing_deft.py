@@ -18,9 +18,11 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import stable_mask
 from .face_alignment import FaceSource, face_transform, make_face_source, warp_to_crop
-from .keyframes import LEAD_IN, KeyFrames, sample_indices, spot_key_frames, track_regions
+from .key_frames import KeyFrames, sample_indices, spot_key_frames
 from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
+from .region_tracking import track_regions
 from .video_reading import IMAGE_SUFFIXES, ClipReader, VideoReadError, open_clip
+from .whole_clip_flow import LEAD_IN
 
 
 class DeftVideosKwargs(VideosKwargs, total=False):

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+LEAD_IN = 8  # frames before the onset that the estimator looks at too
 # Share of the resolution, Gauss-Newton steps, whether the fields are solved for or the head alone.
 _LEVELS = ((0.25, 5, False), (0.5, 4, True), (1.0, 3, True))
 _SPACING = 1 / 16  # of the spline's control points, crop widths

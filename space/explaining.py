@@ -117,8 +117,9 @@ class Explainer:
         pipe.model.eval()
         # The modules that lie beside the video processor, wherever transformers has put them.
         beside = type(pipe.processor.video_processor).__module__.rpartition(".")[0]
-        self._reading, self._alignment, self._keyframes = (
-            importlib.import_module(f"{beside}.{name}") for name in ("video_reading", "face_alignment", "keyframes")
+        self._reading, self._alignment, self._tracking, self._key_frames = (
+            importlib.import_module(f"{beside}.{name}")
+            for name in ("video_reading", "face_alignment", "region_tracking", "key_frames")
         )
         return pipe
 
@@ -154,10 +155,10 @@ class Explainer:
         notes: list[str] = []
         transform = self._place(clip, face, notes)
         progress(0.25, "Looking for the moment it moves")
-        tracked = np.stack(list(self._keyframes.track_regions(clip.scan(), transform)))
-        found = self._keyframes.spot_key_frames(tracked, clip.metadata.fps)
+        tracked = np.stack(list(self._tracking.track_regions(clip.scan(), transform)))
+        found = self._key_frames.spot_key_frames(tracked, clip.metadata.fps)
         keys = (found.onset, found.apex, found.offset)
-        motion, region = _course(tracked, keys, self._keyframes.TRACKED_REGIONS)
+        motion, region = _course(tracked, keys, self._tracking.TRACKED_REGIONS)
 
         progress(0.45, "Measuring the motion")
         options = {"key_frames": keys, "face_source": lambda frame: transform}
@@ -171,7 +172,7 @@ class Explainer:
         weights = recognition.au_attentions[0].float().sum(1)
         grid = round(weights.shape[-1] ** 0.5)
         names = {unit["code"]: unit["name"] for unit in result["report"]["action_units"]}
-        get_unit = importlib.import_module(f"{self._keyframes.__package__}.action_units").get_action_unit
+        get_unit = importlib.import_module(f"{self._tracking.__package__}.action_units").get_action_unit
         scores = recognition.au_logits[0].float().sigmoid().tolist()
         indices = result["frames_indices"]
         film = _film_frames(keys, len(clip), indices)

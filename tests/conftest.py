@@ -23,10 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from datasets import Dataset
 
-from deft_llm.hub_datasets.build_synthetic import PRESETS, face_rows
-from deft_llm.hub_datasets.synthetic import Clip, Expression, UnitRequest, encode_mp4, render_clip
-from deft_llm.hub_datasets.synthetic_faces import Face, render_face
-from deft_llm.hub_datasets.uni_mer import features
+from deft_llm.hub_datasets.synthetic.clips import Clip, Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic.dataset import PRESETS, face_rows
+from deft_llm.hub_datasets.synthetic.faces import Face, render_face
+from deft_llm.hub_datasets.unimer.rows import features
 from deft_llm.processing import DeftVideoProcessor
 
 ROOT = Path(__file__).parents[1]
@@ -130,7 +130,7 @@ def folder(built, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def card_folder(folder, model, dataset, tmp_path_factory) -> Path:
     """The saved folder with the facts of a run and the card, as training leaves it."""
-    from model_card import fill_card, write_run
+    from deft_llm.sharing.card import fill_card, write_run
 
     path = tmp_path_factory.mktemp("models") / "deft-carded"
     shutil.copytree(folder, path)

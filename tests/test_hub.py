@@ -11,8 +11,8 @@ import torch
 from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file, save_file
 
-from deft_llm.hub_datasets.publishing import push
-from publish import push_model
+from deft_llm.hub_datasets.build.publishing import push
+from deft_llm.sharing.push import push_model
 from tests.loopback_hub import OWNER_TOKEN, READER_TOKEN, LoopbackHub
 
 ROOT = Path(__file__).parents[1]

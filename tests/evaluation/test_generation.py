@@ -25,9 +25,9 @@ def test_full_mode_trains_on_what_it_is_given_and_answers(rows):
 
 
 def test_a_failed_training_says_why(rows, tmp_path, monkeypatch):
-    (tmp_path / "train_sft.py").write_text("import sys; print('no memory', file=sys.stderr); sys.exit(3)")
-    monkeypatch.setattr(generation, "ROOT", tmp_path)
-    with pytest.raises(RuntimeError, match=r"train_sft\.py ended with 3:\nno memory"):
+    (tmp_path / "training.py").write_text("import sys; print('no memory', file=sys.stderr); sys.exit(3)")
+    monkeypatch.setattr(generation, "TRAINING", [str(tmp_path / "training.py")])
+    with pytest.raises(RuntimeError, match="The training ended with 3:\nno memory"):
         FineTuned(["a", "b"], 0, recipe_file="recipes/tiny.yaml").fit(rows[:2])
 
 

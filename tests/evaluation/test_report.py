@@ -5,7 +5,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from deft_llm.evaluation.protocols import IncompleteError, RunResult, make_task
+from deft_llm.evaluation.fold_runs import IncompleteError, RunResult
+from deft_llm.evaluation.protocols import make_task
 from deft_llm.evaluation.report import make_report, markdown, model_index, with_heads, write_report
 from tests.evaluation.made_up_rows import make_row
 

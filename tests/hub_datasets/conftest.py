@@ -1,12 +1,54 @@
-"""A chat model's server for what rewrites answers."""
+"""Every miniature built by the command line, a rendered dataset, and a chat model's server for rewriting answers."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import constants
+
+from deft_llm.hub_datasets.sources.catalogue import SOURCES
+from deft_llm.hub_datasets.synthetic.dataset import build as build_synthetic
+from tests.hub_datasets.miniatures import MINIATURES
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "deft_llm.hub_datasets", *map(str, arguments)]
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory):
+    """Every miniature, built in one go by the command line: (process, roots, dataset folder)."""
+    place = tmp_path_factory.mktemp("laboratory")
+    roots = {name: write(place / "copies" / name) for name, write in MINIATURES.items()}
+    sources = [f"{name}={root}" for name, root in roots.items()]
+    licensed = [name for name in roots if name in SOURCES]
+    done = subprocess.run(
+        command(
+            "build", "--source", *sources, "--accept-licence", *licensed, "--out", place / "uni-mer", "--face-source",
+            "cropped", "--split", "fixed", "--shard-size", 8, "--features-only", "--workers", 2,
+        ),
+        capture_output=True, text=True, check=False, env=None,
+    )  # fmt: skip
+    return done, roots, place / "uni-mer"
+
+
+@pytest.fixture(scope="session")
+def manifest(everything):
+    return json.loads((everything[2] / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory):
+    out = tmp_path_factory.mktemp("rendered") / "data"
+    build_synthetic(
+        out=out, clips=2, clips_per_face=1, test_share=0.5, preset="easy", seed=4, workers=1,
+        conventions=("synthetic",), corrupt=0.0, num_frames=8,
+    )  # fmt: skip
+    return out
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ import numpy as np
 import openpyxl
 import xlwt
 
-from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, render_clip
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, render_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
 
 SIZE = 64  # pixels
 _faces: dict[str, object] = {}

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from deft_llm.hub_datasets.build_synthetic import CONVENTIONS
-from deft_llm.hub_datasets.constraints import (
+from deft_llm.hub_datasets.synthetic.dataset import CONVENTIONS
+from deft_llm.hub_datasets.unimer.constraints import (
     CONTRADICTED,
     NOT_TESTABLE,
     NOT_VISIBLE,

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from deft_llm.hub_datasets.synthetic import Expression, UnitRequest, encode_mp4, render_clip
-from deft_llm.hub_datasets.synthetic_faces import render_face
+from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip
+from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.face_alignment import face_transform, warp_to_crop
-from deft_llm.processing.keyframes import KeyFrameError
+from deft_llm.processing.key_frames import KeyFrameError
 from deft_llm.processing.motion_evidence import measure_motion
 from deft_llm.processing.video_reading import VideoReadError, open_clip
 

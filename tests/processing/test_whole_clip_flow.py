@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deft_llm.hub_datasets.synthetic import EVERYDAY, Disturbances, Expression, UnitRequest, render_clip
+from deft_llm.hub_datasets.synthetic.clips import EVERYDAY, Disturbances, Expression, UnitRequest, render_clip
 from deft_llm.processing.action_units import ellipse_mask
 from deft_llm.processing.optical_flow import estimate_flow
 from deft_llm.processing.whole_clip_flow import _Level, whole_clip_flow

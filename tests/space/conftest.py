@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deft_llm.hub_datasets.synthetic import encode_frames
+from deft_llm.hub_datasets.synthetic.clips import encode_frames
 
 SPACE = Path(__file__).parents[2] / "space"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

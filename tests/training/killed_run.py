@@ -6,13 +6,10 @@ python killed_run.py STEP OPTION …
 import os
 import signal
 import sys
-from pathlib import Path
 
 from transformers import TrainerCallback
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-import train_sft
+from deft_llm.training import run as training_run
 from deft_llm.training.arguments import parse_arguments
 
 
@@ -26,6 +23,6 @@ class Kill(TrainerCallback):
 
 
 if __name__ == "__main__":
-    run = train_sft.make_run(*parse_arguments(sys.argv[2:]))
+    run = training_run.make_run(*parse_arguments(sys.argv[2:]))
     run.trainer.add_callback(Kill(int(sys.argv[1])))
-    sys.exit(train_sft.train(run))
+    sys.exit(training_run.train(run))

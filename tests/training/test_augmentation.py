@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.answer_parsing import parse_facts
+from deft_llm.hub_datasets.unimer.answer_parsing import parse_facts
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.motion_evidence import measure_motion, noise_floor
 from deft_llm.training.augmentation import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import train_sft
+from deft_llm.training import run as training_run
 from deft_llm.training.arguments import parse_arguments
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -58,8 +58,8 @@ def test_a_recipe_takes_two_steps(name, data, tmp_path, monkeypatch):
     assert training.lr_scheduler_type.value == recipe["lr_scheduler_type"]
     assert data_arguments.balance == recipe.get("balance")
     assert training.gradient_checkpointing == recipe["gradient_checkpointing"]
-    run = train_sft.make_run(data_arguments, model_arguments, tuning, training)
-    assert train_sft.train(run) == train_sft.DONE
+    run = training_run.make_run(data_arguments, model_arguments, tuning, training)
+    assert training_run.train(run) == training_run.DONE
     losses = [entry["loss"] for entry in run.trainer.state.log_history if "loss" in entry]
     assert len(losses) == 2
     assert (tmp_path / "out" / "config.json").exists()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-import train_sft
+from deft_llm.training import run as training_run
 from deft_llm.training.arguments import parse_arguments
 from deft_llm.training.augmentation import Augmentation
 from deft_llm.training.data import DeftCollator, prepare
@@ -285,8 +285,8 @@ def options(data, tmp_path, monkeypatch):
 
 
 def run_of(*options):
-    run = train_sft.make_run(*parse_arguments(options))
-    assert train_sft.train(run) == train_sft.DONE
+    run = training_run.make_run(*parse_arguments(options))
+    assert training_run.train(run) == training_run.DONE
     return run
 
 

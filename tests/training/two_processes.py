@@ -14,9 +14,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-import train_sft
+from deft_llm.training import run as training_run
 from deft_llm.training.arguments import parse_arguments
 
 
@@ -50,10 +48,10 @@ def losses_of(model, batch, steps: int, world: int) -> list[float]:
 
 
 def main(result: str, options: list[str]) -> None:
-    run = train_sft.make_run(*parse_arguments(options))
+    run = training_run.make_run(*parse_arguments(options))
     model = run.trainer.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    train_sft.train(run)
+    training_run.train(run)
     history = [entry["loss"] for entry in run.trainer.state.log_history if "loss" in entry]
 
     rank, world = dist.get_rank(), dist.get_world_size()

@@ -1,0 +1,88 @@
+"""How soon does the first token come, and how fast the others, beside a stock video model and the bare language model?
+
+    python benchmarks/speed/generation.py
+
+Qwen3-0.6B's architecture with random weights in all three: DEFT of `recipes/qwen3-0.6b-lora.yaml`, LLaVA-OneVision
+with its own vision tower at eight frames, and the language model alone on as many tokens as DEFT's prompt has.
+bfloat16, one clip, a question of 60 tokens. Tensors are given; what making them takes is `clip_to_tensors.py`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from functools import partial
+from typing import Any
+
+import torch
+from models import clips_of, large_model, prompts_of, stock_inputs, stock_model
+from timing import ROUNDS, alternate, growth, side_by_side
+
+DTYPE = torch.bfloat16
+TOKENS = 32  # that are generated to see how fast they come
+ANSWER = 120  # of a full answer with two units
+
+
+def on(device: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def generated(model: Any, inputs: dict[str, Any], count: int) -> Any:
+    return lambda: model.generate(**inputs, max_new_tokens=count, min_new_tokens=count, do_sample=False)
+
+
+def bare_language_model(deft: Any) -> Any:
+    """The causal language model that shares DEFT's own weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        bare = AutoModelForCausalLM.from_config(deft.config.text_config)
+    bare.model, bare.lm_head = deft.model.language_model, deft.lm_head
+    return bare.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    deft, stock = large_model(DTYPE).eval().to(device), stock_model(DTYPE).eval().to(device)
+    bare = bare_language_model(deft)
+    prompt = on(device, prompts_of(deft.config, 1))
+    clip = on(device, clips_of(deft.config, 1, dtype=DTYPE))
+    with torch.inference_mode():
+        # What the bare model continues is DEFT's own prompt, so both write the same and take the same steps.
+        embedded = {
+            "inputs_embeds": deft.model.embed_prompts(prompt["input_ids"], deft.model(**clip)),
+            "attention_mask": prompt["attention_mask"],
+        }
+        inputs = {"DEFT": (deft, prompt | clip), "stock": (stock, on(device, stock_inputs(1, dtype=DTYPE))),
+                  "bare language model": (bare, embedded)}  # fmt: skip
+        written = {name: generated(*one, 4)()[0, -4:].tolist() for name, one in inputs.items()}
+        if written["DEFT"] != written["bare language model"]:
+            raise SystemExit(f"the language model alone writes something else: {written}")
+        lengths = {name: one[1].get("input_ids", prompt["input_ids"]).shape[1] for name, one in inputs.items()}
+        print("\nTokens of the prompt: " + ", ".join(f"{name} {length}" for name, length in lengths.items()))
+        first = alternate({name: generated(*one, 1) for name, one in inputs.items()}, rounds=arguments.rounds)
+        side_by_side(f"first token, {device}", first, "stock", {"DEFT": "≤ 0.333"})
+        side_by_side(f"first token, {device}", first, "bare language model")
+        both = {name: generated(*one, 1 + TOKENS) for name, one in inputs.items()}
+        whole = alternate(both, rounds=arguments.rounds)
+        rate = {name: TOKENS / (statistics.median(whole[name]) - statistics.median(first[name])) for name in inputs}
+        print("\nTokens/s after the first: " + ", ".join(f"{name} {value:.1f}" for name, value in rate.items()))
+        print(f"DEFT against the bare language model: {rate['DEFT'] / rate['bare language model']:.2f} (≥ 0.95 asked)")
+        calls = {
+            "recognition": partial(deft.model, **clip),
+            "recognition from motion alone": partial(deft.model, flow_values_videos=clip["flow_values_videos"]),
+            f"generation of {ANSWER} tokens": generated(deft, prompt | clip, ANSWER),
+        }
+        side_by_side(
+            f"one clip, {device}", alternate(calls, rounds=arguments.rounds), f"generation of {ANSWER} tokens",
+            {"recognition": "≤ 0.02"},
+        )  # fmt: skip
+        counts = (8, 32, 128)
+        growth("tokens generated", counts, lambda count: generated(deft, prompt | clip, count))
+
+
+if __name__ == "__main__":
+    main()

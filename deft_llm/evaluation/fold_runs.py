@@ -1,0 +1,384 @@
+"""The harness that trains and tests a model a fold and cannot leak.
+
+Of a fold, a model's process first receives the training rows and nothing else. Only when it has reported that training
+is over does it receive the test rows, without labels, instruction text, provenance and telling names. Each fold runs
+in a process of its own, so nothing is remembered from another fold. What the harness cannot rule out by construction
+(what `protocols.check_leaks` finds, and a prediction that leans on the other test clips) it looks for, and stops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deft_llm.hub_datasets.unimer.splits import Fold, LeakageError
+
+from .protocols import Row, Task, check_leaks, check_trainable
+
+# All that a model gets to see of a test clip. A clip's name may tell its label (SMIC's hold "ne", "po" or "sur").
+TEST_COLUMNS = ("source", "fps", "onset", "apex", "offset", "video", "flow", "motion")
+
+
+class IncompleteError(ValueError):
+    """Folds or predictions are missing; nothing may be reported. The message names them."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model to evaluate.
+
+    Args:
+        name: in the report. factory: `factory(labels=…, seed=…, **config)`, a function or class importable by name,
+            which returns a fresh `baselines.Recogniser`.
+        files: further arguments that are files; their content, not their path, decides whether a finished fold is
+            still valid.
+        needs_video: whether the `video` column is passed on.
+    """
+
+    name: str
+    factory: Callable[..., Any]
+    config: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str | Path] = field(default_factory=dict)
+    needs_video: bool = False
+
+
+@dataclass
+class RunResult:
+    """Predictions of every tested clip: fold → clip id → prediction; seconds and peak memory (MB) of each fold."""
+
+    model: str
+    predictions: dict[str, dict[str, dict[str, Any]]]
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory: dict[str, float] = field(default_factory=dict)
+    cached: int = 0
+
+    def pooled(self, task: Task) -> dict[str, dict[str, Any]]:
+        """Clip id → prediction, over all folds.
+
+        Raises:
+            IncompleteError: a fold or a clip is missing; a part is never taken for the whole.
+        """
+        missing = [fold.name for fold in task.folds if fold.name not in self.predictions]
+        if missing:
+            raise IncompleteError(
+                f"{self.model}: {len(missing)} of {len(task.folds)} folds are missing: {_listed(missing)}. Run again "
+                "with the same --output to finish them."
+            )
+        pooled = {}
+        for fold in task.folds:
+            found = self.predictions[fold.name]
+            lost = [clip for clip in fold.test if clip not in found]
+            strange = [clip for clip in found if clip not in set(fold.test)]
+            if lost:
+                raise IncompleteError(f"{self.model}, fold {fold.name}: no prediction for {_listed(lost)}.")
+            if strange:
+                raise IncompleteError(f"{self.model}, fold {fold.name}: {_listed(strange)} is not tested there.")
+            pooled |= found
+        return pooled
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def run_protocol(
+    rows: Sequence[Row],
+    task: Task,
+    model: ModelSpec,
+    *,
+    cache: str | Path,
+    workers: int = 2,
+    seed: int = 0,
+    on_fold: Callable[[str], None] | None = None,
+) -> RunResult:
+    """Trains and tests a model in every fold; finished folds are kept in `cache` and not run again.
+
+    Args:
+        rows: Uni-MER rows; those outside the task are not touched.
+        cache: folder of results, one JSON a fold, named by the hash of rows, labels, folds, model, seed and code.
+        workers: processes at a time, one thread each.
+        on_fold: called with a fold's name when it is done.
+
+    Raises:
+        LeakageError: see `check_leaks`; or a prediction that depends on the other test clips.
+        RuntimeError: a fold failed; names it and repeats its traceback. What other folds finished stays cached.
+        ValueError: predictions of another number or form than asked for.
+    """
+    check_trainable(task)
+    check_leaks(rows, task)
+    by_id = {row["clip_id"]: row for row in rows}
+    hashes = {clip: row_hash(by_id[clip], with_video=model.needs_video) for clip in task.label_of}
+    code = code_hash(model.factory)
+    cache = Path(cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    result = RunResult(model.name, {})
+    waiting = []
+    for fold in task.folds:
+        key = _fold_key(fold, task, hashes, model, seed, code)
+        path = cache / f"{key}.json"
+        stored = _read_cached(path, key)
+        if stored is None:
+            waiting.append((fold, key, path))
+            continue
+        result.cached += 1
+        _keep(result, fold.name, stored)
+        if on_fold:
+            on_fold(fold.name)
+
+    context = _context()
+    running: dict[Any, tuple] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                fold, key, path = waiting.pop(0)
+                train = [_training_row(by_id[clip], task, model) for clip in fold.train]
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_run_fold, args=(theirs,))
+                process.start()
+                theirs.close()
+                running[ours] = (process, fold, key, path)
+                arguments = {**model.config, **{name: str(file) for name, file in model.files.items()}}
+                job = (model.factory, arguments, task.labels, _fold_seed(seed, fold), train)
+                _send(ours, job, process, model, fold)
+            for connection in multiprocessing.connection.wait(list(running)):
+                process, fold, key, path = running[connection]
+                kind, content = _receive(connection, process, model, fold)
+                if kind == "fitted":
+                    test = [_test_row(by_id[clip], number, model) for number, clip in enumerate(fold.test)]
+                    _send(connection, test, process, model, fold)
+                    continue
+                predictions = _checked_predictions(content.pop("predictions"), fold, task, model)
+                # A resumed run is to give the same report to the last digit, so the numbers take the same way.
+                stored = json.loads(json.dumps({"key": key, "fold": fold.name, "predictions": predictions, **content}))
+                _write_json(path, stored)
+                _keep(result, fold.name, stored)
+                connection.close()
+                process.join()
+                del running[connection]
+                if on_fold:
+                    on_fold(fold.name)
+    finally:
+        for connection, (process, *_) in running.items():
+            process.terminate()
+            process.join()
+            connection.close()
+    return result
+
+
+def _context():
+    """Processes that start from a clean one with the libraries loaded: no fold inherits this process's memory."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["numpy", "sklearn.svm", "torch", "deft_llm.evaluation.recognition"])
+    return context
+
+
+def _run_fold(connection) -> None:
+    """The model's process: trains on what comes first, and asks for the test rows only then."""
+    import resource
+
+    import cv2
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with threadpool_limits(1):
+        try:
+            factory, config, labels, seed, train = connection.recv()
+            started = time.perf_counter()
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            model = factory(labels=list(labels), seed=seed, **config)
+            model.fit(train)
+            del train
+            connection.send(("fitted", None))
+            rows = connection.recv()
+            predictions = model.predict(rows)
+            alone = model.predict(rows[:1]) if len(rows) > 1 else predictions
+            dependent = None
+            if len(predictions) == len(rows) and len(alone) == 1:
+                apart = np.abs(np.subtract(predictions[0]["scores"], alone[0]["scores"])).max()
+                dependent = bool(apart > 1e-3) or predictions[0].get("label") != alone[0].get("label")
+            connection.send(
+                (
+                    "predicted",
+                    {
+                        "predictions": predictions,
+                        "depends_on_others": dependent,
+                        "seconds": time.perf_counter() - started,
+                        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                    },
+                )
+            )
+        except (EOFError, BrokenPipeError, ConnectionResetError):  # the harness was stopped: nobody is left to tell
+            return
+        except BaseException:
+            connection.send(("failed", traceback.format_exc()))
+
+
+def _send(connection, content: Any, process, model: ModelSpec, fold: Fold) -> None:
+    try:
+        connection.send(content)
+    except (BrokenPipeError, ConnectionResetError):
+        _receive(connection, process, model, fold)  # says why
+        raise
+
+
+def _receive(connection, process, model: ModelSpec, fold: Fold) -> tuple[str, Any]:
+    try:
+        kind, content = connection.recv()
+    except (EOFError, ConnectionResetError):
+        process.join()
+        raise RuntimeError(
+            f"{model.name}, fold {fold.name}: the process ended with exit code {process.exitcode} and without a "
+            "result; −9 usually means that memory ran out."
+        ) from None
+    if kind == "failed":
+        raise RuntimeError(f"{model.name}, fold {fold.name}:\n{content}")
+    if kind == "predicted" and content.pop("depends_on_others"):
+        raise LeakageError(
+            f"{model.name}, fold {fold.name}: the prediction of {fold.test[0]} changes when the other test clips are "
+            "absent. A model must not adapt to, or normalise over, the test clips."
+        )
+    return kind, content
+
+
+def _training_row(row: Row, task: Task, model: ModelSpec) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if model.needs_video or name != "video"}
+    return {"video": None, **kept, "label": task.label_of[row["clip_id"]]}
+
+
+def _test_row(row: Row, number: int, model: ModelSpec) -> dict[str, Any]:
+    kept = {name: row.get(name) for name in TEST_COLUMNS}
+    if not model.needs_video or kept["video"] is None:
+        kept["video"] = None
+    elif kept["video"].get("bytes"):
+        kept["video"] = {"bytes": kept["video"]["bytes"], "path": None}
+    # No subject either: a test clip stands for itself.
+    return {"clip_id": f"test clip {number}", **kept}
+
+
+def _checked_predictions(predictions: Any, fold: Fold, task: Task, model: ModelSpec) -> dict[str, dict[str, Any]]:
+    where = f"{model.name}, fold {fold.name}"
+    if len(predictions) != len(fold.test):
+        raise IncompleteError(f"{where}: {len(predictions)} predictions for {len(fold.test)} clips.")
+    checked = {}
+    for clip, prediction in zip(fold.test, predictions, strict=True):
+        if prediction is None or "scores" not in prediction:
+            raise IncompleteError(f"{where}: no prediction for {clip}.")
+        scores = np.asarray(prediction["scores"], float)
+        if scores.shape != (len(task.labels),) or not np.isfinite(scores).all() or abs(scores.sum() - 1) > 1e-3:
+            raise ValueError(f"{where}: the scores of {clip} are not {len(task.labels)} probabilities: {scores}.")
+        label = prediction.get("label", task.labels[int(scores.argmax())])
+        if label is not None and label not in task.labels:
+            raise ValueError(f"{where}: {clip} is predicted {label!r}, which is not in {', '.join(task.labels)}.")
+        checked[clip] = {**prediction, "scores": scores.tolist(), "label": label}
+    return checked
+
+
+def _keep(result: RunResult, fold: str, stored: Mapping[str, Any]) -> None:
+    result.predictions[fold] = stored["predictions"]
+    result.seconds[fold] = stored["seconds"]
+    result.peak_memory[fold] = stored["peak_memory"]
+
+
+# --- Hashes and files -----------------------------------------------------------------------------------------------
+
+
+def row_hash(row: Row, *, with_video: bool = True) -> str:
+    """SHA-256 of a row's content, whatever container holds it."""
+    digest = hashlib.sha256()
+    for name in sorted(row):
+        value = row[name]
+        digest.update(f"\0{name}\0".encode())
+        if name == "video":
+            if with_video and value:
+                digest.update(value.get("bytes") or str(value.get("path")).encode())
+        elif name == "flow" and value is not None:
+            flow = np.ascontiguousarray(value, np.float32)
+            digest.update(f"{flow.shape}".encode() + flow.tobytes())
+        else:
+            digest.update(json.dumps(value, sort_keys=True, default=_plain).encode())
+    return digest.hexdigest()
+
+
+def code_hash(factory: Callable[..., Any]) -> str:
+    """SHA-256 of the code and the library versions that a fold's predictions depend on."""
+    from deft_llm import modeling_deft, processing
+    from deft_llm.evaluation import baselines
+
+    files: set[Path] = {
+        Path(__file__),
+        *(Path(__file__).with_name(name) for name in ("protocols.py", "recognition.py", "generation.py")),
+    }
+    for package in (baselines, modeling_deft, processing):
+        files |= set(Path(package.__file__).parent.glob("*.py"))
+    source = inspect.getsourcefile(factory)
+    if source:
+        files.add(Path(source))
+    digest = hashlib.sha256()
+    # By folder and name and not by path, which differs between clones; the order must not be the set's own.
+    for path in sorted(files, key=lambda path: (path.parent.name, path.name)):
+        digest.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
+    for package in ("numpy", "scikit-learn", "torch", "transformers"):
+        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
+    return digest.hexdigest()
+
+
+def _fold_key(fold: Fold, task: Task, hashes: Mapping[str, str], model: ModelSpec, seed: int, code: str) -> str:
+    content = {
+        "train": [(hashes[clip], task.label_of[clip]) for clip in fold.train],
+        "test": [(clip, hashes[clip]) for clip in fold.test],
+        "labels": task.labels,
+        "model": f"{model.factory.__module__}.{model.factory.__qualname__}",
+        "config": model.config,
+        "files": {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in model.files.items()},
+        "needs_video": model.needs_video,
+        "seed": _fold_seed(seed, fold),
+        "code": code,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode()).hexdigest()[:32]
+
+
+def _fold_seed(seed: int, fold: Fold) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{fold.name}".encode()).digest()[:4], "big")
+
+
+def _read_cached(path: Path, key: str) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if stored.get("key") != key:
+        raise ValueError(f"{path} holds another fold than its name says; delete it.")
+    return stored
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in a row or a model's configuration.")

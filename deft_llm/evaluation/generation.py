@@ -1,0 +1,227 @@
+"""Models that write answers: a trained checkpoint as it stands, and fine-tuning in every fold (full mode)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deft_llm.hub_datasets.unimer.rows import features, row_tensors
+from deft_llm.processing import DeftVideoProcessor
+
+TRAINING = ("-P", "-m", "deft_llm.training.run")  # what Python is told, in a process of its own
+
+
+def load_checkpoint(path: str | Path) -> tuple[Any, Any]:
+    """Model, in evaluation mode, and processor of a folder or a Hub repository."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    import deft_llm.modeling_deft  # noqa: F401  registers the model's classes
+
+    model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True).eval()
+    return model, AutoProcessor.from_pretrained(path, trust_remote_code=True)
+
+
+def stacked_tensors(rows: Sequence[Mapping[str, Any]], processor: Any, device: Any) -> dict[str, torch.Tensor]:
+    """The rows' clips as a batch; pixels only where every row has a video."""
+    columns = [row_tensors(row, processor.video_processor) for row in rows]
+    names = set.intersection(*(set(column) for column in columns))
+    return {
+        name: torch.from_numpy(np.stack([column[name] for column in columns])).to(device) for name in sorted(names)
+    }
+
+
+def generate_answers(
+    model: Any,
+    processor: Any,
+    tensors: Mapping[str, torch.Tensor],
+    questions: Sequence[str],
+    max_new_tokens: int,
+    recognition: Any,
+    *,
+    grounded: bool = False,
+) -> list[str]:
+    """The greedy answer to one question a clip.
+
+    Args:
+        recognition: `model.model(**tensors)`. grounded: hold the evidence to what was recognised.
+    """
+    prompts = []
+    for question in questions:
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        prompts.append(processor.render_prompt([{"role": "user", "content": content}], tensors))
+    inputs = processor.tokenizer(
+        prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
+    ).to(model.device)
+    constraints = [processor.answer_constraint(0, recognition)] if grounded else None
+    with torch.inference_mode():
+        sequences = model.generate(
+            inputs_embeds=model.model.embed_prompts(inputs["input_ids"], recognition),
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            logits_processor=constraints,
+        )
+    return processor.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+
+
+def answer_clips(
+    model: Any,
+    processor: Any,
+    rows: Sequence[Mapping[str, Any]],
+    batch_size: int,
+    max_new_tokens: int,
+    track: Any = None,
+) -> list[dict[str, Any]]:
+    """Generated answers and the heads' scores for every row, in order; no label is read.
+
+    Returns:
+        For each row `answer`, `parsed`, `generated` (the answer's emotion or `None`), `abstained`, `scores` (emotion →
+        probability), `au_scores` (probabilities in the order of the config), `sides` (code → side that the answer
+        names).
+    """
+    predictions = []
+    starts = range(0, len(rows), batch_size)
+    for start in track(starts) if track else starts:
+        batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
+        tensors = stacked_tensors(batch, processor, model.device)
+        with torch.inference_mode():
+            outputs = model.model(**tensors)
+        questions = [processor.default_instruction] * len(batch)
+        answers = generate_answers(model, processor, tensors, questions, max_new_tokens, outputs)
+        flow = tensors["flow_values_videos"]
+        reports = processor.post_process_expression(answers, outputs=outputs, flow_values_videos=flow)
+        written = processor.post_process_expression(answers)
+        scores = outputs.au_logits.float().sigmoid().cpu().tolist()
+        for answer, report, text, au_scores in zip(answers, reports, written, scores, strict=True):
+            predictions.append(
+                {
+                    "answer": answer,
+                    "parsed": text.parsed,
+                    "generated": text.emotion,
+                    "abstained": report.insufficient_motion,
+                    "scores": report.scores,
+                    "au_scores": au_scores,
+                    "sides": {unit.code: unit.side for unit in text.action_units},
+                }
+            )
+    return predictions
+
+
+class Checkpoint:
+    """A trained model behind the interface of `baselines.Recogniser`; `fit` leaves it as it is.
+
+    Its emotions may be finer than the labels: they are then joined by the checkpoint's own coarse classes.
+
+    Args:
+        path: folder or Hub repository. generate: take the class from the generated answer, else from the heads.
+    """
+
+    def __init__(
+        self, labels: Sequence[str], seed: int = 0, *, path: str, generate: bool, batch_size: int = 16,
+        max_new_tokens: int = 256,
+    ):  # fmt: skip
+        self.labels, self.path, self.generate = list(labels), path, generate
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+
+    def fit(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing is trained."""
+
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        model, processor = load_checkpoint(self.path)
+        label_of = self._labels_of(model.config)
+        codes = list(model.config.action_units)
+        if self.generate:
+            # One clip at a time: with several, padding changes the rounding, and so now and then a word.
+            raw = answer_clips(model, processor, rows, 1, self.max_new_tokens)
+        else:
+            raw = self._recognised(model, processor, rows)
+        predictions = []
+        for item in raw:
+            scores = dict.fromkeys(self.labels, 0.0)
+            for emotion, probability in item["scores"].items():
+                if emotion in label_of:
+                    scores[label_of[emotion]] += probability
+            total = sum(scores.values())
+            prediction = {
+                "scores": [value / total for value in scores.values()],
+                "action_units": dict(zip(codes, item["au_scores"], strict=True)),
+            }
+            if self.generate:
+                # Units and sides are the answer's, as the class is; the heads' class stands beside it.
+                prediction |= {
+                    "label": label_of.get(item["generated"]),
+                    "head_label": max(scores, key=scores.get),
+                    "answer": item["answer"],
+                    "parsed": item["parsed"],
+                    "sides": item["sides"],
+                }
+            predictions.append(prediction)
+        return predictions
+
+    def _recognised(self, model, processor, rows):
+        raw = []
+        for start in range(0, len(rows), self.batch_size):
+            tensors = stacked_tensors(rows[start : start + self.batch_size], processor, model.device)
+            with torch.inference_mode():
+                outputs = model.model(**tensors)
+            emotions = outputs.emotion_logits.double().softmax(1).tolist()
+            units = outputs.au_logits.double().sigmoid().tolist()
+            for scores, au_scores in zip(emotions, units, strict=True):
+                raw.append(
+                    {"scores": dict(zip(model.config.emotion_labels, scores, strict=True)), "au_scores": au_scores}
+                )
+        return raw
+
+    def _labels_of(self, config: Any) -> dict[str, str]:
+        """The checkpoint's emotion → label."""
+        if set(config.emotion_labels) >= set(self.labels):
+            return {label: label for label in self.labels}
+        coarse = {emotion: config.coarse_emotion_of.get(emotion) for emotion in config.emotion_labels}
+        missing = sorted(set(self.labels) - set(coarse.values()))
+        if missing:
+            raise ValueError(
+                f"The checkpoint {self.path} cannot say {missing[0]!r}: it knows {', '.join(config.emotion_labels)}."
+            )
+        return {emotion: label for emotion, label in coarse.items() if label in self.labels}
+
+
+class FineTuned(Checkpoint):
+    """Full mode: `deft_llm.training.run` on the fold's training rows, and the class from the generated answer.
+
+    Tokenizer, label lists and instructions come from the training rows alone, because nothing else is in the folder
+    that the training is given.
+
+    Args:
+        recipe: YAML of `deft_llm.training.run`. overrides: options that replace the recipe's.
+    """
+
+    def __init__(
+        self, labels: Sequence[str], seed: int = 0, *, recipe: str | None = None, overrides: Sequence[str] = (),
+        max_new_tokens: int = 256, recipe_file: str | Path | None = None,
+    ):  # fmt: skip
+        super().__init__(labels, seed, path="", generate=True, max_new_tokens=max_new_tokens)
+        self.seed, self.recipe, self.overrides = seed, recipe_file or recipe, list(overrides)
+
+    def fit(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        from datasets import Dataset
+
+        self.folder = tempfile.TemporaryDirectory(prefix="deft-fold-")  # removed with this object
+        data, out = Path(self.folder.name) / "data", Path(self.folder.name) / "model"
+        data.mkdir()
+        fields, _, side, _ = np.shape(rows[0]["flow"])
+        schema = features(DeftVideoProcessor(num_frames=fields + 1, flow_size=side))
+        kept = [{name: row.get(name) for name in schema} for row in rows]
+        Dataset.from_list(kept, features=schema).to_parquet(data / "train-00000-of-00001.parquet")
+        command = [sys.executable, *TRAINING, "--config", str(self.recipe), "--dataset", str(data),
+                   "--output_dir", str(out), "--seed", str(self.seed % 2**31), *self.overrides]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"The training ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        self.path = str(out)

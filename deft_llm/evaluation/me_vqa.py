@@ -1,0 +1,182 @@
+"""The question-answering track of MEGC 2025 and 2026 (ME-VQA): questions in, submission out, and the track's figures.
+
+A file is JSONL, one question a line. Training files hold `id, dataset, image_id, subject, filename, question, answer`,
+test files `video_id, video, question`; a submission is the test file with an `answer` each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deft_llm.hub_datasets.unimer.answer_parsing import UnreadableAnswerError, parse_facts
+
+from .metrics import emotion_metrics, text_metrics
+
+COARSE = "coarse expression class"
+FINE = "fine-grained expression class"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A line of the track: `video_id` and `video` of a test file, or `id` and `filename` of a training file."""
+
+    video_id: str
+    video: str
+    question: str
+    answer: str | None = None
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The questions of a file, in order; blank lines do not count.
+
+    Raises:
+        ValueError: a line that is no JSON object, lacks a field or has it twice with another content, or a question
+            that stands there twice; names the file and the line. Or no question at all.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    questions: list[Question] = []
+    first_line: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}).") from None
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: expected an object with a question, found {type(entry).__name__}.")
+        values = {
+            "video_id": _text(entry, ("video_id", "id"), where),
+            "video": _text(entry, ("video", "filename"), where),
+            "question": _text(entry, ("question",), where),
+        }
+        answer = entry.get("answer")
+        if answer is not None and not isinstance(answer, str):
+            raise ValueError(f"{where}: the answer must be text, found {type(answer).__name__}.")
+        key = (values["video_id"], values["question"])
+        if key in first_line:
+            raise ValueError(f"{where}: the question of line {first_line[key]} again ({key[0]}: {key[1]!r}).")
+        first_line[key] = number
+        questions.append(Question(**values, answer=answer or None))
+    if not questions:
+        raise ValueError(f"{path} holds no question.")
+    return questions
+
+
+def _text(entry: dict[str, Any], names: Sequence[str], where: str) -> str:
+    found = [name for name in names if name in entry]
+    if not found:
+        raise ValueError(f"{where}: no field {' or '.join(map(repr, names))}.")
+    value = entry[found[0]]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: the field {found[0]!r} must be text, found {value!r}.")
+    return value
+
+
+def write_submission(path: str | Path, questions: Sequence[Question], answers: Sequence[str]) -> None:
+    """Writes `video_id, video, question, answer` a line; the file appears when it is whole.
+
+    Raises:
+        ValueError: not one answer, with text, for every question; names the first without.
+    """
+    if len(answers) != len(questions):
+        raise ValueError(f"{len(questions)} questions and {len(answers)} answers: a submission needs one each.")
+    lines = []
+    for question, answer in zip(questions, answers, strict=True):
+        if not answer or not answer.strip():
+            raise ValueError(f"No answer to {question.question!r} of {question.video_id}.")
+        entry = {
+            "video_id": question.video_id,
+            "video": question.video,
+            "question": question.question,
+            "answer": answer,
+        }
+        lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(lines), encoding="utf-8")
+    partial.replace(path)
+
+
+def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, Any]:
+    """The track's figures: UF1 and UAR of the coarse and of the fine class, BLEU and ROUGE-1 over all answers.
+
+    The label lists are the classes that the references name. An answer that names no single class is wrong. Class
+    figures are `None` where no question asks for the class.
+
+    Raises:
+        ValueError: a question without reference answer, or a reference class that cannot be read.
+    """
+    unknown = next((item for item in questions if item.answer is None), None)
+    if unknown is not None:
+        raise ValueError(f"{unknown.video_id}: {unknown.question!r} has no reference answer to score against.")
+    if len(answers) != len(questions):
+        raise ValueError(f"{len(questions)} questions and {len(answers)} answers: expected one each.")
+    figures: dict[str, Any] = {"questions": len(questions)}
+    for name, task, phrase in (("coarse", "me_vqa_coarse", COARSE), ("fine", "me_vqa_fine", FINE)):
+        asked = [index for index, item in enumerate(questions) if _asks_for(item.question, phrase)]
+        true = [_class_of(task, questions[index].question, questions[index].answer) for index in asked]
+        if None in true:
+            item = questions[asked[true.index(None)]]
+            raise ValueError(f"{item.video_id}: the reference {item.answer!r} names no {phrase}.")
+        predicted = [_class_of(task, questions[index].question, answers[index]) for index in asked]
+        labels = sorted(set(true))
+        predicted = [value if value in labels else None for value in predicted]
+        scores = emotion_metrics(true, predicted, labels) if asked else {}
+        figures |= {f"uf1_{name}": scores.get("uf1"), f"uar_{name}": scores.get("uar"), f"clips_{name}": len(asked)}
+    texts = text_metrics([item.answer for item in questions], answers)
+    return figures | {"bleu": texts["bleu"], "rouge1": texts["rouge1"]}
+
+
+def _asks_for(question: str, phrase: str) -> bool:
+    return phrase in question and "action unit" not in question
+
+
+def _class_of(task: str, question: str, answer: str) -> str | None:
+    try:
+        facts = parse_facts(task, question, answer.strip().rstrip("."))
+    except UnreadableAnswerError:
+        return None
+    ((_, word),) = facts
+    return word
+
+
+def answer_questions(
+    questions: Sequence[Question], videos: str | Path, checkpoint: str | Path, *, max_new_tokens: int = 128
+) -> list[str]:
+    """A trained model's answers; each video is read and recognised once.
+
+    Args:
+        videos: folder in which `video` of every question is a file or a folder of frames.
+
+    Raises:
+        FileNotFoundError: a video that is not there; names it, before the model is loaded.
+    """
+    import torch
+
+    from .generation import generate_answers, load_checkpoint
+
+    paths = {item.video: Path(videos) / item.video for item in questions}
+    lost = next((path for path in paths.values() if not path.exists()), None)
+    if lost is not None:
+        raise FileNotFoundError(f"{lost} is not there; --videos must be the folder that the questions' videos lie in.")
+    model, processor = load_checkpoint(checkpoint)
+    answers: dict[int, str] = {}
+    for video, path in paths.items():
+        tensors = processor.video_processor(str(path), return_tensors="pt").to(model.device)
+        tensors = {name: tensors[name] for name in ("pixel_values_videos", "flow_values_videos") if name in tensors}
+        with torch.inference_mode():
+            seen = model.model(**tensors)
+        for index, item in enumerate(questions):
+            if item.video == video:
+                (answers[index],) = generate_answers(model, processor, tensors, [item.question], max_new_tokens, seen)
+    return [answers[index] for index in range(len(questions))]

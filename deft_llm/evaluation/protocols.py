@@ -1,0 +1,275 @@
+"""Protocols: what is predicted for which clips, the folds it is done in, and the leaks that no fold may have.
+
+Subject-disjoint names do not rule out a person under two names, copies of a clip, or an instruction text that names a
+test clip; `check_leaks` looks for them, and stops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deft_llm.hub_datasets.unimer.splits import (
+    Fold,
+    LeakageError,
+    check_disjoint,
+    check_folds,
+    dfme_sets,
+    leave_one_dataset_out,
+    leave_one_subject_out,
+    megc2019_composite,
+)
+
+PROTOCOLS = ("loso", "cde", "lodo", "fixed")
+Row = Mapping[str, Any]
+
+
+# --- Tasks ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is predicted for which clips, and the folds it is done in.
+
+    Args:
+        labels: the fixed label list. label_of: clip id → label. left_out: clip id → why, for every other clip.
+        differences: where a published protocol's counts are not met; the report repeats them.
+    """
+
+    protocol: str
+    target: str
+    labels: tuple[str, ...]
+    label_of: dict[str, str]
+    folds: tuple[Fold, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+
+
+def make_task(
+    splits: Mapping[str, Sequence[Row]],
+    protocol: str,
+    *,
+    target: str = "emotion_coarse",
+    labels: Sequence[str] | None = None,
+) -> Task:
+    """The folds of a protocol on the rows at hand.
+
+    Args:
+        splits: split → rows. Only `fixed` keeps to them: it trains on `train` and tests on `test`, or, where the rows
+            are DFME's, trains on its training set and tests on A and B. The other protocols pool all rows.
+        protocol: loso (leave one subject out), cde (MEGC 2019 composite: three classes, LOSO over its subjects), lodo
+            (leave one dataset out) or fixed.
+        target: column to predict; for cde always the composite's three classes.
+        labels: the fixed label list; default: every value that occurs. Clips without a value are left out.
+
+    Raises:
+        ValueError: unknown protocol, a label outside the list, an empty fold, one class only in training.
+        LeakageError: a subject or a clip on both sides.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"Unknown protocol {protocol!r}. Known: {', '.join(PROTOCOLS)}.")
+    rows = [row for part in splits.values() for row in part]
+    if not rows:
+        raise ValueError("The dataset has no rows.")
+    left_out: dict[str, str] = {}
+    differences: Sequence[str] = ()
+    if protocol == "cde":
+        composite = megc2019_composite(rows)
+        if labels is not None and tuple(labels) != ("negative", "positive", "surprise"):
+            raise ValueError("The composite has the labels negative, positive and surprise; leave out --labels.")
+        target, labels = "MEGC 2019 class", ("negative", "positive", "surprise")
+        label_of, left_out, differences = composite.labels, composite.left_out, composite.differences
+    else:
+        label_of = {}
+        for row in rows:
+            if target not in row:
+                raise ValueError(f"The rows have no column {target!r}; choose another --target.")
+            if row[target] is None:
+                left_out[row["clip_id"]] = f"no {target}"
+            else:
+                label_of[row["clip_id"]] = row[target]
+    found = set(label_of.values())
+    labels = tuple(labels) if labels is not None else tuple(sorted(found))
+    for clip, label in label_of.items():
+        if label not in labels:
+            raise ValueError(f"Clip {clip} has the label {label!r}, which is not in the list {', '.join(labels)}.")
+    used = [row for row in rows if row["clip_id"] in label_of]
+    if not used:
+        raise ValueError(f"No clip has a label for {protocol} ({target}).")
+    if protocol == "fixed":
+        folds, differences = _fixed_folds(splits, label_of)
+    else:
+        check_disjoint({"the dataset": used})  # a clip id twice would hide a clip
+        folds = leave_one_dataset_out(used) if protocol == "lodo" else leave_one_subject_out(used)
+        check_folds(folds, used)
+    task = Task(protocol, target, labels, dict(label_of), tuple(folds), left_out, tuple(differences))
+    check_trainable(task)
+    return task
+
+
+def _fixed_folds(splits: Mapping[str, Sequence[Row]], label_of: Mapping[str, str]) -> tuple[list[Fold], list[str]]:
+    parts = {name: [row for row in rows if row["clip_id"] in label_of] for name, rows in splits.items()}
+    every = [row for rows in parts.values() for row in rows]
+    differences: list[str] = []
+    if {row["source"] for row in every} == {"dfme"}:
+        sets, differences = dfme_sets(every)
+        tests = {name: clips for name, clips in sets.items() if name != "train" and clips}
+        return [Fold(name, sets["train"], clips) for name, clips in tests.items()], differences
+    missing = [name for name in ("train", "test") if name not in parts]
+    if missing:
+        raise ValueError(f"The fixed protocol needs the split {missing[0]!r}; the dataset has {', '.join(splits)}.")
+    check_disjoint(parts)
+    return [Fold("test", *(tuple(row["clip_id"] for row in parts[name]) for name in ("train", "test")))], differences
+
+
+def check_trainable(task: Task) -> None:
+    """Raises `ValueError` for an empty fold and for one class only in training; names the fold."""
+    if not task.folds:
+        raise ValueError(f"{task.protocol} makes no fold of these clips: there is nothing to test on.")
+    for fold in task.folds:
+        for side, clips in (("train", fold.train), ("test", fold.test)):
+            if not clips:
+                raise ValueError(f"Fold {fold.name} is empty: it has no clip to {side} on.")
+        classes = {task.label_of[clip] for clip in fold.train}
+        if len(classes) < 2:
+            raise ValueError(f"Fold {fold.name} has one class only in training, {classes.pop()!r}; two are needed.")
+
+
+# --- Leaks ----------------------------------------------------------------------------------------------------------
+
+COPY = 0.995  # correlation of two clips' flow, head motion removed, from which one is a copy of the other
+
+
+def check_leaks(rows: Sequence[Row], task: Task) -> None:
+    """Looks for what subject-disjoint names do not rule out.
+
+    Raises:
+        LeakageError: a subject on both sides of a fold; one person's clips (by clip id) under several subjects, as
+            when subjects were made from file names; a clip and a copy of it, mirrored or rescaled, on two sides of a
+            fold; a training clip whose instruction text names a test clip.
+    """
+    by_id = {row["clip_id"]: row for row in rows}
+    absent = [clip for clip in task.label_of if clip not in by_id]
+    if absent:
+        raise ValueError(f"Clip {absent[0]} is part of the task and not among the rows.")
+    for fold in task.folds:
+        check_disjoint(
+            {
+                f"{fold.name}, {side}": [by_id[clip] for clip in clips]
+                for side, clips in (("train", fold.train), ("test", fold.test))
+            }
+        )
+    used = [by_id[clip] for clip in task.label_of]
+    people: dict[str, set[str]] = defaultdict(set)
+    for row in used:
+        parts = row["clip_id"].split("/")
+        if len(parts) >= 3:
+            people["/".join(parts[:2])].add(row["subject"])
+    for person, subjects in people.items():
+        if len(subjects) > 1:
+            first, second = sorted(subjects)[:2]
+            raise LeakageError(
+                f"{person}, by its clip ids one person, has clips under the subjects {first} and {second}. Subjects "
+                "must be people, not files."
+            )
+    sides = [({*fold.train}, {*fold.test}, fold.name) for fold in task.folds]
+    for first, second in _copies(used):
+        for train, test, name in sides:
+            if (first in train and second in test) or (second in train and first in test):
+                raise LeakageError(
+                    f"{first} and {second} are copies of one clip, and on two sides of fold {name}. Augment inside "
+                    "the fold, and keep one subject's clips under one name."
+                )
+    _check_instructions(used, sides)
+
+
+def _copies(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Pairs of clips of different subjects with the same flow, or mirrored, or times a factor, or the same video."""
+    pairs = []
+    videos: dict[str, Row] = {}
+    groups: dict[tuple, list[Row]] = defaultdict(list)
+    for row in rows:
+        video = (row.get("video") or {}).get("bytes")
+        if video:
+            other = videos.setdefault(hashlib.sha256(video).hexdigest(), row)
+            if other["subject"] != row["subject"]:
+                pairs.append((other["clip_id"], row["clip_id"]))
+        if row.get("flow") is not None:
+            groups[np.shape(row["flow"])].append(row)
+    for group in groups.values():
+        flows = np.stack([np.asarray(row["flow"], np.float32) for row in group])
+        mirrored = flows[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]
+        plain, turned = _directions(flows), _directions(mirrored)
+        people = np.array([row["subject"] for row in group])
+        for start in range(0, len(group), 1024):  # a block at a time: memory does not grow with the square
+            block = plain[start : start + 1024]
+            alike = np.maximum(block @ plain.T, block @ turned.T) > COPY
+            for row, column in np.argwhere(alike):
+                if start + row < column and people[start + row] != people[column]:
+                    pairs.append((group[start + row]["clip_id"], group[column]["clip_id"]))
+    return pairs
+
+
+def _directions(flows: np.ndarray) -> np.ndarray:
+    """(clips, features) of length one, each frame's median removed; all zeros for a clip that stands still."""
+    flat = (flows - np.median(flows, axis=(-2, -1), keepdims=True)).reshape(len(flows), -1)
+    lengths = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.where(lengths > 0, flat / np.maximum(lengths, 1e-12), 0)
+
+
+def _check_instructions(rows: Sequence[Row], sides: Sequence[tuple[set, set, str]]) -> None:
+    texts = {}
+    for row in rows:
+        blocks = [
+            block.get("text") or ""
+            for conversation in row.get("conversations") or ()
+            for message in conversation["messages"]
+            for block in message["content"]
+        ]
+        if blocks:
+            texts[row["clip_id"]] = " ".join(blocks)
+    if not texts:
+        return
+    named: dict[str, list[str]] = defaultdict(list)  # training clip → clips that its text names
+    ids = [row["clip_id"] for row in rows]
+    for clip, text in texts.items():
+        # Nearly every text names no clip at all: look for the separator before looking for each name.
+        if "/" in text or "_" in text:
+            named[clip] = [other for other in ids if other != clip and any(name in text for name in _names(other))]
+    for clip, others in named.items():
+        for train, test, fold in sides:
+            told = next((other for other in others if other in test), None)
+            if clip in train and told:
+                raise LeakageError(
+                    f"The instruction text of {clip}, in training, names {told}, which fold {fold} tests."
+                )
+
+
+def _names(clip_id: str) -> tuple[str, ...]:
+    """A clip's id, and its form in the question-answering track: source_subject_clip."""
+    return clip_id, "_".join(clip_id.split("/")[:3])
+
+
+# --- For the report --------------------------------------------------------------------------------------------------
+
+
+def split_hash(task: Task) -> str:
+    """SHA-256 of the folds, the labels and who is in which; two reports with the same one can be compared."""
+    content = {
+        "labels": task.labels,
+        "label_of": task.label_of,
+        "folds": [[fold.name, sorted(fold.train), sorted(fold.test)] for fold in task.folds],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def class_counts(task: Task, clips: Iterable[str]) -> dict[str, int]:
+    """Clips of each label, in the order of the label list."""
+    counts = Counter(task.label_of[clip] for clip in clips)
+    return {label: counts[label] for label in task.labels}

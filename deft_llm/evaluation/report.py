@@ -1,0 +1,482 @@
+"""The report of a run: every figure in `report.json`, tables in `report.md`, pictures, and the `model-index` block.
+
+What differs from run to run, the time that folds took, stands in `timings.json` alone.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deft_llm.processing.expression_report import parse_answer
+
+from .fold_runs import RunResult
+from .metrics import (
+    NO_ANSWER,
+    attribute_accuracy,
+    au_metrics,
+    bootstrap_difference,
+    bootstrap_intervals,
+    calibration,
+    class_table,
+    confusion,
+    emotion_metrics,
+    faithfulness,
+    mcnemar,
+    subject_confusions,
+    text_metrics,
+)
+from .protocols import Task, class_counts, split_hash
+
+PROTOCOL_NAMES = {
+    "loso": "leave one subject out",
+    "cde": "MEGC 2019 composite, leave one subject out",
+    "lodo": "leave one dataset out",
+    "fixed": "fixed splits",
+}
+_LIBRARIES = ("deft-llm", "numpy", "scipy", "scikit-learn", "torch", "transformers")
+
+
+def make_report(
+    rows: Sequence[Mapping[str, Any]],
+    task: Task,
+    results: Sequence[RunResult],
+    *,
+    dataset: str,
+    mode: str,
+    seed: int,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    resamples: int = 2000,
+) -> dict[str, Any]:
+    """All figures; the first result is the model, the others are what it is compared with.
+
+    Raises:
+        IncompleteError: a fold or a clip of any model is missing.
+        ValueError: no result, or two of one name.
+    """
+    names = [result.model for result in results]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"Expected results of differently named models; got {', '.join(names) or 'none'}.")
+    by_id = {row["clip_id"]: row for row in rows}
+    # Complete or nothing: this raises before anything is computed.
+    pooled = {result.model: result.pooled(task) for result in results}
+    clips = [clip for fold in task.folds for clip in fold.test]
+    true = [task.label_of[clip] for clip in clips]
+    subjects = [by_id[clip]["subject"] for clip in clips]
+    answers = {name: [predictions[clip]["label"] for clip in clips] for name, predictions in pooled.items()}
+    models = {
+        name: _figures(pooled[name], clips, by_id, true, subjects, task, seed, resamples) | _config_of(name, configs)
+        for name in names
+    }
+    matrices = {name: subject_confusions(subjects, true, answers[name], task.labels) for name in names}
+    comparisons = []
+    for other in names[1:]:
+        test = mcnemar(true, answers[names[0]], answers[other])
+        low, high = bootstrap_difference(matrices[names[0]], matrices[other], seed=seed, resamples=resamples)
+        comparisons.append(
+            {
+                "model": names[0],
+                "against": other,
+                "uf1_difference": models[names[0]]["uf1"] - models[other]["uf1"],
+                "uf1_difference_interval": [low, high],
+                "mcnemar": {
+                    "model_only": test.first_only, "other_only": test.second_only, "p_value": test.p_value,
+                },
+            }
+        )  # fmt: skip
+    trained = sorted({clip for fold in task.folds for clip in fold.train})
+    return {
+        "dataset": dataset,
+        "protocol": task.protocol,
+        "target": task.target,
+        "mode": mode,
+        "labels": list(task.labels),
+        "clips": len(clips),
+        "subjects": len(set(subjects)),
+        "folds": len(task.folds),
+        "classes": class_counts(task, clips),
+        "training_clips": len(trained),
+        "left_out": dict(sorted(task.left_out.items())),
+        "differences_from_the_protocol": list(task.differences),
+        "split_sha256": split_hash(task),
+        "seed": seed,
+        "bootstrap": {"over": "subjects", "resamples": resamples, "level": 0.95, "seed": seed},
+        "models": models,
+        "comparisons": comparisons,
+        "versions": {name: _version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "hardware": hardware(),
+    }
+
+
+def _figures(predictions, clips, by_id, true, subjects, task: Task, seed: int, resamples: int) -> dict[str, Any]:
+    labels = task.labels
+    answers = [predictions[clip]["label"] for clip in clips]
+    scores = np.array([predictions[clip]["scores"] for clip in clips])
+    matrices = subject_confusions(subjects, true, answers, labels)
+    figures: dict[str, Any] = {
+        **emotion_metrics(true, answers, labels),
+        "intervals": {
+            name: list(values)
+            for name, values in bootstrap_intervals(matrices, seed=seed, resamples=resamples).items()
+        },
+        "per_class": class_table(true, answers, labels),
+        "confusion": confusion(true, answers, labels).tolist(),
+        "no_answer": answers.count(None),
+        "calibration": calibration(true, scores, labels),
+    }
+    # Published tables give each source of a composite a row of its own.
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, clip in enumerate(clips):
+        groups[by_id[clip]["source"]].append(index)
+    if len(groups) > 1:
+        figures["per_source"] = {
+            source: {"clips": len(members)}
+            | emotion_metrics([true[i] for i in members], [answers[i] for i in members], labels)
+            for source, members in sorted(groups.items())
+        }
+    if units := _unit_figures(predictions, clips, by_id):
+        figures["action_units"] = units
+    if written := [clip for clip in clips if "parsed" in predictions[clip]]:
+        figures["answers"] = _answer_figures(predictions, written, by_id)
+    return figures
+
+
+def _answer_figures(predictions, clips, by_id) -> dict[str, Any]:
+    """Of the models that write answers: can they be read, are they true of the motion, do they sound like the data?"""
+    flows = [by_id[clip].get("flow") for clip in clips]
+    figures: dict[str, Any] = {
+        "answers": len(clips),
+        "parsed": sum(bool(predictions[clip]["parsed"]) for clip in clips) / len(clips),
+        "faithfulness": faithfulness([parse_answer(predictions[clip]["answer"]) for clip in clips], flows),
+    }
+    references = {
+        clip: conversation["messages"][-1]["content"][0]["text"]
+        for clip in clips
+        for conversation in by_id[clip].get("conversations") or ()
+        if conversation["task"] == "explain"
+    }
+    if references:
+        try:
+            figures["text"] = text_metrics(list(references.values()), [predictions[c]["answer"] for c in references])
+            figures["text"]["references"] = len(references)
+        except ImportError as error:
+            figures["text"] = {"not_computed": str(error)}
+    return figures
+
+
+def _unit_figures(predictions, clips, by_id) -> dict[str, Any] | None:
+    """Of the clips whose action units somebody wrote down and the model was asked for."""
+    scored = [clip for clip in clips if by_id[clip].get("action_units") and "action_units" in predictions[clip]]
+    if not scored:
+        return None
+    named = {clip: {unit["code"]: unit for unit in by_id[clip]["action_units"]} for clip in scored}
+    codes = sorted({code for units in named.values() for code in units}, key=lambda code: (len(code), code))
+    true = np.array([[code in named[clip] for code in codes] for clip in scored])
+    # A unit that no training clip of the fold had cannot be found: it counts as missed.
+    found = np.array([[predictions[clip]["action_units"].get(code, 0.0) >= 0.5 for code in codes] for clip in scored])
+    figures = {
+        **au_metrics(true, found),
+        "clips": len(scored),
+        "per_unit": {
+            code: {"clips": int(true[:, k].sum())} | _unit_f1(true[:, [k]], found[:, [k]])
+            for k, code in enumerate(codes)
+        },
+    }
+    for attribute in ("side", "intensity"):
+        column = {"side": "sides", "intensity": "intensities"}[attribute]
+        if any(column in predictions[clip] for clip in scored):
+            figures[f"{attribute}_accuracy"] = attribute_accuracy(
+                [{code: unit.get(attribute) for code, unit in named[clip].items()} for clip in scored],
+                [predictions[clip].get(column, {}) for clip in scored],
+            )
+    return figures
+
+
+def _unit_f1(true: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    values = au_metrics(true, found)
+    return {"f1": values["au_f1"], "f1_macro": values["au_f1_macro"]}
+
+
+def _config_of(name: str, configs: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    return {"config": dict(configs[name])} if configs and name in configs else {}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # run from a clone that is not installed
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores and memory, as far as the operating system tells."""
+    described: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
+    described["system"] = platform.system()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        described["processor"] = lines[0].partition(":")[2].strip() if lines else None
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        described["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    return described
+
+
+def with_heads(results: Sequence[RunResult]) -> list[RunResult]:
+    """The results, and after each model that wrote answers its recognition heads as a model of their own."""
+    listed = []
+    for result in results:
+        listed.append(result)
+        every = [item for clips in result.predictions.values() for item in clips.values()]
+        if every and all("head_label" in item for item in every):
+            heads = {
+                fold: {
+                    clip: {"scores": item["scores"], "label": item["head_label"]}
+                    | ({"action_units": item["action_units"]} if "action_units" in item else {})
+                    for clip, item in clips.items()
+                }
+                for fold, clips in result.predictions.items()
+            }
+            listed.append(RunResult(f"{result.model}: recognition head", heads))
+    return listed
+
+
+def timings(results: Sequence[RunResult]) -> dict[str, Any]:
+    """Seconds of training and testing and peak memory (MB) of each model, summed and largest over its folds."""
+    return {
+        result.model: {
+            "fold_seconds": sum(result.seconds.values()),
+            "peak_memory_mb": max(result.peak_memory.values(), default=None),
+            "folds_from_cache": result.cached,
+        }
+        for result in results
+    }
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+
+def write_report(
+    report: Mapping[str, Any],
+    results: Sequence[RunResult],
+    output: str | Path,
+    *,
+    card_name: str = "DEFT",
+    dataset_id: str | None = None,
+) -> None:
+    """Writes report.json, report.md, predictions.jsonl, timings.json, model-index.yaml and the pictures.
+
+    The files appear together, when all of them are written; files of an earlier report are replaced.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    partial = output / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        (partial / "report.json").write_text(_json(report), encoding="utf-8")
+        (partial / "timings.json").write_text(_json(timings(results)), encoding="utf-8")
+        (partial / "report.md").write_text(markdown(report), encoding="utf-8")
+        (partial / "model-index.yaml").write_text(
+            model_index(report, card_name, dataset_id=dataset_id), encoding="utf-8"
+        )
+        with (partial / "predictions.jsonl").open("w", encoding="utf-8") as file:
+            for result in results:
+                for fold, clips in result.predictions.items():
+                    for clip, prediction in clips.items():
+                        entry = {"model": result.model, "fold": fold, "clip_id": clip, **prediction}
+                        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        draw_confusions(report, partial / "confusion.png")
+        draw_reliability(report, partial / "reliability.png")
+        for path in sorted(partial.iterdir()):
+            path.replace(output / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report as a page."""
+    classes = ", ".join(f"{label} {count}" for label, count in report["classes"].items())
+    lines = [
+        f"# {report['dataset']}: {PROTOCOL_NAMES.get(report['protocol'], report['protocol'])}",
+        "",
+        f"{report['clips']} clips of {report['subjects']} subjects in {report['folds']} folds ({classes}); target: "
+        f"{report['target']}; mode: {report['mode']}. Figures are pooled over all folds. In brackets: 95 % intervals "
+        f"from {report['bootstrap']['resamples']} resamples of subjects.",
+        "",
+        "| model | UF1 | UAR | accuracy | ECE |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figures in report["models"].items():
+        cells = [_with_interval(figures[key], figures["intervals"][key]) for key in ("uf1", "uar", "accuracy")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {figures['calibration']['ece']:.3f} |")
+    if report["comparisons"]:
+        lines += [
+            "",
+            "| | difference in UF1 | only the first right | only the second right | McNemar p |",
+            "|---|---|---|---|---|",
+        ]
+        for item in report["comparisons"]:
+            test = item["mcnemar"]
+            lines.append(
+                f"| {item['model']} against {item['against']} | "
+                f"{_with_interval(item['uf1_difference'], item['uf1_difference_interval'])} | {test['model_only']} | "
+                f"{test['other_only']} | {test['p_value']:.3g} |"
+            )
+    for name, figures in report["models"].items():
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            "| class | precision | recall | F1 | clips | predicted |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in figures["per_class"]:
+            values = " | ".join(_figure(row[key]) for key in ("precision", "recall", "f1"))
+            lines.append(f"| {row['label']} | {values} | {row['clips']} | {row['predicted']} |")
+        if figures["no_answer"]:
+            lines += ["", f"Clips without an answer: {figures['no_answer']}, counted as wrong."]
+        if "per_source" in figures:
+            lines += ["", "| source | clips | UF1 | UAR | accuracy |", "|---|---|---|---|---|"]
+            for source, values in figures["per_source"].items():
+                cells = " | ".join(_figure(values[key]) for key in ("uf1", "uar", "accuracy"))
+                lines.append(f"| {source} | {values['clips']} | {cells} |")
+        if units := figures.get("action_units"):
+            lines += [
+                "",
+                f"Action units, {units['clips']} clips: F1 {units['au_f1']:.3f}, macro F1 over presence and absence "
+                f"{units['au_f1_macro']:.3f}.",
+            ]
+        if answers := figures.get("answers"):
+            true = answers["faithfulness"]
+            lines += ["", f"Answers that can be read: {100 * answers['parsed']:.1f} % of {answers['answers']}."]
+            if true["claims"]:
+                lines[-1] += (
+                    f" Of {true['claims']} claims the measured motion supports {100 * true['supported']:.1f} % and "
+                    f"contradicts {100 * true['contradicted']:.1f} %."
+                )
+    if report["differences_from_the_protocol"]:
+        lines += ["", "## Not as published", "", *(f"- {text}" for text in report["differences_from_the_protocol"])]
+    if report["left_out"]:
+        reasons: dict[str, int] = defaultdict(int)
+        for reason in report["left_out"].values():
+            reasons[reason] += 1
+        lines += ["", "## Left out", "", *(f"- {count} clips: {reason}" for reason, count in sorted(reasons.items()))]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
+    lines += ["", f"Seed {report['seed']}; split SHA-256 `{report['split_sha256']}`; {versions}.", ""]
+    lines += ["![Confusion matrices](confusion.png)", "", "![Reliability](reliability.png)", ""]
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _with_interval(value: float, interval: Sequence[float]) -> str:
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def model_index(report: Mapping[str, Any], card_name: str, *, dataset_id: str | None = None) -> str:
+    """The block of a model card's front matter that the Hub reads results from, for the first model of the report."""
+    import yaml
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    figures = next(iter(report["models"].values()))
+    names = {"uf1": "UF1, pooled over folds", "uar": "UAR, pooled over folds", "accuracy": "accuracy"}
+    types = {"uf1": "f1", "uar": "recall", "accuracy": "accuracy"}
+    results = [
+        EvalResult(
+            task_type="video-classification",
+            task_name="micro-expression recognition",
+            dataset_type=dataset_id or report["dataset"],
+            dataset_name=f"{report['dataset']}, {PROTOCOL_NAMES.get(report['protocol'], report['protocol'])}",
+            metric_type=types[key],
+            metric_name=name,
+            metric_value=round(figures[key], 4),
+            metric_args={
+                "average": "macro" if key != "accuracy" else None,
+                "interval_95": [round(value, 4) for value in figures["intervals"][key]],
+                "subjects": report["subjects"],
+                "clips": report["clips"],
+            },
+        )
+        for key, name in names.items()
+    ]
+    block = {"model-index": eval_results_to_model_index(card_name, results)}
+    return yaml.safe_dump(block, sort_keys=False, allow_unicode=True)
+
+
+def _axes(count: int, width: float, height: float):
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = min(count, 3)
+    lines = -(-count // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(width * columns, height * lines), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return plt, figure, axes.flat
+
+
+def draw_confusions(report: Mapping[str, Any], path: Path) -> None:
+    """Each model's confusion matrix: counts, and the shade by the share of the true class."""
+    labels, models = report["labels"], report["models"]
+    size = max(3.2, 0.75 * len(labels) + 1.6)
+    plt, figure, axes = _axes(len(models), size, size)
+    for axis, (name, figures) in zip(axes, models.items(), strict=False):
+        counts = np.array(figures["confusion"])
+        columns = [*labels, NO_ANSWER]
+        if not counts[:, -1].any():
+            counts, columns = counts[:, :-1], labels
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if shares[row, column] > 0.6 else "black"
+            axis.text(column, row, f"{count}\n{100 * shares[row, column]:.0f} %", ha="center", va="center",
+                      color=colour, fontsize=9)  # fmt: skip
+        axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set_xlabel("predicted")
+        axis.set_ylabel("true")
+        axis.set_title(f"{name}: UF1 {figures['uf1']:.3f}")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_reliability(report: Mapping[str, Any], path: Path) -> None:
+    """Each model's accuracy against its confidence; on the diagonal the two agree. Dots are as large as their bin."""
+    models = report["models"]
+    plt, figure, axes = _axes(len(models), 3.6, 3.6)
+    for axis, (name, figures) in zip(axes, models.items(), strict=False):
+        filled = [entry for entry in figures["calibration"]["curve"] if entry["clips"]]
+        confidence = [entry["confidence"] for entry in filled]
+        accuracy = [entry["accuracy"] for entry in filled]
+        sizes = [20 + 400 * entry["clips"] / report["clips"] for entry in filled]
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
+        axis.plot(confidence, accuracy, color="#4c72b0", linewidth=1)
+        axis.scatter(confidence, accuracy, s=sizes, color="#4c72b0", alpha=0.7)
+        axis.set_xlim(0, 1.02)
+        axis.set_ylim(0, 1.02)
+        axis.set_aspect("equal")
+        axis.set_xlabel("confidence")
+        axis.set_ylabel("accuracy")
+        axis.set_title(f"{name}: ECE {figures['calibration']['ece']:.3f}")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)

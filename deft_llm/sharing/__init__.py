@@ -1,0 +1,1 @@
+"""Sharing: the card of a trained model, and its folder on the Hub."""

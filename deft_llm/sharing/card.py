@@ -1,0 +1,358 @@
+"""The card of a trained model, filled from what was measured: `training_run.json` and `evaluation_report.json`.
+
+    python -m deft_llm.sharing.card build/demo/deft-tiny --report build/demo/evaluation/report.json
+
+Training writes `training_run.json` into the model's folder, evaluation's `report.json` is put beside it, and the card
+(README.md) is made from the two and from config.json whenever one of them changes. No figure is written by hand: what
+no report holds, the card says is not known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+RUN_FILE, REPORT_FILE = "training_run.json", "evaluation_report.json"
+# Sources whose faces are rendered, and therefore nobody's.
+RENDERED = ("synthetic", "synthetic-b")
+_LIBRARIES = ("deft-llm", "transformers", "trl", "torch", "numpy")
+_METRICS = {"uf1": ("UF1", "f1"), "uar": ("UAR", "recall"), "accuracy": ("accuracy", "accuracy")}
+
+
+class CardError(ValueError):
+    """A folder or a report that no card can be made of; says what is missing."""
+
+
+# --- the run --------------------------------------------------------------------------------------------------------
+
+
+def write_run(
+    folder: str | os.PathLike,
+    model: Any,
+    rows: Any,
+    *,
+    dataset: str,
+    steps: int,
+    seconds: float | None = None,
+    seed: int | None = None,
+    parts: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> None:
+    """Writes `training_run.json`, what is known when training has ended.
+
+    Args:
+        model: the trained model. rows: the `datasets.Dataset` it was trained on, in the Uni-MER schema.
+        dataset: a Hub repository or a folder; of a folder the name alone is kept, and its manifest is read.
+        steps: of the optimiser. seconds: wall time of training.
+        parts: `text`, `structure` and `texture` as the recipe has them; a name is a pretrained part.
+        command: that repeats the run.
+    """
+    config = model.config
+    sources: dict[str, dict[str, Any]] = {}
+    for source, subject in zip(rows["source"], rows["subject"], strict=True):
+        entry = sources.setdefault(source, {"clips": 0, "subjects": set()})
+        entry["clips"] += 1
+        entry["subjects"].add(subject)
+    terms = terms_of(sources, dataset)
+    is_folder = Path(dataset).is_dir()
+    run = {
+        "dataset": {"name": Path(dataset).resolve().name if is_folder else dataset, "on_the_hub": not is_folder},
+        "clips": len(rows),
+        "subjects": len(set(rows["subject"])),
+        "sources": {
+            name: {"clips": entry["clips"], "subjects": len(entry["subjects"]), **terms[name]}
+            for name, entry in sorted(sources.items())
+        },
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "pretrained": {
+            name: part for name, part in (parts or {}).items()
+            if isinstance(part, str) and not part.lstrip().startswith("{") and not Path(part).exists()
+        },
+        "steps": steps,
+        "seconds": None if seconds is None else round(seconds, 1),
+        "seed": seed,
+        "command": command,
+        "hardware": _hardware(model),
+        "versions": {name: _version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "loss_weights": dict(config.loss_weights),
+    }  # fmt: skip
+    _write(Path(folder) / RUN_FILE, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+
+
+def terms_of(sources: Iterable[str], dataset: str) -> dict[str, dict[str, Any]]:
+    """Title and terms of each source: of the data sets that are known, of rendered clips, of own recordings.
+
+    Args:
+        dataset: a Hub repository or a folder, whose manifest is read.
+    """
+    from deft_llm.hub_datasets.sources.catalogue import SOURCES
+
+    manifest = Path(dataset) / "manifest.json"
+    told = json.loads(manifest.read_text(encoding="utf-8"))["sources"] if manifest.is_file() else {}
+    terms = {}
+    for name in sources:
+        if name in SOURCES:
+            licence = SOURCES[name].licence
+            entry = {"title": SOURCES[name].title, "kind": "licensed", "terms": licence.summary}
+            entry["clauses"] = [list(clause) for clause in licence.clauses]
+        elif name in RENDERED and name not in told:
+            entry = {"title": f"rendered faces ({name})", "kind": "rendered", "terms": "Rendered; nobody's face."}
+        else:
+            title = told.get(name, {}).get("title") or name
+            entry = {"title": title, "kind": "own", "terms": "Own recordings; ask their owner."}
+        terms[name] = entry
+    return terms
+
+
+def _hardware(model: Any) -> dict[str, Any]:
+    """Processor and, where the model stands on one, the accelerator."""
+    from deft_llm.evaluation.report import hardware
+
+    found = hardware()
+    if model.device.type == "cuda":
+        import torch
+
+        found["accelerator"] = torch.cuda.get_device_name(model.device)
+        found["accelerators"] = int(os.environ.get("WORLD_SIZE", "1"))
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a clone that is not installed
+        return None
+
+
+# --- the card -------------------------------------------------------------------------------------------------------
+
+
+def fill_card(
+    folder: str | os.PathLike,
+    *,
+    report: str | os.PathLike | None = None,
+    dataset_id: str | None = None,
+) -> Path:
+    """(Re)writes the folder's README.md from its config.json, training_run.json and evaluation report.
+
+    Args:
+        report: a `report.json` of an evaluation; it is copied into the folder as `evaluation_report.json`. Without
+            it the copy that is there is used.
+        dataset_id: the dataset's Hub repository, where the run and the report name a folder.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        CardError: no trained model in the folder, or a report of another form.
+        FileNotFoundError: no such report.
+    """
+    from huggingface_hub import ModelCard
+
+    folder = Path(folder)
+    for name in ("config.json", RUN_FILE):
+        if not (folder / name).is_file():
+            raise CardError(f"{folder} holds no {name}; pass the folder that train_sft.py has written.")
+    config, run = _read(folder / "config.json"), _read(folder / RUN_FILE)
+    if report is not None:
+        figures = _read(Path(report))
+        # Before anything is written: a report that cannot be shown must not replace one that can.
+        results_of(figures, "checked", dataset_id)
+        if Path(report).resolve() != (folder / REPORT_FILE).resolve():
+            shutil.copyfile(report, folder / f".{REPORT_FILE}.partial")
+            (folder / f".{REPORT_FILE}.partial").replace(folder / REPORT_FILE)
+    found = folder / REPORT_FILE
+    figures = _read(found) if found.is_file() else None
+    card = make_card(config, run, figures, name=folder.resolve().name, dataset_id=dataset_id)
+    ModelCard(card)  # raises for front matter that the Hub could not read
+    _write(folder / "README.md", card)
+    return folder / "README.md"
+
+
+def make_card(
+    config: Mapping[str, Any],
+    run: Mapping[str, Any],
+    report: Mapping[str, Any] | None,
+    *,
+    name: str,
+    dataset_id: str | None = None,
+) -> str:
+    """The card's text: front matter for the Hub, then the filled template."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    from deft_llm.processing.action_units import get_action_unit
+
+    rendered = all(source["kind"] == "rendered" for source in run["sources"].values())
+    on_the_hub = dataset_id or (run["dataset"]["name"] if run["dataset"]["on_the_hub"] else None)
+    licence = {"license": "apache-2.0"}
+    if not rendered:
+        licence = {"license": "other", "license_name": "terms-of-the-training-data"}
+    results, tables = (None, []) if report is None else results_of(report, name, dataset_id)
+    data = ModelCardData(
+        **licence,
+        language="en",
+        library_name="transformers",
+        pipeline_tag="video-text-to-text",
+        base_model=sorted(run["pretrained"].values()) or None,
+        datasets=[on_the_hub] if on_the_hub else None,
+        metrics=["f1", "recall", "accuracy"] if results else None,
+        tags=["micro-expression", "action-units", "optical-flow", "custom_code"],
+        model_name=name if results else None,
+        eval_results=results,
+    )
+    units = [f"{code} ({get_action_unit(code).name})" for code in config["action_units"]]
+    return str(
+        ModelCard.from_template(
+            data,
+            template_path=str(TEMPLATE),
+            name=name,
+            run=run,
+            report=report,
+            tables=tables,
+            rendered=rendered,
+            parameters=f"{run['parameters'] / 1e6:,.1f} million",
+            kinds={part: config[f"{part}_config"]["model_type"] for part in ("text", "structure", "texture")},
+            emotions=", ".join(config["emotion_labels"]),
+            action_units=", ".join(units),
+            duration=None if run["seconds"] is None else _duration(run["seconds"]),
+            hardware=_hardware_words(run["hardware"]),
+            conventions=[source["title"] for source in run["sources"].values()],
+        )
+    )
+
+
+def results_of(
+    report: Mapping[str, Any], name: str, dataset_id: str | None = None
+) -> tuple[list[Any], list[dict[str, Any]]]:
+    """The Hub's `EvalResult`s and the card's tables, from either kind of report that an evaluation writes.
+
+    Returns:
+        The results of the model (not of its baselines), and tables {caption, rows: [{name, cells}]}; a cell is a
+        figure with its interval where the report has one.
+
+    Raises:
+        CardError: neither kind.
+    """
+    import yaml
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    if "models" in report and "protocol" in report:
+        from deft_llm.evaluation.report import PROTOCOL_NAMES, model_index
+
+        index = yaml.safe_load(model_index(report, name, dataset_id=dataset_id))["model-index"]
+        rows = [
+            {"name": model, "cells": [_cell(figures[key], figures["intervals"][key]) for key in _METRICS]}
+            for model, figures in report["models"].items()
+        ]
+        protocol = PROTOCOL_NAMES.get(report["protocol"], report["protocol"])
+        caption = (
+            f"{report['dataset']}, {protocol}: {report['clips']} clips of {report['subjects']} subjects, target "
+            f"{report['target']}, pooled over {report['folds']} folds."
+        )
+        return model_index_to_eval_results(index)[1], [{"caption": caption, "rows": rows}]
+    if "emotions" in report and "clips" in report:
+        intervals = report.get("intervals") or {}
+        rows = [
+            {
+                "name": model,
+                "cells": [_cell(figures[key], (intervals.get(model) or {}).get(key)) for key in _METRICS],
+            }
+            for model, figures in report["emotions"].items()
+        ]
+        caption = (
+            f"{report.get('dataset', 'The evaluated split')}, split {report.get('split', 'test')}: "
+            f"{report['expressive_clips']} clips of {report['subjects']} people who are not in the training data."
+        )
+        return _split_results(report, intervals, dataset_id), [{"caption": caption, "rows": rows}]
+    raise CardError("The report is of no known form; pass a report.json that deft_llm.evaluation.run has written.")
+
+
+def _split_results(report: Mapping[str, Any], intervals: Mapping[str, Any], dataset_id: str | None) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    shared = {
+        "task_type": "video-classification",
+        "task_name": "micro-expression recognition",
+        "dataset_type": dataset_id or report.get("dataset") or "unnamed",
+        "dataset_name": report.get("dataset") or "unnamed",
+        "dataset_split": report.get("split", "test"),
+    }
+    results = []
+    for model in ("recognition head", "generated answer"):
+        figures = report["emotions"].get(model)
+        if figures is None:
+            continue
+        for key, (title, kind) in _METRICS.items():
+            interval = (intervals.get(model) or {}).get(key)
+            arguments = {"subjects": report["subjects"], "clips": report["expressive_clips"]}
+            if interval:
+                arguments["interval_95"] = [round(value, 4) for value in interval]
+            results.append(
+                EvalResult(
+                    **shared,
+                    metric_type=kind,
+                    metric_name=f"{title}, {model}",
+                    metric_value=round(figures[key], 4),
+                    metric_args=arguments,
+                )
+            )
+    return results
+
+
+def _cell(value: float, interval: Any = None) -> str:
+    return f"{value:.3f}" if not interval else f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _hardware_words(hardware: Mapping[str, Any]) -> str:
+    processor = hardware.get("processor") or hardware.get("machine") or "a processor of unknown kind"
+    words = f"{hardware['cores']} cores of {processor}" if hardware.get("cores") else processor
+    if hardware.get("accelerator"):
+        words = f"{hardware.get('accelerators', 1)} × {hardware['accelerator']}; {words}"
+    return words
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CardError(f"{path} is no JSON file ({error}).") from None
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a model folder that train_sft.py has written")
+    parser.add_argument("--report", type=Path, help="a report.json that deft_llm.evaluation.run has written")
+    parser.add_argument("--dataset-id", help="the dataset's Hub repository, where the report names a folder")
+    arguments = parser.parse_args(argv)
+    try:
+        card = fill_card(arguments.folder, report=arguments.report, dataset_id=arguments.dataset_id)
+    except (CardError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"Card written to {card}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

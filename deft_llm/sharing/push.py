@@ -1,0 +1,149 @@
+"""A trained model's folder to the Hub: model, processor, their code, reports and card, in one commit.
+
+    python -m deft_llm.sharing.push build/demo/deft-tiny org/deft-llm --private
+
+Whoever loads the repository gets the old files or the new ones, never some of each: `model.push_to_hub()` followed by
+`processor.push_to_hub()` is two commits, and between them nothing fits together. A folder that holds an adapter
+(PEFT) goes the same way; the model it belongs to is named in its adapter_config.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deft_llm.sharing.card import RUN_FILE
+
+# What belongs to a model. Optimiser states, checkpoints, logs and pickled arguments do not.
+FILES = (
+    "*.json", "*.jinja", "*.md", "*.model", "*.py", "*.safetensors", "*.txt", "additional_chat_templates/*.jinja",
+)  # fmt: skip
+
+
+class FolderError(ValueError):
+    """A folder that cannot be pushed as it is; says what is missing."""
+
+
+def push_model(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    visibility: str = "public",
+    i_may_share: str | None = None,
+    revision: str | None = None,
+    api: Any = None,
+) -> str:
+    """Puts the folder on the Hub in one commit; what an earlier push left there and this folder lacks is removed.
+
+    Args:
+        visibility: "public"; "gated", visible but its files given on request; "private". Of a new repository.
+        i_may_share: why the terms of the training data allow it; needed where they are not known to, unless the
+            repository is private.
+        revision: branch to push to, made if it is not there; by default main.
+        api: an `HfApi`.
+
+    Returns:
+        The commit's address, fit for `revision=`.
+
+    Raises:
+        FolderError: the folder is no complete model, naming what is missing.
+        LicenceError: trained on licensed or own recordings, a repository that others see, and no statement.
+        PushError: from the Hub; says what stands there now.
+    """
+    from huggingface_hub import HfApi
+
+    from deft_llm.hub_datasets.build.manifest import LicenceError
+    from deft_llm.hub_datasets.build.publishing import VISIBILITIES, commit_files, explained
+
+    folder, api = Path(folder), api or HfApi()
+    if visibility not in VISIBILITIES:
+        raise ValueError(f"`visibility` must be one of {', '.join(VISIBILITIES)}, not {visibility!r}.")
+    check_folder(folder)
+    run = folder / RUN_FILE
+    sources = json.loads(run.read_text(encoding="utf-8"))["sources"] if run.is_file() else {}
+    bound = binding_terms(sources)
+    reason = (i_may_share or "").strip()
+    if bound and visibility != "private" and not reason:
+        raise LicenceError(
+            f"{folder} was trained on recordings whose terms bind it ({bound}). Choose --private, or say with "
+            f"--i-may-share REASON why they allow a {visibility} repository."
+        )
+    told = explained(repo_id, "model", api, revision)
+    told(api.create_repo, repo_id, private=visibility != "public", exist_ok=True)
+    if bound and visibility == "private" and not told(api.repo_info, repo_id).private:
+        raise LicenceError(
+            f"{repo_id} exists and is not private. Change that on the Hub first, or choose another repository."
+        )
+    if visibility == "gated":
+        told(api.update_repo_settings, repo_id, gated="manual")
+    if revision is not None:
+        told(api.create_branch, repo_id, branch=revision, exist_ok=True)
+    paths = sorted(path for pattern in FILES for path in folder.glob(pattern) if not path.name.startswith("."))
+    message = "Upload model, processor and card" + (f"\n\n{reason}" if reason and bound else "")
+    oid = commit_files(api, repo_id, "model", folder, paths, stale=FILES, message=message, revision=revision)
+    if visibility == "gated":
+        told(api.update_repo_settings, repo_id, private=False)
+    return f"{api.endpoint}/{repo_id}/tree/{oid}"
+
+
+def binding_terms(sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """Titles and terms of the sources that are somebody's recordings; empty where all are rendered."""
+    bound = [source for source in sources.values() if source["kind"] != "rendered"]
+    return "; ".join(f"{source['title']}: {source['terms']}" for source in bound)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises `FolderError` for a folder that nobody could load, naming the file that is missing."""
+    if not folder.is_dir():
+        raise FolderError(f"{folder}: no such folder. Pass one that train_sft.py has written.")
+    names = {path.name for path in folder.iterdir()}
+    is_adapter = "adapter_config.json" in names
+    wanted = {"README.md"} | (set() if is_adapter else {"config.json", "processor_config.json", "tokenizer.json"})
+    weights = "adapter_model.safetensors" if is_adapter else "model.safetensors"
+    if f"{weights}.index.json" in names:
+        index = json.loads((folder / f"{weights}.index.json").read_text(encoding="utf-8"))
+        wanted |= set(index["weight_map"].values())
+    else:
+        wanted.add(weights)
+    for name in sorted({"config.json", "processor_config.json"} & names):
+        wanted |= _code_of(json.loads((folder / name).read_text(encoding="utf-8")))
+    if missing := sorted(wanted - names):
+        raise FolderError(
+            f"{folder} is not complete: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. Save "
+            "model and processor with `save_pretrained` into one folder, and fill the card with deft_llm.sharing.card."
+        )
+
+
+def _code_of(config: dict[str, Any]) -> set[str]:
+    """The files of the classes that a config names."""
+    references = list(config.get("auto_map", {}).values())
+    references += [entry["impl"] for entry in config.get("custom_pipelines", {}).values()]
+    return {f"{reference.split('.')[0]}.py" for reference in references if "--" not in reference}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a model folder that train_sft.py has written")
+    parser.add_argument("repo_id", help="repository, such as org/deft-llm")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--private", action="store_true", help="only you and your organisation can see it")
+    who.add_argument("--gated", action="store_true", help="visible; files on a request that you answer")
+    parser.add_argument("--i-may-share", metavar="REASON", help="why the terms of the training data allow it")
+    parser.add_argument("--revision", help="branch to push to (default: main)")
+    arguments = vars(parser.parse_args(argv))
+    private, gated = arguments.pop("private"), arguments.pop("gated")
+    visibility = "private" if private else "gated" if gated else "public"
+    try:
+        print(push_model(**arguments, visibility=visibility))
+    except (ValueError, OSError) as error:  # LicenceError, FolderError and PushError among them
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

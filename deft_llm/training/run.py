@@ -1,0 +1,373 @@
+"""Supervised fine-tuning of DEFT on a Uni-MER dataset: TRL's SFTTrainer with the hybrid objective.
+
+    python train_sft.py --config recipes/tiny.yaml --dataset build/demo/data --output_dir build/deft-tiny
+
+Every key of the YAML can be overridden on the command line. The folder that is written is complete: weights,
+processor, the code that loads both anywhere, and a model card. With LoRA it holds the merged model; the adapter alone
+is in `adapter/`, and what it adapts in `base/`.
+
+    accelerate launch --config_file recipes/accelerate/ddp.yaml train_sft.py --config …     several GPUs
+    python train_sft.py --config … --resume_from_checkpoint last                            go on after a stop
+
+exit status: 0 trained, 1 broke off, 2 the request or the data is at fault, 143 stopped by SIGTERM with a checkpoint
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deft_llm.sharing.card import fill_card, terms_of, write_run
+
+# Everything heavy is imported late: --help should not wait for torch.
+from deft_llm.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    TuningArguments,
+    parse_arguments,
+    print_full_help,
+    print_help,
+)
+
+DONE, BROKE_OFF, REFUSED, STOPPED = 0, 1, 2, 143
+BASE, ADAPTER, WRITING = "base", "adapter", "model.partial"
+
+
+# --- Before anything is computed ------------------------------------------------------------------------------------
+
+
+def check_output(training: Any) -> str | None:
+    """The checkpoint to resume from, if any.
+
+    Raises:
+        FileExistsError: the folder holds a run already, and this one is not to go on with it.
+        FileNotFoundError: no such checkpoint.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    out, wanted = Path(training.output_dir), training.resume_from_checkpoint
+    last = get_last_checkpoint(out) if out.is_dir() else None
+    if wanted in (None, False, "", "false", "False", "no"):
+        if last or (out / "config.json").exists():
+            raise FileExistsError(
+                f"{out} holds {Path(last).name if last else 'a finished model'}. Go on with it by "
+                "`--resume_from_checkpoint last`, or choose another --output_dir."
+            )
+        return None
+    if wanted in (True, "true", "True", "last"):
+        return last  # none yet: the same command starts a run and goes on with it
+    if not (Path(wanted) / "trainer_state.json").is_file():
+        raise FileNotFoundError(f"{wanted} is no checkpoint; those of this run: {last or 'none'}.")
+    return str(wanted)
+
+
+def check_disk(folder: Path, needed: int, what: str) -> None:
+    """Raises `OSError` where the disk has not the room for `needed` bytes."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"{what} take {needed / 1e9:.1f} GB, and the disk of {folder} has {free / 1e9:.1f} GB left. Make room, "
+            "choose another disk, or set save_total_limit."
+        )
+
+
+def checkpoint_size(model: Any) -> int:
+    """Bytes of one checkpoint: what is trained with the optimiser's two moments, and the weights that go with it."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    stored = trained if hasattr(model, "peft_config") else list(model.parameters())
+    return sum(p.numel() * p.element_size() for p in stored) + sum(8 * p.numel() for p in trained)
+
+
+def check_hub(training: Any) -> None:
+    """Creates the repository, or raises `PermissionError`: better now than after the training."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    name = training.hub_model_id or Path(training.output_dir).absolute().name
+    api = HfApi(token=training.hub_token)
+    try:
+        repository = api.create_repo(name, private=training.hub_private_repo, exist_ok=True).repo_id
+        is_private = api.repo_info(repository).private
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PermissionError(
+            f"`push_to_hub`: {name} cannot be written on the Hub ({reason}). Log in with `hf auth login` and a token "
+            "that may write, or choose another --hub_model_id."
+        ) from error
+    if training.hub_private_repo and not is_private:
+        raise PermissionError(
+            f"`push_to_hub`: {name} exists and is not private. Change that on the Hub first, or choose another "
+            "--hub_model_id."
+        )
+
+
+def check_sharing(training: Any, sources: Iterable[str], dataset: str) -> None:
+    """Raises `LicenceError` for a public repository and recordings whose terms bind what is trained on them."""
+    from deft_llm.hub_datasets.build.manifest import LicenceError
+    from deft_llm.sharing.push import binding_terms
+
+    bound = binding_terms(terms_of(sources, dataset))
+    if bound and not training.hub_private_repo:
+        raise LicenceError(
+            f"`push_to_hub`: the recordings' terms bind what is trained on them ({bound}). Set "
+            "`--hub_private_repo true`, or push the finished folder with deft_llm.sharing.push and "
+            "--i-may-share REASON."
+        )
+
+
+# --- The run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """A run whose request is found good: everything is loaded and decoded, and nothing trained."""
+
+    trainer: Any
+    processor: Any
+    tuning: TuningArguments
+    clips: Any
+    dataset: str
+    parts: dict[str, Any]
+    base: str
+    checkpoint: str | None
+    push: bool
+
+
+def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any, labels: Any) -> tuple[Any, Any, str]:
+    """Model and processor, ready to train, and where the model lies as it was before (for adapters)."""
+    from transformers import set_seed
+
+    from deft_llm.training import parts
+
+    base = arguments.model or str(Path(training.output_dir).absolute() / BASE)
+    if arguments.model or (tuning.use_peft and (Path(base) / "config.json").exists()):
+        model, processor = parts.load_model(base)
+    else:
+        model, processor = parts.build_model(arguments, labels)
+        if tuning.use_peft:
+            # Adapters are adapters of something: from_pretrained(adapter) must find it.
+            with training.main_process_first(local=False, desc="writing the base model"):
+                if training.should_save and not (Path(base) / "config.json").exists():
+                    parts.cast_language_model(model, tuning.language_dtype)
+                    write_folder(Path(base), model, processor)
+    quantized = parts.quantization_config(tuning, model)
+    if quantized is not None:
+        model, _ = parts.load_model(base, quantization_config=quantized, device_map={"": training.device})
+    else:
+        parts.cast_language_model(model, tuning.language_dtype)
+    if tuning.use_peft:
+        set_seed(training.seed)  # a base that was found drew no random weights: adapters start alike all the same
+        return parts.add_adapters(model, tuning, base), processor, base
+    parts.set_stage(model, tuning.stage)
+    return model, processor, base
+
+
+def write_folder(folder: Path, *written: Any) -> None:
+    """Saves models and processors under another name first; files move to their place when all are there."""
+    partial = folder / WRITING
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for part in written:
+            part.save_pretrained(partial)
+        # A folder without its config loads as nothing, so that goes last.
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def finish(run: Run) -> Any:
+    """Writes the complete folder, and with LoRA the adapter beside it; returns the model as it was written."""
+    from deft_llm.training.parts import merged
+
+    trainer, processor, tuning = run.trainer, run.processor, run.tuning
+    out, model = Path(trainer.args.output_dir), trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_fsdp_enabled:
+        # All processes gather the weights that each has a part of.
+        trainer.save_model(str(out / ADAPTER if tuning.use_peft else out))
+        if tuning.use_peft and trainer.args.should_save:
+            model = merged(out / ADAPTER, run.base, tuning.language_dtype)
+            write_folder(out, model, processor)
+        return model
+    if not trainer.args.should_save:
+        return model
+    if tuning.use_peft:
+        shutil.rmtree(out / ADAPTER, ignore_errors=True)
+        model.save_pretrained(out / ADAPTER)
+        processor.save_pretrained(out / ADAPTER)
+        whole = tuning.load_in_4bit or tuning.load_in_8bit
+        model = merged(out / ADAPTER, run.base, tuning.language_dtype) if whole else model.merge_and_unload()
+    write_folder(out, model, processor)
+    return model
+
+
+def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: TuningArguments, training: Any) -> Run:
+    """Checks what was asked for, builds the model and decodes the clips.
+
+    Raises:
+        ValueError, OSError: the request, the data, the Hub or the disk is at fault; one message, saying what to do.
+    """
+    from transformers import set_seed
+
+    from deft_llm.training import data as clips
+    from deft_llm.training.augmentation import Augmentation
+    from deft_llm.training.trainer import DeftSFTTrainer
+
+    checkpoint = check_output(training)
+    if data.streaming and training.max_steps <= 0:
+        raise ValueError("`streaming` does not know how many clips there are: set `max_steps`.")
+    if _word(training.eval_strategy) != "no" and not (data.eval_split or data.eval_share):
+        raise ValueError("`eval_strategy` has nothing to evaluate on: set `eval_share` or `eval_split`.")
+
+    set_seed(training.seed)
+    with training.main_process_first(desc="loading the dataset"):
+        splits = clips.load_splits(data.dataset, streaming=data.streaming)
+        labels = clips.label_tables(data.dataset) if data.streaming else splits
+    train, evaluation = clips.choose_splits(data, labels, training.seed)
+    if training.push_to_hub:
+        check_sharing(training, sorted(set(train["source"])), data.dataset)
+        check_hub(training)
+    train = clips.with_tasks(train, data.task_weights)
+    labelled = train if evaluation is None else clips.label_lists(train, labels[data.train_split])
+    keys = clips.balance_keys(train, data.balance) if data.balance else None
+
+    model, processor, base = make_model(model_arguments, tuning, training, labelled)
+    config = model.config
+    for part, what in ((train, data.train_split), (evaluation, "the evaluation split")):
+        if part is not None:
+            clips.check_labels(part, config.action_units, config.emotion_labels, what)
+    with_text = tuning.stage != "experts"
+    if with_text:
+        longest = getattr(config.text_config, "max_position_embeddings", None) or sys.maxsize
+        clips.check_budget(train, processor, data.task_weights, min(training.max_length or sys.maxsize, longest))
+    size = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    kept = 0 if _word(training.save_strategy) == "no" else 2
+    check_disk(Path(training.output_dir), kept * checkpoint_size(model) + 4 * size, "Checkpoints and model")
+    if training.process_index == 0:
+        people = len(set(train["subject"]))
+        print(f"{len(train)} clips of {people} subjects; {trained / 1e6:.1f} of {size / 1e6:.1f} M parameters trained")
+
+    training.remove_unused_columns = False
+    training.dataset_kwargs = {"skip_prepare_dataset": True}
+    training.max_length = None
+    # One push, of the complete folder: what the Trainer would push in between lacks the code that loads it.
+    push, training.push_to_hub = training.push_to_hub, False
+    with training.main_process_first(desc="decoding clips"):
+        if evaluation is not None:
+            evaluation = clips.with_tasks(evaluation, data.task_weights)
+        if data.streaming:
+            uncoded = clips.uncoded_sources(train)
+            source = splits[data.train_split]
+            rows = clips.stream(source, processor, train["clip_id"], uncoded, seed=training.seed,
+                                shuffle_buffer=data.shuffle_buffer)  # fmt: skip
+            watched = None
+            if evaluation is not None:
+                source = splits[data.eval_split or data.train_split]
+                watched = clips.stream(source, processor, evaluation["clip_id"], uncoded)
+        else:
+            decoded = [part for part in (train, evaluation) if part is not None]
+            room = clips.decoded_size(sum(map(len, decoded)), processor)
+            check_disk(clips.cache_folder(), room, "Decoded clips")
+            rows, watched = (
+                part and clips.prepare(part, processor, data.preprocessing_workers) for part in (train, evaluation)
+            )
+    trainer = DeftSFTTrainer(
+        model=model,
+        args=training,
+        train_dataset=rows,
+        eval_dataset=watched,
+        processing_class=processor,
+        data_collator=clips.DeftCollator(
+            processor,
+            data.task_weights,
+            data.appearance_dropout,
+            seed=training.seed,
+            augmentation=Augmentation(data.mirror, data.appearance_jitter, data.temporal_crop, data.flow_noise),
+            text=with_text,
+            conventions=config.label_conventions,
+        ),
+        balance_keys=keys,
+        expert_learning_rate=tuning.expert_learning_rate,
+    )
+    names = {name: getattr(model_arguments, name) for name in ("model", "text", "structure", "texture")}
+    parts = {name: part for name, part in names.items() if part is not None}
+    return Run(trainer, processor, tuning, train, data.dataset, parts, base, checkpoint, push)
+
+
+def train(run: Run, command: str = "") -> int:
+    """Trains, writes the folder, its card and the Hub; returns the exit status."""
+    from huggingface_hub import HfApi
+
+    from deft_llm.sharing.push import push_model
+
+    trainer, training = run.trainer, run.trainer.args
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=run.checkpoint)
+    seconds = time.monotonic() - started
+    if trainer.stopped:
+        if training.process_index == 0:
+            step = trainer.state.global_step
+            print(f"Stopped by SIGTERM after step {step}; `--resume_from_checkpoint last` goes on from there.")
+        return STOPPED
+    if trainer.eval_dataset is not None:
+        found = trainer.calibrate()
+        if training.process_index == 0:
+            values = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+            print(f"Calibrated on the held-out clips: {values}")
+    written, out = finish(run), Path(training.output_dir)
+    if training.should_save:
+        write_run(
+            out, written, run.clips, dataset=run.dataset, steps=trainer.state.global_step, seconds=seconds,
+            seed=training.seed, parts=run.parts, command=command,
+        )  # fmt: skip
+        fill_card(out)
+        if run.tuning.use_peft:
+            shutil.copy(out / "README.md", out / ADAPTER / "README.md")  # instead of PEFT's empty form
+        print(f"Model folder written to {training.output_dir}")
+        if run.push:
+            visibility = "private" if training.hub_private_repo else "public"
+            name = training.hub_model_id or out.absolute().name
+            api = HfApi(token=training.hub_token)
+            print(f"Pushed to {push_model(out, name, visibility=visibility, revision=training.hub_revision, api=api)}")
+    return DONE
+
+
+def _word(strategy: Any) -> str:
+    return str(getattr(strategy, "value", strategy))
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if "--help-all" in argv:
+        print_full_help()
+        return DONE
+    if "-h" in argv or "--help" in argv:
+        print_help(__doc__)
+        return DONE
+    try:
+        run = make_run(*parse_arguments(argv))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    # What fails from here on is no fault of the request: a traceback says more.
+    from deft_llm.training.trainer import NonFiniteLossError
+
+    try:
+        return train(run, shlex.join(["python", "train_sft.py", *argv]))
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BROKE_OFF
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""Shards of clips, each a Parquet file and its account, measured or taken from the cache.
+
+A shard is written under another name and renamed, Parquet file first, its account second, and counts as finished with
+the account.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from datasets import Dataset, disable_progress_bars
+from threadpoolctl import threadpool_limits
+
+from deft_llm.processing.face_alignment import FaceAlignmentError, make_face_source
+from deft_llm.processing.key_frames import KeyFrameError
+from deft_llm.processing.video_reading import VideoReadError
+
+from ..sources.records import READER_VERSION
+from ..unimer.instructions import AmbiguousWordError
+from ..unimer.rewriting import RewriteReport, make_chat, rewrite_all
+from ..unimer.rows import features
+from .plan import record_of
+from .record_rows import record_row
+from .settings import BuildSettings
+from .work_folder import settle, write_whole
+
+
+def build_shard(work: Path, number: int) -> int:
+    """Builds a shard unless it is finished. Whoever calls it, where and how often: the same bytes come out.
+
+    Returns:
+        Its clips, dropped ones included.
+    """
+    lines = (work / "plan" / f"{number:05d}.jsonl").read_text(encoding="utf-8").splitlines()
+    shard = work / "shards" / f"{number:05d}.parquet"
+    if is_finished(work, number):
+        return len(lines)
+    kept = _place_in_cache(work, lines)
+    job = json.loads((work / "job.json").read_text(encoding="utf-8"))
+    settings = BuildSettings(**job["settings"])
+    # How sums are split among threads changes their last bits; and OpenBLAS's second thread, once woken, keeps a core
+    # busy that another worker needs.
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    disable_progress_bars()
+    # Takes seconds to import, and a build from the cache needs none.
+    from deft_llm.processing import DeftVideoProcessor
+
+    processor = DeftVideoProcessor(num_frames=settings.num_frames)
+    face_sources: dict[str, Any] = {}
+    chat = make_chat(settings.rewriter, settings.rewriter_model) if settings.rewriter else None
+    rewriting = RewriteReport()
+    rows, drops, signatures, split = [], [], {}, "train"
+    for line in lines:
+        values = json.loads(line)
+        split = values["split"]
+        record = record_of(values)
+        name = settings.face_source_for(record.source)
+        if name not in face_sources:
+            face_sources[name] = make_face_source(name)
+        try:
+            row, signature = record_row(record, settings, processor, face_sources[name])
+        except (VideoReadError, FileNotFoundError, FaceAlignmentError, KeyFrameError, AmbiguousWordError) as error:
+            reason = str(error).replace(job["arguments"]["sources"][record.source] + os.sep, "")
+            reason = reason.removeprefix(f"{record.clip_id}: ")
+            drops.append({"clip_id": record.clip_id, "sheet": record.sheet, "row": record.row, "reason": reason})
+            continue
+        if chat is not None:
+            words = [row["emotion"], row["emotion_coarse"]]
+            row["conversations"], _ = rewrite_all(row["conversations"], chat, emotions=words, report=rewriting)
+        rows.append(row)
+        signatures[record.clip_id] = [record.subject, np.packbits(signature).tobytes().hex()]
+    size = None
+    if rows:
+        partial_path = shard.with_name(f"{shard.name}.{os.getpid()}.tmp")
+        Dataset.from_list(rows, features=features(processor)).to_parquet(partial_path)
+        size = settle(partial_path, shard)
+    write_whole(
+        shard.with_suffix(".json"),
+        json.dumps(
+            {
+                "split": split,
+                "rows": len(rows),
+                "bytes": size,
+                "drops": drops,
+                "signatures": signatures,
+                "rewriting": rewriting.outcomes,
+                **_counts(rows),
+            },
+            indent=1,
+        ).encode(),
+    )
+    if kept is not None:
+        _copy_shard(shard, kept)
+    return len(lines)
+
+
+def _place_in_cache(work: Path, lines: Sequence[str]) -> Path | None:
+    """Where the cache keeps a shard of these clips, if there is one."""
+    folder = os.fsdecode((work / "cache").read_bytes())
+    if not folder:
+        return None
+    settings = json.loads((work / "job.json").read_text(encoding="utf-8"))["settings"]
+    return Path(folder) / f"{_shard_key(lines, settings)}.parquet"
+
+
+def is_finished(work: Path, number: int) -> bool:
+    """Whether a shard is finished, or the cache had it, which then stands in its place."""
+    shard = work / "shards" / f"{number:05d}.parquet"
+    if shard.with_suffix(".json").exists():
+        return True
+    kept = _place_in_cache(work, (work / "plan" / f"{number:05d}.jsonl").read_text(encoding="utf-8").splitlines())
+    return kept is not None and _taken(kept, shard)
+
+
+def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """Names what decides about a shard's bytes: its records, size and time of each of their files, settings, code."""
+    digest = hashlib.sha256(json.dumps([READER_VERSION, settings, _code_digest()], sort_keys=True).encode())
+    for line in lines:
+        digest.update(line.encode())
+        values = json.loads(line)
+        paths = [values["video"]] if values["folder"] is None else [f"{values['folder']}/{n}" for n in values["files"]]
+        for path in paths:
+            try:
+                found = os.stat(path)
+            except FileNotFoundError:
+                digest.update(b"missing")
+            else:
+                digest.update(f"{found.st_size} {found.st_mtime_ns} ".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _code_digest() -> str:
+    """Of the files that measure and write a row."""
+    from deft_llm import processing
+
+    folders = Path(__file__).parents[1], Path(processing.__file__).parent
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _taken(kept: Path, shard: Path) -> bool:
+    """Whether the cache had the shard, whole, which then stands in its place."""
+    account = kept.with_suffix(".json")
+    if not account.exists():
+        return False
+    size = json.loads(account.read_text(encoding="utf-8"))["bytes"]
+    if size is not None and (not kept.exists() or kept.stat().st_size != size):
+        return False
+    _copy_shard(kept, shard)
+    return True
+
+
+def _copy_shard(shard: Path, target: Path) -> None:
+    """Parquet file first, account second, as a shard is always written; a shard without rows has no Parquet file."""
+    for suffix in (".parquet", ".json"):
+        source, final = shard.with_suffix(suffix), target.with_suffix(suffix)
+        if source.exists():
+            partial_path = final.with_name(f"{final.name}.{os.getpid()}.tmp")
+            shutil.copyfile(source, partial_path)
+            settle(partial_path, final)
+
+
+def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "clips": Counter(row["source"] for row in rows),
+        "subjects": {
+            source: sorted({row["subject"] for row in rows if row["source"] == source})
+            for source in sorted({row["source"] for row in rows})
+        },
+        "verdicts": Counter(f"{unit['code']} {unit['verdict']}" for row in rows for unit in row["action_units"]),
+        "quality": Counter(flag.split(":")[0] for row in rows for flag in row["quality"]),
+        "conversations": sum(len(row["conversations"]) for row in rows),
+    }

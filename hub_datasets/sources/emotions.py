@@ -1,0 +1,149 @@
+"""Emotion words of the field's coding sheets in one spelling, coarse classes, and objective classes from action units.
+
+A word means what its source means by it: lowered brows are disgust in CASME II and anger in SAMM. So the source's own
+word always travels with the normalised one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import product
+
+from .action_unit_grammar import ParsedActionUnit
+
+# Normalised word -> coarse class. Anger to sadness and repression are negative as in the MEGC 2019 composite
+# (SMIC, CASME II, SAMM); "others" is the fourth coarse class of CAS(ME)^3. MEGC says nothing of CASME's "tense", which
+# names neither a pleasant nor an unpleasant feeling and stays among the others.
+COARSE_EMOTION: dict[str, str] = {
+    "anger": "negative",
+    "contempt": "negative",
+    "disgust": "negative",
+    "fear": "negative",
+    "sadness": "negative",
+    "repression": "negative",
+    "happiness": "positive",
+    "surprise": "surprise",
+    "tense": "others",
+    "others": "others",
+    # Sources that name the coarse class only: SMIC, CAS(ME)^2, CAS(ME)^3 part C, 4DME.
+    "negative": "negative",
+    "positive": "positive",
+}
+_SPELLINGS = {
+    "angry": "anger",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "happy": "happiness",
+    "other": "others",
+    "repressed": "repression",
+    "sad": "sadness",
+    "surprised": "surprise",
+    "tension": "tense",
+}
+_SEVERAL = re.compile(r"[,;/+&|、，]|\band\b")
+
+
+class UnknownEmotionError(ValueError):
+    """A word that is not in the table. `words` are the unknown ones."""
+
+    def __init__(self, words: Iterable[str]):
+        self.words = tuple(words)
+        super().__init__(
+            f"Unknown emotion {', '.join(map(repr, self.words))}. Known: {', '.join(COARSE_EMOTION)}, and the "
+            f"spellings {', '.join(_SPELLINGS)}."
+        )
+
+
+def normalise_emotion(text: str, extra: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The words of `COARSE_EMOTION` that a cell names: one, several for a multi-label cell, none for an empty one.
+
+    Case, surrounding space and adjective forms do not matter; a cell such as "Negative & Surprise" names two.
+
+    Args:
+        extra: a source's or a user's further words, each with the word of `COARSE_EMOTION` it stands for.
+
+    Raises:
+        UnknownEmotionError: a word is in neither table, or `extra` maps it to an unknown one.
+    """
+    table = {_plain(word): _plain(meaning) for word, meaning in (extra or {}).items()}
+    whole = _plain(text)
+    if not whole:
+        return ()
+    pieces = [whole] if whole in table else [piece for piece in map(_plain, _SEVERAL.split(whole)) if piece]
+    words = [_SPELLINGS.get(word, word) for word in (table.get(piece, piece) for piece in pieces)]
+    unknown = [piece for piece, word in zip(pieces, words, strict=True) if word not in COARSE_EMOTION]
+    if unknown or not words:
+        raise UnknownEmotionError(unknown or [text])
+    return tuple(dict.fromkeys(words))
+
+
+def coarse_emotion(words: Iterable[str], changes: Mapping[str, str] | None = None) -> str | None:
+    """The coarse class of normalised words; `None` without a word and where several words disagree.
+
+    Args:
+        changes: where a source draws the line elsewhere, such as 4DME, to which repression is a class of its own.
+    """
+    classes = {(changes or {}).get(word, COARSE_EMOTION[word]) for word in words}
+    return classes.pop() if len(classes) == 1 else None
+
+
+def _plain(word: str) -> str:
+    return " ".join(str(word).casefold().split())
+
+
+# Davison, Merghani and Yap, Objective Classes for Micro-Facial Expression Recognition, arXiv 1708.07549: sets of
+# action units, sides and intensities left aside. All other sets are class VII.
+OBJECTIVE_CLASSES: dict[str, tuple[frozenset[int], ...]] = {
+    name: tuple(frozenset(map(int, units.split("+"))) for units in sets.split())
+    for name, sets in {
+        "I": "6 12 6+12 6+7+12 7+12",
+        "II": "1+2 5 25 1+2+25 25+26 5+24",
+        "III": "23 4 4+7 4+5 4+5+7 17+24 4+6+7 4+38",
+        "IV": "10 9 4+9 4+40 4+5+40 4+7+9 4+9+17 4+7+10 4+5+7+9 7+10",
+        "V": "1 15 1+4 6+15 15+17",
+        "VI": "1+2+4 20",
+    }.items()
+}
+_OBJECTIVE_NAMES = (*OBJECTIVE_CLASSES, "VII")
+_MOST_READINGS = 64  # of one cell; an annotator leaves one or two open
+
+
+def objective_class(units: Iterable[ParsedActionUnit]) -> str | None:
+    """Davison's class, "I" to "VII", of a clip's action units.
+
+    Movements of the head and the eyes (M57, …) do not count. `None` without a unit, and where the annotator left a
+    choice between units that would end in different classes.
+    """
+    readings = [
+        sorted({reading.code for reading in (unit, *unit.alternatives)})
+        for unit in units
+        if unit.unit.kind in ("AU", "AD")
+    ]
+    count = 1
+    for codes in readings:
+        count *= len(codes)
+    if not readings or count > _MOST_READINGS:
+        return None
+    classes = {_class_of_set(frozenset(codes)) for codes in product(*readings)}
+    return classes.pop() if len(classes) == 1 else None
+
+
+def parse_objective_class(text: str) -> str | None:
+    """A sheet's cell, Roman or Arabic, to "I" … "VII"; `None` for an empty cell.
+
+    Raises:
+        ValueError: the cell says anything else.
+    """
+    name = str(text).strip().upper().removeprefix("CLASS").strip()
+    if not name:
+        return None
+    if name.isdecimal() and 1 <= int(name) <= len(_OBJECTIVE_NAMES):
+        return _OBJECTIVE_NAMES[int(name) - 1]
+    if name not in _OBJECTIVE_NAMES:
+        raise ValueError(f"{text!r} is no objective class; they are {', '.join(_OBJECTIVE_NAMES)} or 1 to 7.")
+    return name
+
+
+def _class_of_set(codes: frozenset[int]) -> str:
+    return next((name for name, sets in OBJECTIVE_CLASSES.items() if codes in sets), "VII")

@@ -1,0 +1,526 @@
+"""Coding sheets and frame folders of licensed data sets to records of one form, with an account of every row.
+
+    records, report = read_source("casme2", "/data/CASME2")
+
+Sheets are found by name and their columns by title; frames are found by the number in their file name, however it is
+padded. A row becomes a record, or a drop with its reason, or (macro-expressions) is counted as left out. Nothing is
+ever written, and no frame is decoded: a damaged one is found where its header or checksum shows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from .action_unit_grammar import parse_action_units
+from .catalogue import PARTICIPANTS, SOURCES, SheetRow, SourceSpec, generic_spec, is_micro
+from .emotions import UnknownEmotionError, coarse_emotion, normalise_emotion, objective_class, parse_objective_class
+from .errata import ERRATA, UNUSABLE, Erratum
+from .folders import AmbiguousError, FolderTree, LinkOutError
+from .records import ClipRecord, Drop, ErratumNote, ReadReport
+from .sheets import SheetError, find_sheets, frame_number, frame_number_or_none, matching_sheets, read_tabs, table_of
+
+LONGEST = 0.5  # seconds; what lasts longer is a macro-expression by the usual definition, and some sheets have them
+VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
+
+
+class SubjectClashError(ValueError):
+    """One person under two names or two sources: no fold could keep such clips apart."""
+
+
+def read_source(
+    name: str,
+    root: str | os.PathLike,
+    *,
+    sheet: str | os.PathLike | None = None,
+    check_frames: bool = True,
+    margin: int = 0,
+    errata: Sequence[Erratum] = ERRATA,
+    emotion_words: Mapping[str, str] | None = None,
+) -> tuple[list[ClipRecord], ReadReport]:
+    """Reads one data set.
+
+    Args:
+        name: of `SOURCES`, or any other name for own recordings described by `annotations.csv` (see `generic_spec`).
+        root: folder that the data set was unpacked to.
+        sheet: the coding sheet, where it is not found by name or several are.
+        check_frames: find the frames on disk. Without, records carry the sheet's frame numbers only.
+        margin: frames to keep before the onset and after the offset, where the folder has them.
+        emotion_words: further emotion words, each with the word of `emotions.COARSE_EMOTION` it stands for.
+
+    Returns:
+        Records in the sheet's order, and the account.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: the root.
+        SheetError: no sheet, several, an empty one, one that links out of the root, or one without the columns needed.
+        UnknownEmotionError: words that are not in the table, with the rows that hold them.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such folder; pass the folder that {name} was unpacked to.")
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root}: not a folder; pass the folder that {name} was unpacked to.")
+    root = root.resolve()
+    spec = SOURCES.get(name) or _own_recordings(name, root, sheet)
+    tree = FolderTree(root)
+    report = ReadReport(spec.name, spec.title)
+    words = {**spec.emotion_words, **(emotion_words or {})}
+    reader = _SourceReader(spec, tree, report, check_frames, margin, words)
+
+    folders = tree.glob(spec.clip_folders) if spec.clip_folders and sheet is None else []
+    if folders:
+        report.rows = len(folders)
+        for folder in folders:
+            reader.read_folder(folder)
+    else:
+        for path in find_sheets(spec, tree, sheet):
+            reader.read_sheet(path, errata)
+    if reader.unknown_emotions:
+        places = "; ".join(f"{word!r} in {', '.join(rows)}" for word, rows in reader.unknown_emotions.items())
+        error = UnknownEmotionError(reader.unknown_emotions)
+        error.args = (f"{spec.title}: {places}. {error} Pass emotion_words={{word: known word}} to map them.",)
+        raise error
+
+    report.version = spec.versions.get(report.rows) or (
+        f"no known release has {report.rows} rows" if spec.versions else "own recordings"
+    )
+    if spec.versions and report.rows not in spec.versions:
+        known = ", ".join(f"{rows} ({what})" for rows, what in spec.versions.items())
+        report.warnings.append(f"{report.rows} labelled rows; known releases of {spec.title} have {known}.")
+    report.records = len(reader.records)
+    report.subjects = len({record.subject for record in reader.records})
+    report.quality = Counter(flag.split(":")[0] for record in reader.records for flag in record.quality)
+    return reader.records, report
+
+
+def read_sources(
+    roots: Mapping[str, str | os.PathLike], **settings: Any
+) -> tuple[list[ClipRecord], dict[str, ReadReport]]:
+    """Reads several data sets, names to roots, and makes sure that no person is in two of them unawares.
+
+    Raises:
+        SubjectClashError: see `check_subjects`. What `read_source` raises.
+    """
+    records, reports = [], {}
+    for name, root in roots.items():
+        found, reports[name] = read_source(name, root, **settings)
+        records += found
+    check_subjects(records)
+    return records, reports
+
+
+def check_subjects(records: Iterable[ClipRecord]) -> None:
+    """Raises `SubjectClashError` unless subjects are unique across sources.
+
+    A clash is a subject that two sources claim and that do not declare the same participants (SMIC's three cameras do,
+    SAMM and its long videos do), or one folder or video that belongs to two subjects.
+    """
+    claimed: dict[str, str] = {}
+    owners: dict[Path, ClipRecord] = {}
+    for record in records:
+        first = claimed.setdefault(record.subject, record.source)
+        if _participants(first) != _participants(record.source):
+            raise SubjectClashError(
+                f"Subject {record.subject} is claimed by {first} and {record.source}. Leave one of the sources out, "
+                "or rename the subject in your own annotations if it is another person."
+            )
+        place = record.folder or record.video
+        if place is not None:
+            owner = owners.setdefault(place.resolve(), record)
+            if owner.subject != record.subject:
+                raise SubjectClashError(
+                    f"{place.name} belongs to {owner.subject} in {owner.source} and to {record.subject} in "
+                    f"{record.source}. Give one of the sources only."
+                )
+
+
+def refuse_output_in_root(out: str | os.PathLike, roots: Iterable[str | os.PathLike]) -> None:
+    """Raises `ValueError` if `out` is a data set's root, lies in one, or contains one: originals are never touched."""
+    target = Path(out).resolve()
+    for root in map(Path, roots):
+        resolved = root.resolve()
+        if target == resolved or resolved in target.parents or target in resolved.parents:
+            raise ValueError(
+                f"The output {out} and the data set {root} lie in each other. Choose an output folder elsewhere; the "
+                "originals are never written to."
+            )
+
+
+def _participants(source: str) -> str:
+    return SOURCES[source].participants if source in SOURCES else source
+
+
+def _own_recordings(name: str, root: Path, sheet: str | os.PathLike | None) -> SourceSpec:
+    spec = generic_spec(name)
+    if sheet is None and not any(path.match(pattern) for path in root.iterdir() for pattern in spec.sheets):
+        raise SheetError(
+            f"Unknown source {name!r}. Known: {', '.join(SOURCES)}. For your own recordings under this name, put "
+            "annotations.csv, .tsv, .jsonl or .xlsx with the columns subject and path into the root."
+        )
+    return spec
+
+
+# --- Rows to records ------------------------------------------------------------------------------------------------
+
+
+class _DropRowError(Exception):
+    """Why a row becomes no record."""
+
+
+class _SourceReader:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        tree: FolderTree,
+        report: ReadReport,
+        check_frames: bool,
+        margin: int,
+        emotion_words: Mapping[str, str],
+    ):
+        self.spec, self.tree, self.report = spec, tree, report
+        self.check_frames, self.margin, self.emotion_words = check_frames, margin, emotion_words
+        self.records: list[ClipRecord] = []
+        self.unknown_emotions: dict[str, list[str]] = {}
+        self._rows_by_id: dict[str, str] = {}
+
+    def read_sheet(self, path: Path, errata: Sequence[Erratum]) -> None:
+        digest = _sha256(path)
+        tabs = read_tabs(path)
+        rows, texts = table_of(self.spec, tabs, path.name)
+        if not rows:
+            raise SheetError(f"{path.name}: a header and no clip below it. Fetch the sheet again from its owner.")
+        self.report.sheets.append({"name": path.name, "sha256": digest, "rows": len(rows)})
+        self.report.rows += len(rows)
+        self.report.drops += [Drop(path.name, number, "", f"no clip but text: {text}") for number, text in texts]
+        self.report.warnings += [
+            f"{path.name} has no column for {name}."
+            for name in ("emotion", "action_units")
+            if name not in rows[0].cells and name not in self.spec.uncoded
+        ]
+        if self.spec.prepare is not None:
+            second = None
+            for beside in matching_sheets(self.spec.second_sheet, self.tree)[:1]:
+                second = read_tabs(beside)
+                self.report.sheets.append({"name": beside.name, "sha256": _sha256(beside), "rows": None})
+            self.report.warnings += self.spec.prepare(rows, tabs, second)
+        partition = self.spec.set_of(path.name)
+        applicable = [item for item in errata if (item.source, item.rows) == (self.spec.name, len(rows))]
+        for row in rows:  # before the errata, which look for the row's folder
+            row.cells["subject"] = self._subject(row.cells["subject"])
+        self._correct({row.index: row for row in rows}, applicable)
+        for row in rows:
+            if not is_micro(row):
+                self.report.left_out[row.cells["type"]] += 1
+                continue
+            key = "/".join(text for name in ("subject", "clip", "path", "onset") if (text := row.cells.get(name)))
+            try:
+                self._add(row, partition, path.name, digest)
+            except _DropRowError as reason:
+                self.report.drops.append(Drop(path.name, row.number, key, str(reason)))
+
+    def read_folder(self, folder: Path) -> None:
+        """A clip that its folder describes: …/subject/micro/emotion/clip, first to last frame."""
+        clip, emotion, subject = folder.name, folder.parent.name, folder.parents[2].name
+        row = SheetRow(0, 0, {"subject": self._subject(subject), "clip": clip, "emotion": emotion})
+        code = re.search(r"_(ne|po|sur)_", clip, re.IGNORECASE)
+        if code and not emotion.casefold().startswith(code[1].casefold()):
+            row.flags.append("emotion_folder_disagrees")
+        try:
+            if self.tree.leads_out(folder):
+                raise LinkOutError(str(folder.relative_to(self.tree.root)))
+            numbers = list(self.tree.frames(folder))
+            if numbers:
+                row.cells |= {"onset": str(numbers[0]), "offset": str(numbers[-1])}
+            elif self.check_frames:
+                raise _DropRowError("the folder holds no frames")
+            self._add(row, None, None, None, folder)
+        except (_DropRowError, LinkOutError, AmbiguousError) as reason:
+            self.report.drops.append(Drop(None, None, f"{subject}/{clip}", self._in_words(reason)))
+
+    def _subject(self, text: str) -> str:
+        """One spelling of a participant: 6, "006" and "sub6" are the same one."""
+        match = re.fullmatch(r"[a-z]*0*(\d+)", text, re.IGNORECASE) if self.spec.subject != "{}" else None
+        return self.spec.subject.format(int(match[1])) if match else text
+
+    def _correct(self, rows: Mapping[int, SheetRow], errata: Sequence[Erratum]) -> None:
+        """Applies the errata that fit the sheet as it stands: all are judged before any is applied."""
+        fitting = []
+        for item in errata:
+            row = rows.get(item.row)
+            if row is None:
+                self.report.warnings.append(f"An erratum speaks of row {item.row}, which holds no clip: {item.why}.")
+                continue
+            new = item.new
+            if item.donor is not None:
+                # A swap shows in both rows: what was moved contradicts what was not.
+                donor = rows.get(item.donor)
+                fits = donor is not None and all("emotion_columns_disagree" in r.flags for r in (row, donor))
+                new = donor.cells[item.field] if donor is not None else ""
+            elif item.old == UNUSABLE:
+                fits = _unusable(row.cells, item.field, self._numbers_on_disk(row))
+            else:
+                fits = row.cells.get(item.field, "") == item.old
+            key = f"row {row.number}, {row.cells['subject']}/{row.cells.get('clip', '')}"
+            self.report.errata.append(ErratumNote(item, key, row.cells.get(item.field, ""), fits))
+            if fits:
+                fitting.append((row, item, new))
+        for row, item, new in fitting:
+            row.cells[item.field] = new
+            row.flags.append(f"erratum:{item.field}")
+            if item.donor is not None:
+                row.flags.remove("emotion_columns_disagree")
+
+    def _numbers_on_disk(self, row: SheetRow) -> set[int] | None:
+        if not self.check_frames:
+            return None
+        try:
+            folder = self.tree.find(self.spec.frames, row.cells)
+            return set(self.tree.frames(folder)) if folder is not None else None
+        except (LinkOutError, AmbiguousError):
+            return None  # the row will be dropped for it
+
+    def _add(
+        self, row: SheetRow, partition: str | None, sheet: str | None, digest: str | None, folder: Path | None = None
+    ) -> None:
+        cells, flags = row.cells, list(row.flags)
+        spec = self.spec
+        subject = cells["subject"]
+        if subject.partition("/")[0] not in PARTICIPANTS or "/" not in subject:
+            subject = f"{spec.participants}/{subject}"
+        clip = cells.get("clip") or PurePosixPath(cells["path"]).stem
+        place: dict[str, Any] = {}
+        if "path" in cells:
+            clip_frames, place = self._own_frames(cells, flags)
+        else:
+            onset, apex, offset = self._sheet_numbers(cells, flags, required=sheet is not None)
+            clip_frames = (onset, apex, offset)
+            if self.check_frames:
+                place = self._locate(cells, folder, onset, offset, flags)
+        onset = clip_frames[0]
+        apex = self._usable_apex(*clip_frames, flags)
+        if (second := cells.get("apex2")) and frame_number_or_none(second) not in (None, clip_frames[1]):
+            flags.append(f"second_apex:{second}")
+        if self.check_frames and onset is not None and "index" in place:
+            index = place.pop("index")
+            missing = [n for n in (onset, clip_frames[2]) if n not in index]
+            if missing:
+                raise _DropRowError(f"frame {missing[0]} is not on the disk")
+            if apex is not None and apex not in index:
+                flags.append("apex_frame_missing")
+                apex = None
+            place |= {"onset": index[onset], "apex": None if apex is None else index[apex],
+                      "offset": index[clip_frames[2]]}  # fmt: skip
+            for number in {onset, apex, clip_frames[2]} - {None}:
+                self._look_at(place, index[number])
+        place.pop("index", None)
+
+        fps = self._fps(cells, flags)
+        if fps is not None and onset is not None and (clip_frames[2] - onset) / fps > LONGEST:
+            flags.append("longer_than_half_a_second")
+        clip_id = f"{spec.name}/{subject.partition('/')[2]}/{clip}/{onset if onset is not None else 0}"
+        where = f"row {row.number}" if row.number else clip
+        if clip_id in self._rows_by_id:
+            raise _DropRowError(f"same subject, clip and onset as {self._rows_by_id[clip_id]}")
+        self._rows_by_id[clip_id] = where
+        self.records.append(
+            ClipRecord(
+                clip_id=clip_id,
+                source=spec.name,
+                convention=spec.title,
+                subject=subject,
+                clip=clip,
+                fps=fps,
+                sheet_frames=clip_frames,
+                **place,
+                **self._labels(cells, flags, where),
+                notes=cells.get("notes", ""),
+                quality=tuple(flags),
+                partition=cells.get("partition") or partition,
+                sheet=sheet,
+                sheet_sha256=digest,
+                row=row.number or None,
+            )
+        )
+
+    def _sheet_numbers(
+        self, cells: Mapping[str, str], flags: list[str], *, required: bool
+    ) -> tuple[int | None, int | None, int | None]:
+        numbers = {}
+        for name in ("onset", "apex", "offset"):
+            try:
+                numbers[name] = frame_number(cells.get(name, ""))
+            except ValueError:
+                raise _DropRowError(f"{name} is {cells[name]!r}, which is no frame number") from None
+        onset, apex, offset = numbers["onset"], numbers["apex"], numbers["offset"]
+        if not required and onset is None and offset is None:
+            return None, None, None
+        if onset is None:
+            raise _DropRowError("no onset")
+        if offset in (None, 0) and apex is not None and apex > onset:
+            offset = apex
+            flags.append("offset_is_apex")
+        if offset is None:
+            raise _DropRowError("neither offset nor apex")
+        if offset <= onset:
+            raise _DropRowError(f"offset {offset} is not after onset {onset}")
+        return onset, apex, offset
+
+    @staticmethod
+    def _usable_apex(onset: int | None, apex: int | None, offset: int | None, flags: list[str]) -> int | None:
+        """The apex if it can be one; else `None` and a flag, to be spotted in the clip."""
+        if onset is None:
+            flags.append("key_frames_missing")
+        elif apex is None:
+            flags.append("apex_missing")
+        elif apex == onset:
+            flags.append("apex_is_onset")
+        elif apex < onset:
+            flags.append("apex_before_onset")
+        elif apex > offset:
+            flags.append("apex_after_offset")
+        else:
+            return apex
+        return None
+
+    def _locate(
+        self, cells: Mapping[str, str], folder: Path | None, onset: int, offset: int, flags: list[str]
+    ) -> dict[str, Any]:
+        """Folder, files of the clip with its margin, and frame number -> index into the files."""
+        try:
+            folder = folder or self.tree.find(self.spec.frames, cells)
+            if folder is None:
+                wanted = " or ".join(template.format_map(_Lenient(cells)) for template in self.spec.frames)
+                raise _DropRowError(f"no folder {wanted} under the root")
+            numbered = self.tree.frames(folder)
+        except (LinkOutError, AmbiguousError) as error:
+            raise _DropRowError(self._in_words(error)) from None
+        if not numbered:
+            raise _DropRowError(f"the folder {folder.relative_to(self.tree.root)} holds no frames")
+        return self._window(folder, numbered, onset, offset, flags)
+
+    def _window(
+        self, folder: Path, numbered: Mapping[int, str], onset: int | None, offset: int | None, flags: list[str]
+    ) -> dict[str, Any]:
+        numbers = list(numbered)
+        if onset is not None:
+            numbers = [n for n in numbers if onset - self.margin <= n <= offset + self.margin]
+            inside = sum(onset <= n <= offset for n in numbers)
+            if 0 < inside < offset - onset + 1:
+                flags.append(f"frames_missing:{offset - onset + 1 - inside}")
+        return {
+            "folder": folder,
+            "files": tuple(numbered[n] for n in numbers),
+            "index": {n: position for position, n in enumerate(numbers)},
+        }
+
+    def _own_frames(
+        self, cells: Mapping[str, str], flags: list[str]
+    ) -> tuple[tuple[int | None, int | None, int | None], dict[str, Any]]:
+        """A generic row: `path` is a folder of frames or a video."""
+        numbers = self._sheet_numbers(cells, flags, required=False)
+        if not self.check_frames:
+            return numbers, {}
+        relative = PurePosixPath(cells["path"])
+        path = self.tree.root / relative
+        if relative.is_absolute() or self.tree.leads_out(path):
+            raise _DropRowError(f"{relative} leads out of the root")
+        if path.is_dir():
+            try:
+                numbered = self.tree.frames(path)
+            except (LinkOutError, AmbiguousError) as error:
+                raise _DropRowError(self._in_words(error)) from None
+            if not numbered:
+                raise _DropRowError(f"the folder {relative} holds no frames")
+            return numbers, self._window(path, numbered, numbers[0], numbers[2], flags)
+        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+            onset, apex, offset = numbers
+            good = apex is not None and onset is not None and onset < apex <= offset
+            return numbers, {"video": path, "onset": onset, "apex": apex if good else None, "offset": offset}
+        raise _DropRowError(f"{relative} is neither a folder nor a video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+
+    def _look_at(self, place: Mapping[str, Any], index: int) -> None:
+        """Key frames must be images; damaged files are part of some releases."""
+        path = place["folder"] / place["files"][index]
+        try:
+            with Image.open(path) as image:
+                image.verify()
+        except (UnidentifiedImageError, OSError, SyntaxError):
+            raise _DropRowError(f"{path.relative_to(self.tree.root)} is no readable image") from None
+
+    def _in_words(self, error: Exception) -> str:
+        if isinstance(error, LinkOutError):
+            return f"{error} is a symbolic link out of the root"
+        return f"ambiguous: {error}" if isinstance(error, AmbiguousError) else str(error)
+
+    def _fps(self, cells: Mapping[str, str], flags: list[str]) -> float | None:
+        try:
+            fps = float(cells.get("fps") or self.spec.fps or "nan")
+        except ValueError:
+            fps = float("nan")
+        if 0 < fps < float("inf"):
+            return fps
+        flags.append("fps_unknown")
+        return None
+
+    def _labels(self, cells: Mapping[str, str], flags: list[str], where: str) -> dict[str, Any]:
+        word = cells.get("emotion", "")
+        emotions: tuple[str, ...] = ()
+        try:
+            emotions = normalise_emotion(word, self.emotion_words)
+        except UnknownEmotionError as error:
+            for unknown in error.words:
+                self.unknown_emotions.setdefault(unknown, []).append(where)
+        coarse = coarse_emotion(emotions, self.spec.coarse)
+        if len(emotions) > 1:
+            flags.append("several_emotions")
+        labels: dict[str, Any] = {"emotion": word or None, "emotions": emotions, "emotion_coarse": coarse}
+
+        derived = None
+        if "action_units" in cells:
+            parsed = parse_action_units(cells["action_units"])
+            labels |= {"action_units_raw": cells["action_units"], "action_units": parsed}
+            derived = objective_class(parsed.units)
+            if parsed.unparsed and cells["action_units"] != "?":
+                flags.append("action_units_unread")
+            if not parsed.units:
+                flags.append("no_action_units")
+        try:
+            stated = parse_objective_class(cells.get("objective", ""))
+        except ValueError:
+            stated = None
+            flags.append(f"objective_class_unread:{cells['objective']}")
+        if stated and derived and stated != derived:
+            flags.append(f"objective_class_by_action_units:{derived}")
+        return {**labels, "objective_class": stated or derived}
+
+
+class _Lenient(dict):
+    """For messages: a field that the row lacks stays as it is written in the template."""
+
+    def __missing__(self, key: str) -> str:
+        return "{" + key + "}"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _unusable(cells: Mapping[str, str], name: str, numbers: set[int] | None) -> bool:
+    """Whether a row's frame number is missing, out of order, or not on the disk."""
+    value = frame_number_or_none(cells.get(name, ""))
+    onset, apex, offset = (frame_number_or_none(cells.get(key, "")) for key in ("onset", "apex", "offset"))
+    if value is None or (numbers is not None and value not in numbers):
+        return True
+    if onset is not None and offset is not None and offset <= onset:
+        return True
+    if apex is None or onset is None or offset is None:
+        return False
+    return not onset < apex <= offset

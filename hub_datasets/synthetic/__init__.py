@@ -1,0 +1,1 @@
+"""Rendered faces whose motion is known exactly, and datasets of them."""

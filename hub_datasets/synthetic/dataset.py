@@ -1,0 +1,437 @@
+"""A synthetic Uni-MER dataset: presets, label conventions, deliberate label errors, and the truth beside every row."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from datasets import Array4D, Features, Value
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from deft_llm.processing.key_frames import KeyFrames, sample_indices
+from deft_llm.processing.video_processing_deft import DeftVideoProcessor
+from deft_llm.processing.video_reading import open_clip
+
+from ..unimer.rows import UnitLabel, features, make_row, refuse_existing, write_dataset
+from .clips import EVERYDAY, Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
+from .faces import Face, FaceStyle, render_face
+
+# How an annotator reads sets of action units. The two contradict each other on purpose, as published data sets do:
+# lowered brows are anger by the first and disgust by the second.
+CONVENTIONS: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
+    "synthetic": {
+        "happiness": (("AU12",), ("AU6", "AU12"), ("AU6", "AU12", "AU26")),
+        "surprise": (("AU1", "AU2"), ("AU2",), ("AU1", "AU2", "AU26"), ("AU1", "AU2", "AU5")),
+        "sadness": (("AU15",), ("AU15", "AU17"), ("AU1", "AU15")),
+        "disgust": (("AU9",), ("AU4", "AU9"), ("AU9", "AU17")),
+        "anger": (("AU4",), ("AU4", "AU7"), ("AU4", "AU17")),
+    },
+    "synthetic-b": {
+        "happiness": (("AU12",), ("AU6", "AU12"), ("AU6", "AU12", "AU26")),
+        "surprise": (("AU1", "AU2"), ("AU2",), ("AU1", "AU2", "AU26"), ("AU1", "AU2", "AU5")),
+        "sadness": (("AU1",), ("AU1", "AU17"), ("AU1", "AU15")),
+        "disgust": (("AU4",), ("AU4", "AU7"), ("AU4", "AU17")),
+        "anger": (("AU9",), ("AU4", "AU9"), ("AU9", "AU17")),
+    },
+}
+COARSE_EMOTION = {
+    "happiness": "positive",
+    "surprise": "surprise",
+    "sadness": "negative",
+    "disgust": "negative",
+    "anger": "negative",
+}
+EMOTIONS: tuple[str, ...] = tuple(COARSE_EMOTION)
+UNILATERAL = frozenset({"AU2", "AU12", "AU15"})  # units that people do show on one side
+STILL_SHARE = 0.1  # clips in which nothing but the disturbances moves
+CORRUPTIONS = ("wrong_unit", "missing_unit", "swapped_side", "shifted_apex", "wrong_emotion")
+
+# One look an emotion for the entangled preset: colour of the wall, glasses, hair.
+_LOOKS = (
+    FaceStyle(background=(190, 90, 80), glasses=True),
+    FaceStyle(background=(80, 150, 90), glasses=False, hair=(30, 24, 20)),
+    FaceStyle(background=(80, 100, 180), glasses=False, beard=True),
+    FaceStyle(background=(200, 180, 90), glasses=False, hair=(160, 120, 70)),
+    FaceStyle(background=(60, 60, 60), glasses=True, beard=True),
+)
+_LOOK_SHARE = 0.9  # how often an entangled face shows its look's emotion
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a set of clips is like. Durations in seconds."""
+
+    size: int  # pixels
+    fps: float
+    rise: tuple[float, float]
+    fall: tuple[float, float]
+    intensities: dict[str, float]  # share of each letter
+    disturbances: Disturbances
+    count: int | None = None  # frames; None: as many as the expression needs
+    expressions: tuple[int, int] = (1, 1)  # least and most a clip; more than one makes a video for spotting
+    entangled: bool = False  # a face's look goes with the emotion in train and with another one in test
+
+
+_PLAIN = {"C": 0.4, "D": 0.4, "E": 0.2}
+_MIXED = {"A": 0.1, "B": 0.25, "C": 0.3, "D": 0.2, "E": 0.15}
+_LABORATORY = Disturbances(
+    head_shift=0.012, head_rotation=1.0, head_scale=0.008, light_drift=0.03, flicker=0.008, noise=2.0, furrows=0.10,
+    blinks=0.3, gaze=0.004, crf=14,
+)  # fmt: skip
+PRESETS: dict[str, Preset] = {
+    "easy": Preset(160, 200.0, (0.05, 0.07), (0.05, 0.07), _PLAIN, EVERYDAY),
+    "realistic": Preset(224, 100.0, (0.07, 0.13), (0.08, 0.14), _MIXED, _LABORATORY, count=32),
+    "entangled": Preset(160, 200.0, (0.05, 0.07), (0.05, 0.07), _PLAIN, EVERYDAY, entangled=True),
+    "long": Preset(
+        160, 100.0, (0.08, 0.25), (0.08, 0.25), _MIXED, replace(_LABORATORY, talking=0.01), expressions=(2, 5)
+    ),
+}
+_PAUSE = (0.6, 1.6)  # seconds between the expressions of a long video
+
+
+@dataclass
+class Labels:
+    """What an annotator wrote about a clip. `units` are (code, side, intensity)."""
+
+    units: list[tuple[str, str, str]]
+    onset: int
+    apex: int
+    offset: int
+    emotion: str | None
+
+
+def build(
+    *,
+    out: Path,
+    clips: int,
+    preset: str = "easy",
+    conventions: tuple[str, ...] = ("synthetic",),
+    clips_per_face: int = 18,
+    test_share: float = 0.2,
+    corrupt: float = 0.0,
+    num_frames: int = 8,
+    size: int | None = None,
+    seed: int = 0,
+    workers: int = 2,
+) -> None:
+    """Renders a dataset folder: Parquet rows in the Uni-MER schema, the truth of each, and a data card.
+
+    The same arguments give the same bytes, however many workers there are; the splits share no face.
+
+    Args:
+        clips: rows, in both splits together. test_share: of the faces.
+        corrupt: share of the clips whose labels get one deliberate error, named in `quality` and in the truth.
+        num_frames: frames the model samples, for the `flow` column.
+        size: side of the frames in pixels, if not the preset's.
+
+    Raises:
+        FileExistsError: `out` exists and is not an empty folder; raised before any work.
+        ValueError: an unknown preset or convention, or a number that makes no sense.
+    """
+    for name, value in {"clips": clips, "clips-per-face": clips_per_face, "workers": workers}.items():
+        if value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}.")
+    for name, value in {"test-share": test_share, "corrupt": corrupt}.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"--{name} must lie in 0–1, got {value}.")
+    if preset not in PRESETS:
+        raise ValueError(f"Unknown preset {preset!r}. Known: {', '.join(PRESETS)}.")
+    for convention in conventions:
+        if convention not in CONVENTIONS:
+            raise ValueError(f"Unknown convention {convention!r}. Known: {', '.join(CONVENTIONS)}.")
+    refuse_existing(out)
+
+    faces = math.ceil(clips / clips_per_face)
+    test_faces = round(test_share * faces)
+    settings = PRESETS[preset] if size is None else replace(PRESETS[preset], size=size)
+    job = partial(
+        face_rows,
+        preset=settings,
+        conventions=conventions,
+        clips_per_face=clips_per_face,
+        total=clips,
+        first_test_face=faces - test_faces,
+        corrupt=corrupt,
+        num_frames=num_frames,
+        seed=seed,
+    )
+    results: list[tuple[list[dict], list[dict]]] = []
+    columns = (TextColumn("Rendering faces"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console()
+    with (
+        Progress(*columns, console=console) as progress,
+        # Spawned, not forked: the parent has threads by now.
+        ProcessPoolExecutor(
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool,
+    ):
+        task = progress.add_task("", total=faces)
+        for result in pool.map(job, range(faces)):
+            results.append(result)
+            progress.advance(task)
+    parts = {"train": results[: faces - test_faces], "test": results[faces - test_faces :]}
+    rows = {split: list(chain(*(part[0] for part in values))) for split, values in parts.items() if values}
+    truths = {split: list(chain(*(part[1] for part in values))) for split, values in parts.items() if values}
+    processor = DeftVideoProcessor(num_frames=num_frames)
+    write_dataset(
+        {"data": (features(processor), rows), "truth": (truth_features(processor), truths)},
+        _card(rows, preset, seed, corrupt),
+        out,
+    )
+    console.print(_summary(rows, preset))
+    console.print(f"Written to {out}")
+
+
+def truth_features(video_processor: DeftVideoProcessor) -> Features:
+    """The truth beside each row: all parameters as JSON, and the exact motion where the model samples it."""
+    return Features(
+        {
+            "clip_id": Value("string"),
+            "face": Value("int32"),
+            "convention": Value("string"),
+            "emotion": Value("string"),
+            "corruption": Value("string"),
+            "parameters": Value("string"),
+            # Percent of the crop width, expression only, at the centres of the flow grid's cells.
+            "true_flow": Array4D(shape=video_processor.flow_shape, dtype="float32"),
+        }
+    )
+
+
+def face_rows(
+    face_index: int,
+    *,
+    preset: Preset,
+    conventions: tuple[str, ...],
+    clips_per_face: int,
+    total: int,
+    first_test_face: int,
+    corrupt: float,
+    num_frames: int,
+    seed: int,
+) -> tuple[list[dict], list[dict]]:
+    """The rows and truths of one face."""
+    cv2.setNumThreads(1)
+    look = face_index % len(_LOOKS)
+    style = _LOOKS[look] if preset.entangled else None
+    face = render_face(np.random.default_rng([seed, face_index]), size=preset.size, style=style)
+    shown_emotion = None
+    if preset.entangled:
+        # In test every look goes with another emotion than in train.
+        turned = look if face_index < first_test_face else look + 2
+        shown_emotion = EMOTIONS[turned % len(EMOTIONS)]
+    processor = DeftVideoProcessor(num_frames=num_frames)
+    rows, truths = [], []
+    for index in range(min(clips_per_face, total - face_index * clips_per_face)):
+        rng = np.random.default_rng([seed, face_index, index])
+        convention = str(rng.choice(conventions))
+        clip, emotions = draw_clip(face, preset, convention, rng, usual=shown_emotion)
+        single = len(emotions) == 1
+        labels = _labels_of(clip, emotions[0]) if single else None
+        corruption = None
+        if labels is not None and rng.random() < corrupt:
+            labels, corruption = corrupt_labels(labels, len(clip.frames), rng)
+        clip_id = f"{convention}-{seed}/{face_index:04d}/{index:03d}"
+        video = encode_mp4(clip)
+        rows.append(
+            make_row(
+                clip_id=clip_id,
+                source=convention,
+                # One face is one subject whatever convention its clips are labelled by.
+                subject=f"synthetic-{seed}/{face_index:04d}",
+                video=video,
+                check_apex=corrupt > 0,
+                clip=np.stack(list(open_clip(video).scan())) if single else None,
+                fps=clip.fps,
+                key_frames=(labels.onset, labels.apex, labels.offset) if labels else None,
+                units=[UnitLabel(*unit) for unit in labels.units] if labels else [],
+                emotion=labels.emotion if labels else None,
+                emotion_coarse=COARSE_EMOTION.get(labels.emotion) if labels else None,
+                convention=convention,
+                quality=[f"corrupted:{corruption}"] if corruption else [],
+                provenance={"reader": "synthetic 1", "sheet": None, "sheet_sha256": None, "row": index},
+                video_processor=processor,
+                rng=rng,
+            )
+        )
+        truths.append(
+            {
+                "clip_id": clip_id,
+                "face": face_index,
+                "convention": convention,
+                "emotion": emotions[0] if single else None,
+                "corruption": corruption,
+                "parameters": json.dumps({**clip.truth(), "emotions": emotions}),
+                "true_flow": true_flow(clip, processor) if single else None,
+            }
+        )
+    return rows, truths
+
+
+def true_flow(clip: Clip, processor: DeftVideoProcessor) -> np.ndarray:
+    """The expression's exact motion at the frames that the processor samples, in percent of the crop width."""
+    shown = clip.expression
+    indices = sample_indices(KeyFrames(shown.onset, shown.apex, shown.offset), processor.num_frames)
+    fields = [clip.flow(indices[0], index, expression_only=True, grid=processor.flow_size) for index in indices[1:]]
+    return np.float32(100) * np.stack(fields)
+
+
+def draw_clip(
+    face: Face, preset: Preset, convention: str, rng: np.random.Generator, *, usual: str | None = None
+) -> tuple[Clip, list[str | None]]:
+    """A clip of a face by a preset, and the emotion of each of its expressions.
+
+    Args:
+        usual: the emotion this face shows nine times out of ten.
+    """
+    least, most = preset.expressions
+    frame = max(1, round(rng.uniform(0.01, 0.03) * preset.fps))
+    expressions, emotions = [], []
+    for _ in range(int(rng.integers(least, most + 1))):
+        emotion, units = draw_expression(preset, convention, rng, usual=usual)
+        if most > 1:
+            frame += round(rng.uniform(*_PAUSE) * preset.fps)
+        apex = frame + max(2, round(rng.uniform(*preset.rise) * preset.fps))
+        offset = apex + max(2, round(rng.uniform(*preset.fall) * preset.fps))
+        if most == 1 or units:
+            expressions.append(Expression(tuple(units), frame, apex, offset))
+            emotions.append(emotion)
+        frame = offset
+    count = preset.count or frame + 1 + max(1, round(rng.uniform(0.0, 0.02) * preset.fps))
+    if most > 1:
+        count = frame + round(rng.uniform(*_PAUSE) * preset.fps)
+    clip = render_clip(face, expressions, rng, count=count, fps=preset.fps, disturbances=preset.disturbances)
+    return clip, emotions
+
+
+def draw_expression(
+    preset: Preset, convention: str, rng: np.random.Generator, *, usual: str | None = None
+) -> tuple[str | None, list[UnitRequest]]:
+    """An emotion and one of its prototypes, or (None, []) for a still clip."""
+    if rng.random() < STILL_SHARE:
+        return None, []
+    emotion = str(rng.choice(EMOTIONS))
+    if usual is not None and rng.random() < _LOOK_SHARE:
+        emotion = usual
+    prototypes = CONVENTIONS[convention][emotion]
+    codes = prototypes[rng.integers(len(prototypes))]
+    side = str(rng.choice(["left", "right"])) if rng.random() < 0.2 else "both"
+    letters, shares = zip(*preset.intensities.items(), strict=True)
+    letter = str(rng.choice(letters, p=np.array(shares) / sum(shares)))
+    return emotion, [
+        UnitRequest.at_intensity(code, side if code in UNILATERAL else "both", letter, rng) for code in codes
+    ]
+
+
+def _labels_of(clip: Clip, emotion: str | None) -> Labels:
+    shown = clip.expression
+    units = [(unit.code, unit.side, unit.intensity) for unit in shown.units]
+    return Labels(units, shown.onset, shown.apex, shown.offset, emotion)
+
+
+def corrupt_labels(labels: Labels, count: int, rng: np.random.Generator) -> tuple[Labels, str | None]:
+    """The labels with one error of a kind that applies, and what was done; a still clip stays as it is.
+
+    Args:
+        count: frames in the clip.
+    """
+    if not labels.units:
+        return labels, None
+    kinds = list(CORRUPTIONS)
+    if all(side == "both" for _, side, _ in labels.units):
+        kinds.remove("swapped_side")
+    kind = str(rng.choice(kinds))
+    units, changed = list(labels.units), replace(labels)
+    index = int(rng.integers(len(units)))
+    code, side, intensity = units[index]
+    if kind == "wrong_unit":
+        present = {unit[0] for unit in units}
+        others = sorted({c for sets in CONVENTIONS["synthetic"].values() for s in sets for c in s} - present)
+        units[index] = (str(rng.choice(others)), side, intensity)
+        note = f"{kind}:{code}>{units[index][0]}"
+    elif kind == "missing_unit":
+        del units[index]
+        note = f"{kind}:{code}"
+    elif kind == "swapped_side":
+        index = next(i for i, unit in enumerate(units) if unit[1] != "both")
+        code, side, intensity = units[index]
+        units[index] = (code, "left" if side == "right" else "right", intensity)
+        note = f"{kind}:{code}"
+    elif kind == "shifted_apex":
+        room = [apex for apex in range(labels.onset + 1, labels.offset + 1) if abs(apex - labels.apex) >= 3]
+        changed.apex = int(rng.choice(room)) if room else labels.offset
+        note = f"{kind}:{changed.apex - labels.apex:+d}"
+    else:
+        others = [emotion for emotion in EMOTIONS if emotion != labels.emotion]
+        changed.emotion = str(rng.choice(others))
+        note = f"{kind}:{labels.emotion}>{changed.emotion}"
+    changed.units = units
+    return changed, note
+
+
+def _summary(splits: dict[str, list[dict]], preset: str) -> Table:
+    names = list(splits)
+    table = Table(title=f"Uni-MER, synthetic, {preset}", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    emotions = {name: Counter(row["emotion"] for row in rows) for name, rows in splits.items()}
+    units = {name: [unit for row in rows for unit in row["action_units"]] for name, rows in splits.items()}
+
+    def add(title: str, values: list) -> None:
+        table.add_row(title, *map(str, values))
+
+    add("clips", [len(splits[name]) for name in names])
+    add("faces", [len({row["subject"] for row in splits[name]}) for name in names])
+    for emotion in EMOTIONS:
+        add(emotion, [emotions[name][emotion] for name in names])
+    add("no emotion", [emotions[name][None] for name in names])
+    add("action unit labels", [len(units[name]) for name in names])
+    for verdict in sorted({unit["verdict"] for values in units.values() for unit in values}):
+        add(f"  {verdict}", [sum(unit["verdict"] == verdict for unit in units[name]) for name in names])
+    return table
+
+
+def _card(splits: dict[str, list[dict]], preset: str, seed: int, corrupt: float) -> str:
+    def files(folder: str) -> str:
+        return "\n".join(f"  - split: {name}\n    path: {folder}/{name}-*.parquet" for name in splits)
+
+    counts = "\n".join(
+        f"- {name}: {len(rows)} clips of {len({row['subject'] for row in rows})} faces"
+        for name, rows in splits.items()
+    )
+    conventions = ", ".join(sorted({row["source"] for rows in splits.values() for row in rows}))
+    errors = f"{100 * corrupt:g} % of the clips carry one deliberate label error each.\n\n" if corrupt else ""
+    return f"""---
+license: apache-2.0
+task_categories: [video-text-to-text]
+tags: [micro-expression, synthetic]
+configs:
+- config_name: default
+  data_files:
+{files("data")}
+- config_name: truth
+  data_files:
+{files("truth")}
+---
+# Synthetic micro-expressions in the Uni-MER schema
+
+Rendered faces; no person is shown and no recording was used. Preset {preset}, seed {seed}. The splits share no face.
+
+{counts}
+
+{errors}Emotions follow the generator's own conventions ({conventions}), not that of any published data set. The
+configuration `truth` holds, clip by clip, every parameter and the exact motion of the expression on the flow grid.
+"""

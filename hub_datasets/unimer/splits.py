@@ -1,0 +1,373 @@
+"""Which clips may be trained on and which are tested: published protocols, disjoint in subjects, and the proof of it.
+
+Everything here works on records of `readers.py` and on rows of a written Uni-MER dataset alike; what is needed of
+either are clip_id, source, subject and, for the protocols, emotion and provenance. Orders do not depend on the order
+of the input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+
+from ..sources.catalogue import SOURCES
+from ..sources.emotions import UnknownEmotionError, normalise_emotion
+from ..sources.folders import natural_key
+
+
+class LeakageError(ValueError):
+    """A subject or a clip on both sides of a split. The message names it."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Clip ids to train on and to test on; no subject in both."""
+
+    name: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def leave_one_subject_out(items: Iterable[Any]) -> list[Fold]:
+    """LOSO: one fold a subject, in natural order.
+
+    Raises:
+        ValueError: fewer than two subjects.
+    """
+    return _leave_one_out(items, lambda subject: subject, "subjects")
+
+
+def leave_one_dataset_out(items: Iterable[Any]) -> list[Fold]:
+    """Cross-dataset: one fold a group of participants. SMIC's three cameras filmed the same people and are one group.
+
+    Raises:
+        ValueError: fewer than two groups.
+    """
+    return _leave_one_out(items, lambda subject: subject.partition("/")[0], "data sets")
+
+
+def subject_folds(items: Iterable[Any], folds: int = 10, seed: int = 0) -> list[Fold]:
+    """k subject-independent folds of about equal numbers of clips, as DFME's paper uses ten.
+
+    Subjects go, those with most clips first, to the smallest fold; the seed decides between equals.
+
+    Raises:
+        ValueError: fewer than two folds, or fewer subjects than folds.
+    """
+    groups = _by(items, lambda subject: subject)
+    if not 2 <= folds <= len(groups):
+        raise ValueError(f"{folds} folds of {len(groups)} subjects: choose at least 2 and at most one a subject.")
+
+    def drawn(subject: str) -> str:
+        return hashlib.sha256(f"{seed}/{subject}".encode()).hexdigest()
+
+    parts: list[list[str]] = [[] for _ in range(folds)]
+    for subject in sorted(groups, key=lambda name: (-len(groups[name]), drawn(name))):
+        min(parts, key=len).extend(groups[subject])
+    every = sorted((clip for part in parts for clip in part), key=natural_key)
+    result = []
+    for number, part in enumerate(parts, 1):
+        test = set(part)
+        result.append(Fold(f"fold {number}", tuple(clip for clip in every if clip not in test), _ordered(part)))
+    return result
+
+
+# Clips and subjects of DFME's challenge sets (CCAC 2024).
+DFME_SETS = {"train": (1856, 176), "test_a": (474, 42), "test_b": (299, 41)}
+
+
+def dfme_sets(items: Iterable[Any]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """DFME's fixed sets by the sheet each clip was labelled in, and where they differ from the published counts.
+
+    Raises:
+        ValueError: a clip of a sheet that is none of the three. LeakageError: a subject in two sets.
+    """
+    sets: dict[str, list[Any]] = {name: [] for name in DFME_SETS}
+    for item in items:
+        if _get(item, "source") != "dfme":
+            continue
+        name = _partition(item)
+        if name not in sets:
+            raise ValueError(
+                f"{_get(item, 'clip_id')} is in none of DFME's sets: its sheet is {_sheet(item)!r}, expected train, "
+                "testA or testB in the name."
+            )
+        sets[name].append(item)
+    check_disjoint(sets)
+    found = {name: (len(part), len({_get(item, "subject") for item in part})) for name, part in sets.items()}
+    differences = [
+        f"{name}: {found[name][0]} clips of {found[name][1]} subjects, published are {clips} of {subjects}"
+        for name, (clips, subjects) in DFME_SETS.items()
+        if found[name] != (clips, subjects)
+    ]
+    return {name: _ordered(_get(item, "clip_id") for item in part) for name, part in sets.items()}, differences
+
+
+# --- MEGC 2019, composite database evaluation -----------------------------------------------------------------------
+
+MEGC_CLASSES = ("negative", "positive", "surprise")  # in the order of the integer labels in use
+_MEGC_WORDS = {
+    "smic-hs": {"negative": "negative", "positive": "positive", "surprise": "surprise"},
+    "casme2": {"disgust": "negative", "repression": "negative", "happiness": "positive", "surprise": "surprise"},
+    "samm": {
+        "anger": "negative",
+        "contempt": "negative",
+        "disgust": "negative",
+        "fear": "negative",
+        "sadness": "negative",
+        "happiness": "positive",
+        "surprise": "surprise",
+    },
+}
+# Left out by the organisers although their emotion is in: the first has no apex, in the second it is the onset.
+_MEGC_LEFT_OUT = ("casme2/sub04/EP12_01f", "casme2/sub05/EP09_05f")
+# source -> clips by class, subjects
+MEGC_COUNTS = {"smic-hs": ((70, 51, 43), 16), "casme2": ((88, 32, 25), 24), "samm": ((92, 26, 15), 28)}
+
+
+@dataclass(frozen=True)
+class Composite:
+    """The MEGC 2019 composite of the clips at hand.
+
+    Args:
+        labels: clip id -> class of `MEGC_CLASSES`. subjects: clip id -> subject. left_out: clip id -> why, for every
+            other clip that was given.
+        differences: where the counts are not the organisers'; empty when the list is theirs.
+    """
+
+    labels: dict[str, str]
+    subjects: dict[str, str]
+    left_out: dict[str, str]
+    differences: list[str] = field(default_factory=list)
+
+    def folds(self) -> list[Fold]:
+        """LOSO over the composite's subjects, 68 when it is complete."""
+        return leave_one_subject_out(
+            {"clip_id": clip, "subject": self.subjects[clip]} for clip in _ordered(self.labels)
+        )
+
+
+def megc2019_composite(items: Iterable[Any]) -> Composite:
+    """The composite of SMIC-HS, CASME II and SAMM with three classes: 164 + 145 + 133 clips of 68 subjects.
+
+    Negative is every negative emotion in SAMM, disgust and repression in CASME II, whose fear, sadness and others are
+    left out, as are SAMM's others and two clips of CASME II with an unusable apex.
+    """
+    labels, subjects, left_out, sources = {}, {}, {}, {}
+    for item in sorted(items, key=lambda item: natural_key(_get(item, "clip_id"))):
+        clip, source = _get(item, "clip_id"), _get(item, "source")
+        if source not in _MEGC_WORDS:
+            left_out[clip] = f"{source} is not part of the composite"
+        elif clip.rsplit("/", 1)[0] in _MEGC_LEFT_OUT:
+            left_out[clip] = "left out by the organisers: no usable apex"
+        else:
+            words = _emotions(item)
+            label = _MEGC_WORDS[source].get(words[0]) if len(words) == 1 else None
+            if label is None:
+                left_out[clip] = f"{_get(item, 'emotion')} is not part of the composite for {source}"
+            else:
+                labels[clip], subjects[clip], sources[clip] = label, _get(item, "subject"), source
+    differences = []
+    for source, (counts, people) in MEGC_COUNTS.items():
+        clips = [clip for clip in labels if sources[clip] == source]
+        found = Counter(labels[clip] for clip in clips)
+        found_counts = tuple(found[name] for name in MEGC_CLASSES)
+        found_people = len({subjects[clip] for clip in clips})
+        if (found_counts, found_people) != (counts, people):
+            differences.append(
+                f"{source}: {'/'.join(map(str, found_counts))} clips ({', '.join(MEGC_CLASSES)}) of {found_people} "
+                f"subjects, the organisers have {'/'.join(map(str, counts))} of {people}"
+            )
+    return Composite(labels, subjects, left_out, differences)
+
+
+# --- Proof ----------------------------------------------------------------------------------------------------------
+
+
+def check_disjoint(parts: Mapping[str, Iterable[Any]]) -> dict[str, tuple[int, int]]:
+    """Clips and subjects of each part.
+
+    Raises:
+        LeakageError: a subject or a clip id in two parts, or a clip id twice in one.
+    """
+    subjects: dict[str, str] = {}
+    clips: dict[str, str] = {}
+    counts = {}
+    for part, items in parts.items():
+        people, number = set(), 0
+        for item in items:
+            clip, subject = _get(item, "clip_id"), _get(item, "subject")
+            if clip in clips:
+                raise LeakageError(f"Clip {clip} is in {clips[clip]} and again in {part}.")
+            if subjects.setdefault(subject, part) != part:
+                raise LeakageError(
+                    f"Subject {subject} is in {subjects[subject]} and in {part}; a split must keep a subject's clips "
+                    "together."
+                )
+            clips[clip] = part
+            people.add(subject)
+            number += 1
+        counts[part] = (number, len(people))
+    return counts
+
+
+def check_folds(folds: Sequence[Fold], items: Iterable[Any]) -> None:
+    """Raises `LeakageError` unless no fold shares a subject and every clip is tested exactly once."""
+    subjects = {_get(item, "clip_id"): _get(item, "subject") for item in items}
+    for fold in folds:
+        strange = next((clip for clip in (*fold.train, *fold.test) if clip not in subjects), None)
+        if strange is not None:
+            raise LeakageError(f"{fold.name}: {strange} is not among the clips.")
+        check_disjoint(
+            {
+                f"{fold.name}, {side}": [{"clip_id": clip, "subject": subjects[clip]} for clip in clips]
+                for side, clips in (("train", fold.train), ("test", fold.test))
+            }
+        )
+    tested = Counter(clip for fold in folds for clip in fold.test)
+    wrong = next((clip for clip in subjects if tested[clip] != 1), None)
+    if wrong is not None:
+        raise LeakageError(f"{wrong} is tested {tested[wrong]} times in {len(folds)} folds; once is right.")
+
+
+def check_written(folder: str | Path) -> dict[str, tuple[int, int]]:
+    """Reads clip ids and subjects back from a dataset folder's Parquet files and proves the splits disjoint.
+
+    Args:
+        folder: the one with `train-00000-of-00001.parquet` and so on.
+
+    Returns:
+        Clips and subjects of each split.
+
+    Raises:
+        FileNotFoundError: no Parquet file in the folder. LeakageError: see `check_disjoint`.
+    """
+    files = sorted(Path(folder).glob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no Parquet file; pass the folder that holds the splits.")
+    parts: dict[str, list[dict]] = defaultdict(list)
+    for path in files:
+        split = re.sub(r"-\d+-of-\d+$", "", path.stem)
+        parts[split] += pq.read_table(path, columns=["clip_id", "subject"]).to_pylist()
+    return check_disjoint(parts)
+
+
+# --- Near-duplicates ------------------------------------------------------------------------------------------------
+
+_HASHED = 16  # lowest frequencies a side
+NEAR = 0.1  # share of differing bits; on rendered faces one clip re-encoded stays below 0.05, other people above 0.2
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """Two clips of different splits that look alike. `distance` is the share of differing bits."""
+
+    first: str
+    second: str
+    splits: tuple[str, str]
+    distance: float
+
+
+def clip_signature(onset: np.ndarray, apex: np.ndarray) -> np.ndarray:
+    """Perceptual hash of a clip's onset and apex crops, (510,) bool.
+
+    Each is the signs, against their median, of the 16 × 16 lowest DCT frequencies without the mean (Zauner,
+    Implementation and Benchmarking of Perceptual Image Hash Functions, 2010). Size, light and compression hardly
+    change it; pass aligned crops, or the background will decide.
+
+    Args:
+        onset, apex: (H, W) or (H, W, 3) uint8.
+    """
+    return np.concatenate([_perceptual_hash(image) for image in (onset, apex)])
+
+
+def near_duplicates(splits: Mapping[str, Mapping[str, np.ndarray]], threshold: float = NEAR) -> list[NearDuplicate]:
+    """Pairs of clips in different splits whose signatures differ in less than `threshold` of the bits, nearest first.
+
+    One recording under two names, and one person filmed twice in a session, both show up here.
+
+    Args:
+        splits: split -> clip id -> `clip_signature`.
+    """
+    found = []
+    names = list(splits)
+    signs = {
+        name: np.array([np.where(bits, 1, -1) for bits in part.values()], np.float32) for name, part in splits.items()
+    }
+    for position, first in enumerate(names):
+        for second in names[position + 1 :]:
+            if not splits[first] or not splits[second]:
+                continue
+            ids = list(splits[first]), list(splits[second])
+            bits = signs[first].shape[1]
+            for start in range(0, len(ids[0]), 1024):  # a block at a time: memory does not grow with the square
+                distances = 0.5 - 0.5 * (signs[first][start : start + 1024] @ signs[second].T) / bits
+                for row, column in np.argwhere(distances < threshold):
+                    pair = ids[0][start + row], ids[1][column]
+                    found.append(NearDuplicate(*pair, (first, second), float(distances[row, column])))
+    return sorted(found, key=lambda item: (item.distance, item.first, item.second))
+
+
+def _perceptual_hash(image: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    small = cv2.resize(grey.astype(np.float32), (4 * _HASHED, 4 * _HASHED), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(small)[:_HASHED, :_HASHED].ravel()[1:]
+    return low > np.median(low)
+
+
+# --- Records and rows alike -----------------------------------------------------------------------------------------
+
+
+def _get(item: Any, name: str) -> Any:
+    return item[name] if isinstance(item, Mapping) else getattr(item, name)
+
+
+def _emotions(item: Any) -> tuple[str, ...]:
+    """Normalised words; a written row has the source's own word only, and none of ours where nobody knows it."""
+    if not isinstance(item, Mapping):
+        return item.emotions
+    try:
+        return normalise_emotion(item["emotion"] or "")
+    except UnknownEmotionError:
+        return ()
+
+
+def _sheet(item: Any) -> str | None:
+    return item["provenance"]["sheet"] if isinstance(item, Mapping) else item.sheet
+
+
+def _partition(item: Any) -> str | None:
+    """The fixed set of a record; a written row tells it by its sheet's name."""
+    if not isinstance(item, Mapping) and item.partition is not None:
+        return item.partition
+    return SOURCES[_get(item, "source")].set_of(_sheet(item) or "")
+
+
+def _by(items: Iterable[Any], group_of: Any) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        groups[group_of(_get(item, "subject"))].append(_get(item, "clip_id"))
+    return {name: sorted(groups[name], key=natural_key) for name in sorted(groups, key=natural_key)}
+
+
+def _ordered(clips: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(clips, key=natural_key))
+
+
+def _leave_one_out(items: Iterable[Any], group_of: Any, what: str) -> list[Fold]:
+    groups = _by(items, group_of)
+    if len(groups) < 2:
+        raise ValueError(f"Leaving one out needs at least two {what}; there are {len(groups)}: {', '.join(groups)}.")
+    return [
+        Fold(name, tuple(clip for other, clips in groups.items() if other != name for clip in clips), tuple(test))
+        for name, test in groups.items()
+    ]

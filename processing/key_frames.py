@@ -1,0 +1,123 @@
+"""Onset, apex and offset of the one expression of a clip, and the frames a model gets to see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .motion_signals import (
+    HEAD_MODES,
+    HEAD_REMAINS,
+    LIDS,
+    SLOW_NOISE,
+    checked_motion,
+    fit_course,
+    frame_noise,
+    smoothed,
+    whitening,
+)
+from .spotting import propose_intervals
+
+_COURSE_SEEN = 4.0  # robust standard deviations
+
+
+class KeyFrameError(ValueError):
+    """Key frames that contradict each other or the clip."""
+
+
+@dataclass(frozen=True)
+class KeyFrames:
+    """Frame numbers within the clip, onset < apex ≤ offset."""
+
+    onset: int
+    apex: int
+    offset: int
+
+    def validate(self, num_frames: int) -> KeyFrames:
+        """Returns itself, or raises `KeyFrameError` saying which rule is broken."""
+        if not 0 <= self.onset < num_frames or not self.offset < num_frames:
+            raise KeyFrameError(
+                f"Key frames {self.onset}, {self.apex}, {self.offset} lie outside a clip of {num_frames} frames."
+            )
+        if not self.onset < self.apex <= self.offset:
+            raise KeyFrameError(
+                f"Key frames must satisfy onset < apex ≤ offset; got onset {self.onset}, apex {self.apex}, "
+                f"offset {self.offset}."
+            )
+        return self
+
+
+def spot_key_frames(motion: np.ndarray, fps: float | None = None) -> KeyFrames:
+    """Onset, apex and offset of the expression in a clip.
+
+    A clip is taken to show one expression. The course of the whole face's motion is the first principal component
+    over time of all regions but the lids, each weighed by its noise and with what a wrongly measured head would do
+    taken out. A smooth rise and fall is then fitted to that course; at the apex the motion stands still for a while,
+    so that the flanks tell more about its time than the highest value. Where the lids alone move, they are used.
+
+    A clip of more than 1.2 s with a known frame rate is searched with `propose_intervals` first, for the expression
+    that stands out most. A still clip has key frames too: they are where its noise is strongest.
+
+    Args:
+        motion: (T, regions, 2) from `track_regions`, percent of the crop's width.
+        fps: frames a second, if known.
+
+    Raises:
+        KeyFrameError: fewer than two frames. ValueError: another shape, values that are not finite.
+    """
+    motion = checked_motion(motion)
+    count = len(motion)
+    if count < 2:
+        raise KeyFrameError(f"Key frames need at least two frames, onset and apex; this clip has {count}.")
+    if fps and count > 1.2 * fps:
+        shown = [item for item in propose_intervals(motion, fps) if item.kind == "expression"]
+        if shown:
+            best = max(shown, key=lambda item: item.score)
+            return KeyFrames(best.onset, best.apex, best.offset).validate(count)
+    signals = motion.reshape(count, -1).astype(np.float64)
+    sigma = min(2.0 if not fps else float(np.clip(0.01 * fps, 0.5, 5.0)), count / 16)
+    course, peak = _course(signals[:, ~LIDS], HEAD_MODES[~LIDS], sigma)
+    if peak < _COURSE_SEEN:
+        lids, lid_peak = _course(signals[:, LIDS], HEAD_MODES[LIDS], sigma)
+        course = lids if lid_peak > max(peak, _COURSE_SEEN) else course
+    onset, apex, offset = fit_course(course, sigma)
+    apex = min(max(apex, 1), count - 1)
+    return KeyFrames(min(max(onset, 0), apex - 1), apex, min(max(offset, apex), count - 1)).validate(count)
+
+
+def _course(signals: np.ndarray, modes: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:
+    """The motion that the signals have in common, (T,), in noise standard deviations, positive away from the first
+    frames; and its smoothed peak."""
+    centred = signals - np.median(signals, axis=0)
+    whitened = centred @ whitening(np.hypot(frame_noise(centred), SLOW_NOISE), HEAD_REMAINS * modes)
+    smooth = smoothed(whitened, sigma)
+    smooth -= smooth.mean(axis=0)
+    direction = np.linalg.svd(smooth, full_matrices=False)[2][0]
+    course = whitened @ direction
+    course = course - np.median(course[: max(2, len(course) // 16)])
+    course = course / max(float(frame_noise(course[:, None])[0]), 1e-3)
+    smooth = smoothed(course[:, None], sigma)[:, 0]
+    if abs(smooth.min()) > smooth.max():
+        course, smooth = -course, -smooth
+    return course, float(smooth.max())
+
+
+# --- what the model sees --------------------------------------------------------------------------------------------
+
+
+def sample_indices(keys: KeyFrames, num_frames: int) -> list[int]:
+    """`num_frames` frame numbers: the onset first, the apex at `apex_position(num_frames)`, the offset last.
+
+    Each of the two phases is sampled evenly, so that a slow and a fast expression look alike in time; frames repeat
+    where a phase has fewer frames than samples.
+    """
+    position = apex_position(num_frames)
+    rising = np.linspace(keys.onset, keys.apex, position + 1)
+    falling = np.linspace(keys.apex, keys.offset, num_frames - position)[1:]
+    return [round(float(index)) for index in np.concatenate([rising, falling])]
+
+
+def apex_position(num_frames: int) -> int:
+    """Which of the sampled frames is the apex."""
+    return num_frames // 2

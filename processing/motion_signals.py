@@ -1,0 +1,168 @@
+"""Region motion as signals over time: noise, smoothing, whitening, and the fit of one rise and fall."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from .action_units import region_ellipse
+from .region_tracking import TRACKED_REGIONS
+
+
+def checked_motion(motion: np.ndarray) -> np.ndarray:
+    """Returns region motion, or raises `ValueError` for another shape and for values that are not finite."""
+    motion = np.asarray(motion)
+    if motion.ndim != 3 or motion.shape[1:] != (len(TRACKED_REGIONS), 2):
+        raise ValueError(
+            f"Region motion must have shape (frames, {len(TRACKED_REGIONS)}, 2), as track_regions yields it; got "
+            f"{motion.shape}."
+        )
+    if not np.isfinite(motion).all():
+        raise ValueError("Region motion holds NaN or infinite values.")
+    return motion
+
+
+def motion_along(signals: np.ndarray, region: str, side: str, direction: Sequence[float]) -> np.ndarray:
+    """(T,): how far one region has gone in a direction."""
+    column = 2 * TRACKED_REGIONS.index((region, side))
+    return signals[:, column : column + 2] @ np.asarray(direction)
+
+
+def channels_of(*names: str) -> np.ndarray:
+    """(channels,): which signals belong to regions of these names."""
+    return np.repeat([region in names for region, _ in TRACKED_REGIONS], 2)
+
+
+def _head_modes() -> np.ndarray:
+    """(channels, 4): what a shift in x and y, a change of scale and a turn of the head do to each signal, of about
+    equal size over the face."""
+    x, y = (np.array([region_ellipse(*key)[:2] for key in TRACKED_REGIONS]) - 0.5).T
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    modes = [(one, zero), (zero, one), (4 * x, 4 * y), (-4 * y, 4 * x)]
+    return np.stack([np.stack(mode, axis=-1).ravel() for mode in modes], axis=-1)
+
+
+LIDS = channels_of("upper lid", "lower lid")
+HEAD_MODES = _head_modes()
+# Percent of the crop's width.
+SLOW_NOISE = 0.05  # what compression and light make of a region at rest, beyond the noise from frame to frame
+HEAD_REMAINS = 0.3  # of each head mode; any larger value does the same
+
+
+def whitening(spread: np.ndarray, modes: np.ndarray) -> np.ndarray:
+    """The symmetric matrix that gives signals of these standard deviations and these modes variance one."""
+    covariance = np.diag(spread**2) + modes @ modes.T
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors / np.sqrt(values)) @ vectors.T
+
+
+def robust_spread(values: np.ndarray) -> np.ndarray:
+    """Robust standard deviation about zero along the first axis."""
+    return 1.4826 * np.median(np.abs(values), axis=0)
+
+
+def frame_noise(values: np.ndarray) -> np.ndarray:
+    """Robust standard deviation of what changes from frame to frame, (D,)."""
+    return robust_spread(np.diff(values, axis=0)) / np.sqrt(2)
+
+
+def smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
+    """(T, D) smoothed along time by a Gaussian of `sigma` frames; next to nothing below a third of a frame."""
+    taps = 2 * max(1, int(np.ceil(3 * sigma))) + 1
+    if sigma <= 0:
+        return values.copy()
+    return cv2.GaussianBlur(values, (1, taps), 1.0, sigmaY=sigma, borderType=cv2.BORDER_REPLICATE)
+
+
+def running_median(values: np.ndarray, length: int) -> np.ndarray:
+    """(T, D): the median of `length` frames around each, taken at sixteen places a length and joined by lines. At the
+    ends the signal is continued by its point reflection, so that a slow drift stays one."""
+    count, half = len(values), max(1, length // 2)
+    smooth = smoothed(values, length / 64)
+    padded = np.pad(smooth, ((half, half), (0, 0)), mode="reflect", reflect_type="odd")
+    places = np.unique(np.append(np.arange(0, count, max(1, length // 16)), count - 1))
+    medians = np.stack([np.median(padded[at : at + 2 * half + 1], axis=0) for at in places])
+    return np.stack([np.interp(np.arange(count), places, column) for column in medians.T], axis=1)
+
+
+def extent_of(course: np.ndarray, peak: int, level: float) -> tuple[int, int]:
+    """The last frame before the peak and the first one after it at or below the level, or the ends."""
+    low = course <= level
+    before, after = np.flatnonzero(low[:peak]), np.flatnonzero(low[peak:])
+    return (int(before[-1]) if len(before) else 0), (peak + int(after[0]) if len(after) else len(course) - 1)
+
+
+def runs_of(mask: np.ndarray) -> list[tuple[int, int]]:
+    """(first, last) of each run of True."""
+    edges = np.flatnonzero(np.diff(np.r_[0, mask.astype(np.int8), 0]))
+    return [(int(first), int(last) - 1) for first, last in zip(edges[::2], edges[1::2], strict=True)]
+
+
+# --- a rise and fall ------------------------------------------------------------------------------------------------
+
+
+def fit_course(course: np.ndarray, sigma: float) -> tuple[int, int, int]:
+    """Onset, apex and offset of a rise and fall by least squares; they may lie outside the frames.
+
+    Both flanks are u^k / (u^k + (1 − u)^k), which is a straight line for k = 1, close to a raised cosine for
+    k = 1.7 and steeper beyond; k is fitted too. Rise and fall last as long as they want.
+    """
+    count = len(course)
+    times = np.arange(count, dtype=np.float64)
+    smooth = smoothed(course[:, None], sigma)[:, 0]
+    apex = int(np.argmax(smooth[1:])) + 1
+    base = float(np.percentile(smooth, 10))
+    height = max(float(smooth[apex]) - base, 1e-6)
+    low = smooth < base + 0.5 * height
+    before, after = np.flatnonzero(low[:apex]), np.flatnonzero(low[apex:])
+    rise = max(1, apex - (int(before[-1]) if len(before) else 0))
+    fall = max(1, int(after[0]) if len(after) else count - 1 - apex)
+    # Half the height is reached half-way up, so that a flank lasts twice as long as from there to the apex.
+    guess = np.array([apex - 2.0 * rise, apex, apex + 2.0 * fall, np.log(1.7), base, height])
+    if count < 8:
+        return max(0, round(guess[0])), apex, min(count - 1, round(guess[2]))
+    fitted = _least_squares(times, course, guess, shape_spread=0.25)
+    if not apex - rise <= fitted[1] <= apex + fall:
+        fitted = guess
+    return round(float(fitted[0])), round(float(fitted[1])), round(float(fitted[2]))
+
+
+def _rise_and_fall(parameters: np.ndarray, times: np.ndarray) -> np.ndarray:
+    onset, apex, offset, log_shape, base, height = parameters
+    along = np.where(times < apex, (times - onset) / (apex - onset), (offset - times) / (offset - apex))
+    along = np.clip(along, 0.0, 1.0)
+    power = along ** np.exp(log_shape)
+    return base + height * power / (power + (1 - along) ** np.exp(log_shape))
+
+
+def _least_squares(times: np.ndarray, values: np.ndarray, guess: np.ndarray, *, shape_spread: float) -> np.ndarray:
+    """Levenberg-Marquardt for `_rise_and_fall`, the shape held near its guess."""
+    steps = np.diag([0.3, 0.3, 0.3, 0.05, 0.01, 0.01])
+
+    def residuals(parameters: np.ndarray) -> np.ndarray:
+        shape = (parameters[3] - guess[3]) / shape_spread
+        return np.append(values - _rise_and_fall(parameters, times), shape)
+
+    parameters, damping = guess.astype(np.float64), 1e-2
+    residual = residuals(parameters)
+    for _ in range(40):
+        jacobian = np.stack(
+            [(residuals(parameters + step) - residuals(parameters - step)) / (2 * step.max()) for step in steps], 1
+        )
+        normal, gradient = jacobian.T @ jacobian, jacobian.T @ residual
+        cost = residual @ residual
+        for _ in range(8):
+            trial = parameters - np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-9), gradient)
+            if trial[0] + 1 < trial[1] < trial[2] - 1:
+                trial_residual = residuals(trial)
+                if trial_residual @ trial_residual < cost:
+                    break
+            damping *= 4
+        else:
+            return parameters
+        parameters, residual, damping = trial, trial_residual, max(damping / 8, 1e-6)
+        if cost - residual @ residual < 1e-6 * cost:
+            return parameters
+    return parameters

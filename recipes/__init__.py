@@ -1,0 +1,1 @@
+"""One YAML a training or evaluation run, installed with the package."""

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deft_llm.evaluation.baselines.shallow import SIDE, ShallowNetwork
+from tests.evaluation.baselines.moving_rows import LABELS, moving_rows
+
+
+class Linear(ShallowNetwork):
+    channels = 2
+
+    def build(self, classes):
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2 * SIDE * SIDE), nn.Linear(2 * SIDE * SIDE, classes))
+
+
+def fitted(rows, **settings):
+    model = Linear(LABELS, **{"epochs": 2, "learning_rate": 1e-2, "batch_size": 4} | settings)
+    model.fit(rows)
+    return model
+
+
+def test_inputs_are_scaled_by_the_training_rows_and_only_by_them():
+    rows = moving_rows(12)
+    model = fitted(rows)
+    scale = model.scale.copy()
+    larger = [{**row, "flow": 9 * np.float32(row["flow"])} for row in rows]
+    model.predict(larger)
+    np.testing.assert_array_equal(model.scale, scale)
+    np.testing.assert_allclose(fitted(larger).scale, 9 * scale, rtol=1e-3)
+
+
+def test_a_prediction_does_not_lean_on_the_other_clips():
+    rows = moving_rows(12)
+    model = fitted(rows)
+    alone = [model.predict([row])[0]["scores"] for row in rows]
+    for one, together in zip(alone, model.predict(rows), strict=True):
+        assert one == pytest.approx(together["scores"], abs=1e-6)
+
+
+def test_a_batch_of_one_is_left_out():
+    fitted(moving_rows(5))  # 4 and 1: batch normalisation would refuse the last
+
+
+def test_the_last_epoch_is_kept():
+    rows = moving_rows(12)
+    first, last = fitted(rows, epochs=1), fitted(rows, epochs=20)
+    targets = torch.tensor([LABELS.index(row["label"]) for row in rows])
+
+    def loss(model):
+        scores = torch.tensor([item["scores"] for item in model.predict(rows)])
+        return nn.functional.nll_loss(scores.log(), targets)
+
+    assert loss(last) < loss(first)

@@ -1,0 +1,33 @@
+"""What the tests of the builder share: settings, and what a built folder holds."""
+
+import hashlib
+import sys
+
+import pyarrow.parquet as pq
+
+from deft_llm.hub_datasets.build.settings import BuildSettings
+
+CROPPED = BuildSettings(face_source="cropped", shard_size=2)
+
+
+def digest(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def rows_of(folder):
+    return [row for path in sorted((folder / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def command(root, out, *more):
+    return [
+        sys.executable, "-m", "deft_llm.hub_datasets", "build", "--source", f"mylab={root}", "--out", str(out),
+        "--face-source", "cropped", "--shard-size", "2", *more,
+    ]  # fmt: skip
+
+
+class Killed(BaseException):
+    pass

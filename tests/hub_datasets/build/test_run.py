@@ -1,0 +1,100 @@
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from deft_llm.hub_datasets.build.manifest import LicenceError
+from deft_llm.hub_datasets.build.run import build
+from deft_llm.hub_datasets.build.settings import BuildError
+from tests.hub_datasets.build.own_recordings import CROPPED, command, digest
+
+# --- The whole ------------------------------------------------------------------------------------------------------
+
+
+def test_workers_and_order_change_no_byte(own_root, own_built, tmp_path, inline):
+    build({"mylab": own_root}, tmp_path / "again", settings=CROPPED)
+    assert digest(tmp_path / "again") == digest(own_built[0])
+
+
+# --- Refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_each_licensed_source_must_be_accepted(tmp_path):
+    with pytest.raises(LicenceError) as caught:
+        build({"casme2": tmp_path / "a", "samm": tmp_path / "b"}, tmp_path / "x", accepted=["samm"])
+    message = str(caught.value)
+    assert "--accept-licence casme2" in message
+    assert "--accept-licence samm" not in message
+    assert "signed" in message
+
+
+def test_the_output_stays_out_of_the_roots(own_root, tmp_path):
+    for out in (own_root, own_root / "out", own_root.parent):
+        with pytest.raises(ValueError, match="lie in each other"):
+            build({"mylab": own_root}, out)
+    (tmp_path / "link").symlink_to(own_root)
+    with pytest.raises(ValueError, match="lie in each other"):
+        build({"mylab": own_root}, tmp_path / "link" / "out")
+    assert not list(own_root.parent.glob("*.building"))
+
+
+def test_an_existing_folder_is_not_overwritten(own_root, own_built):
+    before = digest(own_built[0])
+    with pytest.raises(FileExistsError, match="choose another --out"):
+        build({"mylab": own_root}, own_built[0], settings=CROPPED)
+    assert digest(own_built[0]) == before
+    assert not own_built[0].with_name("own.building").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workers": 0}, "At least one worker"),
+        ({"executor": "dask"}, "Known: local, slurm, ray"),
+        ({"executor": "slurm"}, "--executor-option time"),
+        ({"sheets": {"samm": "x.csv"}}, "samm, which is no --source"),
+    ],
+)
+def test_requests_that_make_no_sense(own_root, tmp_path, arguments, message):
+    with pytest.raises(BuildError, match=message):
+        build({"mylab": own_root}, tmp_path / "out", settings=CROPPED, **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+# --- Interrupted ----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_build_is_resumed_to_the_same_bytes(own_root, own_built, tmp_path):
+    """SIGKILL while planning, with one shard finished, and with three; no worker lives on."""
+    out, work = tmp_path / "out", tmp_path / "out.building"
+    moments = (lambda: (work / "lock").exists(), lambda: shards() >= 1, lambda: shards() >= 3)
+
+    def shards():
+        return len(list(work.glob("shards/*.json")))
+
+    kept = {}
+    for due in moments:
+        process = subprocess.Popen(
+            command(own_root, out, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 120
+        while not due():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        _, living = psutil.wait_procs(workers, timeout=20)
+        assert not living
+        assert not out.exists()
+        for path, written in kept.items():
+            assert path.stat().st_mtime_ns == written  # not made again
+        kept = {path: path.stat().st_mtime_ns for path in work.glob("shards/*.parquet")}
+    assert kept
+    done = subprocess.run(command(own_root, out), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert digest(out) == digest(own_built[0])
+    assert not work.exists()

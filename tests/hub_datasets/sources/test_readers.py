@@ -1,0 +1,225 @@
+"""What is common to all data sets: frames that are found, own recordings, and input that is refused."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from deft_llm.hub_datasets.sources.emotions import UnknownEmotionError
+from deft_llm.hub_datasets.sources.readers import (
+    SubjectClashError,
+    check_subjects,
+    read_source,
+    read_sources,
+    refuse_output_in_root,
+)
+from deft_llm.hub_datasets.sources.sheets import SheetError
+from deft_llm.processing.video_reading import open_clip
+from tests.hub_datasets import miniatures
+from tests.hub_datasets.miniatures import CASME2_HEADER, DFME_HEADER, MINIATURES, write_csv, write_xlsx
+
+
+def reasons(report):
+    return {drop.key: drop.reason for drop in report.drops}
+
+
+# --- All sources ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_every_source_gives_records_that_can_be_opened(roots, name):
+    records, report = read_source(name, roots[name])
+    assert records
+    assert report.records == len(records)
+    assert len(records) + len(report.drops) + sum(report.left_out.values()) >= report.rows
+    for record in records:
+        assert record.clip_id.startswith(f"{name}/{record.subject.partition('/')[2]}/{record.clip}/")
+        assert record.fps > 0
+        clip = open_clip([str(path) for path in record.frames])
+        assert len(clip) == len(record.files)
+        if record.onset is not None:
+            assert 0 <= record.onset < record.offset < len(clip)
+            assert record.apex is None or record.onset < record.apex <= record.offset
+        assert (record.apex is None) == any(
+            flag.startswith("apex_") or flag == "key_frames_missing" for flag in record.quality
+        )
+
+
+def test_reading_touches_nothing_and_gives_the_same_twice(roots):
+    def state():
+        return {path: path.stat().st_mtime_ns for path in Path(roots["casme2"]).rglob("*")}
+
+    before = state()
+    first, second = (read_source("casme2", roots["casme2"])[0] for _ in range(2))
+    assert first == second
+    assert state() == before
+
+
+# --- Frames and key frames -------------------------------------------------------------------------------------------
+
+
+def test_frames_that_the_disk_lacks_drop_the_row_with_its_reason(read):
+    records, report = read("casme2")
+    assert reasons(report)["sub17/EP05_02/30"] == "no folder sub17/EP05_02 under the root"
+    assert reasons(report)["sub26/EP15_01/40"] == "frame 50 is not on the disk"
+    assert not {"EP05_02", "EP15_01"} & records.keys()
+
+
+def test_a_hole_between_key_frames_is_flagged(read):
+    record = read("casme2")[0]["EP18_44"]
+    assert "frames_missing:1" in record.quality
+    assert record.files == ("img5.jpg", "img6.jpg", "img8.jpg", "img9.jpg", "img10.jpg", "img11.jpg")
+    assert (record.onset, record.apex, record.offset) == (0, 2, 5)
+
+
+def test_a_row_that_is_there_twice_is_dropped_once(read):
+    records, report = read("casme2")
+    assert records["EP18_44"].row == 10
+    assert [drop.reason for drop in report.drops if drop.row == 11] == ["same subject, clip and onset as row 10"]
+
+
+def test_expressions_longer_than_half_a_second_are_flagged(tmp_path):
+    rows = [[1, "a", None, 100, 150, 200, None, 4, "fear"], [1, "b", None, 100, 150, 201, None, 4, "fear"]]
+    write_xlsx(tmp_path / "CASME2-coding-20190701.xlsx", {"Sheet1": [CASME2_HEADER, *rows]})
+    records, _ = read_source("casme2", tmp_path, check_frames=False)
+    assert [record.quality for record in records] == [(), ("longer_than_half_a_second",)]  # at 200 fps
+
+
+# --- Own recordings -------------------------------------------------------------------------------------------------
+
+
+def test_own_recordings_as_csv(read):
+    records, report = read("own")
+    first, second = records["p1-1"], records["p2-1"]
+    assert (first.subject, first.fps, first.files[0]) == ("own/p1", 120, "002.png")
+    assert (first.onset, first.apex, first.offset) == (0, 3, 6)
+    assert len(second.files) == 10
+    assert (second.onset, second.apex, second.emotion) == (None, None, None)
+    assert "key_frames_missing" in second.quality
+    assert second.notes == "not coded yet"
+    assert report.version == "own recordings"
+
+
+def test_own_recordings_as_json_lines(tmp_path):
+    records, _ = read_source("my-lab", miniatures.own_jsonl(tmp_path))
+    assert [record.clip_id for record in records] == ["my-lab/p1/p1-1/2", "my-lab/p2/p2-1/0"]
+    assert records[0].emotions == ("happiness",)
+    assert records[1].partition == "test"
+
+
+def test_own_recordings_as_videos(tmp_path, brow_video):
+    shutil.copy(brow_video, tmp_path / "brow.mp4")
+    write_csv(
+        tmp_path / "annotations.csv", [["subject", "path", "onset", "apex", "offset"], ["a", "brow.mp4", 3, 19, 35]]
+    )
+    (record,), _ = read_source("my-lab", tmp_path)
+    assert record.video == tmp_path.resolve() / "brow.mp4"
+    assert (record.onset, record.apex, record.offset) == (3, 19, 35)
+    assert record.frames == []
+
+
+@pytest.mark.parametrize("path", ["../elsewhere", "/etc", "clips/nothing", "annotations.csv"])
+def test_own_recordings_stay_in_their_root(tmp_path, path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write_csv(tmp_path / "lab" / "annotations.csv", [["subject", "path"], ["a", path]])
+    records, report = read_source("my-lab", tmp_path / "lab")
+    assert records == []
+    assert path in report.drops[0].reason
+
+
+# --- Bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_a_root_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder; pass the folder that casme2 was unpacked to"):
+        read_source("casme2", tmp_path / "nothing")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="not a folder"):
+        read_source("casme2", tmp_path / "file")
+
+
+def test_an_unknown_source_lists_the_known_ones(tmp_path):
+    with pytest.raises(SheetError, match=r"Unknown source 'casme-2'\. Known: casme, casme2, .*annotations\.csv"):
+        read_source("casme-2", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ([1, "a", None, "x7", 8, 9], "onset is 'x7', which is no frame number"),
+        ([1, "a", None, 7, 8.5, 9], "apex is '8.5', which is no frame number"),
+        ([1, "a", None, 7, 8, 10**10], "offset is '10000000000', which is no frame number"),
+        ([1, "a", None, "/", 8, 9], "no onset"),
+        ([1, "a", None, 7, "/", "/"], "neither offset nor apex"),
+        ([1, "a", None, 7, 8, 5], "offset 5 is not after onset 7"),
+        ([None, "a", None, 7, 8, 9], "no clip but text: a 7 8 9 4 fear"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_dropped_with_their_reason(tmp_path, cells, reason):
+    rows = [[1, "good", None, 1, 2, 3, None, 4, "fear"], [*cells, None, 4, "fear"]]
+    write_xlsx(tmp_path / "CASME2-coding-20190701.xlsx", {"Sheet1": [CASME2_HEADER, *rows]})
+    records, report = read_source("casme2", tmp_path, check_frames=False)
+    assert [record.clip for record in records] == ["good"]
+    assert [(drop.row, drop.reason) for drop in report.drops] == [(3, reason)]
+
+
+def test_a_subject_that_two_sources_claim_is_refused(roots, tmp_path):
+    lab = miniatures.own_jsonl(tmp_path / "lab")
+    text = (lab / "annotations.jsonl").read_text(encoding="utf-8")
+    (lab / "annotations.jsonl").write_text(text.replace('"p1"', '"casme2/sub01"'), encoding="utf-8")
+    with pytest.raises(SubjectClashError, match="casme2/sub01 is claimed by casme2 and my-lab"):
+        read_sources({"casme2": roots["casme2"], "my-lab": lab})
+    records, _ = read_source("my-lab", lab)
+    assert {record.subject for record in records} == {"casme2/sub01", "my-lab/p2"}
+
+
+def test_frames_that_two_subjects_claim_are_refused(roots):
+    first, _ = read_source("casme2", roots["casme2"])
+    check_subjects(first)
+    with pytest.raises(
+        SubjectClashError, match="EP02_01f belongs to casme2/sub01 in casme2 and to my-lab/p in my-lab"
+    ):
+        check_subjects([*first, replace(first[0], source="my-lab", subject="my-lab/p")])
+
+
+@pytest.mark.parametrize("place", [".", "out", "CASME2_RAW_selected/sub01", ".."])
+def test_the_output_never_lies_in_a_data_set(roots, place, monkeypatch):
+    monkeypatch.chdir(roots["casme2"])
+    with pytest.raises(ValueError, match="lie in each other"):
+        refuse_output_in_root(place, [roots["casme2"]])
+    refuse_output_in_root(roots["casme2"].parent / "casme2-out", [roots["casme2"]])
+
+
+def test_the_output_never_lies_in_a_data_set_behind_a_link(roots, tmp_path):
+    (tmp_path / "link").symlink_to(roots["casme2"])
+    with pytest.raises(ValueError, match="lie in each other"):
+        refuse_output_in_root(tmp_path / "link" / "out", [roots["casme2"]])
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    header=st.permutations([*DFME_HEADER, "", "Remarks"]),
+    lines=st.lists(
+        st.lists(
+            st.sampled_from(["1", "2", "3", "4+7", "disgust", "sub0001", "/", "200"])
+            | st.text(max_size=6)
+            | st.integers(-5, 10**12).map(str),
+            min_size=9,
+            max_size=12,
+        ),
+        max_size=6,
+    ),
+)
+def test_whatever_the_cells_hold_rows_are_accounted_for_or_one_error_is_raised(tmp_path, header, lines):
+    write_csv(tmp_path / "DFME.csv", [header, *lines])
+    try:
+        records, report = read_source("dfme", tmp_path, check_frames=False)
+    except (SheetError, UnknownEmotionError):
+        return
+    filled = [line for line in lines if any(cell.strip() for cell in line)]
+    assert len(records) + len(report.drops) <= len(filled)
+    assert len(records) + len(report.drops) == report.rows + sum("text" in drop.reason for drop in report.drops)

@@ -1,0 +1,56 @@
+import itertools
+from dataclasses import replace
+
+import numpy as np
+
+from deft_llm.hub_datasets.synthetic.clips import EVERYDAY, Expression, UnitRequest, render_clip
+from deft_llm.processing.face_alignment import crop_transform
+from deft_llm.processing.region_tracking import TRACKED_REGIONS, track_regions
+
+
+def rows_of(frames):
+    return np.stack(list(track_regions(frames, crop_transform(*frames.shape[1:3]))))
+
+
+def test_regions_are_followed_through_head_motion_noise_and_changing_light(face):
+    shown = Expression((UnitRequest("AU12", "left", 0.015),), onset=10, apex=40, offset=70)
+    moving = replace(EVERYDAY, head_shift=0.03, head_rotation=3.0, head_scale=0.03, light_drift=0.05)
+    clip = render_clip(face, [shown], np.random.default_rng(2), count=80, disturbances=moving)
+    motion = rows_of(clip.frames)
+    assert motion.shape == (80, len(TRACKED_REGIONS), 2)
+    assert not motion[0].any()
+    corner = motion[40, TRACKED_REGIONS.index(("mouth corner", "left"))]
+    true = 100 * clip.flow(0, 40, expression_only=True, grid=100)[:, 72:80, 60:69].mean(axis=(1, 2))
+    np.testing.assert_allclose(corner, true, atol=0.25)
+    brows = [index for index, (region, _) in enumerate(TRACKED_REGIONS) if "brow" in region]
+    assert np.abs(motion[:, brows]).max() < 0.35
+
+
+def test_following_goes_on_when_the_reference_is_renewed(face):
+    """Four expressions of the same size over two renewals: none drifts away from the first."""
+    shown = [
+        Expression((UnitRequest("AU4", "both", 0.015),), 20 + 130 * n, 40 + 130 * n, 60 + 130 * n) for n in range(4)
+    ]
+    clip = render_clip(face, shown, np.random.default_rng(0), count=540)
+    brow = rows_of(clip.frames)[:, TRACKED_REGIONS.index(("inner brow", "right")), 1]
+    whole = [100 * clip.flow(0, item.apex, expression_only=True, grid=100)[1] for item in shown]
+    true = np.array([field[18:25, 36:45].mean() for field in whole])
+    np.testing.assert_allclose([brow[item.apex] for item in shown], true, atol=0.15)
+    assert abs(brow[-5:].mean()) < 0.1
+
+
+def test_a_cut_to_another_face_does_not_end_the_following(face, brow_clip):
+    other = render_clip(face, [], np.random.default_rng(5), count=30)
+    blank = np.full((5, 160, 160, 3), 128, np.uint8)
+    frames = np.concatenate([other.frames, other.frames[:, :, ::-1], blank, brow_clip.frames])
+    motion = rows_of(frames)
+    assert np.isfinite(motion).all()
+    apex = 65 + brow_clip.expression.apex
+    down = motion[:, TRACKED_REGIONS.index(("inner brow", "left")), 1]
+    assert down[apex] - down[65 + brow_clip.expression.onset] > 0.6
+
+
+def test_regions_are_followed_lazily(brow_clip):
+    endless = itertools.cycle(brow_clip.frames)
+    rows = track_regions(endless, crop_transform(160, 160))
+    assert [next(rows).shape for _ in range(3)] == [(len(TRACKED_REGIONS), 2)] * 3

@@ -1,0 +1,45 @@
+import pytest
+
+from explaining import ClipProblem, Explainer, _check_length, _loading_problem
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "words"),
+    [
+        (7200, 1.0, "2 h 0 min long"),
+        (9000, 25.0, "6 minutes long"),
+        (500, 25.0, "20 seconds long"),
+        (4000, None, "4000 frames"),
+        (1, 25.0, "single picture"),
+        (5, 25.0, "5 frames only"),
+    ],
+)
+def test_lengths_that_are_refused(frames, fps, words):
+    with pytest.raises(ClipProblem, match=words):
+        _check_length(frames, fps)
+
+
+def test_lengths_that_are_read():
+    for frames, fps in ((8, 25.0), (2000, 200.0), (250, 25.0), (3000, None)):
+        _check_length(frames, fps)
+
+
+def test_a_model_that_failed_is_not_loaded_again_at_once(monkeypatch):
+    explainer, asked = Explainer("org/nowhere"), []
+
+    def load():
+        asked.append(1)
+        raise OSError("org/nowhere is not a valid model identifier")
+
+    monkeypatch.setattr(explainer, "_load", load)
+    for _ in range(3):
+        with pytest.raises(ClipProblem, match="there is no such model") as caught:
+            explainer.load()
+        assert caught.value.status == 503
+    assert asked == [1]
+
+
+def test_no_path_and_no_token_is_told(tmp_path):
+    told = _loading_problem(str(tmp_path), RuntimeError(f"{tmp_path}/config.json hf_secret"))
+    assert str(tmp_path) not in told
+    assert "hf_secret" not in told
