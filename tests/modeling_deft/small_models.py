@@ -6,6 +6,9 @@ import torch
 
 from deft_llm.modeling_deft import DeftForConditionalGeneration
 
+# Of two computations of the same numbers that may take different paths: some tens of float32's roundings of values
+# near one.
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 VOCABULARY, IMAGE, FRAMES, FLOW = 120, 32, 4, 16
 STRUCTURE, TEXTURE, MOTION = 110, 111, 112
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -4,12 +4,24 @@ Modelled on transformers' common tests, which are not in its wheel. Everything i
 configs with random weights.
 """
 
+import copy
+import inspect
+
+import accelerate
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+)
 
 from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
 from tests.modeling_deft.small_models import (
+    CLOSE,
     FAMILIES,
     FRAMES,
     OTHERS,
@@ -36,8 +48,12 @@ def test_save_and_load(model, tmp_path):
     loaded, report = DeftForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    # The weights are equal to the bit. What is computed from them need not be: weights mapped from a file are aligned
+    # otherwise in memory, and matrix libraries choose their path by that.
     with torch.no_grad():
-        assert torch.equal(loaded.eval()(**inputs).logits, model(**inputs).logits)
+        torch.testing.assert_close(loaded.eval()(**inputs).logits, model(**inputs).logits, **CLOSE)
 
 
 def test_tied_weights_are_one_and_untied_are_two(model, tmp_path):
@@ -255,3 +271,132 @@ def test_config_keeps_what_the_parts_are():
                         texture_config=VIDEOMAE, **OTHERS)  # fmt: skip
     assert (config.text_config.model_type, config.structure_config.model_type) == ("gemma3_text", "vit")
     assert config.get_text_config().vocab_size == VOCABULARY
+
+
+def cache_of(outputs):
+    return outputs["cache" if "cache" in outputs else "past_key_values"]
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_goes_by_either_name(model, name):
+    """transformers 5.24 renamed it; older releases and older callers know the old name."""
+    inputs = {**padded(prompt(7, 8, 9)), **clips(1)}
+    with torch.no_grad():
+        whole = model(**inputs).logits[:, -1]
+        first = model(**{**inputs, **{key: inputs[key][:, :-1] for key in ("input_ids", "attention_mask")}})
+        text = {"input_ids": inputs["input_ids"][:, -1:], "attention_mask": inputs["attention_mask"]}
+        rest = model(**text, **{name: cache_of(first)})
+    torch.testing.assert_close(rest.logits[:, -1], whole, **CLOSE)
+
+
+def test_a_cache_is_continued(model):
+    inputs, options = {**padded(prompt(7, 8)), **clips(1)}, {"do_sample": False, "eos_token_id": None}
+    whole = model.generate(**inputs, **options, max_new_tokens=8)
+    first = model.generate(**inputs, **options, max_new_tokens=4, return_dict_in_generate=True)
+    parameters = inspect.signature(model.prepare_inputs_for_generation).parameters
+    stock = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    name = "cache" if "cache" in {**parameters, **stock} else "past_key_values"
+    rest = model.generate(first.sequences, **options, max_new_tokens=4, **{name: first[name]})
+    assert torch.equal(rest, whole)
+
+
+@pytest.mark.parametrize("kind", ["another model", "the prompt"])
+def test_assisted_decoding_changes_no_word(model, kind):
+    inputs, options = {**padded(prompt(7, 8, 9, 7, 8)), **clips(1)}, {"do_sample": False, "eos_token_id": None}
+    expected = model.generate(**inputs, **options, max_new_tokens=10)
+    if kind == "the prompt":
+        options["prompt_lookup_num_tokens"] = 3
+    else:
+        options["assistant_model"] = assistant = copy.deepcopy(model)
+        with torch.no_grad():
+            assistant.model.connectors["motion"].down.weight.add_(0.3)
+    assert torch.equal(model.generate(**inputs, **options, max_new_tokens=10), expected)
+
+
+def test_max_length_of_the_caller_counts(model):
+    inputs, length = {**padded(prompt(7, 8)), **clips(1)}, len(prompt(7, 8))
+    options = {"do_sample": False, "eos_token_id": None}
+    before, model.generation_config.max_new_tokens = model.generation_config.max_new_tokens, 12
+    try:
+        assert model.generate(**inputs, **options).shape[1] == length + 12
+        assert model.generate(**inputs, **options, max_length=length + 3).shape[1] == length + 3
+        assert model.generate(**inputs, **options, max_length=length + 3, max_new_tokens=5).shape[1] == length + 5
+        config = GenerationConfig(max_length=length + 4, **options)
+        assert model.generate(**inputs, generation_config=config).shape[1] == length + 4
+    finally:
+        model.generation_config.max_new_tokens = before
+
+
+def test_hidden_states_of_the_motion_expert(model):
+    features = model.get_video_features(**clips(2), output_hidden_states=True)
+    assert len(features.hidden_states) == model.config.motion_config.num_hidden_layers + 1
+    assert {tuple(states.shape) for states in features.hidden_states} == {(2, (FRAMES - 1) * 16, 32)}
+    assert features.last_hidden_state.shape == (2, 2 + 3 + 3, 32)
+    assert model.get_video_features(**clips(2)).hidden_states is None
+
+
+def test_targets_that_are_shifted_already_are_taken_as_they_are(model):
+    inputs = batch()
+    labels = targets(inputs)["labels"]
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    with torch.no_grad():
+        expected = model(**inputs, labels=labels).language_loss
+        assert torch.equal(model(**inputs, shift_labels=shifted).language_loss, expected)
+        assert torch.equal(model(**inputs, labels=labels.flip(1), shift_labels=shifted).language_loss, expected)
+        lean = model(**inputs, shift_labels=shifted, skip_logits=True)
+    assert lean.logits is None
+    assert torch.equal(lean.language_loss, expected)
+
+
+def answers(model):
+    inputs = batch()
+    inputs |= targets(inputs)
+    with torch.no_grad():
+        outputs = model(**inputs, use_cache=False)
+    words = model.generate(**batch(), max_new_tokens=4, do_sample=False, eos_token_id=None)
+    return outputs, words
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk", "parts"])
+def test_offloaded_weights_answer_as_weights_in_memory(model, where, tmp_path):
+    """No module reads a weight outside its own call, where an offloaded weight is not in memory."""
+    expected, expected_words = answers(model)
+    if where == "parts":
+        model.save_pretrained(tmp_path / "model")
+        parts = {name: "cpu" for name, _ in model.model.named_children()} | {"motion_expert": "disk"}
+        places = {f"model.{name}": place for name, place in parts.items()} | {"lm_head": "cpu"}
+        if model.config.tie_word_embeddings:
+            places |= {"model.language_model": "cpu", "model.texture_expert": "disk", "model.emotion_head": "disk"}
+        else:
+            places["model.language_model"] = "disk"
+        offloaded = DeftForConditionalGeneration.from_pretrained(
+            tmp_path / "model", device_map=places, offload_folder=tmp_path / "weights"
+        ).eval()
+    else:
+        offloaded = copy.deepcopy(model)
+        if where == "cpu":
+            accelerate.cpu_offload(offloaded, execution_device="cpu")
+        else:
+            accelerate.disk_offload(offloaded, tmp_path / "weights", execution_device="cpu")
+        assert all(parameter.is_meta for parameter in offloaded.parameters())
+    outputs, words = answers(offloaded)
+    assert torch.equal(words, expected_words)
+    for name in ("loss", "alignment_loss", "logits", "emotion_logits", "au_logits"):
+        torch.testing.assert_close(outputs[name], expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_modules_with_parameters_of_their_own_are_not_split(model):
+    """A device map may part a module's children, but not a parameter from the module that reads it."""
+    own = set()
+    for module in model.modules():
+        ours = type(module).__module__.endswith("_deft") and not isinstance(module, PreTrainedModel)
+        if ours and list(module.children()) and list(module.parameters(recurse=False)):
+            own.add(type(module).__name__)
+    assert {"MotionExpert", "Resampler"} <= own <= set(model._no_split_modules)
+
+
+def test_frames_that_the_texture_backbone_cannot_read_are_named():
+    model, few = small_model("qwen3-dinov2-videomae"), clips(1)
+    pixels, flow = few["pixel_values_videos"][:, :2], few["flow_values_videos"][:, :1]
+    with pytest.raises(ValueError, match=r"2 frames per clip; the texture backbone \(videomae\) reads exactly 4"):
+        model.model(pixel_values_videos=pixels, flow_values_videos=flow)

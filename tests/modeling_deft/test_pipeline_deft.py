@@ -3,6 +3,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import pipeline
 
 from deft_llm.modeling_deft import DeftVideoTextToTextPipeline
 from deft_llm.processing.video_reading import VideoReadError
@@ -107,3 +109,109 @@ def test_the_answer_is_read_as_it_was_generated(pipe, brow_video):
 def test_bad_clips_are_named(pipe, clip, error, message):
     with pytest.raises(error, match=message):
         pipe(clip)
+
+
+@pytest.fixture(scope="module")
+def videos(brow_video, still_video):
+    return [str(path) for path in (brow_video, still_video, brow_video, still_video, brow_video)]
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+@pytest.mark.parametrize(
+    "options", [{}, {"grounded": False}, {"text": "What moves?"}], ids=["grounded", "free", "own"]
+)
+def test_a_batch_answers_as_one_by_one(pipe, videos, batch_size, options):
+    alone = [pipe(video, max_new_tokens=40, **options) for video in videos[:2]]
+    together = pipe(videos, batch_size=batch_size, max_new_tokens=40, **options)
+    assert together == [alone[index % 2] for index in range(5)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_generate_answers_a_batch_as_one_by_one(pipe, videos, batch_size):
+    """Chats of different lengths, padded by the processor."""
+    texts = ["Explain.", "Which regions of the face move, and by how much?", "What moves?", "Why?", "Explain it."]
+    chats = [
+        [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": text}]}]
+        for video, text in zip(videos, texts, strict=True)
+    ]
+
+    def answers(some):
+        inputs = pipe.processor.apply_chat_template(
+            some, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
+            processor_kwargs={"padding": True},
+        )  # fmt: skip
+        sequences = pipe.model.generate(**inputs, max_new_tokens=12, do_sample=False)
+        return pipe.processor.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    assert answers(chats[:batch_size]) == [answers([chat])[0] for chat in chats[:batch_size]]
+
+
+@pytest.mark.parametrize("task", ["image-text-to-text", "any-to-any"])
+def test_transformers_own_pipelines_answer_a_batch_as_one_by_one(pipe, videos, task, monkeypatch):
+    from transformers.pipelines import any_to_any
+
+    # "any-to-any" asks for torchvision before it looks at the processor, and DEFT's does without.
+    monkeypatch.setattr(any_to_any, "requires_backends", lambda *_: None)
+    chats = [
+        [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": text}]}]
+        for video, text in zip(videos, ("a", "What moves in this face?", "b", "c", "Explain."), strict=True)
+    ]
+    stock = pipeline(task, model=pipe.model, processor=pipe.processor)
+    options = {"max_new_tokens": 8, "return_full_text": False}
+    alone = [stock(text=chat, **options)[0]["generated_text"] for chat in chats]
+    for batch_size in (2, 5):
+        found = stock(text=chats, batch_size=batch_size, **options)
+        assert [(item[0] if isinstance(item, list) else item)["generated_text"] for item in found] == alone
+
+
+def test_a_list_of_images_is_one_clip(pipe, brow_clip, tmp_path):
+    images = [Image.fromarray(frame) for frame in brow_clip.frames]
+    for index, image in enumerate(images):
+        image.save(tmp_path / f"{index:03}.png")
+    expected = pipe(brow_clip.frames, max_new_tokens=4)
+    assert pipe(images, max_new_tokens=4) == expected
+    assert pipe(sorted(map(str, tmp_path.iterdir())), max_new_tokens=4) == expected
+    assert pipe([images, images], max_new_tokens=4, batch_size=2) == [expected, expected]
+
+
+def test_no_clips_no_answers(pipe):
+    assert pipe([]) == []
+
+
+def test_settings_of_the_pipeline_hold_for_every_call(model, processor, brow_video):
+    (name,) = model.config.label_conventions
+    short = DeftVideoTextToTextPipeline(
+        model=model, processor=processor, text="What moves?", convention=name, max_new_tokens=3, key_frames=(2, 10, 20)
+    )
+    result = short(str(brow_video))
+    assert result["frames_indices"][0] == 2
+    assert not result["report"]["parsed"]  # a question of one's own is not held to the answer's form
+    assert len(processor.tokenizer(result["generated_text"])["input_ids"]) <= 3
+
+
+def test_arguments_of_generate_can_be_passed_by_name(pipe, brow_video):
+    free = {"grounded": False, "do_sample": False}
+    long = pipe(str(brow_video), max_new_tokens=12, **free)["generated_text"]
+    prompt = pipe.preprocess(str(brow_video))["input_ids"].shape[1]
+    assert pipe(str(brow_video), max_length=prompt + 12, **free)["generated_text"] == long
+    assert pipe(str(brow_video), generate_kwargs={"max_length": prompt + 12}, **free)["generated_text"] == long
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("key_frame", "key_frames"), ("max_new_token", "max_new_tokens"), ("groundd", "grounded")]
+)
+def test_a_misspelt_argument_is_named_with_the_nearest(pipe, brow_video, wrong, near):
+    with pytest.raises(TypeError, match=f"no argument '{wrong}'; did you mean '{near}'"):
+        pipe(str(brow_video), **{wrong: 1})
+
+
+def test_a_loaded_model_and_processor_make_a_pipeline(model, processor, brow_video, pipe):
+    """Importing the code registers the task. To add adapters or to quantise, the model is loaded first."""
+    made = pipeline("video-text-to-text", model=model, processor=processor)
+    assert made(str(brow_video), max_new_tokens=4) == pipe(str(brow_video), max_new_tokens=4)
+
+
+def test_a_saved_pipeline_loads_again(pipe, brow_video, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    again = pipeline("video-text-to-text", model=str(tmp_path), trust_remote_code=True)
+    assert again(str(brow_video), max_new_tokens=4) == pipe(str(brow_video), max_new_tokens=4)

@@ -3,6 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoTokenizer
 
 from deft_llm.processing import DeftProcessor
 
@@ -40,8 +42,6 @@ def test_a_clip_becomes_three_sections_of_placeholders(processor, brow_video):
 
 
 def test_frames_folder_array_and_file_give_the_same_prompt(processor, brow_clip, brow_video, tmp_path):
-    from PIL import Image
-
     for index, frame in enumerate(brow_clip.frames):
         Image.fromarray(frame).save(tmp_path / f"{index}.png")
     sources = (str(brow_video), str(tmp_path), brow_clip.frames, brow_video.read_bytes())
@@ -173,3 +173,24 @@ def test_a_tokenizer_without_the_placeholders_is_refused(processor):
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), unk_token=None)
     with pytest.raises(ValueError, match=r"lacks <\|video\|>"):
         DeftProcessor(processor.video_processor, bare)
+
+
+def test_padding_comes_before_the_prompt_saved_or_not(processor, tmp_path):
+    assert processor.tokenizer.padding_side == "left"
+    processor.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path, trust_remote_code=True).padding_side == "left"
+
+
+def test_loading_asks_nothing(folder, monkeypatch):
+    """AutoTokenizer would ask on the terminal whether the folder's code may be run."""
+    monkeypatch.setattr("builtins.input", lambda prompt: pytest.fail(f"asked: {prompt}"))
+    loaded = DeftProcessor.from_pretrained(folder)
+    assert loaded.tokenizer("Explain.")["input_ids"]
+
+
+def test_frame_paths_in_a_block_are_one_clip(processor, brow_clip, brow_video, tmp_path):
+    for index, frame in enumerate(brow_clip.frames):
+        Image.fromarray(frame).save(tmp_path / f"{index:03}.png")
+    paths = sorted(map(str, tmp_path.iterdir()))
+    inputs = encode(processor, chat(paths, str(brow_video)))
+    assert inputs["pixel_values_videos"].shape[0] == 2

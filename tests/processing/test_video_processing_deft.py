@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN
 
 from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip
 from deft_llm.hub_datasets.synthetic.faces import render_face
@@ -171,3 +173,44 @@ def test_pixels_are_the_crops_rescaled_and_normalised(brow_clip, switched_off):
         if switched_off != "do_normalize":
             expected = (expected - np.float32(processor.image_mean)) / np.float32(processor.image_std)
         np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("size", [48, {"shortest_edge": 48}, {"height": 48, "width": 48}, (48, 48)], ids=str)
+def test_the_side_in_every_form_that_transformers_knows(processor, brow_video, size):
+    assert DeftVideoProcessor(size=size).size == {"height": 48, "width": 48}
+    features = processor(str(brow_video), size=size, do_estimate_flow=False)
+    assert features["pixel_values_videos"].shape == (1, 8, 3, 48, 48)
+
+
+def test_one_processor_s_settings_are_not_the_next_one_s():
+    first = DeftVideoProcessor()
+    first.size["height"] = first.image_mean[0] = 0
+    second = DeftVideoProcessor()
+    assert second.size == {"height": 224, "width": 224}
+    assert second.image_mean == list(IMAGENET_DEFAULT_MEAN) == [0.485, 0.456, 0.406]
+
+
+def test_the_frame_rate_of_clips_that_state_none(processor, brow_clip, brow_video):
+    options = {"return_metadata": True, "do_estimate_flow": False}
+    (known,) = processor(brow_clip.frames, fps=100, **options)["video_metadata"]
+    assert known.fps == 100
+    stated = open_clip(brow_video).metadata.fps
+    assert processor(str(brow_video), fps=stated, **options)["video_metadata"][0].fps == stated
+    with pytest.raises(ValueError, match=r"states \d+ frames per second and `fps` says 7.*num_frames"):
+        processor(str(brow_video), fps=7)
+    assert DeftVideoProcessor(fps=60)(brow_clip.frames, **options)["video_metadata"][0].fps == 60
+
+
+def test_lists_of_images_and_of_their_paths_are_clips(brow_clip, tmp_path):
+    images = [Image.fromarray(frame) for frame in brow_clip.frames[:9]]
+    paths = [tmp_path / f"{index}.png" for index in range(9)]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    count = DeftVideoProcessor.list_of_clips
+    assert [len(count(some)) for some in (images, paths, list(map(str, paths)), [images, paths])] == [1, 1, 1, 2]
+    assert len(count(["a.mp4", "b.mp4"])) == 2
+    assert len(count([str(tmp_path), str(tmp_path)])) == 2
+    small = DeftVideoProcessor(size=32)
+    expected = small(brow_clip.frames[:9])["pixel_values_videos"]
+    np.testing.assert_array_equal(small(paths)["pixel_values_videos"], expected)
+    np.testing.assert_array_equal(small([[paths]])["pixel_values_videos"], expected)  # as chats pass them

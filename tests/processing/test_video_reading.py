@@ -1,8 +1,16 @@
+import base64
+import functools
+import http.server
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import httpx
 from PIL import Image
 
+from deft_llm.processing import video_reading
 from deft_llm.processing.video_reading import VideoReadError, open_clip
 
 
@@ -183,3 +191,59 @@ class TestArrays:
     def test_a_frame_rate_is_positive(self, fps):
         with pytest.raises(ValueError, match="fps"):
             open_clip(np.zeros((2, 4, 4), np.uint8), fps=fps)
+
+
+# --- URLs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of `tmp_path`."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """The tests run with HF_HUB_OFFLINE, which forbids every request."""
+    monkeypatch.setattr(video_reading, "get_session", lambda: httpx.Client())
+
+
+def test_a_clip_behind_a_url(server, online, tmp_path, encode, numbered):
+    content = encode("mp4_b_frames", numbered())
+    (tmp_path / "my clip.mp4").write_bytes(content)
+    expected = open_clip(content).frames([0, 5])
+    sources = (
+        f"{server}/my%20clip.mp4",
+        (tmp_path / "my clip.mp4").as_uri(),
+        "data:video/mp4;base64," + base64.b64encode(content).decode(),
+    )
+    for source in sources:
+        np.testing.assert_array_equal(open_clip(source).frames([0, 5]), expected)
+
+
+def test_urls_that_give_no_clip_are_named(server, online, tmp_path, monkeypatch):
+    (tmp_path / "page.html").write_text("<html>")
+    (tmp_path / "large.mp4").write_bytes(bytes(5000))
+    monkeypatch.setattr(video_reading, "MAX_DOWNLOAD_BYTES", 4000)
+    for source, message in {
+        f"{server}/none.mp4": "the server answered 404",
+        f"{server}/page.html": "page.html: not a video",
+        f"{server}/large.mp4": "larger than 0 MiB.*pass its path",
+        "http://127.0.0.1:9/clip.mp4": "could not be fetched.*online",
+        "s3://bucket/clip.mp4": "not s3://",
+        "data:video/mp4;base64,***": "must be `data:video/mp4;base64,",
+        "data:text/plain,hello": "must be `data:video/mp4;base64,",
+    }.items():
+        with pytest.raises(VideoReadError, match=message):
+            open_clip(source)
+
+
+def test_a_url_without_a_network_says_so():
+    with pytest.raises(VideoReadError, match="not fetched, because HF_HUB_OFFLINE is set"):
+        open_clip("https://example.org/clip.mp4")
+    with pytest.raises(FileNotFoundError, match="A URL must be passed as a string"):
+        open_clip(Path("https://example.org/clip.mp4"))
