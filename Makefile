@@ -8,7 +8,7 @@ DEMO := build/demo
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test bench quality format clean
+.PHONY: demo test test-range test-processors bench quality format clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -28,7 +28,44 @@ demo: $(READY)
 	@$(BIN)/python -m deft_llm.demo explain $(DEMO)/photograph.mp4 --model $(DEMO)/deft-tiny --picture $(DEMO)/explanation.png
 
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	@$(BIN)/python -m pytest $(PYTEST_PARALLEL) --dist loadfile
+
+# The model, processor, pipeline and saved-folder tests, and transformers' own test suites, on the oldest supported, the
+# pinned and the newest tested release of transformers.
+RANGE_TESTS := tests/modeling_deft tests/processing/test_processing_deft.py tests/processing/test_video_processing_deft.py
+SUITES := build/transformers-tests
+PYTEST_PARALLEL := --numprocesses auto --maxprocesses 8
+
+$(VENV)/range-%/.ready: constraints-%.txt $(READY)
+	@$(BIN)/python -m venv --clear $(@D)
+	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	own=$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	echo "import site; site.addsitedir('$$site')" >$$own/deft_main.pth
+	@$(@D)/bin/python -m pip install --quiet --constraint $< transformers
+	@touch $@
+
+$(SUITES)/%/.ready:
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@$(BIN)/python -m pip download --quiet --no-deps --no-binary transformers --dest $(@D) transformers==$*
+	@tar -xzf $(@D)/transformers-$*.tar.gz --directory $(@D) --strip-components 2 transformers-$*/tests
+	@touch $@
+
+test-range: $(READY) $(VENV)/range-oldest/.ready $(VENV)/range-newest/.ready
+	@for python in $(BIN) $(VENV)/range-oldest/bin $(VENV)/range-newest/bin; do \
+		version=$$($$python/python -c 'from importlib.metadata import version; print(version("transformers"))') && \
+		$(MAKE) --no-print-directory $(SUITES)/$$version/.ready && echo "transformers $$version" || exit 1; \
+		tests="$(RANGE_TESTS)"; [ $$python != $(BIN) ] || tests=tests/modeling_deft/test_transformers_mixins.py; \
+		$$python/python -m pytest $(PYTEST_PARALLEL) --quiet -rfE $$tests || exit 1; \
+	done
+
+# The tests whose numbers depend on the processor, with the instruction sets of two others.
+NUMERIC_TESTS := tests/modeling_deft tests/processing tests/training tests/evaluation
+
+test-processors: $(READY)
+	@echo "without vector instructions" && ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Prescott \
+		NPY_DISABLE_CPU_FEATURES="AVX2 FMA3" $(BIN)/python -m pytest $(PYTEST_PARALLEL) --dist loadfile --quiet $(NUMERIC_TESTS)
+	@echo "with AVX2 and no more" && ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell \
+		$(BIN)/python -m pytest $(PYTEST_PARALLEL) --dist loadfile --quiet $(NUMERIC_TESTS)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks

@@ -6,6 +6,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration, DeftModel
+from deft_llm.modeling_deft.configuration_deft import TESTED_TRANSFORMERS, newer_release_warning
 
 
 def test_saved_and_loaded_unchanged(model, tmp_path):
@@ -95,3 +96,39 @@ def test_another_family_of_language_models_and_an_image_backbone_over_time(model
 def test_contradictions_are_named(arguments, message):
     with pytest.raises((StrictDataclassError, ValueError), match=message):
         DeftConfig(**arguments)
+
+
+# --- Releases of transformers ---------------------------------------------------------------------------------------
+
+
+def test_the_tested_releases_are_the_supported_ones():
+    """One range in three places: the requirement, the README's install line, and what the code warns of."""
+    oldest, newest = TESTED_TRANSFORMERS
+    following = f"{newest.split('.')[0]}.{int(newest.split('.')[1]) + 1}"
+    bounds = f"transformers>={oldest},<{following}"
+    root = Path(__file__).parents[2]
+    assert f'"{bounds}"' in (root / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'"{bounds}"' in (root / "README.md").read_text(encoding="utf-8")
+    for name, release in (("oldest", oldest), ("newest", newest)):
+        assert f"\ntransformers=={release}." in (root / f"constraints-{name}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("version", "warns"), [("5.20.2", False), ("5.24.9", False), ("5.25.0.dev0", True), ("6.0.1", True)]
+)
+def test_a_newer_release_is_warned_of_in_one_sentence(version, warns):
+    warning = newer_release_warning(version)
+    assert (warning is not None) == warns
+    if warns:
+        assert f"tested with transformers 5.20 to 5.24, and {version} is installed" in warning
+        assert "pip install 'transformers~=5.24.0'" in warning
+
+
+def test_remote_code_warns_before_it_fails(without_package, folder):
+    """A release that does not exist yet, in a process that loads the folder's own code."""
+    output = without_package(
+        "import transformers; transformers.__version__ = '5.31.0'\n"
+        f"import sys; sys.stderr = sys.stdout\n"
+        f"transformers.AutoConfig.from_pretrained({str(folder)!r}, trust_remote_code=True)\n"
+    )
+    assert output.count("tested with transformers 5.20 to 5.24, and 5.31.0 is installed") == 1
