@@ -10,6 +10,8 @@ import inspect
 import accelerate
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -360,6 +362,9 @@ def answers(model):
 @pytest.mark.parametrize("where", ["cpu", "disk", "parts"])
 def test_offloaded_weights_answer_as_weights_in_memory(model, where, tmp_path):
     """No module reads a weight outside its own call, where an offloaded weight is not in memory."""
+    older = Version(transformers.__version__) < Version("5.23")
+    if older and where != "parts" and model.config.structure_config.model_type == "siglip_vision_model":
+        pytest.skip("SigLIP's pooling head, torch's MultiheadAttention, reads offloaded weights in older transformers")
     expected, expected_words = answers(model)
     if where == "parts":
         model.save_pretrained(tmp_path / "model")
