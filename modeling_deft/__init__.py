@@ -11,6 +11,7 @@ from transformers import (
 from .configuration_deft import DeftConfig, DeftMotionConfig
 from .modeling_deft import DeftForConditionalGeneration, DeftModel, DeftPreTrainedModel
 from .pipeline_deft import DeftVideoTextToTextPipeline
+from .recognition_deft import DeftRecognitionModel
 
 AutoConfig.register("deft", DeftConfig, exist_ok=True)
 AutoModel.register(DeftConfig, DeftModel, exist_ok=True)
@@ -26,5 +27,6 @@ __all__ = [
     "DeftModel",
     "DeftMotionConfig",
     "DeftPreTrainedModel",
+    "DeftRecognitionModel",
     "DeftVideoTextToTextPipeline",
 ]

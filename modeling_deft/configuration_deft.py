@@ -54,6 +54,7 @@ LOSS_WEIGHTS = {
     "intensity": 0.2,
     "alignment": 0.5,
 }
+EXPERTS = ("structure", "texture", "motion")
 COARSE_EMOTIONS = ("negative", "positive", "surprise", "others")
 _CODE = re.compile(r"(AU|AD|M)\d+")
 
@@ -102,6 +103,8 @@ class DeftConfig(PreTrainedConfig):
         structure_config: any vision backbone of transformers; sees the onset frame.
         texture_config: any vision backbone, or VideoMAE; sees the frames minus the onset frame.
         motion_config ([`DeftMotionConfig`]): sees the optical flow.
+        experts (`list[str]`): the experts that the model has, motion among them; a model that reads optical flow only
+            has no others.
         action_units (`list[str]`): codes of the action units; one query, one logit and one language token each.
         action_unit_regions (`dict[str, list]`): for each code the ellipses (cx, cy, rx, ry), in units of the crop, in
             which its motion lies; the targets of the region loss.
@@ -142,6 +145,7 @@ class DeftConfig(PreTrainedConfig):
     structure_config: dict | PreTrainedConfig | None = None
     texture_config: dict | PreTrainedConfig | None = None
     motion_config: dict | PreTrainedConfig | None = None
+    experts: list[str] | tuple[str, ...] = EXPERTS
     action_units: list[str] | tuple[str, ...] = ()
     action_unit_regions: dict | None = None
     emotion_labels: list[str] | tuple[str, ...] = ()
@@ -169,6 +173,7 @@ class DeftConfig(PreTrainedConfig):
         kwargs["auto_map"] = dict(AUTO_MAP)
         kwargs["custom_pipelines"] = {task: dict(entry) for task, entry in CUSTOM_PIPELINES.items()}
         super().__post_init__(**kwargs)
+        self.experts = [name for name in EXPERTS if name in self.experts] or list(self.experts)
         self.action_units, self.emotion_labels = list(self.action_units), list(self.emotion_labels)
         self.coarse_emotion_of = dict(self.coarse_emotion_of or {})
         self.action_unit_regions = dict(self.action_unit_regions or {})
@@ -178,6 +183,10 @@ class DeftConfig(PreTrainedConfig):
         if self.image_size is None:
             size = self.structure_config.image_size
             self.image_size = size if isinstance(size, int) else size[0]
+        if "structure" not in self.experts:
+            self.structure_tokens = 0
+        if "texture" not in self.experts:
+            self.texture_tokens = 0
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
 
     @property
@@ -186,6 +195,11 @@ class DeftConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Raises `ValueError` naming the field that contradicts another."""
+        unknown = sorted(set(self.experts) - set(EXPERTS))
+        if unknown or "motion" not in self.experts:
+            raise ValueError(
+                f"`experts` is {list(self.experts)}; expected motion, and of {', '.join(EXPERTS[:-1])} those it has."
+            )
         for name in ("action_units", "emotion_labels", "label_conventions"):
             values = list(getattr(self, name))
             if len(set(values)) != len(values):

@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 
 from .modeling_deft import DeftModel
-
-OUTPUTS = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
+from .recognition_deft import HEADS as OUTPUTS
+from .recognition_deft import DeftRecognitionModel
 
 
 class _Recognition(torch.nn.Module):
-    def __init__(self, model: DeftModel):
+    def __init__(self, model: DeftRecognitionModel):
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values_videos: torch.Tensor, flow_values_videos: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        features = self.model.recognise(pixel_values_videos, flow_values_videos)
+        features = self.model(pixel_values_videos, flow_values_videos)
         return tuple(features[name] for name in OUTPUTS)
 
 
@@ -43,7 +43,7 @@ def export_recognition(model: DeftModel, path: str | Path, *, num_frames: int) -
     try:
         with torch.inference_mode():
             torch.onnx.export(
-                _Recognition(model.eval()).eval(),
+                _Recognition(model.eval().recognition).eval(),
                 (pixels, flow),
                 partial,
                 input_names=["pixel_values_videos", "flow_values_videos"],

@@ -1,5 +1,9 @@
 """The hybrid objective's terms. Each is a mean over what is labelled, and zero with a gradient where nothing is."""
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -99,6 +103,50 @@ def alignment_loss(
     return masked_mean(values.view(tokens.shape[:2]), present & named, shares)
 
 
+def expert_losses(
+    config: DeftConfig,
+    outputs: Any,
+    *,
+    emotion_labels: torch.Tensor | None = None,
+    au_labels: torch.Tensor | None = None,
+    au_side_labels: torch.Tensor | None = None,
+    au_intensity_labels: torch.Tensor | None = None,
+    unit_names: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None,
+    shares: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """The experts' terms by name: those with a weight above 0 in `config.loss_weights` whose labels were passed.
+
+    Args:
+        config: of the model.
+        outputs: what the model made of the clips.
+        emotion_labels: (clips,), -100 where the clip has none.
+        au_labels: (clips, action_units), 1 present, 0 absent, -100 unknown.
+        au_side_labels: (clips, action_units), 0 both sides, 1 left, 2 right, -100 unknown.
+        au_intensity_labels: (clips, action_units), 0 for A to 4 for E, -100 unknown.
+        unit_names: gives the names' embeddings (action_units, text size) and which are known; without it there is no
+            alignment term.
+        shares: (clips,), *optional*, see `masked_mean`.
+    """
+    weights, losses = config.loss_weights, {}
+    if emotion_labels is not None and "emotion_logits" in outputs:
+        losses["emotion"] = emotion_loss(outputs.emotion_logits, emotion_labels, shares)
+    if au_labels is not None and "au_logits" in outputs:
+        present = au_labels == 1
+        losses["action_unit"] = action_unit_loss(outputs.au_logits, au_labels, config.action_unit_focus, shares)
+        if weights["region"]:
+            regions = region_masks(config, outputs.au_attentions.device)
+            losses["region"] = region_loss(outputs.au_attentions, regions, present, shares)
+        if au_side_labels is not None:
+            losses["side"] = side_loss(outputs.au_side_logits, au_side_labels, present, shares)
+        if au_intensity_labels is not None:
+            losses["intensity"] = intensity_loss(outputs.au_intensity, au_intensity_labels, present, shares)
+        if weights["alignment"] and unit_names is not None and config.action_unit_name_ids:
+            tokens = outputs.expert_tokens["motion"]
+            names, named = (part.to(tokens.device) for part in unit_names())
+            losses["alignment"] = alignment_loss(tokens, names, named, present, shares=shares)
+    return {name: value for name, value in losses.items() if weights[name]}
+
+
 def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:
     """(action_units, patches): which patches touch the ellipses that the config gives for each."""
     motion = config.motion_config
@@ -111,3 +159,28 @@ def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:
             # Half a patch is added to the radii: a patch counts when it touches the ellipse.
             masks[row] |= ((x - cx) / (rx + 0.5 / grid)) ** 2 + ((y - cy) / (ry + 0.5 / grid)) ** 2 <= 1
     return masks.flatten(1)
+
+
+class _OptionalLabel(str):
+    """The name of a label argument that a batch may lack.
+
+    `Trainer` takes every argument of `forward` with "label" in its name for one that a batch must have before
+    `eval_loss` is reported (`transformers.utils.generic.find_labels`). The experts' labels may be missing.
+    """
+
+    __slots__ = ()
+
+    def __contains__(self, part: str) -> bool:
+        return part != "label" and super().__contains__(part)
+
+
+def only_labels_required(forward: Callable) -> Callable:
+    """Marks every label argument of `forward` but `labels` as one that a batch may lack, see `_OptionalLabel`."""
+    signature = inspect.signature(forward)
+    forward.__signature__ = signature.replace(
+        parameters=[
+            parameter.replace(name=_OptionalLabel(name)) if "label" in name and name != "labels" else parameter
+            for name, parameter in signature.parameters.items()
+        ]
+    )
+    return forward

@@ -66,15 +66,25 @@ CALLS = [
         LOAD, "AutoVideoProcessor.from_pretrained(folder, …)", "Torchvision", "asks for torchvision, whatever it loads"
     ),
     works(PIPE, 'pipeline("video-text-to-text", model=folder, …)(clip)["report"]["emotion"]', "it in emotions"),
-    works(PIPE, "pipeline(model=folder, …)(clip)", "it == answer"),
-    works(PIPE, 'pipeline("video-text-to-text", model=model, processor=processor)(clip)', "it == answer"),
-    works(PIPE, "pipe([clip, clip, clip], batch_size=2)", "it == [answer] * 3"),
-    works(PIPE, 'list(pipe(KeyDataset(dataset, "clip"), batch_size=2))', "it == [answer] * 2"),
-    works(PIPE, "list(pipe(path for path in [clip, clip]))", "it == [answer] * 2"),
-    works(PIPE, "pipe([image for image in images])", "it['report']['emotion'] == frames_answer['report']['emotion']"),
-    works(PIPE, "pipe(array_of_frames)", "it == frames_answer"),
-    works(PIPE, "pipe(Path(clip).as_uri())", "it == answer"),
-    works(PIPE, "pipe(Path(clip).read_bytes())", "it == answer"),
+    works(PIPE, "pipeline(model=folder, …)(clip)", "agrees(it, answer)"),
+    works(PIPE, 'pipeline("video-text-to-text", model=model, processor=processor)(clip)', "agrees(it, answer)"),
+    works(
+        PIPE,
+        "pipe([clip, clip, clip], batch_size=2)",
+        "len(it) == 3 and all(agrees(one, answer) for one in it)",
+    ),
+    works(
+        PIPE,
+        'list(pipe(KeyDataset(dataset, "clip"), batch_size=2))',
+        "len(it) == 2 and all(agrees(one, answer) for one in it)",
+    ),
+    works(
+        PIPE, "list(pipe(path for path in [clip, clip]))", "len(it) == 2 and all(agrees(one, answer) for one in it)"
+    ),
+    works(PIPE, "pipe([image for image in images])", "agrees(it, frames_answer)"),
+    works(PIPE, "pipe(array_of_frames)", "agrees(it, frames_answer)"),
+    works(PIPE, "pipe(Path(clip).as_uri())", "agrees(it, answer)"),
+    works(PIPE, "pipe(Path(clip).read_bytes())", "agrees(it, answer)"),
     works(PIPE, "pipe(clip, max_length=400, num_beams=2)", "it['report']['parsed']"),
     works(
         PIPE,
@@ -87,7 +97,7 @@ CALLS = [
         "Torchvision",
         "asks for torchvision where a model reads videos; with it installed, it answers",
     ),
-    works(PIPE, "pipe.save_pretrained(out); pipeline(model=out, …)(clip)", "it == answer"),
+    works(PIPE, "pipe.save_pretrained(out); pipeline(model=out, …)(clip)", "agrees(it, answer)"),
     works(GENERATE, "model.generate(**inputs, max_new_tokens=6)", "it.shape[1] == length + 6"),
     works(GENERATE, "model.generate(**inputs, max_length=length + 6)", "it.shape[1] == length + 6"),
     works(GENERATE, "model.generate(**two_chats, max_new_tokens=6)", "len(it) == 2"),
@@ -192,6 +202,11 @@ def world(model, processor, folder, brow_video, brow_clip):
     def same(found, expected):
         return torch.allclose(found, expected, atol=1e-4, rtol=1e-3)
 
+    def agrees(found, expected):
+        """The same words; probabilities may differ in their last bits."""
+        scores = found["report"]["scores"] == pytest.approx(expected["report"]["scores"], abs=1e-6)
+        return scores and found["generated_text"] == expected["generated_text"]
+
     row = {name: value[0] for name, value in inputs.items()}
     names = {name: getattr(transformers, name) for name in dir(transformers) if name.startswith("Auto")}
     experts = [f"model.{name}" for name, _ in model.model.named_children() if name != "language_model"]
@@ -233,6 +248,7 @@ def world(model, processor, folder, brow_video, brow_clip):
         "frames_answer": pipe(brow_clip.frames),
         "words": words,
         "same": same,
+        "agrees": agrees,
         "rows": [row | {"labels": row["input_ids"]}],
         "six": words(model.generate(**inputs, max_new_tokens=6)),
         "lora": peft.LoraConfig(r=2, target_modules=r".*language_model.*\.q_proj"),

@@ -135,7 +135,7 @@ def revisions(hub, api, card_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("second") / "deft-llm"
     shutil.copytree(card_folder, folder)
     weights = load_file(folder / "model.safetensors")
-    weights["model.motion_expert.au_weight"] *= 2
+    weights["model.recognition.motion_expert.au_weight"] *= 2
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     push_model(folder, NAME, api=api)
     return old, hub.repositories["model", NAME].head.oid
@@ -157,7 +157,7 @@ def test_every_auto_class_loads_the_revision_it_is_told(elsewhere, revisions, in
     torch.testing.assert_close(old["AutoModel"], au_logits, **CLOSE)
     elsewhere(LOAD, NAME, "", inputs, tmp_path / "new.pt")
     new = torch.load(tmp_path / "new.pt")["AutoModel"]
-    bias = model.model.motion_expert.au_bias.detach()
+    bias = model.model.recognition.motion_expert.au_bias.detach()
     torch.testing.assert_close(new - bias, 2 * (au_logits - bias))
 
 

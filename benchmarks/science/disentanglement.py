@@ -90,7 +90,7 @@ def train(
     for name, value in config.items():
         setattr(model.config, name, {**model.config.loss_weights, **value} if name == "loss_weights" else value)
     if plain:
-        model.model.texture_expert.__class__ = PlainFrames
+        model.model.recognition.texture_expert.__class__ = PlainFrames
     collator = DeftCollator(
         processor,
         settings["task_weights"],

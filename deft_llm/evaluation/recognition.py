@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from deft_llm.evaluation.baselines.flow_features import median_subtracted, resized, whole_flow
-from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration, experts_deft
+from deft_llm.modeling_deft import DeftConfig, DeftRecognitionModel, experts_deft
+from deft_llm.modeling_deft.losses_deft import expert_losses
 from deft_llm.processing.action_units import (
     ACTION_UNITS,
     REGIONS,
@@ -92,14 +93,9 @@ class RecognitionConfig:
 
 
 def build_model(settings: RecognitionConfig, labels: Sequence[str], units: Sequence[str], frames: int):
-    """DEFT with a motion expert of the given size. The other parts are not used and as small as can be."""
-    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    image = {"model_type": "dinov2", **small, "image_size": 8, "patch_size": 8}
-    language = {"model_type": "qwen3", **small, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 8}
+    """The motion expert, of the given size, and the heads."""
     config = DeftConfig(
-        text_config={**language, "vocab_size": 8},
-        structure_config=image,
-        texture_config=dict(image),
+        experts=["motion"],
         motion_config={
             "flow_size": settings.flow_size,
             "patch_size": settings.patch_size,
@@ -110,15 +106,14 @@ def build_model(settings: RecognitionConfig, labels: Sequence[str], units: Seque
             "num_attention_heads": settings.num_heads,
         },
         expert_size=settings.hidden_size,
-        image_size=8,
         emotion_labels=list(labels),
         action_units=list(units),
         action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
         loss_weights={"emotion": 1.0, "action_unit": 1.0, "region": 0.05},
     )
-    model = DeftForConditionalGeneration(config)
+    model = DeftRecognitionModel(config)
     # The usual standard deviation of 0.02 suits widths of hundreds; in a narrow expert signals would vanish.
-    for part in (model.model.motion_expert, model.model.emotion_head):
+    for part in (model.motion_expert, model.emotion_head):
         for module in part.modules():
             if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
                 torch.nn.init.xavier_uniform_(module.weight.flatten(1))
@@ -301,17 +296,16 @@ def _trained_prior(settings: RecognitionConfig, frames: int, seed: int) -> torch
     torch.manual_seed(seed)
     prior = FlowPrior(settings.flow_size, frames)
     model = build_model(settings, ["a", "b"], PRIOR_UNITS, frames).train()
-    expert = model.model.motion_expert
+    expert = model.motion_expert
     optimizer = torch.optim.AdamW(expert.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=settings.prior_steps, pct_start=0.1)
     for _ in range(settings.prior_steps):
         flows, labels = prior.sample(settings.prior_batch, generator)
         scales = scales_of(flows)
-        outputs = model(
-            flow_values_videos=normalised(flows, scales, float(scales.median()), settings.amplitude), au_labels=labels
-        )
+        outputs = model(flow_values_videos=normalised(flows, scales, float(scales.median()), settings.amplitude))
+        losses = expert_losses(model.config, outputs, au_labels=labels)
         optimizer.zero_grad()
-        outputs.loss.backward()
+        sum(model.config.loss_weights[name] * value for name, value in losses.items()).backward()
         torch.nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -370,17 +364,17 @@ class DeftRecogniser:
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         model = build_model(settings, self.labels, self.units, frames).train()
-        expert = model.model.motion_expert
+        expert = model.motion_expert
         if self.prior is not None:
             _load_prior(expert, load_file(self.prior))
-        trained = [*expert.parameters(), *model.model.emotion_head.parameters()]
+        trained = [*expert.parameters(), *model.emotion_head.parameters()]
         optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         steps = settings.epochs * max(1, len(flows) // settings.batch_size)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.learning_rate, total_steps=steps, pct_start=0.1
         )
         average = torch.optim.swa_utils.AveragedModel(
-            torch.nn.ModuleList([expert, model.model.emotion_head]),
+            torch.nn.ModuleList([expert, model.emotion_head]),
             multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.98),
         )
         counts = torch.bincount(targets, minlength=len(self.labels)).clamp(min=1)
@@ -397,9 +391,9 @@ class DeftRecogniser:
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()
-            average.update_parameters(torch.nn.ModuleList([expert, model.model.emotion_head]))
+            average.update_parameters(torch.nn.ModuleList([expert, model.emotion_head]))
         expert.load_state_dict(average.module[0].state_dict())
-        model.model.emotion_head.load_state_dict(average.module[1].state_dict())
+        model.emotion_head.load_state_dict(average.module[1].state_dict())
         return model.eval()
 
     def _augmented(self, flows: torch.Tensor, batch: torch.Tensor, generator: torch.Generator):
@@ -426,7 +420,7 @@ class DeftRecogniser:
 
     def _loss(self, model, mixed, targets, units, batch, pair, share, weights) -> torch.Tensor:
         settings = self.settings
-        outputs = model.model(flow_values_videos=mixed)
+        outputs = model(flow_values_videos=mixed)
 
         def cross_entropy(indices: torch.Tensor) -> torch.Tensor:
             labels = targets[indices]
@@ -451,7 +445,7 @@ class DeftRecogniser:
         with torch.inference_mode():
             for model in self.members:
                 for view in (flows, mirrored(flows)):
-                    outputs = model.model(flow_values_videos=view)
+                    outputs = model(flow_values_videos=view)
                     emotions.append(outputs.emotion_logits.double().softmax(1))
                     units.append(outputs.au_logits.double().sigmoid())
         emotion, unit = torch.stack(emotions).mean(0), torch.stack(units).mean(0)

@@ -12,15 +12,13 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
-from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
+from deft_llm.modeling_deft import DeftForConditionalGeneration
 from deft_llm.processing import DeftProcessor, DeftVideoProcessor
 from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
 from deft_llm.processing.processing_deft import CHAT_TOKENS, SPECIAL_TOKENS
@@ -82,10 +80,6 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
             "recognition needs at least two emotions and one action unit."
         )
     parts = {name: part_of(getattr(arguments, name)) for name in ("text", "structure", "texture")}
-    configs = {
-        name: _fetched(AutoConfig, part, name) if isinstance(part, str) else AutoConfig.for_model(**part)
-        for name, part in parts.items()
-    }
     if isinstance(parts["text"], str):
         tokenizer = _fetched(AutoTokenizer, parts["text"], "text")
         tokenizer.add_special_tokens({"additional_special_tokens": [*CHAT_TOKENS, *SPECIAL_TOKENS]})
@@ -94,37 +88,21 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     else:
         tokenizer = train_tokenizer(dataset["conversations"], arguments.vocab_size)
-        configs["text"].vocab_size = len(tokenizer)
-    image_size = arguments.image_size or configs["structure"].image_size
-    video_processor = DeftVideoProcessor(
-        num_frames=arguments.num_frames,
-        size={"height": image_size, "width": image_size},
-        flow_size=arguments.motion.get("flow_size", 32),
-    )
+        parts["text"] = {**parts["text"], "vocab_size": len(tokenizer)}
     sources = sorted(set(dataset["source"]))
-    processor = DeftProcessor(
-        video_processor,
-        tokenizer,
-        structure_tokens=arguments.structure_tokens,
-        texture_tokens=arguments.texture_tokens,
-        action_units=units,
-        emotion_labels=emotions,
-        coarse_emotion_of={emotion: coarse[emotion] for emotion in emotions},
-        label_convention=", ".join(sources),
-    )
-    structure_id, texture_id, motion_id = processor.video_token_ids
-    config = DeftConfig(
-        text_config=configs["text"],
-        structure_config=configs["structure"],
-        texture_config=configs["texture"],
+    coarse_emotion_of = {emotion: coarse[emotion] for emotion in emotions}
+    sizes = {name: getattr(arguments, name) for name in ("structure_tokens", "texture_tokens")}
+    _, structure_id, texture_id, motion_id = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    model = _from_parts(
+        **parts,
+        vocab_size=len(tokenizer),
         motion_config=arguments.motion,
-        image_size=image_size,
+        image_size=arguments.image_size,
         action_units=units,
         action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
         emotion_labels=emotions,
-        coarse_emotion_of=processor.coarse_emotion_of,
-        structure_tokens=arguments.structure_tokens,
-        texture_tokens=arguments.texture_tokens,
+        coarse_emotion_of=coarse_emotion_of,
+        **sizes,
         texture_share=arguments.texture_share,
         expert_size=arguments.expert_size,
         structure_token_id=structure_id,
@@ -138,10 +116,21 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
             code: tokenizer(f" {get_action_unit(code).name}", add_special_tokens=False)["input_ids"] for code in units
         },
     )
-    model = DeftForConditionalGeneration(config)
-    load_pretrained_parts(model, parts)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+    side = model.config.image_size
+    video_processor = DeftVideoProcessor(
+        num_frames=arguments.num_frames,
+        size={"height": side, "width": side},
+        flow_size=model.config.motion_config.flow_size,
+    )
+    processor = DeftProcessor(
+        video_processor,
+        tokenizer,
+        **sizes,
+        action_units=units,
+        emotion_labels=emotions,
+        coarse_emotion_of=coarse_emotion_of,
+        label_convention=", ".join(sources),
+    )
     # Not before the embeddings have grown: a padding id must lie within them.
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     model.config.text_config.update(ids)
@@ -171,16 +160,12 @@ def part_of(value: str | dict) -> str | dict:
     return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
 
 
-def load_pretrained_parts(model: DeftForConditionalGeneration, parts: dict[str, str | dict]) -> None:
-    """Puts pretrained weights where a part is a name; the others keep their random ones."""
-    if isinstance(parts["text"], str):
-        language = _fetched(AutoModelForCausalLM, parts["text"], "text")
-        model.model.language_model.load_state_dict(language.base_model.state_dict())
-        if not model.config.tie_word_embeddings:
-            model.lm_head.load_state_dict(language.get_output_embeddings().state_dict())
-    for name, expert in (("structure", model.model.structure_expert), ("texture", model.model.texture_expert)):
-        if isinstance(parts[name], str):
-            expert.backbone.load_state_dict(_fetched(AutoModel, parts[name], name).state_dict())
+def _from_parts(**options: Any) -> DeftForConditionalGeneration:
+    """`from_parts`, with the part that cannot be read in the error."""
+    for name in ("text", "structure", "texture"):
+        if isinstance(options[name], str):
+            _fetched(AutoConfig, options[name], name)
+    return DeftForConditionalGeneration.from_parts(**options)
 
 
 # --- What is trained ------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def test_full_size_differs_in_the_config_only():
         return sum(parameter.numel() for parameter in module.parameters()) / 1e6
 
     assert 750 < millions(model) < 850
-    assert 11 < millions(model.model.motion_expert) < 13
+    assert 11 < millions(model.model.recognition.motion_expert) < 13
     assert config.structure_tokens + config.texture_tokens + config.motion_tokens <= 64
     assert config.image_size == 224
     # Costs are counted without memory too (`benchmarks/training.py --parts estimates`).

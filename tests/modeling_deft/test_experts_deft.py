@@ -73,7 +73,7 @@ def test_the_places_that_change_most_are_read_and_no_others(model, clips, mean_p
 
 
 def test_the_whole_crop_is_read_unless_told_otherwise(model, clips):
-    expert, pixels = model.model.texture_expert, clips["pixel_values_videos"]
+    expert, pixels = model.model.recognition.texture_expert, clips["pixel_values_videos"]
     assert model.config.texture_share == 1
     with torch.no_grad():
         states = expert.backbone(residual_changes(pixels)).last_hidden_state
@@ -81,7 +81,7 @@ def test_the_whole_crop_is_read_unless_told_otherwise(model, clips):
 
 
 def test_units_report_the_motion_where_they_looked(model):
-    expert = model.model.motion_expert
+    expert = model.model.recognition.motion_expert
     grid = model.config.motion_config.flow_size // expert.patch_size
     motion = torch.zeros(1, 2, 3, expert.patch_size * grid, expert.patch_size * grid)
     motion[..., : motion.shape[-1] // 2] = torch.tensor([0.3, -0.4, 0.5]).view(3, 1, 1)  # the person's right
@@ -94,7 +94,7 @@ def test_units_report_the_motion_where_they_looked(model):
 
 
 def test_the_token_of_an_absent_unit_says_only_that(model, clips):
-    expert = model.model.motion_expert
+    expert = model.model.recognition.motion_expert
     bias = expert.au_bias.detach().clone()
     with torch.no_grad():
         expert.au_bias.fill_(-60.0)
@@ -107,7 +107,7 @@ def test_the_token_of_an_absent_unit_says_only_that(model, clips):
 
 def test_a_token_holds_a_units_side_strength_and_distance_and_no_more(model, clips):
     """Seven numbers: 3 for the side, 1 each for presence and strength, 2 for how far the halves of the face moved."""
-    expert = model.model.motion_expert
+    expert = model.model.recognition.motion_expert
     shape = (200, *clips["flow_values_videos"].shape[1:])
     flow = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -179,47 +179,3 @@ def test_the_convention_changes_the_class_and_not_the_evidence(model):
     assert (other.argmax(-1) == 1 - target).float().mean() > 0.97
     assert torch.equal(gates, other_gates)
     torch.testing.assert_close(unknown, unnamed)
-
-
-def test_explain_shows_what_the_answer_rests_on(model, clips):
-    with torch.no_grad():
-        explained = model.explain(**clips)
-        whole = model.model(**clips)
-        lone = model.explain(flow_values_videos=clips["flow_values_videos"])
-        without = model.model(**clips, silenced_experts=("motion",))
-    torch.testing.assert_close(explained.au_maps.sum((2, 3, 4)), torch.ones(explained.au_maps.shape[:2]))
-    best = whole.emotion_logits.argmax(-1)
-    rows = torch.arange(len(best))
-    fall = whole.emotion_logits.softmax(-1)[rows, best] - without.emotion_logits.softmax(-1)[rows, best]
-    torch.testing.assert_close(explained.emotion_effects[:, 2], fall)
-    assert explained.answer_effects is None
-    # Nothing is left without the only expert, and the others had no part.
-    assert lone.emotion_effects[:, 2].isnan().all()
-    assert (lone.emotion_effects[:, :2] == 0).all()
-
-
-def test_explain_weighs_the_words_of_an_answer(model, processor, clips):
-    message = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Explain."}]}]
-    prompt = processor.tokenizer(processor.render_prompt(message, clips), add_special_tokens=False)["input_ids"]
-    answer = processor.tokenizer("Class: anger", add_special_tokens=False)["input_ids"]
-    ids = torch.tensor([prompt + answer] * 3)
-    labels = torch.tensor([[-100] * len(prompt) + answer] * 3)
-    with torch.no_grad():
-        explained = model.explain(**clips, input_ids=ids, labels=labels)
-        losses = [
-            model(input_ids=ids, labels=labels, **clips, silenced_experts=silenced).language_loss
-            for silenced in ((), ("texture",))
-        ]
-    torch.testing.assert_close(explained.answer_effects[:, 1].mean(), losses[1] - losses[0], atol=1e-5, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: {"pixel_values_videos": c["pixel_values_videos"]}, "explain.* needs flow_values_videos"),
-        (lambda c: c | {"input_ids": torch.ones(3, 4, dtype=torch.long)}, "input_ids and labels together"),
-    ],
-)
-def test_explain_asks_for_what_it_needs(model, clips, change, message):
-    with pytest.raises(ValueError, match=message):
-        model.explain(**change(dict(clips)))

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from deft_llm.modeling_deft import export_deft
-from deft_llm.modeling_deft.export_deft import export_recognition
+from deft_llm.modeling_deft.export_deft import OUTPUTS, export_recognition
+from tests.modeling_deft.small_models import FRAMES, small_model
+from tests.modeling_deft.small_models import clips as small_clips
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -27,8 +29,24 @@ def test_an_export_that_fails_leaves_no_file_and_the_model_as_it_was(model, tmp_
 
 
 def test_what_is_exported_is_recognition(model, clips):
-    outputs = export_deft._Recognition(model.model)(**clips)
+    outputs = export_deft._Recognition(model.model.recognition)(**clips)
     with torch.no_grad():
         expected = model.model(**clips)
     for name, value in zip(export_deft.OUTPUTS, outputs, strict=True):
         torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize("family", ["qwen3-dinov2-videomae", "llama-vit-vit", "gemma3-siglip-videomae"])
+def test_onnx_says_what_the_model_says(family, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = small_model(family, seed=3)
+    export_recognition(model.model, tmp_path / "deft.onnx", num_frames=FRAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["deft.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "deft.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        inputs = small_clips(count)
+        with torch.no_grad():
+            expected = model.model(**inputs)
+        found = session.run(list(OUTPUTS), {name: value.numpy() for name, value in inputs.items()})
+        for name, value in zip(OUTPUTS, found, strict=True):
+            torch.testing.assert_close(torch.from_numpy(value), expected[name], atol=1e-4, rtol=1e-3)

@@ -3,7 +3,6 @@ import torch
 
 from deft_llm.modeling_deft import DeftForConditionalGeneration, DeftModel
 from deft_llm.modeling_deft.losses_deft import region_masks
-from deft_llm.modeling_deft.modeling_deft import CLIPS_AT_ONCE
 from tests.modeling_deft.small_models import CLOSE
 
 
@@ -60,24 +59,6 @@ def test_batched_and_single_inputs_give_equal_logits(model, inputs, outputs):
         torch.testing.assert_close(alone.au_logits[0], outputs.au_logits[index], atol=1e-5, rtol=1e-4)
 
 
-def test_many_clips_are_recognised_as_few(model, clips):
-    """A processor takes large batches in parts; with gradients, and in training, they stay whole."""
-    count = 2 * CLIPS_AT_ONCE + 3
-    many = {name: torch.cat([value] * count)[:count] for name, value in clips.items()}
-    many = {name: value + 0.01 * torch.randn_like(value) for name, value in many.items()}
-    seen = []
-    handle = model.model.motion_expert.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    whole = model.model(**many)
-    with torch.no_grad():
-        parts = model.model(**many)
-    handle.remove()
-    assert seen == [count, CLIPS_AT_ONCE, CLIPS_AT_ONCE, 3]
-    for name in ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions"):
-        torch.testing.assert_close(parts[name], whole[name], atol=1e-5, rtol=1e-4)
-    for name, tokens in whole.expert_tokens.items():
-        torch.testing.assert_close(parts.expert_tokens[name], tokens, atol=1e-5, rtol=1e-4)
-
-
 def test_cached_uncached_batched_and_single_generation_agree(model, inputs):
     arguments = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
     cached = model.generate(**inputs, **arguments)
@@ -93,7 +74,10 @@ def test_the_experts_run_once_a_generation(model, inputs):
     calls = []
     handles = [
         expert.register_forward_hook(lambda *_, name=name: calls.append(name))
-        for name, expert in (("motion", model.model.motion_expert), ("structure", model.model.structure_expert))
+        for name, expert in (
+            ("motion", model.model.recognition.motion_expert),
+            ("structure", model.model.recognition.structure_expert),
+        )
     ]
     model.generate(**inputs, max_new_tokens=4, eos_token_id=None)
     for handle in handles:
@@ -122,32 +106,6 @@ def test_clips_change_the_answer_and_only_their_own(model, inputs, outputs):
         other = model(**changed)
     assert (other.logits[1, -1] - outputs.logits[1, -1]).abs().max() > 1e-3
     torch.testing.assert_close(other.logits[0], outputs.logits[0])
-
-
-def test_each_expert_sees_only_its_own_input(model, clips):
-    model, flow, pixels = model.model, clips["flow_values_videos"], clips["pixel_values_videos"]
-    with torch.no_grad():
-        tokens = model.get_video_features(pixels, flow).expert_tokens
-        # Other motion, other later frames: the structure does not notice.
-        later = pixels.clone()
-        later[:, 1:] += torch.randn_like(later[:, 1:])
-        moved = model.get_video_features(later, flow.roll(1, 0)).expert_tokens
-        torch.testing.assert_close(moved["structure"], tokens["structure"])
-        # Exactly zero for the others; untrained, the texture expert answers softly.
-        assert (moved["texture"] - tokens["texture"]).abs().max() > 1e-4
-        # Another face, another light: neither motion nor, as long as nothing changes over time, texture does.
-        other_face = model.get_video_features(pixels + torch.randn_like(pixels[:, :1]), flow).expert_tokens
-        torch.testing.assert_close(other_face["motion"], tokens["motion"])
-        torch.testing.assert_close(other_face["texture"], tokens["texture"], atol=1e-4, rtol=1e-3)
-        assert (other_face["structure"] - tokens["structure"]).abs().max() > 1e-4
-
-
-def test_recognition_needs_no_text(model, inputs, outputs):
-    clips = {name: inputs[name] for name in ("pixel_values_videos", "flow_values_videos")}
-    with torch.no_grad():
-        recognition = model.model(**clips)
-    assert recognition.last_hidden_state is None
-    torch.testing.assert_close(recognition.emotion_logits, outputs.emotion_logits)
 
 
 def test_flow_alone_is_enough(model, processor, clips):
@@ -215,7 +173,7 @@ def test_every_trained_parameter_gets_a_gradient(model, inputs):
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     model.zero_grad(set_to_none=True)
     model.eval()
-    assert without <= {"model.structure_expert.backbone.embeddings.mask_token"}
+    assert without <= {"model.recognition.structure_expert.backbone.embeddings.mask_token"}
 
 
 def test_saved_weights_are_the_same_weights(folder, model, inputs, outputs):

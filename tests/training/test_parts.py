@@ -61,7 +61,10 @@ def test_pretrained_parts_are_put_in_their_places(model_arguments, dataset, tmp_
     tokenizer.save_pretrained(tmp_path / "text")
     folders = {name: str(tmp_path / name) for name in ("text", "structure", "texture")}
     model, processor = build_model(replace(model_arguments, **folders), dataset)
-    for name, expert in (("structure", model.model.structure_expert), ("texture", model.model.texture_expert)):
+    for name, expert in (
+        ("structure", model.model.recognition.structure_expert),
+        ("texture", model.model.recognition.texture_expert),
+    ):
         for key, value in backbones[name].state_dict().items():
             assert torch.equal(expert.backbone.state_dict()[key], value), key
     rows = slice(0, config.vocab_size)

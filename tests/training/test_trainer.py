@@ -75,7 +75,7 @@ def test_the_heads_are_trained_by_their_own_terms(trained):
     """No other term reaches these two, and there is no weight decay that could move them."""
     model, trainer, before = trained
     assert trainer.args.weight_decay == 0
-    for name in ("model.emotion_head.classifier.weight", "model.motion_expert.au_weight"):
+    for name in ("model.recognition.emotion_head.classifier.weight", "model.recognition.motion_expert.au_weight"):
         assert (model.get_parameter(name) - before[name]).abs().mean() > 1e-3, name
 
 

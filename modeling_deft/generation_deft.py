@@ -1,0 +1,87 @@
+"""Generation of prompts that hold clips."""
+
+from typing import Any
+
+import torch
+from transformers.generation import GenerationMixin
+
+from .configuration_deft import EXPERTS
+
+
+class DeftGenerationMixin(GenerationMixin):
+    """`generate` for [`DeftForConditionalGeneration`]."""
+
+    def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs):
+        """As [`~transformers.GenerationMixin.generate`]; a `max_length` of the caller's replaces the model's own
+        `max_new_tokens`, which would win otherwise."""
+        own = {name: getattr(generation_config, name, None) for name in ("max_length", "max_new_tokens")} | kwargs
+        if own["max_length"] is not None and own["max_new_tokens"] is None:
+            kwargs["max_new_tokens"] = None
+        return super().generate(inputs, generation_config, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids,
+        inputs_embeds=None,
+        flow_values_videos=None,
+        is_first_iteration=False,
+        use_cache=True,
+        **kwargs,
+    ):
+        # transformers drops pixel_values_videos after the prefill by its name; flow_values_videos it does not know.
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        if is_first_iteration or not use_cache:
+            model_inputs["flow_values_videos"] = flow_values_videos
+        return model_inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.LongTensor | None = None,
+        **model_kwargs: Any,
+    ):
+        """Beams and several returned sequences: all clips of a prompt are repeated together.
+
+        The stock version repeats every row of every tensor, which mixes up the clips of a prompt that has two.
+        """
+        clips = {
+            name: model_kwargs.pop(name)
+            for name in ("pixel_values_videos", "flow_values_videos", "convention_ids")
+            if model_kwargs.get(name) is not None
+        }
+        if expand_size > 1 and clips:
+            count = len(next(iter(clips.values())))
+            prompts = (
+                len(input_ids) if input_ids is not None and input_ids.shape[1] else len(model_kwargs["inputs_embeds"])
+            )
+            owners = torch.arange(prompts)
+            if count != prompts:
+                owners = torch.arange(prompts).repeat_interleave(self._clips_per_prompt(input_ids).cpu())
+            order = torch.cat(
+                [(owners == prompt).nonzero().flatten().repeat(expand_size) for prompt in range(prompts)]
+            )
+            clips = {name: value[order.to(value.device)] for name, value in clips.items()}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **clips}
+
+    def _clips_per_prompt(self, input_ids: torch.LongTensor | None) -> torch.Tensor:
+        """(batch,) number of clips, counted by the placeholders of the expert that has some."""
+        for name in reversed(EXPERTS):
+            tokens, token_id = getattr(self.config, f"{name}_tokens"), getattr(self.config, f"{name}_token_id")
+            if input_ids is not None and tokens and token_id is not None and bool((input_ids == token_id).any()):
+                return (input_ids == token_id).sum(1) // tokens
+        raise ValueError(
+            "Prompts with several clips need input_ids, whose placeholders say which prompt each clip belongs to."
+        )
+
+
+__all__ = ["DeftGenerationMixin"]
