@@ -10,6 +10,7 @@ import torch
 import yaml
 from datasets import Dataset, load_dataset
 
+from deft_llm.files import whole_file
 from deft_llm.hub_datasets.synthetic.dataset import build
 from deft_llm.hub_datasets.unimer.rows import row_tensors
 from deft_llm.modeling_deft.experts_deft import SIDES
@@ -52,8 +53,8 @@ def clip_tensors(rows: Dataset, path: Path) -> dict[str, torch.Tensor]:
         columns = [row_tensors(row, processor) for row in rows]
         stacked = {name: torch.from_numpy(np.stack([column[name] for column in columns])) for name in columns[0]}
         stacked["pixel_values_videos"] = stacked["pixel_values_videos"].half()
-        torch.save(stacked, path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
+        with whole_file(path) as partial:
+            torch.save(stacked, partial)
     return torch.load(path)
 
 

@@ -19,7 +19,6 @@ Given are mean and spread (least to most) over the seeds.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import statistics
@@ -42,6 +41,7 @@ from sklearn.preprocessing import StandardScaler
 
 from deft_llm.evaluation.generation import generate_answers
 from deft_llm.evaluation.metrics import au_metrics, emotion_metrics
+from deft_llm.files import code_fingerprint
 from deft_llm.modeling_deft.experts_deft import TextureExpert
 from deft_llm.modeling_deft.losses_deft import region_masks
 from deft_llm.processing.action_units import get_action_unit
@@ -372,14 +372,9 @@ def ablation_job(seed: int, *, place: Path, clips: int, steps: int, name: str) -
 
 
 def code_hash() -> str:
-    folders = (ROOT / "modeling_deft", ROOT / "deft_llm" / "training")
-    files = [
-        Path(__file__),
-        Path(__file__).with_name("clip_sets.py"),
-        ROOT / "recipes" / "tiny.yaml",
-        *(path for folder in folders for path in sorted(folder.glob("*.py"))),
-    ]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    packages = ("hub_datasets", "modeling_deft", "processing", "training")
+    own = (Path(__file__), Path(__file__).with_name("clip_sets.py"), ROOT / "recipes" / "tiny.yaml")
+    return code_fingerprint(*(f"deft_llm.{name}" for name in packages), *own)[:12]
 
 
 def run_job(job: tuple[str, int, dict[str, Any]], *, place: Path, clips: int, steps: int) -> dict[str, float]:

@@ -13,12 +13,13 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from deft_llm.files import write_whole
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 RUN_FILE, REPORT_FILE = "training_run.json", "evaluation_report.json"
@@ -85,7 +86,7 @@ def write_run(
         "versions": {name: _version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "loss_weights": dict(config.loss_weights),
     }  # fmt: skip
-    _write(Path(folder) / RUN_FILE, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+    write_whole(Path(folder) / RUN_FILE, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
 
 def terms_of(sources: Iterable[str], dataset: str) -> dict[str, dict[str, Any]]:
@@ -168,13 +169,12 @@ def fill_card(
         # Before anything is written: a report that cannot be shown must not replace one that can.
         results_of(figures, "checked", dataset_id)
         if Path(report).resolve() != (folder / REPORT_FILE).resolve():
-            shutil.copyfile(report, folder / f".{REPORT_FILE}.partial")
-            (folder / f".{REPORT_FILE}.partial").replace(folder / REPORT_FILE)
+            write_whole(folder / REPORT_FILE, Path(report).read_bytes())
     found = folder / REPORT_FILE
     figures = _read(found) if found.is_file() else None
     card = make_card(config, run, figures, name=folder.resolve().name, dataset_id=dataset_id)
     ModelCard(card)  # raises for front matter that the Hub could not read
-    _write(folder / "README.md", card)
+    write_whole(folder / "README.md", card)
     return folder / "README.md"
 
 
@@ -331,12 +331,6 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CardError(f"{path} is no JSON file ({error}).") from None
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def main(argv: list[str] | None = None) -> int:

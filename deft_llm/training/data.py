@@ -7,7 +7,6 @@ in it, so a resumed run draws what the undisturbed one did, and several processe
 from __future__ import annotations
 
 import hashlib
-import inspect
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from datasets import config as datasets_config
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError
 
+from deft_llm.files import code_fingerprint
 from deft_llm.hub_datasets.unimer.answer_parsing import TASKS
 from deft_llm.hub_datasets.unimer.rows import row_tensors
 from deft_llm.processing import DeftProcessor
@@ -33,6 +33,8 @@ LABEL_COLUMNS = ("clip_id", "source", "subject", "action_units", "emotion", "emo
 COLUMNS = (*LABEL_COLUMNS, "onset", "apex", "offset", "video", "flow")
 SIDES = {"both": 0, "left": 1, "right": 2}
 UNKNOWN = -100
+# What turns a row into tensors and labels; prepared clips are kept as long as it stays as it is.
+PREPARING_CODE = ("deft_llm.training.data", "deft_llm.hub_datasets.unimer.rows", "deft_llm.processing")
 
 
 # --- Loading --------------------------------------------------------------------------------------------------------
@@ -255,7 +257,7 @@ def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset
     # Said rather than found out from the pickled processor, whose tokenizer has other bytes in every process.
     uncoded = uncoded_sources(dataset)
     known = [dataset._fingerprint, video_processor.to_json_string(), processor.action_units, processor.emotion_labels,
-             sorted(uncoded), inspect.getsource(clip_features)]  # fmt: skip
+             sorted(uncoded), code_fingerprint(*PREPARING_CODE)]  # fmt: skip
     prepared = dataset.map(
         clip_features,
         fn_kwargs={"processor": processor, "uncoded": uncoded},

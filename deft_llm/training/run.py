@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deft_llm.files import files_together
 from deft_llm.sharing.card import fill_card, terms_of, write_run
 
 # Everything heavy is imported late: --help should not wait for torch.
@@ -36,7 +37,7 @@ from deft_llm.training.arguments import (
 )
 
 DONE, BROKE_OFF, REFUSED, STOPPED = 0, 1, 2, 143
-BASE, ADAPTER, WRITING = "base", "adapter", "model.partial"
+BASE, ADAPTER = "base", "adapter"
 
 
 # --- Before anything is computed ------------------------------------------------------------------------------------
@@ -173,16 +174,10 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
 
 def write_folder(folder: Path, *written: Any) -> None:
     """Saves models and processors under another name first; files move to their place when all are there."""
-    partial = folder / WRITING
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    # A folder without its config loads as nothing, so that goes last.
+    with files_together(folder, last="config.json") as partial:
         for part in written:
             part.save_pretrained(partial)
-        # A folder without its config loads as nothing, so that goes last.
-        for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
-            path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def finish(run: Run) -> Any:

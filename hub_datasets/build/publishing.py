@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from deft_llm.files import write_whole
+
 from ..sources.catalogue import SOURCES
 from ..synthetic.dataset import CONVENTIONS
 from .manifest import LicenceError, licensed_sources, with_sharing_note
@@ -95,9 +97,7 @@ def push(
         )
     if reason and (licensed or own):
         card = with_sharing_note(card_path.read_text(encoding="utf-8"), repo_id, visibility, licensed, reason)
-        partial = card_path.with_name(f".README.md.{os.getpid()}.tmp")
-        partial.write_text(card, encoding="utf-8")
-        partial.rename(card_path)
+        write_whole(card_path, card)
     if visibility == "gated":
         told(api.update_repo_settings, repo_id, repo_type="dataset", gated="manual")
     paths = [path for path in sorted(folder.rglob("*")) if _matches(path.relative_to(folder).as_posix(), _FILES)]

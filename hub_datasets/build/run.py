@@ -17,6 +17,8 @@ from typing import Any
 
 from rich.console import Console
 
+from deft_llm.files import write_whole
+
 from ..sources.readers import refuse_output_in_root
 from ..unimer.rows import refuse_existing
 from .executors import EXECUTORS, executor_class_of, run_datatrove, run_processes
@@ -24,7 +26,7 @@ from .finishing import clean_up, finish
 from .manifest import check_licences
 from .plan import make_plan
 from .settings import BuildError, BuildSettings
-from .work_folder import locked, write_whole
+from .work_folder import locked
 
 
 def build(
