@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from deft_llm.files import code_fingerprint, file_digest
+from deft_llm.files import code_fingerprint, file_digest, write_whole
 from deft_llm.hub_datasets.unimer.splits import Fold, LeakageError
 
 from .protocols import Row, Task, check_leaks, check_trainable
