@@ -45,7 +45,9 @@ def explain(video: Path, model: str, facts: Path) -> None:
     """Runs the pipeline, prints the report and writes down what the picture shows.
 
     Args:
-        video: the clip. model: the model's folder. facts: the .npz file to write.
+        video: the clip.
+        model: the model's folder.
+        facts: the .npz file to write.
     """
     import numpy as np
     import torch
@@ -88,7 +90,8 @@ def draw(facts: Path, picture: Path) -> None:
     """Onset, apex, flow over the face, where the strongest action unit's query looked, class probabilities.
 
     Args:
-        facts: what `explain` has written. picture: the PNG to write.
+        facts: what `explain` has written.
+        picture: the PNG to write.
     """
     import matplotlib as mpl
 
@@ -125,17 +128,31 @@ def draw(facts: Path, picture: Path) -> None:
     plt.close(figure)
 
 
-def without_package(arguments: list[str]) -> int:
-    """Runs this file in an interpreter that has every dependency and not deft_llm.
+def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
+    """Runs `explain` in an interpreter that has every dependency and not deft_llm, and draws the picture here.
 
     An editable install lives in a .pth hook, which `-S` leaves out; `-P` leaves out this file's own folder, and the
     folders with the dependencies are named by hand.
+
+    Args:
+        video: the clip to explain.
+        model: the folder of a trained model.
+        picture: the PNG to write.
+
+    Returns:
+        The exit status of that interpreter.
     """
     packages = os.pathsep.join(path for path in sys.path if Path(path).name == "site-packages")
     environment = {**os.environ, "PYTHONPATH": packages}
-    command = [sys.executable, "-S", "-P", str(Path(__file__).resolve()), *arguments]
     with tempfile.TemporaryDirectory() as elsewhere:
-        return subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode
+        facts = Path(elsewhere) / "facts.npz"
+        command = [sys.executable, "-S", "-P", str(Path(__file__).resolve()), "facts"]
+        command += [str(path.resolve()) for path in (video, model, facts)]
+        status = subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode
+        if status == 0:
+            draw(facts, picture)
+            print(f"Picture written to {picture}")
+    return status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -147,23 +164,17 @@ def main(argv: list[str] | None = None) -> int:
     tell.add_argument("video", type=Path)
     tell.add_argument("--model", type=Path, required=True, help="model folder")
     tell.add_argument("--picture", type=Path, required=True, help="PNG to write")
-    tell.add_argument("--facts", type=Path, help=argparse.SUPPRESS)  # in the interpreter without the package
+    known = commands.add_parser("facts")  # what `explain` starts in the interpreter without the package
+    for name in ("video", "model", "facts"):
+        known.add_argument(name, type=Path)
     arguments = parser.parse_args(argv)
     if arguments.command == "clip":
         make_clip(arguments.output)
         return 0
-    video, model, picture = (path.resolve() for path in (arguments.video, arguments.model, arguments.picture))
-    if arguments.facts is not None:
-        explain(video, str(model), arguments.facts)
+    if arguments.command == "facts":
+        explain(arguments.video, str(arguments.model), arguments.facts)
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        facts = Path(folder) / "facts.npz"
-        options = ["--model", str(model), "--picture", str(picture), "--facts", str(facts)]
-        status = without_package(["explain", str(video), *options])
-        if status == 0:
-            draw(facts, picture)
-            print(f"Picture written to {picture}")
-    return status
+    return explain_elsewhere(arguments.video, arguments.model, arguments.picture)
 
 
 if __name__ == "__main__":

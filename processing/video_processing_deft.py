@@ -18,6 +18,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import stable_mask
 from .aligned_clip import AlignedClip, checked_rate
+from .common_deft import FLOW_SIZE, NUM_FRAMES
 from .face_alignment import FaceSource, make_face_source
 from .key_frames import KeyFrames, sample_indices
 from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
@@ -83,7 +84,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
     valid_kwargs = DeftVideosKwargs
     model_input_names = ["pixel_values_videos", "flow_values_videos"]
 
-    num_frames = 8
+    num_frames = NUM_FRAMES
     fps = None
     size = {"height": 224, "width": 224}
     do_sample_frames = True
@@ -93,7 +94,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     flow_resolution = 128
-    flow_size = 32
+    flow_size = FLOW_SIZE
     flow_estimator = "whole_clip"
     flow_frames = 48
     usual_motion = 0.45

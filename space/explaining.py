@@ -117,10 +117,12 @@ class Explainer:
         pipe.model.eval()
         # The modules that lie beside the video processor, wherever transformers has put them.
         beside = type(pipe.processor.video_processor).__module__.rpartition(".")[0]
-        self._reading, self._alignment, self._tracking, self._clips, self._units = (
+        self._reading, self._alignment, self._tracking, self._clips, self._units, self._common = (
             importlib.import_module(f"{beside}.{name}")
-            for name in ("video_reading", "face_alignment", "region_tracking", "aligned_clip", "action_units")
-        )
+            for name in (
+                "video_reading", "face_alignment", "region_tracking", "aligned_clip", "action_units", "common_deft",
+            )
+        )  # fmt: skip
         return pipe
 
     def explain(
@@ -195,9 +197,10 @@ class Explainer:
                 for code, score in zip(processor.action_units, scores, strict=True)
             ],
             attention=weights.reshape(len(weights), grid, grid).cpu().numpy(),
-            experts=dict(
-                zip(("structure", "dynamic texture", "motion"), recognition.expert_gates[0].tolist(), strict=True)
-            ),
+            experts={
+                self._common.EXPERT_TITLES[name].lower(): weight
+                for name, weight in zip(self._common.EXPERTS, recognition.expert_gates[0].tolist(), strict=True)
+            },
             notes=notes,
             seconds=time.monotonic() - started,
         )

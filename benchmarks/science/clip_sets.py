@@ -13,8 +13,8 @@ from datasets import Dataset, load_dataset
 from deft_llm.files import whole_file
 from deft_llm.hub_datasets.synthetic.dataset import build
 from deft_llm.hub_datasets.unimer.rows import row_tensors
-from deft_llm.modeling_deft.experts_deft import SIDES
 from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.common_deft import SIDE_LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT = 0.2  # of the entangled training faces: unseen faces whose look goes with the emotion as in training
@@ -110,7 +110,7 @@ class ClipSet:
         for row, index in enumerate(chosen):
             for unit in self.rows[index]["action_units"]:
                 column = codes.index(unit["code"])
-                side[row, column] = SIDES.index(unit["side"])
+                side[row, column] = SIDE_LABELS.index(unit["side"])
                 if unit["intensity"]:
                     intensity[row, column] = "ABCDE".index(unit["intensity"])
         return {"au_side_labels": side, "au_intensity_labels": intensity}

@@ -23,6 +23,7 @@ from transformers import (
 from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
 from deft_llm.processing import DeftProcessor, DeftVideoProcessor
 from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
+from deft_llm.processing.common_deft import FLOW_SIZE
 from deft_llm.processing.processing_deft import CHAT_TOKENS, SPECIAL_TOKENS
 
 from .arguments import ModelArguments, TuningArguments
@@ -99,7 +100,7 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
     video_processor = DeftVideoProcessor(
         num_frames=arguments.num_frames,
         size={"height": image_size, "width": image_size},
-        flow_size=arguments.motion.get("flow_size", 32),
+        flow_size=arguments.motion.get("flow_size", FLOW_SIZE),
     )
     sources = sorted(set(dataset["source"]))
     processor = DeftProcessor(

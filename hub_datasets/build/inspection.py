@@ -21,8 +21,9 @@ from deft_llm.processing.key_frames import KeyFrames, apex_position, sample_indi
 from deft_llm.processing.motion_evidence import noise_floor
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
+from ..sources.sharing_policy import licence_of
 from ..unimer.constraints import CONTRADICTED, NOT_TESTABLE, NOT_VISIBLE, SUPPORTED
-from .manifest import DATA, licence_of
+from .manifest import DATA
 
 VERDICTS = (SUPPORTED, CONTRADICTED, NOT_VISIBLE, NOT_TESTABLE)
 _COLOURS = {SUPPORTED: "#1a9850", CONTRADICTED: "#d73027", NOT_VISIBLE: "#f0a030", NOT_TESTABLE: "#808080"}
