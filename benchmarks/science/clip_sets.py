@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,25 @@ class ClipSet:
 
     def clips(self, chosen: Any) -> dict[str, torch.Tensor]:
         return {name: values[chosen].float() for name, values in self.tensors.items()}
+
+    def batches(
+        self, size: int, *, pixels: bool = True, flow: torch.Tensor | None = None
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """The model's inputs for all clips in their order, `size` at a time.
+
+        Args:
+            size: clips of one batch.
+            pixels: False leaves the appearance out.
+            flow: (clips, frames, 2, h, w) in place of the clips' own flow.
+        """
+        for start in range(0, len(self), size):
+            chosen = slice(start, start + size)
+            inputs = self.clips(chosen)
+            if flow is not None:
+                inputs["flow_values_videos"] = flow[chosen]
+            if not pixels:
+                del inputs["pixel_values_videos"]
+            yield inputs
 
     def faces(self) -> np.ndarray:
         return np.array([row["subject"] for row in self.rows])

@@ -135,13 +135,7 @@ def train(
 def recognise(model: Any, clips: ClipSet, *, pixels: bool = True, flow: torch.Tensor | None = None, **arguments: Any):
     """Emotion and unit scores, expert states and attention, each stacked over all clips."""
     collected: dict[str, list[torch.Tensor]] = {}
-    for start in range(0, len(clips), 32):
-        chosen = slice(start, start + 32)
-        inputs = clips.clips(chosen)
-        if flow is not None:
-            inputs["flow_values_videos"] = flow[chosen]
-        if not pixels:
-            del inputs["pixel_values_videos"]
+    for inputs in clips.batches(32, pixels=pixels, flow=flow):
         with torch.inference_mode():
             outputs = model.model(**inputs, **arguments)
         for name in ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "au_attentions"):
@@ -217,13 +211,7 @@ def answers(
 ) -> list[Any]:
     """The parsed answer to the full question for each clip."""
     reports = []
-    for start in range(0, len(clips), 24):
-        chosen = slice(start, start + 24)
-        tensors = clips.clips(chosen)
-        if flow is not None:
-            tensors["flow_values_videos"] = flow[chosen]
-        if not pixels:
-            del tensors["pixel_values_videos"]
+    for tensors in clips.batches(24, pixels=pixels, flow=flow):
         questions = [processor.default_instruction] * len(tensors["flow_values_videos"])
         with torch.inference_mode():
             recognition = model.model(**tensors)

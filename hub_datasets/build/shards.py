@@ -12,6 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,7 @@ def is_finished(work: Path, number: int) -> bool:
 
 def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
     """Names what decides about a shard's bytes: its records, size and time of each of their files, settings, code."""
-    # What reads, measures and writes a row.
-    code = code_fingerprint("deft_llm.hub_datasets", "deft_llm.processing")
-    digest = hashlib.sha256(json.dumps([READER_VERSION, settings, code], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([READER_VERSION, settings, _row_code()], sort_keys=True).encode())
     for line in lines:
         digest.update(line.encode())
         values = json.loads(line)
@@ -141,6 +140,12 @@ def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
             else:
                 digest.update(f"{found.st_size} {found.st_mtime_ns} ".encode())
     return digest.hexdigest()
+
+
+@cache
+def _row_code() -> str:
+    """Fingerprint of what reads, measures and writes a row."""
+    return code_fingerprint("deft_llm.hub_datasets", "deft_llm.processing")
 
 
 def _taken(kept: Path, shard: Path) -> bool:
