@@ -7,6 +7,8 @@ import torch
 
 CODE_FILES = {
     "action_units.py",
+    "aligned_clip.py",
+    "common_deft.py",
     "configuration_deft.py",
     "decoding_process.py",
     "experts_deft.py",
@@ -15,12 +17,12 @@ CODE_FILES = {
     "key_frames.py",
     "modeling_deft.py",
     "motion_evidence.py",
+    "motion_intervals.py",
     "motion_signals.py",
     "optical_flow.py",
     "pipeline_deft.py",
     "processing_deft.py",
     "region_tracking.py",
-    "spotting.py",
     "video_decoding.py",
     "video_processing_deft.py",
     "video_reading.py",

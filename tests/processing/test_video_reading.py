@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -211,7 +213,6 @@ class TestWindows:
         expected = clip.frames(range(len(clip)))
         assert clip.in_memory(limit=10) is clip
         held = clip.in_memory()
-        for path in numbered_folder.iterdir():
-            path.unlink()
+        shutil.rmtree(numbered_folder)
         np.testing.assert_array_equal(held.frames(range(len(held))), expected)
         assert (held.name, held.metadata.fps) == (clip.name, 200)
