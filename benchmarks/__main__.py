@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from deft_llm.files import write_whole
+
 from .speed.timing import setting
 
 HERE = Path(__file__).resolve().parent
@@ -74,9 +76,7 @@ def main() -> int:
             broken.append(name)
             continue
         sections = {**kept(), name: section}
-        partial = RESULTS.with_suffix(".md.partial")
-        partial.write_text("\n".join([HEAD, *(sections[one] for one in SCRIPTS if one in sections)]), encoding="utf-8")
-        partial.replace(RESULTS)
+        write_whole(RESULTS, "\n".join([HEAD, *(sections[one] for one in SCRIPTS if one in sections)]))
     if broken:
         print(f"Broken off, see above: {', '.join(broken)}", file=sys.stderr)
     return int(bool(broken))

@@ -3,8 +3,8 @@
     python -m deft_llm.demo clip --output photograph.mp4
     python -m deft_llm.demo explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png
 
-`explain` starts itself again in an interpreter without this package, so that what runs is the model folder's own code,
-as for anybody who loads it from the Hub.
+`explain` runs the model in an interpreter without this package, so that what runs is the model folder's own code, as
+for anybody who loads it from the Hub; the picture is drawn here, from what that interpreter has written down.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import argparse
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
-from typing import Any
 
 LOWERING = 0.010  # of the face crop's width: 1 %
 # Right eye, left eye (the subject's) and mouth centre in scikit-image's astronaut, read off the photograph.
 LANDMARKS = ((203.3, 101.0), (246.5, 103.0), (224.0, 143.8))
+SHOWN = 256  # pixels, side of the crops in the picture
 
 
 def make_clip(output: Path) -> None:
@@ -42,93 +41,118 @@ def make_clip(output: Path) -> None:
     )
 
 
-def explain(video: Path, model: str, picture: Path) -> None:
-    """Runs the pipeline, prints the report and draws the picture."""
+def explain(video: Path, model: str, facts: Path) -> None:
+    """Runs the pipeline, prints the report and writes down what the picture shows.
+
+    Args:
+        video: the clip.
+        model: the model's folder.
+        facts: the .npz file to write.
+    """
+    import numpy as np
+    import torch
     from transformers import pipeline
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     pipe = pipeline("video-text-to-text", model=model, trust_remote_code=True)
-    result = pipe(str(video))
+    processor = pipe.processor
+    video_processor = processor.video_processor
+    clip = video_processor.align(str(video)).spotted()
+    result = pipe(clip)
     print(result["report_text"])
-    draw(pipe, str(video), result, picture)
-    print(f"Picture written to {picture}")
+    size = {"height": SHOWN, "width": SHOWN}
+    pixels = video_processor(clip, size=size, do_normalize=False, do_estimate_flow=False)["pixel_values_videos"][0]
+    inputs = video_processor(clip, return_tensors="pt")
+    with torch.inference_mode():
+        features = pipe.model.get_video_features(**inputs)
+    apex = video_processor.num_frames // 2
+    unit = int(features.au_logits[0].argmax())
+    attention = features.au_attentions[0, unit].sum(0)
+    grid = round(len(attention) ** 0.5)
+    weight = attention.reshape(1, 1, grid, grid) / attention.max()
+    weight = torch.nn.functional.interpolate(weight, (SHOWN, SHOWN), mode="bilinear")[0, 0]
+    scores = result["report"]["scores"]
+    np.savez(
+        facts,
+        crops=np.asarray(pixels)[[0, apex]].transpose(0, 2, 3, 1).clip(0, 1),
+        indices=[result["frames_indices"][place] for place in (0, apex)],
+        flow=inputs["flow_values_videos"][0, apex - 1].numpy(),
+        weight=weight.numpy(),
+        unit=processor.action_units[unit],
+        emotions=sorted(scores, key=scores.get),
+        scores=sorted(scores.values()),
+        answer=result["report"]["emotion"] or "insufficient motion",
+    )
 
 
-def draw(pipe: Any, video: str, result: dict[str, Any], picture: Path) -> None:
-    """Onset, apex, flow over the face, where the strongest action unit's query looked, class probabilities."""
+def draw(facts: Path, picture: Path) -> None:
+    """Onset, apex, flow over the face, where the strongest action unit's query looked, class probabilities.
+
+    Args:
+        facts: what `explain` has written.
+        picture: the PNG to write.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
     import numpy as np
-    import torch
 
-    processor, model = pipe.processor, pipe.model
-    video_processor = processor.video_processor
-    side = 256
-    shown = video_processor(
-        video, size={"height": side, "width": side}, do_normalize=False, do_estimate_flow=False, return_tensors="np"
-    )["pixel_values_videos"][0]
-    inputs = video_processor(video, return_tensors="pt")
-    with torch.inference_mode():
-        features = model.get_video_features(**inputs)
-    apex = video_processor.num_frames // 2
-    frames = shown.transpose(0, 2, 3, 1).clip(0, 1)
-    flow = inputs["flow_values_videos"][0, apex - 1].numpy()
-    unit = int(features.au_logits[0].argmax())
-    attention = features.au_attentions[0, unit].sum(0)
-    grid = round(len(attention) ** 0.5)
-    code = processor.action_units[unit]
+    from deft_llm.drawing import ARROW_SCALE, draw_crop, draw_flow
 
+    with np.load(facts) as known:
+        (onset, apex), indices, weight = known["crops"], known["indices"], known["weight"]
+        flow, unit, emotions, scores, answer = (
+            known[name] for name in ("flow", "unit", "emotions", "scores", "answer")
+        )
     figure, axes = plt.subplots(1, 5, figsize=(18, 3.9), width_ratios=(1, 1, 1.18, 1, 0.8), layout="constrained")
-    for axis in axes[:4]:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    indices = result["frames_indices"]
-    axes[0].imshow(frames[0])
+    draw_crop(axes[0], onset)
     axes[0].set_title(f"Onset, frame {indices[0]}")
-    axes[1].imshow(frames[apex])
-    axes[1].set_title(f"Apex, frame {indices[apex]}")
-    axes[2].imshow(frames[apex].mean(-1), cmap="gray", alpha=0.6, vmin=0, vmax=1)
-    height, width = flow.shape[1:]
-    step = side / width
-    y, x = np.mgrid[0:height, 0:width]
-    strength = np.hypot(*flow)
-    # Arrows ten times as long as the motion, or nobody would see them.
-    arrows = axes[2].quiver(
-        (x + 0.5) * step, (y + 0.5) * step, *(10 * flow * side / 100), strength, cmap="plasma", angles="xy",
-        scale_units="xy", scale=1, width=0.006, clim=(0, max(0.5, float(strength.max()))),
-    )  # fmt: skip
-    figure.colorbar(arrows, ax=axes[2], shrink=0.9, label="motion in % of the crop's width")
-    axes[2].set_title("Optical flow onset to apex, 10 ×")
-    axes[3].imshow(frames[0].mean(-1), cmap="gray", vmin=0, vmax=1)
-    weight = attention.reshape(1, 1, grid, grid) / attention.max()
-    weight = torch.nn.functional.interpolate(weight, (side, side), mode="bilinear")[0, 0].numpy()
-    axes[3].imshow(weight, cmap="hot", alpha=0.75 * weight.clip(0, 1) ** 0.5, vmin=0, vmax=1.2)
-    axes[3].set_title(f"Where {code} was looked for")
-    scores = result["report"]["scores"]
-    names = sorted(scores, key=scores.get)
-    axes[4].barh(names, [scores[name] for name in names], color="#4c72b0")
+    draw_crop(axes[1], apex)
+    axes[1].set_title(f"Apex, frame {indices[1]}")
+    draw_crop(axes[2], apex, faded=True)
+    figure.colorbar(draw_flow(axes[2], flow), ax=axes[2], shrink=0.9, label="motion in % of the crop's width")
+    axes[2].set_title(f"Optical flow onset to apex, {ARROW_SCALE} ×")
+    draw_crop(axes[3], np.repeat(onset.mean(-1, keepdims=True), 3, -1))
+    axes[3].imshow(weight, extent=(0, 1, 1, 0), cmap="hot", alpha=0.75 * weight.clip(0, 1) ** 0.5, vmin=0, vmax=1.2)
+    axes[3].set_title(f"Where {unit} was looked for")
+    axes[4].barh(emotions, scores, color="#4c72b0")
     axes[4].set_xlim(0, 1)
     axes[4].set_box_aspect(1)
     axes[4].set_xlabel("probability")
     axes[4].spines[["top", "right"]].set_visible(False)
-    axes[4].set_title(f"Class: {result['report']['emotion'] or 'insufficient motion'}")
+    axes[4].set_title(f"Class: {answer}")
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=100)
+    plt.close(figure)
 
 
-def without_package(arguments: list[str]) -> int:
-    """Runs this file in an interpreter that has every dependency and not deft_llm.
+def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
+    """Runs `explain` in an interpreter that has every dependency and not deft_llm, and draws the picture here.
 
     An editable install lives in a .pth hook, which `-S` leaves out; `-P` leaves out this file's own folder, and the
-    site-packages folder is named by hand.
+    folders with the dependencies are named by hand.
+
+    Args:
+        video: the clip to explain.
+        model: the folder of a trained model.
+        picture: the PNG to write.
+
+    Returns:
+        The exit status of that interpreter.
     """
-    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
-    command = [sys.executable, "-S", "-P", str(Path(__file__).resolve()), *arguments, "--in-this-process"]
+    packages = os.pathsep.join(path for path in sys.path if Path(path).name == "site-packages")
+    environment = {**os.environ, "PYTHONPATH": packages}
     with tempfile.TemporaryDirectory() as elsewhere:
-        return subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode
+        facts = Path(elsewhere) / "facts.npz"
+        command = [sys.executable, "-S", "-P", str(Path(__file__).resolve()), "facts"]
+        command += [str(path.resolve()) for path in (video, model, facts)]
+        status = subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode
+        if status == 0:
+            draw(facts, picture)
+            print(f"Picture written to {picture}")
+    return status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,17 +164,17 @@ def main(argv: list[str] | None = None) -> int:
     tell.add_argument("video", type=Path)
     tell.add_argument("--model", type=Path, required=True, help="model folder")
     tell.add_argument("--picture", type=Path, required=True, help="PNG to write")
-    tell.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
+    known = commands.add_parser("facts")  # what `explain` starts in the interpreter without the package
+    for name in ("video", "model", "facts"):
+        known.add_argument(name, type=Path)
     arguments = parser.parse_args(argv)
     if arguments.command == "clip":
         make_clip(arguments.output)
         return 0
-    paths = [arguments.video.resolve(), arguments.model.resolve(), arguments.picture.resolve()]
-    if not arguments.in_this_process:
-        video, model, picture = map(str, paths)
-        return without_package(["explain", video, "--model", model, "--picture", picture])
-    explain(paths[0], str(paths[1]), paths[2])
-    return 0
+    if arguments.command == "facts":
+        explain(arguments.video, str(arguments.model), arguments.facts)
+        return 0
+    return explain_elsewhere(arguments.video, arguments.model, arguments.picture)
 
 
 if __name__ == "__main__":

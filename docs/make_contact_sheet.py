@@ -13,6 +13,7 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from deft_llm.drawing import draw_crop, draw_flow
 from deft_llm.hub_datasets.synthetic.clips import EVERYDAY, Expression, UnitRequest, render_clip
 from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing import DeftVideoProcessor
@@ -48,7 +49,8 @@ def main() -> None:
             axes[row, column].imshow(frame)
             axes[row, column].set_ylabel(title)
         for row, (title, flow) in enumerate({"true motion": true, "measured": measured}.items(), start=2):
-            draw_flow(axes[row, column], clip.frames[2], flow)
+            draw_crop(axes[row, column], clip.frames[2], faded=True)
+            draw_flow(axes[row, column], flow, scale=ARROWS, top=100 * AMPLITUDE)
             axes[row, column].set_ylabel(f"{title}, {ARROWS} ×")
         where = "" if side == "both" else f", {side}"
         axes[0, column].set_title(f"{code} {get_action_unit(code).name}{where}", fontsize=10)
@@ -58,19 +60,6 @@ def main() -> None:
     for axis in axes[:, 1:].ravel():
         axis.set_ylabel("")
     figure.savefig(Path(__file__).with_name("synthetic_faces.png"), dpi=75)
-
-
-def draw_flow(axis: plt.Axes, frame: np.ndarray, flow: np.ndarray) -> None:
-    """Arrows over the greyed frame; `flow` (2, h, w) in percent of the crop width."""
-    side, (_, height, width) = frame.shape[0], flow.shape
-    y, x = np.mgrid[0:height, 0:width] + 0.5
-    axis.imshow(frame.mean(-1), cmap="gray", alpha=0.5, vmin=0, vmax=255)
-    axis.quiver(
-        x * side / width, y * side / height, *(ARROWS * flow * side / 100), np.hypot(*flow), cmap="plasma",
-        angles="xy", scale_units="xy", scale=1, width=0.006, clim=(0, 100 * AMPLITUDE),
-    )  # fmt: skip
-    axis.set_xlim(0, side)
-    axis.set_ylim(side, 0)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ class DeftConfig(PreTrainedConfig):
         kwargs["auto_map"] = dict(AUTO_MAP)
         kwargs["custom_pipelines"] = {task: dict(entry) for task, entry in CUSTOM_PIPELINES.items()}
         super().__post_init__(**kwargs)
-        self.experts = [name for name in EXPERTS if name in self.experts] or list(self.experts)
+        self.experts = list(self.experts)
         self.action_units, self.emotion_labels = list(self.action_units), list(self.emotion_labels)
         self.coarse_emotion_of = dict(self.coarse_emotion_of or {})
         self.action_unit_regions = dict(self.action_unit_regions or {})

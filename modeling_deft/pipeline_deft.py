@@ -9,8 +9,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
 TASK = "video-text-to-text"
-# What an answer is held to and reported with.
-SCORES = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity")
+# What the experts found: an answer is held to it and reported with it.
+RECOGNITION = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
 
 
 class DeftVideoTextToTextPipeline(Pipeline):
@@ -129,7 +129,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
         # Tensors only, each with the clips first: of anything else transformers cannot take one clip out of a batch.
         return {
             "sequences": sequences,
-            **{name: recognition[name] for name in SCORES},
+            **{name: recognition[name] for name in RECOGNITION},
             "flow_values_videos": model_inputs["flow_values_videos"],
             "frames_indices": model_inputs["frames_indices"],
         }
@@ -138,7 +138,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
         generated = self.processor.tokenizer.decode(model_outputs["sequences"][0], skip_special_tokens=True)
         report = self.processor.post_process_expression(
             generated,
-            outputs=ModelOutput({name: model_outputs[name] for name in SCORES}),
+            outputs=ModelOutput({name: model_outputs[name] for name in RECOGNITION}),
             flow_values_videos=model_outputs["flow_values_videos"],
         )[0]
         return {

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .aligned_clip import AlignedClip
     from .expression_report import ExpressionReport, format_answer, parse_answer
     from .processing_deft import DeftProcessor
     from .video_processing_deft import DeftVideoProcessor
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 # Fetched when first asked for: measuring and reading need no transformers, which takes longer to import than torch.
 _FILES = {
+    "AlignedClip": "aligned_clip",
     "DeftProcessor": "processing_deft",
     "DeftVideoProcessor": "video_processing_deft",
     "ExpressionReport": "expression_report",
@@ -19,7 +21,15 @@ _FILES = {
     "parse_answer": "expression_report",
 }
 
-__all__ = ["DeftProcessor", "DeftVideoProcessor", "ExpressionReport", "format_answer", "open_clip", "parse_answer"]
+__all__ = [
+    "AlignedClip",
+    "DeftProcessor",
+    "DeftVideoProcessor",
+    "ExpressionReport",
+    "format_answer",
+    "open_clip",
+    "parse_answer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -74,7 +74,7 @@ def face_transform(
             return crop_transform(height, width, landmarks=landmarks, box=box)
         found = _as_array(source(clip.frames([onset])[0]), "What a face source returns")
         if found.shape == (2, 3):
-            return _checked_similarity(found)
+            return checked_similarity(found)
         if found.shape == (3, 2):
             found = found[None]
         if found.ndim != 3 or found.shape[1:] != (3, 2):
@@ -174,7 +174,8 @@ def _checked_box(box: Any, height: int, width: int) -> np.ndarray:
     return box
 
 
-def _checked_similarity(transform: np.ndarray) -> np.ndarray:
+def checked_similarity(transform: np.ndarray) -> np.ndarray:
+    """Returns a (2, 3) transform as it is, or raises `FaceAlignmentError` if it is not a similarity."""
     (a, b), (c, d) = transform[:, :2]
     scale = np.hypot(a, c)
     if not np.isfinite(transform).all() or scale == 0 or not np.allclose((a, b), (d, -c), rtol=0, atol=1e-3 * scale):

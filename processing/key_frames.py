@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .motion_intervals import propose_intervals
 from .motion_signals import (
     HEAD_MODES,
     HEAD_REMAINS,
@@ -17,7 +18,6 @@ from .motion_signals import (
     smoothed,
     whitening,
 )
-from .spotting import propose_intervals
 
 _COURSE_SEEN = 4.0  # robust standard deviations
 

@@ -12,6 +12,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import get_action_unit
 from .answer_constraint import AnswerConstraint, answer_pattern
+from .common_deft import EXPERT_TITLES, SIDE_LABELS, STRUCTURE_TOKENS, TEXTURE_TOKENS
 from .expression_report import (
     DEFAULT_INSTRUCTION,
     FIELDS,
@@ -26,7 +27,6 @@ from .video_processing_deft import DeftVideoProcessor, list_of_clips
 VIDEO_TOKEN = "<|video|>"
 STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN = "<|structure|>", "<|texture|>", "<|motion|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
-SIDES = ("both", "left", "right")  # classes of the model's side head
 INTENSITIES = "ABCDE"
 SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
 
@@ -62,8 +62,8 @@ class DeftProcessor(ProcessorMixin):
         video_processor=None,
         tokenizer=None,
         chat_template=None,
-        structure_tokens: int = 4,
-        texture_tokens: int = 8,
+        structure_tokens: int = STRUCTURE_TOKENS,
+        texture_tokens: int = TEXTURE_TOKENS,
         motion_tokens: int = 0,
         action_units: Sequence[str] = (),
         emotion_labels: Sequence[str] = (),
@@ -146,11 +146,11 @@ class DeftProcessor(ProcessorMixin):
         sections = []
         if video_inputs.get("pixel_values_videos") is not None:
             sections += [
-                ("Structure", STRUCTURE_TOKEN, self.structure_tokens),
-                ("Dynamic texture", TEXTURE_TOKEN, self.texture_tokens),
+                (EXPERT_TITLES["structure"], STRUCTURE_TOKEN, self.structure_tokens),
+                (EXPERT_TITLES["texture"], TEXTURE_TOKEN, self.texture_tokens),
             ]
         if video_inputs.get("flow_values_videos") is not None:
-            sections.append(("Motion", MOTION_TOKEN, self.motion_tokens))
+            sections.append((EXPERT_TITLES["motion"], MOTION_TOKEN, self.motion_tokens))
         return "".join(f"{title}: {token * count}\n" for title, token, count in sections)
 
     def _get_num_multimodal_tokens(self, video_sizes=None, **kwargs) -> MultiModalData:
@@ -194,7 +194,7 @@ class DeftProcessor(ProcessorMixin):
             patterns = []
             for row in range(len(present)):
                 columns = present[row].nonzero().flatten().tolist()
-                facts = {self.action_units[column]: SIDES[int(sides[row, column])] for column in columns}
+                facts = {self.action_units[column]: SIDE_LABELS[int(sides[row, column])] for column in columns}
                 patterns.append(answer_pattern(self.emotion_labels, self.action_units, facts=facts, **options))
         return AnswerConstraint(self.tokenizer, patterns, prompt_length)
 
@@ -252,7 +252,7 @@ class DeftProcessor(ProcessorMixin):
             sides = {item.side for item in moved}
             side = None if not sides else "both" if len(sides) == 2 else sides.pop()
             # What was measured comes first; what flow cannot tell, the head may.
-            side = side or SIDES[int(outputs.au_side_logits[index, row].argmax())]
+            side = side or SIDE_LABELS[int(outputs.au_side_logits[index, row].argmax())]
             report.action_units.append(ActionUnitFinding(code, unit.name, side))
             if moved:
                 strongest = moved[0]

@@ -17,10 +17,11 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import stable_mask
-from .face_alignment import FaceSource, face_transform, make_face_source, warp_to_crop
-from .key_frames import KeyFrames, sample_indices, spot_key_frames
+from .aligned_clip import AlignedClip, checked_rate
+from .common_deft import FLOW_SIZE, NUM_FRAMES
+from .face_alignment import FaceSource, make_face_source
+from .key_frames import KeyFrames, sample_indices
 from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
-from .region_tracking import track_regions
 from .video_reading import IMAGE_SUFFIXES, ClipReader, VideoReadError, open_clip
 from .whole_clip_flow import LEAD_IN
 
@@ -83,7 +84,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
     valid_kwargs = DeftVideosKwargs
     model_input_names = ["pixel_values_videos", "flow_values_videos"]
 
-    num_frames = 8
+    num_frames = NUM_FRAMES
     fps = None
     size = {"height": 224, "width": 224}
     do_sample_frames = True
@@ -93,7 +94,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     flow_resolution = 128
-    flow_size = 32
+    flow_size = FLOW_SIZE
     flow_estimator = "whole_clip"
     flow_frames = 48
     usual_motion = 0.45
@@ -135,7 +136,8 @@ class DeftVideoProcessor(VideoProcessorMixin):
     def preprocess(self, videos: Any, **kwargs) -> BatchFeature:
         r"""
         Args:
-            videos: one clip or a list of clips, each of any kind that `open_clip` reads.
+            videos: one clip or a list of clips, each of any kind that `open_clip` reads or an [`AlignedClip`], which
+                brings its face and, where it has them, its key frames.
             return_metadata (`bool`): add `video_metadata`, whose `frames_indices` are the sampled frame numbers.
             return_lead_in (`bool`): add `lead_in_flow`, one (L, 2, flow_size, flow_size) array a clip: the motion of
                 the neutral frames before the onset, which tells `measure_motion` the clip's noise. L is 0 where the
@@ -153,20 +155,25 @@ class DeftVideoProcessor(VideoProcessorMixin):
             raise TypeError(f"{type(self).__name__} got an unknown argument: {', '.join(sorted(unknown))}.")
         per_clip = {name: kwargs.pop(name, None) for name in _PER_CLIP}
         return_tensors, return_metadata = kwargs.pop("return_tensors", None), kwargs.pop("return_metadata", False)
-        face_source = make_face_source(kwargs.pop("face_source", None) or self.face_source)
+        face_source = kwargs.pop("face_source", None) or self.face_source
+        make_face_source(face_source)  # a name that means nothing is refused before any clip is read
         settings = self if not kwargs else type(self)(**{**self.to_dict(), **_without_none(kwargs)})
 
-        clips = [_opened(source, settings.fps) for source in list_of_clips(videos)]
+        clips = [settings._opened(source) for source in list_of_clips(videos)]
         columns = {name: _one_per_clip(name, value, len(clips)) for name, value in per_clip.items()}
         pixels, flows, lead_ins, metadata = [], [], [], []
         for index, clip in enumerate(clips):
             options = {name: column[index] for name, column in columns.items() if name != "video_metadata"}
-            pixel_values, flow_values, lead_in, indices = settings._process_clip(clip, face_source, **options)
+            if len(clip) < 2:
+                raise VideoReadError(f"{clip.name}: one frame only; motion needs at least two.")
+            aligned = AlignedClip.open(clip, face_source=face_source, fps=settings.fps, **options)
+            pixel_values, flow_values, lead_in, indices = settings._process_clip(aligned)
             pixels.append(pixel_values)
             flows.append(flow_values)
             lead_ins.append(lead_in)
-            clip.metadata.frames_indices = indices
-            metadata.append(clip.metadata)
+            known = copy.copy(aligned.reader.metadata)  # the clip's own stays as it is: others may hold it too
+            known.frames_indices = indices
+            metadata.append(known)
         data = {}
         if settings.do_crop_appearance:
             data["pixel_values_videos"] = _batched(pixels)
@@ -191,15 +198,29 @@ class DeftVideoProcessor(VideoProcessorMixin):
         """Onset, apex and offset of one clip's expression, as they are spotted where `key_frames` is not given.
 
         Args:
-            video: one clip of any kind that `open_clip` reads.
+            video: one clip of any kind that `open_clip` reads, or an [`AlignedClip`].
             onset: the frame in which the face is looked for. The others are this one clip's, as in `preprocess`.
 
         Raises:
             FileNotFoundError, VideoReadError, FaceAlignmentError: naming the clip.
         """
-        clip = _opened(video, self.fps)
-        source = make_face_source(face_source or self.face_source)
-        return self._spot(clip, face_transform(clip, onset, source, landmarks=face_landmarks, box=face_box))
+        clip = self.align(
+            video, onset=onset, face_source=face_source, face_landmarks=face_landmarks, face_box=face_box
+        )
+        return clip.spot()
+
+    def align(self, video: Any, *, face_source: str | FaceSource | None = None, **options: Any) -> AlignedClip:
+        """Opens one clip and places its face as this processor does, for callers that use the clip several times.
+
+        Args:
+            video (`Any`): one clip of any kind that `open_clip` reads, or an [`AlignedClip`].
+            face_source (`str` or `FaceSource`, *optional*): what finds the face; by default the processor's own.
+            **options: `face_landmarks`, `face_box`, `key_frames` and `onset`, as in [`AlignedClip.open`].
+
+        Raises:
+            FileNotFoundError, VideoReadError, KeyFrameError, FaceAlignmentError: naming the clip.
+        """
+        return AlignedClip.open(video, face_source=face_source or self.face_source, fps=self.fps, **options)
 
     def adopt_flow(self, flow: np.ndarray, *, unit: float | None) -> np.ndarray:
         """Flow measured elsewhere as `flow_values_videos`, for sets that hold flow and no pixel.
@@ -238,19 +259,21 @@ class DeftVideoProcessor(VideoProcessorMixin):
             unit = self.usual_motion / middle
         return fields * np.float32(unit)
 
+    def _opened(self, source: Any) -> ClipReader | AlignedClip:
+        """The clip opened and its frame rate checked; of a call all clips are, before the first is measured."""
+        if isinstance(source, AlignedClip):
+            return source
+        reader = open_clip(source, fps=self.fps)
+        checked_rate(reader, self.fps)
+        return reader
+
     def _process_clip(
-        self, clip: ClipReader, face_source: FaceSource | None, key_frames: Any, face_landmarks: Any, face_box: Any
+        self, clip: AlignedClip
     ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, list[int]]:
-        if len(clip) < 2:
-            raise VideoReadError(f"{clip.name}: one frame only; motion needs at least two.")
-        if key_frames is not None:
-            key_frames = KeyFrames(*key_frames).validate(len(clip))
-        onset = key_frames.onset if key_frames is not None else 0
-        transform = face_transform(clip, onset, face_source, landmarks=face_landmarks, box=face_box)
-        if key_frames is not None:
-            indices = sample_indices(key_frames, self.num_frames)
+        if clip.key_frames is not None:
+            indices = sample_indices(clip.key_frames, self.num_frames)
         elif self.do_sample_frames:
-            indices = sample_indices(self._spot(clip, transform), self.num_frames)
+            indices = sample_indices(clip.spot(), self.num_frames)
         elif len(clip) == self.num_frames:
             indices = list(range(len(clip)))
         else:
@@ -265,15 +288,15 @@ class DeftVideoProcessor(VideoProcessorMixin):
         if self.do_crop_appearance:
             side = self.size["height"]
             appearance, levels = np.empty((len(indices), 3, side, side), np.float32), self._levels()
-        for index, frame in zip(wanted, clip.stream(wanted), strict=True):
+        for index, frame in zip(wanted, clip.reader.stream(wanted), strict=True):
             if self.do_crop_appearance and index in places:
                 first, *others = places[index]
-                channels = cv2.split(warp_to_crop(frame, transform, side))
+                channels = cv2.split(clip.crop(frame, side))
                 for channel, table, target in zip(channels, levels, appearance[first], strict=True):
                     cv2.LUT(channel, table, dst=target)
                 appearance[others] = appearance[first]
             if self.do_estimate_flow:
-                grey[index] = _grey_crop(frame, transform, self.flow_resolution)
+                grey[index] = clip.crop(frame, self.flow_resolution, grey=True)
         flow, lead_in = self._flow(grey, indices) if self.do_estimate_flow else (None, None)
         return appearance, flow, lead_in, indices
 
@@ -295,9 +318,6 @@ class DeftVideoProcessor(VideoProcessorMixin):
         if self.do_normalize:
             levels = (levels - np.float32(self.image_mean)) / np.float32(self.image_std)
         return np.ascontiguousarray(levels.T)
-
-    def _spot(self, clip: ClipReader, transform: np.ndarray) -> KeyFrames:
-        return spot_key_frames(np.stack(list(track_regions(clip.scan(), transform))), clip.metadata.fps)
 
     def _flow(self, crops: dict[int, np.ndarray], indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Flow of the sampled frames, (num_frames - 1, 2, flow_size, flow_size), and of those before the onset, from
@@ -333,18 +353,6 @@ def _is_frame(item: Any) -> bool:
     if isinstance(item, (str, os.PathLike)):
         return Path(item).suffix.lower() in IMAGE_SUFFIXES and not Path(item).is_dir()
     return hasattr(item, "convert") or getattr(item, "ndim", 0) in (2, 3)
-
-
-def _opened(source: Any, fps: float | None) -> ClipReader:
-    clip = open_clip(source, fps=fps)
-    stated = clip.metadata.fps
-    if fps is not None and stated is not None and abs(stated - fps) > 0.01 * fps:
-        raise ValueError(
-            f"{clip.name} states {stated:g} frames per second and `fps` says {fps:g}. Leave `fps` out: it is for "
-            "clips that state no frame rate. To choose how many frames are sampled, pass `num_frames`."
-        )
-    clip.metadata.fps = stated if fps is None else fps
-    return clip
 
 
 def _square(size: Any) -> dict[str, int]:
@@ -383,11 +391,6 @@ def _one_per_clip(name: str, value: Any, count: int) -> Sequence[Any]:
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _grey_crop(frame: np.ndarray, transform: np.ndarray, side: int) -> np.ndarray:
-    # float32 before the warp: eight bits after it would round away a tenth of a pixel.
-    return warp_to_crop(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32), transform, side)
 
 
 # Saving copies the code next to the settings.

@@ -37,16 +37,17 @@ from PIL import Image, ImageOps
 from transformers.video_utils import VideoMetadata
 
 from .decoding_process import DecoderDied, DecoderRefused, decoding_process, memory_file
-from .video_decoding import MAX_FRAME_PIXELS, DamagedVideo, decode_wanted, last_line, load_decoder
+from .video_decoding import DECODERS, MAX_FRAME_PIXELS, DamagedVideo, decode_wanted, last_line, load_decoder
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-DECODERS = ("pyav", "decord", "opencv")
 DECODER_TIMEOUT = 30.0
 """Seconds without any sign of progress after which a decoder counts as hanging."""
 MAX_DOWNLOAD_BYTES = 512 * 2**20
 """The largest video that is fetched from a URL; it is held in memory."""
 DOWNLOAD_TIMEOUT = 30.0
 """Seconds without a byte after which a download is given up."""
+MAX_HELD_BYTES = 128 * 2**20
+"""The most that `ClipReader.in_memory` decodes at once."""
 
 
 class VideoReadError(ValueError):
@@ -101,6 +102,31 @@ class ClipReader:
             for view in views:
                 yield view.copy()
 
+    def window(self, start: int, stop: int, *, name: str | None = None, fps: float | None = None) -> ClipWindow:
+        """Frames `start` to `stop - 1` as a clip of their own, whose frame 0 is frame `start` of this one.
+
+        Args:
+            start (`int`): first frame of the window.
+            stop (`int`): one more than its last frame.
+            name (`str`, *optional*): what errors call the window; by default the clip's own name.
+            fps (`float`, *optional*): frames per second, for a clip that states none.
+
+        Raises:
+            VideoReadError: the window is empty or leaves the clip.
+        """
+        return ClipWindow(self, start, stop, name=name, fps=fps)
+
+    def in_memory(self, limit: int = MAX_HELD_BYTES) -> ClipReader:
+        """The clip with its frames decoded, for callers that look at them several times.
+
+        Args:
+            limit (`int`): bytes of decoded frames; a larger clip is returned as it is.
+        """
+        known = self.metadata
+        if len(self) * known.height * known.width * 3 > limit:
+            return self
+        return ArrayClip(np.stack(list(self.scan())), self.name, known.fps)
+
     def _repeated(self, wanted: list[int]) -> Iterator[np.ndarray]:
         counts = [(number, sum(1 for _ in group)) for number, group in itertools.groupby(wanted)]
         with closing(self._views([number for number, _ in counts])) as views:
@@ -125,6 +151,29 @@ class ClipReader:
     def _views(self, wanted: list[int] | None) -> Iterator[np.ndarray]:
         """The frames of increasing numbers, all for None; each valid until the next one is asked for."""
         raise NotImplementedError
+
+
+class ClipWindow(ClipReader):
+    """Consecutive frames of another clip; made by `ClipReader.window`."""
+
+    def __init__(self, clip: ClipReader, start: int, stop: int, *, name: str | None = None, fps: float | None = None):
+        if not 0 <= start < stop <= len(clip):
+            raise VideoReadError(
+                f"{name or clip.name}: no frames {start} to {stop - 1}; the clip has frames 0 to {len(clip) - 1}."
+            )
+        self.name, self._clip, self._start = name or clip.name, clip, start
+        known = clip.metadata
+        self.metadata = VideoMetadata(
+            total_num_frames=stop - start,
+            fps=known.fps if fps is None else fps,
+            width=known.width,
+            height=known.height,
+            video_backend=known.video_backend,
+        )
+
+    def _views(self, wanted):
+        numbers = range(len(self)) if wanted is None else wanted
+        return self._clip.stream([self._start + number for number in numbers])
 
 
 class ArrayClip(ClipReader):
@@ -268,7 +317,7 @@ def open_clip(
     *,
     fps: float | None = None,
     isolate: bool = True,
-    decoders: Sequence[str] = DECODERS,
+    decoders: Sequence[str] = tuple(DECODERS),
     timeout: float = DECODER_TIMEOUT,
 ) -> ClipReader:
     """Opens a clip.

@@ -117,10 +117,12 @@ class Explainer:
         pipe.model.eval()
         # The modules that lie beside the video processor, wherever transformers has put them.
         beside = type(pipe.processor.video_processor).__module__.rpartition(".")[0]
-        self._reading, self._alignment, self._tracking, self._key_frames = (
+        self._reading, self._alignment, self._tracking, self._clips, self._units, self._common = (
             importlib.import_module(f"{beside}.{name}")
-            for name in ("video_reading", "face_alignment", "region_tracking", "key_frames")
-        )
+            for name in (
+                "video_reading", "face_alignment", "region_tracking", "aligned_clip", "action_units", "common_deft",
+            )
+        )  # fmt: skip
         return pipe
 
     def explain(
@@ -150,36 +152,32 @@ class Explainer:
 
     def _explain(self, pipe, path: str, face: str, progress, started: float) -> Explanation:
         progress(0.1, "Reading the clip")
-        clip = self._reading.open_clip(path)
-        _check_length(len(clip), clip.metadata.fps)
+        reader = self._reading.open_clip(path)
+        _check_length(len(reader), reader.metadata.fps)
         notes: list[str] = []
-        transform = self._place(clip, face, notes)
+        clip = self._clips.AlignedClip(reader, self._place(reader, face, notes))
         progress(0.25, "Looking for the moment it moves")
-        tracked = np.stack(list(self._tracking.track_regions(clip.scan(), transform)))
-        found = self._key_frames.spot_key_frames(tracked, clip.metadata.fps)
+        tracked = np.stack(list(clip.track()))
+        clip = clip.with_key_frames(clip.spot(tracked))
+        found = clip.key_frames
         keys = (found.onset, found.apex, found.offset)
         motion, region = _course(tracked, keys, self._tracking.TRACKED_REGIONS)
 
         progress(0.45, "Measuring the motion")
-        options = {"key_frames": keys, "face_source": lambda frame: transform}
-        inputs = pipe.preprocess(clip, clip_kwargs=options)
+        inputs = pipe.preprocess(clip)
         progress(0.65, "Writing the explanation")
         outputs = pipe.forward(inputs, generate_kwargs={"max_new_tokens": self.max_new_tokens})
         result = pipe.postprocess(outputs)
         progress(0.9, "Drawing")
-        recognition, processor = outputs["recognition"], pipe.processor
+        processor = pipe.processor
         apex = processor.video_processor.num_frames // 2
-        weights = recognition.au_attentions[0].float().sum(1)
+        weights = outputs["au_attentions"][0].float().sum(1)
         grid = round(weights.shape[-1] ** 0.5)
         names = {unit["code"]: unit["name"] for unit in result["report"]["action_units"]}
-        get_unit = importlib.import_module(f"{self._tracking.__package__}.action_units").get_action_unit
-        scores = recognition.au_logits[0].float().sigmoid().tolist()
+        scores = outputs["au_logits"][0].float().sigmoid().tolist()
         indices = result["frames_indices"]
         film = _film_frames(keys, len(clip), indices)
-        crops = {
-            index: self._alignment.warp_to_crop(frame, transform, CROP)
-            for index, frame in zip(film, clip.stream(film), strict=True)
-        }
+        crops = dict(zip(film, clip.crops(CROP, film), strict=True))
         return Explanation(
             report=result["report"],
             answer=result["generated_text"],
@@ -187,19 +185,20 @@ class Explainer:
             indices=indices,
             film=np.stack(list(crops.values())),
             film_indices=film,
-            fps=clip.metadata.fps,
+            fps=clip.fps,
             keys=keys,
             motion=motion,
             region=region,
             flow=outputs["flow_values_videos"][0, apex - 1].float().numpy(),
             units=[
-                (code, names.get(code) or get_unit(code).name, score)
+                (code, names.get(code) or self._units.get_action_unit(code).name, score)
                 for code, score in zip(processor.action_units, scores, strict=True)
             ],
-            attention=weights.reshape(len(weights), grid, grid).numpy(),
-            experts=dict(
-                zip(("structure", "dynamic texture", "motion"), recognition.expert_gates[0].tolist(), strict=True)
-            ),
+            attention=weights.reshape(len(weights), grid, grid).cpu().numpy(),
+            experts={
+                self._common.EXPERT_TITLES[name].lower(): weight
+                for name, weight in zip(self._common.EXPERTS, outputs["expert_gates"][0].tolist(), strict=True)
+            },
             notes=notes,
             seconds=time.monotonic() - started,
         )

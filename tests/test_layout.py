@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLAT = ("modeling_deft", "processing")  # one folder on the Hub
 ROOMS = ("sources", "unimer", "synthetic", "build")  # of hub_datasets; each may import itself and those before it
+LEAVES = ("deft_llm.drawing", "deft_llm.files")  # import nothing of ours; all but the remote code may import them
 LONGEST = 600  # lines
 # A model of transformers is one file by convention, and other programs look for it there.
 LONGER: dict[str, int] = {}
@@ -92,6 +93,11 @@ def test_names_of_remote_code_are_unique():
     assert not [path for top in FLAT for path in (ROOT / top).rglob("*/*.py")]
 
 
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaves_import_nothing_of_ours(leaf):
+    assert imports(leaf) == []
+
+
 def room_of(name: str) -> str | None:
     parts = name.split(".")
     return parts[2] if parts[:2] == ["deft_llm", "hub_datasets"] and len(parts) > 2 and parts[2] in ROOMS else None
@@ -104,9 +110,8 @@ def test_data_is_made_in_one_direction():
         room = room_of(name)
         for node, target in imports(name):
             statement = f"{name}: {ast.unparse(node)}"
-            assert target.startswith(("deft_llm.hub_datasets", "deft_llm.processing")) or target == "deft_llm", (
-                statement
-            )
+            below = ("deft_llm.hub_datasets", "deft_llm.processing")
+            assert target.startswith(below) or target in ("deft_llm", *LEAVES), statement
             other = room_of(target)
             if room is not None and other is not None:
                 assert ROOMS.index(other) <= ROOMS.index(room), statement

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 import yaml
 from datasets import Dataset, load_dataset
 
+from deft_llm.files import whole_file
 from deft_llm.hub_datasets.synthetic.dataset import build
 from deft_llm.hub_datasets.unimer.rows import row_tensors
-from deft_llm.modeling_deft.experts_deft import SIDES
 from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.common_deft import SIDE_LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD_OUT = 0.2  # of the entangled training faces: unseen faces whose look goes with the emotion as in training
@@ -52,8 +54,8 @@ def clip_tensors(rows: Dataset, path: Path) -> dict[str, torch.Tensor]:
         columns = [row_tensors(row, processor) for row in rows]
         stacked = {name: torch.from_numpy(np.stack([column[name] for column in columns])) for name in columns[0]}
         stacked["pixel_values_videos"] = stacked["pixel_values_videos"].half()
-        torch.save(stacked, path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
+        with whole_file(path) as partial:
+            torch.save(stacked, partial)
     return torch.load(path)
 
 
@@ -70,6 +72,25 @@ class ClipSet:
 
     def clips(self, chosen: Any) -> dict[str, torch.Tensor]:
         return {name: values[chosen].float() for name, values in self.tensors.items()}
+
+    def batches(
+        self, size: int, *, pixels: bool = True, flow: torch.Tensor | None = None
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """The model's inputs for all clips in their order, `size` at a time.
+
+        Args:
+            size: clips of one batch.
+            pixels: False leaves the appearance out.
+            flow: (clips, frames, 2, h, w) in place of the clips' own flow.
+        """
+        for start in range(0, len(self), size):
+            chosen = slice(start, start + size)
+            inputs = self.clips(chosen)
+            if flow is not None:
+                inputs["flow_values_videos"] = flow[chosen]
+            if not pixels:
+                del inputs["pixel_values_videos"]
+            yield inputs
 
     def faces(self) -> np.ndarray:
         return np.array([row["subject"] for row in self.rows])
@@ -109,7 +130,7 @@ class ClipSet:
         for row, index in enumerate(chosen):
             for unit in self.rows[index]["action_units"]:
                 column = codes.index(unit["code"])
-                side[row, column] = SIDES.index(unit["side"])
+                side[row, column] = SIDE_LABELS.index(unit["side"])
                 if unit["intensity"]:
                     intensity[row, column] = "ABCDE".index(unit["intensity"])
         return {"au_side_labels": side, "au_intensity_labels": intensity}

@@ -19,7 +19,6 @@ Given are mean and spread (least to most) over the seeds.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import statistics
@@ -42,6 +41,7 @@ from sklearn.preprocessing import StandardScaler
 
 from deft_llm.evaluation.generation import generate_answers
 from deft_llm.evaluation.metrics import au_metrics, emotion_metrics
+from deft_llm.files import code_fingerprint
 from deft_llm.modeling_deft.experts_deft import TextureExpert
 from deft_llm.modeling_deft.losses_deft import region_masks
 from deft_llm.processing.action_units import get_action_unit
@@ -135,13 +135,7 @@ def train(
 def recognise(model: Any, clips: ClipSet, *, pixels: bool = True, flow: torch.Tensor | None = None, **arguments: Any):
     """Emotion and unit scores, expert states and attention, each stacked over all clips."""
     collected: dict[str, list[torch.Tensor]] = {}
-    for start in range(0, len(clips), 32):
-        chosen = slice(start, start + 32)
-        inputs = clips.clips(chosen)
-        if flow is not None:
-            inputs["flow_values_videos"] = flow[chosen]
-        if not pixels:
-            del inputs["pixel_values_videos"]
+    for inputs in clips.batches(32, pixels=pixels, flow=flow):
         with torch.inference_mode():
             outputs = model.model(**inputs, **arguments)
         for name in ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "au_attentions"):
@@ -217,13 +211,7 @@ def answers(
 ) -> list[Any]:
     """The parsed answer to the full question for each clip."""
     reports = []
-    for start in range(0, len(clips), 24):
-        chosen = slice(start, start + 24)
-        tensors = clips.clips(chosen)
-        if flow is not None:
-            tensors["flow_values_videos"] = flow[chosen]
-        if not pixels:
-            del tensors["pixel_values_videos"]
+    for tensors in clips.batches(24, pixels=pixels, flow=flow):
         questions = [processor.default_instruction] * len(tensors["flow_values_videos"])
         with torch.inference_mode():
             recognition = model.model(**tensors)
@@ -372,14 +360,9 @@ def ablation_job(seed: int, *, place: Path, clips: int, steps: int, name: str) -
 
 
 def code_hash() -> str:
-    folders = (ROOT / "modeling_deft", ROOT / "deft_llm" / "training")
-    files = [
-        Path(__file__),
-        Path(__file__).with_name("clip_sets.py"),
-        ROOT / "recipes" / "tiny.yaml",
-        *(path for folder in folders for path in sorted(folder.glob("*.py"))),
-    ]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+    packages = ("hub_datasets", "modeling_deft", "processing", "training")
+    own = (Path(__file__), Path(__file__).with_name("clip_sets.py"), ROOT / "recipes" / "tiny.yaml")
+    return code_fingerprint(*(f"deft_llm.{name}" for name in packages), *own)[:12]
 
 
 def run_job(job: tuple[str, int, dict[str, Any]], *, place: Path, clips: int, steps: int) -> dict[str, float]:

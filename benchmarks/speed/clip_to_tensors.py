@@ -9,14 +9,12 @@ default, to seven of them. TV-L1 needs opencv-contrib-python-headless; where it 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from functools import partial
 
 import cv2
 import numpy as np
-import torch
-from timing import ROUNDS, alternate, growth, side_by_side
+from timing import alternate, growth, rounds_asked_for, side_by_side
 
 from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip
 from deft_llm.hub_datasets.synthetic.faces import render_face
@@ -61,11 +59,7 @@ def check(clip: bytes, frames: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    rounds = rounds_asked_for(__doc__)
     frames = 64
     clip = video(frames)
     check(clip, frames)
@@ -76,7 +70,7 @@ def main() -> None:
             for name, processor in processors(count, context).items()
         }
         calls["decoding alone"] = lambda: [frame.sum() for frame in open_clip(clip).scan()]
-        times = alternate(calls, rounds=arguments.rounds)
+        times = alternate(calls, rounds=rounds)
         for peer in ("decoding alone", "farneback", "tvl1"):
             if peer in times:
                 side_by_side(f"64 frames, {title}, one thread", times, peer, ASKED if peer != "decoding alone" else {})

@@ -10,14 +10,13 @@ same, and RAFT beside it where torchvision is installed.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from timing import ROUNDS, alternate, growth, side_by_side
+from timing import alternate, growth, rounds_asked_for, side_by_side
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deft_llm.hub_datasets.synthetic.dataset import PRESETS, draw_clip
@@ -120,16 +119,12 @@ def measure(device: str, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    measure("cpu", arguments.rounds)
+    rounds = rounds_asked_for(__doc__)
+    measure("cpu", rounds)
     clips = {count: clip_frames(count) for count in (32, 128, 512)}
     growth("frames of a clip, one thread", list(clips), lambda count: lambda: whole_clip_flow(clips[count]))
     if torch.cuda.is_available():
-        measure("cuda", arguments.rounds)
+        measure("cuda", rounds)
     else:
         print("\nGPU: not measured")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import platform
 import statistics
@@ -10,10 +11,25 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
 ROUNDS = 5
+
+
+def rounds_asked_for(description: str) -> int:
+    """Reads `--rounds` of a script that measures on one thread, and keeps this process to one.
+
+    Args:
+        description: the script's own, for `--help`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    return rounds
 
 
 def alternate(

@@ -9,12 +9,10 @@ in a process of its own, so nothing is remembered from another fold. What the ha
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import multiprocessing
 import multiprocessing.connection
-import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +22,20 @@ from typing import Any
 
 import numpy as np
 
+from deft_llm.files import code_fingerprint, file_digest, write_whole
 from deft_llm.hub_datasets.unimer.splits import Fold, LeakageError
 
 from .protocols import Row, Task, check_leaks, check_trainable
 
 # All that a model gets to see of a test clip. A clip's name may tell its label (SMIC's hold "ne", "po" or "sur").
 TEST_COLUMNS = ("source", "fps", "onset", "apex", "offset", "video", "flow", "motion")
+
+
+# What runs in a fold: models, their training, and the rows and measurements that it works on.
+FOLD_CODE = (
+    *(f"deft_llm.evaluation.{name}" for name in ("baselines", "fold_runs", "generation", "protocols", "recognition")),
+    *(f"deft_llm.{name}" for name in ("hub_datasets", "modeling_deft", "processing", "training")),
+)
 
 
 class IncompleteError(ValueError):
@@ -163,7 +169,7 @@ def run_protocol(
                 predictions = _checked_predictions(content.pop("predictions"), fold, task, model)
                 # A resumed run is to give the same report to the last digit, so the numbers take the same way.
                 stored = json.loads(json.dumps({"key": key, "fold": fold.name, "predictions": predictions, **content}))
-                _write_json(path, stored)
+                write_whole(path, json.dumps(stored))
                 _keep(result, fold.name, stored)
                 connection.close()
                 process.join()
@@ -319,25 +325,9 @@ def row_hash(row: Row, *, with_video: bool = True) -> str:
 
 def code_hash(factory: Callable[..., Any]) -> str:
     """SHA-256 of the code and the library versions that a fold's predictions depend on."""
-    from deft_llm import modeling_deft, processing
-    from deft_llm.evaluation import baselines
-
-    files: set[Path] = {
-        Path(__file__),
-        *(Path(__file__).with_name(name) for name in ("protocols.py", "recognition.py", "generation.py")),
-    }
-    for package in (baselines, modeling_deft, processing):
-        files |= set(Path(package.__file__).parent.glob("*.py"))
     source = inspect.getsourcefile(factory)
-    if source:
-        files.add(Path(source))
-    digest = hashlib.sha256()
-    # By folder and name and not by path, which differs between clones; the order must not be the set's own.
-    for path in sorted(files, key=lambda path: (path.parent.name, path.name)):
-        digest.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
-    for package in ("numpy", "scikit-learn", "torch", "transformers"):
-        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
-    return digest.hexdigest()
+    own = [Path(source)] if source else []
+    return code_fingerprint(*FOLD_CODE, *own, libraries=("numpy", "scikit-learn", "torch", "transformers"))
 
 
 def _fold_key(fold: Fold, task: Task, hashes: Mapping[str, str], model: ModelSpec, seed: int, code: str) -> str:
@@ -347,7 +337,7 @@ def _fold_key(fold: Fold, task: Task, hashes: Mapping[str, str], model: ModelSpe
         "labels": task.labels,
         "model": f"{model.factory.__module__}.{model.factory.__qualname__}",
         "config": model.config,
-        "files": {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in model.files.items()},
+        "files": {name: file_digest(path) for name, path in model.files.items()},
         "needs_video": model.needs_video,
         "seed": _fold_seed(seed, fold),
         "code": code,
@@ -366,12 +356,6 @@ def _read_cached(path: Path, key: str) -> dict[str, Any] | None:
     if stored.get("key") != key:
         raise ValueError(f"{path} holds another fold than its name says; delete it.")
     return stored
-
-
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(path)
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deft_llm.files import write_whole
 from deft_llm.hub_datasets.unimer.answer_parsing import UnreadableAnswerError, parse_facts
 
 from .metrics import emotion_metrics, text_metrics
@@ -102,9 +103,7 @@ def write_submission(path: str | Path, questions: Sequence[Question], answers: S
         lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(lines))
 
 
 def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, Any]:

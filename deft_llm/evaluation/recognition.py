@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from deft_llm.evaluation.baselines.flow_features import median_subtracted, resized, whole_flow
-from deft_llm.modeling_deft import DeftConfig, DeftRecognitionModel, experts_deft
+from deft_llm.files import code_fingerprint, whole_file
+from deft_llm.modeling_deft import DeftConfig, DeftRecognitionModel
 from deft_llm.modeling_deft.losses_deft import expert_losses
 from deft_llm.processing.action_units import (
     ACTION_UNITS,
@@ -286,9 +287,8 @@ def train_prior(settings: RecognitionConfig, frames: int, path: str | Path, seed
         torch.set_num_threads(threads)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: value.contiguous() for name, value in expert.state_dict().items()}, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file({name: value.contiguous() for name, value in expert.state_dict().items()}, partial)
 
 
 def _trained_prior(settings: RecognitionConfig, frames: int, seed: int) -> torch.nn.Module:
@@ -316,11 +316,15 @@ _PRIOR_SETTINGS = ("flow_size", "patch_size", "hidden_size", "num_layers", "num_
                    "prior_batch")  # fmt: skip
 
 
+# The expert and its losses, the clips that are made up for it, and the atlas that says where the units move.
+_PRIOR_CODE = ("deft_llm.evaluation.recognition", "deft_llm.modeling_deft", "deft_llm.processing.action_units")
+
+
 def prior_path(settings: RecognitionConfig, frames: int, folder: str | Path, seed: int = 0) -> Path:
     """Where the prior of these settings lies; it is trained if it is not there yet."""
     chosen = [getattr(settings, name) for name in _PRIOR_SETTINGS]
-    content = f"{chosen} {frames} {seed} {torch.__version__}".encode() + Path(__file__).read_bytes()
-    content += Path(experts_deft.__file__).read_bytes()
+    code = code_fingerprint(*_PRIOR_CODE, libraries=("torch",))
+    content = f"{chosen} {frames} {seed} {code}".encode()
     path = Path(folder) / f"prior-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     if not path.exists():
         train_prior(settings, frames, path, seed)

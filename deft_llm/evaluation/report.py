@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from deft_llm.files import files_together
 from deft_llm.processing.expression_report import parse_answer
 
 from .fold_runs import RunResult
@@ -276,12 +276,7 @@ def write_report(
 
     The files appear together, when all of them are written; files of an earlier report are replaced.
     """
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    partial = output / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
+    with files_together(output) as partial:
         (partial / "report.json").write_text(_json(report), encoding="utf-8")
         (partial / "timings.json").write_text(_json(timings(results)), encoding="utf-8")
         (partial / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -296,10 +291,6 @@ def write_report(
                         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         draw_confusions(report, partial / "confusion.png")
         draw_reliability(report, partial / "reliability.png")
-        for path in sorted(partial.iterdir()):
-            path.replace(output / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _json(content: Any) -> str:

@@ -13,17 +13,16 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from deft_llm.files import write_whole
+
 TEMPLATE = Path(__file__).with_name("model_card.md")
 RUN_FILE, REPORT_FILE = "training_run.json", "evaluation_report.json"
-# Sources whose faces are rendered, and therefore nobody's.
-RENDERED = ("synthetic", "synthetic-b")
 _LIBRARIES = ("deft-llm", "transformers", "trl", "torch", "numpy")
 _METRICS = {"uf1": ("UF1", "f1"), "uar": ("UAR", "recall"), "accuracy": ("accuracy", "accuracy")}
 
@@ -62,7 +61,7 @@ def write_run(
         entry = sources.setdefault(source, {"clips": 0, "subjects": set()})
         entry["clips"] += 1
         entry["subjects"].add(subject)
-    terms = terms_of(sources, dataset)
+    terms = terms_of({name: entry["subjects"] for name, entry in sources.items()}, dataset)
     is_folder = Path(dataset).is_dir()
     run = {
         "dataset": {"name": Path(dataset).resolve().name if is_folder else dataset, "on_the_hub": not is_folder},
@@ -85,32 +84,21 @@ def write_run(
         "versions": {name: _version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "loss_weights": dict(config.loss_weights),
     }  # fmt: skip
-    _write(Path(folder) / RUN_FILE, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+    write_whole(Path(folder) / RUN_FILE, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
 
-def terms_of(sources: Iterable[str], dataset: str) -> dict[str, dict[str, Any]]:
+def terms_of(people: Mapping[str, Collection[str]], dataset: str) -> dict[str, dict[str, Any]]:
     """Title and terms of each source: of the data sets that are known, of rendered clips, of own recordings.
 
     Args:
+        people: for each source the subjects of its rows.
         dataset: a Hub repository or a folder, whose manifest is read.
     """
-    from deft_llm.hub_datasets.sources.catalogue import SOURCES
+    from deft_llm.hub_datasets.sources import sharing_policy
 
     manifest = Path(dataset) / "manifest.json"
-    told = json.loads(manifest.read_text(encoding="utf-8"))["sources"] if manifest.is_file() else {}
-    terms = {}
-    for name in sources:
-        if name in SOURCES:
-            licence = SOURCES[name].licence
-            entry = {"title": SOURCES[name].title, "kind": "licensed", "terms": licence.summary}
-            entry["clauses"] = [list(clause) for clause in licence.clauses]
-        elif name in RENDERED and name not in told:
-            entry = {"title": f"rendered faces ({name})", "kind": "rendered", "terms": "Rendered; nobody's face."}
-        else:
-            title = told.get(name, {}).get("title") or name
-            entry = {"title": title, "kind": "own", "terms": "Own recordings; ask their owner."}
-        terms[name] = entry
-    return terms
+    built = json.loads(manifest.read_text(encoding="utf-8"))["sources"] if manifest.is_file() else {}
+    return sharing_policy.terms_of(people, built)
 
 
 def _hardware(model: Any) -> dict[str, Any]:
@@ -168,13 +156,12 @@ def fill_card(
         # Before anything is written: a report that cannot be shown must not replace one that can.
         results_of(figures, "checked", dataset_id)
         if Path(report).resolve() != (folder / REPORT_FILE).resolve():
-            shutil.copyfile(report, folder / f".{REPORT_FILE}.partial")
-            (folder / f".{REPORT_FILE}.partial").replace(folder / REPORT_FILE)
+            write_whole(folder / REPORT_FILE, Path(report).read_bytes())
     found = folder / REPORT_FILE
     figures = _read(found) if found.is_file() else None
     card = make_card(config, run, figures, name=folder.resolve().name, dataset_id=dataset_id)
     ModelCard(card)  # raises for front matter that the Hub could not read
-    _write(folder / "README.md", card)
+    write_whole(folder / "README.md", card)
     return folder / "README.md"
 
 
@@ -331,12 +318,6 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CardError(f"{path} is no JSON file ({error}).") from None
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,44 +55,29 @@ def push_model(
     """
     from huggingface_hub import HfApi
 
-    from deft_llm.hub_datasets.build.manifest import LicenceError
-    from deft_llm.hub_datasets.build.publishing import VISIBILITIES, commit_files, explained
+    from deft_llm.hub_datasets.build.publishing import commit_files, explained
+    from deft_llm.hub_datasets.sources.sharing_policy import check_may_share, check_repository, is_bound
 
     folder, api = Path(folder), api or HfApi()
-    if visibility not in VISIBILITIES:
-        raise ValueError(f"`visibility` must be one of {', '.join(VISIBILITIES)}, not {visibility!r}.")
     check_folder(folder)
     run = folder / RUN_FILE
-    sources = json.loads(run.read_text(encoding="utf-8"))["sources"] if run.is_file() else {}
-    bound = binding_terms(sources)
+    terms = json.loads(run.read_text(encoding="utf-8"))["sources"] if run.is_file() else {}
     reason = (i_may_share or "").strip()
-    if bound and visibility != "private" and not reason:
-        raise LicenceError(
-            f"{folder} was trained on recordings whose terms bind it ({bound}). Choose --private, or say with "
-            f"--i-may-share REASON why they allow a {visibility} repository."
-        )
+    check_may_share("model", str(folder), terms, visibility, reason)
     told = explained(repo_id, "model", api, revision)
     told(api.create_repo, repo_id, private=visibility != "public", exist_ok=True)
-    if bound and visibility == "private" and not told(api.repo_info, repo_id).private:
-        raise LicenceError(
-            f"{repo_id} exists and is not private. Change that on the Hub first, or choose another repository."
-        )
+    found = told(api.repo_info, repo_id)
+    check_repository(repo_id, terms, visibility, private=found.private, gated=found.gated)
     if visibility == "gated":
         told(api.update_repo_settings, repo_id, gated="manual")
     if revision is not None:
         told(api.create_branch, repo_id, branch=revision, exist_ok=True)
     paths = sorted(path for pattern in FILES for path in folder.glob(pattern) if not path.name.startswith("."))
-    message = "Upload model, processor and card" + (f"\n\n{reason}" if reason and bound else "")
+    message = "Upload model, processor and card" + (f"\n\n{reason}" if reason and is_bound(terms) else "")
     oid = commit_files(api, repo_id, "model", folder, paths, stale=FILES, message=message, revision=revision)
     if visibility == "gated":
         told(api.update_repo_settings, repo_id, private=False)
     return f"{api.endpoint}/{repo_id}/tree/{oid}"
-
-
-def binding_terms(sources: Mapping[str, Mapping[str, Any]]) -> str:
-    """Titles and terms of the sources that are somebody's recordings; empty where all are rendered."""
-    bound = [source for source in sources.values() if source["kind"] != "rendered"]
-    return "; ".join(f"{source['title']}: {source['terms']}" for source in bound)
 
 
 def check_folder(folder: Path) -> None:

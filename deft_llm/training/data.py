@@ -7,7 +7,6 @@ in it, so a resumed run draws what the undisturbed one did, and several processe
 from __future__ import annotations
 
 import hashlib
-import inspect
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,17 +21,20 @@ from datasets import config as datasets_config
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError
 
+from deft_llm.files import code_fingerprint
 from deft_llm.hub_datasets.unimer.answer_parsing import TASKS
 from deft_llm.hub_datasets.unimer.rows import row_tensors
 from deft_llm.processing import DeftProcessor
+from deft_llm.processing.common_deft import SIDE_LABELS
 
 from .arguments import DataArguments
 from .augmentation import Augmentation
 
 LABEL_COLUMNS = ("clip_id", "source", "subject", "action_units", "emotion", "emotion_coarse", "conversations")
 COLUMNS = (*LABEL_COLUMNS, "onset", "apex", "offset", "video", "flow")
-SIDES = {"both": 0, "left": 1, "right": 2}
 UNKNOWN = -100
+# What turns a row into tensors and labels; prepared clips are kept as long as it stays as it is.
+PREPARING_CODE = ("deft_llm.training.data", "deft_llm.hub_datasets.unimer.rows", "deft_llm.processing")
 
 
 # --- Loading --------------------------------------------------------------------------------------------------------
@@ -222,8 +224,8 @@ def clip_features(
         certain = [unit for unit in found if unit.get("certain") is not False]
         absent = UNKNOWN if row["source"] in uncoded or found else 0.0
         present.append(1.0 if certain else float(absent))
-        named = {SIDES[unit["side"]] for unit in certain if unit["side"] in SIDES}
-        sides.append(UNKNOWN if not named else named.pop() if len(named) == 1 else SIDES["both"])
+        named = {SIDE_LABELS.index(unit["side"]) for unit in certain if unit["side"] in SIDE_LABELS}
+        sides.append(UNKNOWN if not named else named.pop() if len(named) == 1 else SIDE_LABELS.index("both"))
         letters = [unit["intensity"] for unit in certain if unit["intensity"] in tuple("ABCDE")]
         intensities.append(float("ABCDE".index(max(letters))) if letters else float(UNKNOWN))
     return {
@@ -255,7 +257,7 @@ def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset
     # Said rather than found out from the pickled processor, whose tokenizer has other bytes in every process.
     uncoded = uncoded_sources(dataset)
     known = [dataset._fingerprint, video_processor.to_json_string(), processor.action_units, processor.emotion_labels,
-             sorted(uncoded), inspect.getsource(clip_features)]  # fmt: skip
+             sorted(uncoded), code_fingerprint(*PREPARING_CODE)]  # fmt: skip
     prepared = dataset.map(
         clip_features,
         fn_kwargs={"processor": processor, "uncoded": uncoded},

@@ -18,11 +18,11 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deft_llm.files import files_together
 from deft_llm.sharing.card import fill_card, terms_of, write_run
 
 # Everything heavy is imported late: --help should not wait for torch.
@@ -36,7 +36,7 @@ from deft_llm.training.arguments import (
 )
 
 DONE, BROKE_OFF, REFUSED, STOPPED = 0, 1, 2, 143
-BASE, ADAPTER, WRITING = "base", "adapter", "model.partial"
+BASE, ADAPTER = "base", "adapter"
 
 
 # --- Before anything is computed ------------------------------------------------------------------------------------
@@ -110,18 +110,29 @@ def check_hub(training: Any) -> None:
         )
 
 
-def check_sharing(training: Any, sources: Iterable[str], dataset: str) -> None:
-    """Raises `LicenceError` for a public repository and recordings whose terms bind what is trained on them."""
-    from deft_llm.hub_datasets.build.manifest import LicenceError
-    from deft_llm.sharing.push import binding_terms
+def check_sharing(training: Any, rows: Any, dataset: str) -> None:
+    """Raises `LicenceError` for a repository that others see and recordings whose terms bind what is trained on them.
 
-    bound = binding_terms(terms_of(sources, dataset))
-    if bound and not training.hub_private_repo:
-        raise LicenceError(
-            f"`push_to_hub`: the recordings' terms bind what is trained on them ({bound}). Set "
+    Args:
+        training: the training arguments.
+        rows: the training rows, with `source` and `subject`.
+        dataset: a Hub repository or a folder, whose manifest is read.
+    """
+    from deft_llm.hub_datasets.sources.sharing_policy import StatementNeededError, check_may_share
+
+    people: dict[str, set[str]] = {}
+    for source, subject in zip(rows["source"], rows["subject"], strict=True):
+        people.setdefault(source, set()).add(subject)
+    visibility = "private" if training.hub_private_repo else "public"
+    try:
+        check_may_share("model", training.output_dir, terms_of(people, dataset), visibility, None)
+    except StatementNeededError as error:
+        raise StatementNeededError(
+            f"`push_to_hub`: the recordings' terms bind what is trained on them ({error.terms}). Set "
             "`--hub_private_repo true`, or push the finished folder with deft_llm.sharing.push and "
-            "--i-may-share REASON."
-        )
+            "--i-may-share REASON.",
+            error.terms,
+        ) from None
 
 
 # --- The run ---------------------------------------------------------------------------------------------------------
@@ -173,16 +184,10 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
 
 def write_folder(folder: Path, *written: Any) -> None:
     """Saves models and processors under another name first; files move to their place when all are there."""
-    partial = folder / WRITING
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    # A folder without its config loads as nothing, so that goes last.
+    with files_together(folder, last="config.json") as partial:
         for part in written:
             part.save_pretrained(partial)
-        # A folder without its config loads as nothing, so that goes last.
-        for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
-            path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def finish(run: Run) -> Any:
@@ -234,7 +239,7 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
         labels = clips.label_tables(data.dataset) if data.streaming else splits
     train, evaluation = clips.choose_splits(data, labels, training.seed)
     if training.push_to_hub:
-        check_sharing(training, sorted(set(train["source"])), data.dataset)
+        check_sharing(training, train, data.dataset)
         check_hub(training)
     train = clips.with_tasks(train, data.task_weights)
     labelled = train if evaluation is None else clips.label_lists(train, labels[data.train_split])

@@ -17,11 +17,12 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTTrainer
 
+from deft_llm.processing.common_deft import EXPERTS
+
 from .calibration import action_unit_temperature, emotion_temperature
 from .data import ClipOrder, DeftCollator, DrawnClips
 from .parts import part_of_parameter
 
-EXPERTS = ("structure", "texture", "motion")
 PARTIAL = ".partial"
 RECOGNITION_INPUTS = ("pixel_values_videos", "flow_values_videos", "convention_ids")
 TEMPERATURES = ("emotion_temperature", "action_unit_temperature")

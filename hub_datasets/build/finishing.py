@@ -9,11 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from deft_llm.files import publish_folder, write_whole
+
 from ..unimer.splits import check_written
 from .manifest import DATA, make_card, make_manifest
 from .plan import reasons_of
 from .settings import BuildError, NothingBuiltError
-from .work_folder import write_whole
 
 
 def finish(work: Path, out: Path) -> dict[str, Any]:
@@ -46,12 +47,10 @@ def finish(work: Path, out: Path) -> dict[str, Any]:
         except OSError:  # a file system without hard links
             shutil.copyfile(shard, target)
     check_written(final / DATA)
-    write_whole(final / "manifest.json", (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
-    write_whole(final / "README.md", make_card(manifest).encode())
+    write_whole(final / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    write_whole(final / "README.md", make_card(manifest))
     write_whole(work / "finished", b"")
-    if out.exists():
-        out.rmdir()
-    final.rename(out)
+    publish_folder(final, out)
     return clean_up(work, out)
 
 

@@ -15,18 +15,19 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from deft_llm.drawing import ARROW_SCALE, as_unit_square, draw_crop, draw_flow
 from deft_llm.processing.action_units import CANONICAL_LANDMARKS, SIDES, ellipse_mask, get_action_unit, region_ellipse
 from deft_llm.processing.key_frames import KeyFrames, apex_position, sample_indices
 from deft_llm.processing.motion_evidence import noise_floor
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
+from ..sources.sharing_policy import licence_of
 from ..unimer.constraints import CONTRADICTED, NOT_TESTABLE, NOT_VISIBLE, SUPPORTED
-from .manifest import DATA, licence_of
+from .manifest import DATA
 
 VERDICTS = (SUPPORTED, CONTRADICTED, NOT_VISIBLE, NOT_TESTABLE)
 _COLOURS = {SUPPORTED: "#1a9850", CONTRADICTED: "#d73027", NOT_VISIBLE: "#f0a030", NOT_TESTABLE: "#808080"}
 _MOST_DROPS = 20  # rows shown
-_ARROWS = 10  # times as long as the motion, or nobody would see them
 _SHOWN = 320  # pixels of a crop in the picture
 
 
@@ -284,26 +285,20 @@ def draw_clip(row: Mapping[str, Any], path: str | os.PathLike) -> None:
     titles = (
         f"Onset, frame {keys.onset}",
         f"Apex, frame {keys.apex}",
-        f"Flow onset to apex, arrows {_ARROWS} ×",
+        f"Flow onset to apex, arrows {ARROW_SCALE} ×",
         "Labelled units, by verdict",
     )
     shown = (crops[0], crops[1], crops[1], crops[0])
     for axis, title, crop in zip(axes, titles, shown, strict=True):
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.set_xlim(0, 1)
-        axis.set_ylim(1, 0)
-        axis.set_aspect("equal")
+        as_unit_square(axis)
         axis.set_title(title, fontsize=11)
         if crop is None:
             _draw_outline(axis)
             if axis in axes[:2]:
                 axis.text(0.5, 0.95, "features only, no video", ha="center", fontsize=9, color="#808080")
         else:
-            faded = axis in axes[2:]
-            image = np.repeat(crop.mean(-1, keepdims=True), 3, -1) * 0.6 + 0.4 if faded else crop
-            axis.imshow(image, extent=(0, 1, 1, 0), vmin=0, vmax=1, interpolation="bilinear")
-    _draw_flow(figure, axes[2], flow[apex - 1])
+            draw_crop(axis, crop, faded=axis in axes[2:])
+    _draw_flow_bar(figure, axes[2], draw_flow(axes[2], flow[apex - 1]))
     _draw_units(axes[3], row["action_units"])
     _draw_course(figure.add_subplot(grid[1, :2]), row, flow, keys)
     _draw_text(figure.add_subplot(grid[1, 2:]), row)
@@ -344,16 +339,7 @@ def _draw_outline(axis: Any) -> None:
         axis.add_patch(Ellipse((x, y), 0.16 if y < 0.55 else 0.26, 0.05, fill=False, color="#bbbbbb"))
 
 
-def _draw_flow(figure: Any, axis: Any, flow: np.ndarray) -> None:
-    _, height, width = flow.shape
-    step = max(1, width // 16)  # arrows closer together hide each other and the face
-    y, x = np.mgrid[step // 2 : height : step, step // 2 : width : step]
-    flow = flow[:, y, x]
-    strength = np.hypot(*flow)
-    arrows = axis.quiver(
-        (x + 0.5) / width, (y + 0.5) / height, *(_ARROWS * flow / 100), strength, cmap="plasma", angles="xy",
-        scale_units="xy", scale=1, width=0.007, clim=(0, max(0.5, float(strength.max()))),
-    )  # fmt: skip
+def _draw_flow_bar(figure: Any, axis: Any, arrows: Any) -> None:
     bar = figure.colorbar(arrows, cax=axis.inset_axes((0.05, -0.07, 0.9, 0.04)), orientation="horizontal")
     bar.set_label("% of the crop's width", fontsize=9)
     bar.ax.tick_params(labelsize=8)

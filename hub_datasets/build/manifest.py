@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from huggingface_hub import DatasetCardData
 
-from ..sources.catalogue import PARTICIPANTS, SOURCES, Licence
+from ..sources.catalogue import SOURCES
+from ..sources.sharing_policy import licence_of
 from ..unimer.splits import near_duplicates
 
 DATA = "data"  # folder of the Parquet files
 MANIFEST_VERSION = 1
 _SIGNATURE_BITS = 510
-
-
-class LicenceError(ValueError):
-    """A licence that was not accepted, or that forbids what was asked for."""
-
-
-def licence_of(source: str) -> Licence | None:
-    """The terms of a licensed data set; `None` for anybody's own recordings."""
-    return SOURCES[source].licence if source in SOURCES else None
-
-
-def check_licences(sources: Iterable[str], accepted: Collection[str]) -> None:
-    """Raises `LicenceError` naming the flags that are missing and the terms they stand for."""
-    missing = [name for name in sources if licence_of(name) is not None and name not in accepted]
-    if missing:
-        terms = "\n".join(f"  {SOURCES[name].title}: {licence_of(name).summary}" for name in missing)
-        flags = " ".join(f"--accept-licence {name}" for name in missing)
-        raise LicenceError(
-            f"Say that you hold and accept the licence of each data set: {flags}\n{terms}\nThe text is the agreement "
-            "that you or your laboratory signed to get the data; its authors' page has it."
-        )
-
-
-def licensed_sources(sources: Iterable[str], subjects: Iterable[str]) -> list[str]:
-    """Which data sets' licences rows are under: those of their sources, and of people who are their participants."""
-    people = {subject.partition("/")[0] for subject in subjects} & PARTICIPANTS
-    named = set(sources)
-    found = [name for name, spec in SOURCES.items() if name in named]
-    covered = {SOURCES[name].participants for name in found}
-    found += [
-        next(name for name, spec in SOURCES.items() if spec.participants == group)
-        for group in sorted(people - covered)
-    ]
-    return found
 
 
 def make_manifest(job: Mapping[str, Any], accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

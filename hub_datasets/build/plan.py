@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from deft_llm.files import write_whole
 from deft_llm.processing.face_alignment import make_face_source
 from deft_llm.processing.whole_clip_flow import LEAD_IN
 
@@ -23,7 +24,6 @@ from ..sources.readers import check_subjects, read_source
 from ..sources.records import READER_VERSION, ClipRecord, ReadReport
 from ..unimer.splits import check_disjoint, subject_folds
 from .settings import BuildError, BuildSettings, NothingBuiltError
-from .work_folder import write_whole
 
 
 def make_plan(
@@ -94,8 +94,8 @@ def make_plan(
     for folder in ("plan", "shards"):
         (work / folder).mkdir(exist_ok=True)
     for number, text in enumerate(lines):
-        write_whole(work / "plan" / f"{number:05d}.jsonl", text.encode())
-    write_whole(path, json.dumps(job, indent=1).encode())
+        write_whole(work / "plan" / f"{number:05d}.jsonl", text)
+    write_whole(path, json.dumps(job, indent=1))
     return job["shards"]
 
 

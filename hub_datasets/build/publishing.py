@@ -10,17 +10,18 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from ..sources.catalogue import SOURCES
-from ..synthetic.dataset import CONVENTIONS
-from .manifest import LicenceError, licensed_sources, with_sharing_note
+from deft_llm.files import write_whole
 
-VISIBILITIES = ("public", "gated", "private")
+from ..sources.sharing_policy import check_may_share, check_repository, is_bound, licensed_sources, terms_of
+from .manifest import with_sharing_note
+
 _FILES = ["README.md", "manifest.json", "*/*.parquet"]  # and no picture that somebody drew into the folder
 
 
@@ -53,51 +54,24 @@ def push(
         PushError: from the Hub; the files there are the old ones or the new ones, all of them.
     """
     folder, api = Path(folder), api or HfApi()
-    if visibility not in VISIBILITIES:
-        raise ValueError(f"`visibility` must be one of {', '.join(VISIBILITIES)}, not {visibility!r}.")
     card_path = folder / "README.md"
     files = sorted(folder.glob("*/*.parquet"))
     if not files or not card_path.is_file():
         raise FileNotFoundError(f"{folder}: no dataset folder; pass one that `build` or `synthesize` has written.")
-    sources, subjects = _origins(folder, files)
-    licensed = licensed_sources(sources, subjects)
-    own = sorted(sources - set(SOURCES) - (set() if (folder / "manifest.json").exists() else set(CONVENTIONS)))
+    people, built = _origins(folder, files)
+    terms = terms_of(people, built)
     reason = (i_may_share or "").strip()
-    if licensed:
-        terms = "\n".join(_terms(name) for name in licensed)
-        titles = ", ".join(dict.fromkeys(SOURCES[name].title for name in licensed))
-        if visibility == "public":
-            raise LicenceError(
-                f"{folder} holds rows derived from {titles}; they cannot go to a public repository.\n{terms}\n"
-                "Choose --private or --gated and say with --i-may-share why your licences allow that."
-            )
-        if not reason:
-            raise LicenceError(
-                f"{folder} holds rows derived from {titles}.\n{terms}\nIf your licences allow a {visibility} "
-                "repository all the same, say why: --i-may-share REASON. It is written into the data card."
-            )
-    elif own and visibility != "private" and not reason:
-        raise LicenceError(
-            f"{folder} holds recordings of {', '.join(own)}, whose terms are not known here. Choose --private, or say "
-            "with --i-may-share why they may be shared. It is written into the data card."
-        )
+    check_may_share("rows", str(folder), terms, visibility, reason)
 
     # Private until it is certain who may see what.
     told = explained(repo_id, "dataset", api)
     told(api.create_repo, repo_id, repo_type="dataset", private=visibility != "public", exist_ok=True)
     found = told(api.repo_info, repo_id, repo_type="dataset")
-    if (licensed or own) and not (
-        found.private or (visibility == "gated" and found.gated) or (visibility == "public" and not licensed)
-    ):
-        raise LicenceError(
-            f"{repo_id} exists and is {'gated' if found.gated else 'public'}, not {visibility}. Change that on the "
-            "Hub first, or choose another repository."
-        )
-    if reason and (licensed or own):
+    check_repository(repo_id, terms, visibility, private=found.private, gated=found.gated)
+    if reason and is_bound(terms):
+        licensed = licensed_sources(people, chain(*people.values()))
         card = with_sharing_note(card_path.read_text(encoding="utf-8"), repo_id, visibility, licensed, reason)
-        partial = card_path.with_name(f".README.md.{os.getpid()}.tmp")
-        partial.write_text(card, encoding="utf-8")
-        partial.rename(card_path)
+        write_whole(card_path, card)
     if visibility == "gated":
         told(api.update_repo_settings, repo_id, repo_type="dataset", gated="manual")
     paths = [path for path in sorted(folder.rglob("*")) if _matches(path.relative_to(folder).as_posix(), _FILES)]
@@ -228,25 +202,16 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     )
 
 
-def _origins(folder: Path, files: list[Path]) -> tuple[set[str], set[str]]:
-    """Sources and subjects of all rows; a manifest may name further sources and cannot take any away."""
-    sources: set[str] = set()
-    subjects: set[str] = set()
+def _origins(folder: Path, files: list[Path]) -> tuple[dict[str, set[str]], dict[str, Any]]:
+    """The subjects of each source, and the sources of the manifest, which may name more and cannot take any away."""
+    people: dict[str, set[str]] = {}
     for path in files:
         names = pq.read_schema(path).names
         if "source" not in names:
             continue  # the truth beside synthetic rows
         table = pq.read_table(path, columns=["source", "subject"])
-        sources |= set(table["source"].unique().to_pylist())
-        subjects |= set(table["subject"].unique().to_pylist())
+        for source, subject in zip(table["source"].to_pylist(), table["subject"].to_pylist(), strict=True):
+            people.setdefault(source, set()).add(subject)
     manifest = folder / "manifest.json"
-    if manifest.exists():
-        sources |= set(json.loads(manifest.read_text(encoding="utf-8"))["sources"])
-    return sources, subjects
-
-
-def _terms(name: str) -> str:
-    licence = SOURCES[name].licence
-    return "\n".join(
-        [f"  {SOURCES[name].title}: {licence.summary}", *(f"    {no}. {text}" for no, text in licence.clauses)]
-    )
+    built = json.loads(manifest.read_text(encoding="utf-8"))["sources"] if manifest.exists() else {}
+    return {**{name: set() for name in built}, **people}, built

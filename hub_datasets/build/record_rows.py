@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers.video_utils import VideoMetadata
 
-from deft_llm.processing.face_alignment import face_transform, warp_to_crop
+from deft_llm.processing.aligned_clip import AlignedClip
 from deft_llm.processing.key_frames import KeyFrames
-from deft_llm.processing.video_reading import ArrayClip, ClipReader, open_clip
+from deft_llm.processing.video_reading import open_clip
 from deft_llm.processing.whole_clip_flow import LEAD_IN
 
 from ..sources.action_unit_grammar import ParsedCell
@@ -26,32 +25,7 @@ if TYPE_CHECKING:
 
 _SIDES = {"L": "left", "R": "right"}  # top, bottom and asymmetric are no side of the face: both, and `raw` tells
 _SIGNATURE_SIDE = 64  # pixels
-_HELD = 128 * 2**20  # bytes of decoded frames that a worker holds, so that they are decoded once
 _CROP_SIDES = (64, 512)  # pixels, least and most of a stored crop; in between it keeps the frames' own resolution
-
-
-class ClipWindow(ClipReader):
-    """Frames `start` to `stop - 1` of a clip as a clip of their own."""
-
-    def __init__(self, clip: ClipReader, start: int, stop: int, name: str):
-        self.name, self._clip, self._start = name, clip, start
-        known = clip.metadata
-        self.metadata = VideoMetadata(
-            total_num_frames=stop - start, fps=known.fps, width=known.width, height=known.height,
-            video_backend=known.video_backend,
-        )  # fmt: skip
-
-    def _views(self, wanted):
-        numbers = range(len(self)) if wanted is None else wanted
-        return self._clip.stream([self._start + number for number in numbers])
-
-
-def held(clip: ClipReader) -> ClipReader:
-    """The clip in memory, if it is no larger than `_HELD`: a row looks at its frames several times."""
-    known = clip.metadata
-    if len(clip) * known.height * known.width * 3 > _HELD:
-        return clip
-    return ArrayClip(np.stack(list(clip.scan())), clip.name, known.fps)
 
 
 def unit_labels(cell: ParsedCell | None) -> list[UnitLabel]:
@@ -83,34 +57,32 @@ def record_row(
         VideoReadError, FileNotFoundError, FaceAlignmentError, KeyFrameError, AmbiguousWordError: no row can be made.
     """
     opened = open_clip([str(path) for path in record.frames] if record.folder is not None else record.video)
-    clip = ClipWindow(opened, 0, len(opened), record.clip_id)
+    reader = opened.window(0, len(opened), name=record.clip_id)
     quality = list(record.quality)
     onset, apex, offset = record.onset, record.apex, record.offset
     if onset is None:
-        clip = held(clip)
-        spotted = processor.spot(clip, face_source=face_source)
+        reader = reader.in_memory()
+        spotted = AlignedClip.open(reader, face_source=face_source).spot()
         onset, apex, offset = spotted.onset, spotted.apex, spotted.offset
         quality.append("key_frames_spotted")
     elif apex is None:
-        KeyFrames(onset, offset, offset).validate(len(clip))
-        window = ClipWindow(clip, onset, offset + 1, clip.name)
-        apex = onset + processor.spot(window, face_source=face_source).apex
+        KeyFrames(onset, offset, offset).validate(len(reader))
+        shown = AlignedClip.open(reader.window(onset, offset + 1), face_source=face_source)
+        apex = onset + shown.spot().apex
         quality.append("apex_spotted")
-    KeyFrames(onset, apex, offset).validate(len(clip))
+    KeyFrames(onset, apex, offset).validate(len(reader))
     start = max(0, onset - LEAD_IN)
-    clip = held(ClipWindow(clip, start, offset + 1, clip.name))
     keys = (onset - start, apex - start, offset - start)
-    transform = face_transform(clip, keys[0], face_source)
-    fps = record.fps or clip.metadata.fps
+    reader = reader.window(start, offset + 1).in_memory()  # a row looks at its frames several times
+    clip = AlignedClip.open(reader, face_source=face_source, key_frames=keys)
+    fps = record.fps or clip.fps
     video = None
     if not settings.features_only:
-        shown: Iterator[np.ndarray] = clip.scan()
+        frames: Iterator[np.ndarray] = reader.scan()
         if face_source is not None:
-            scale = float(np.hypot(*transform[:, 0]))
-            side = int(np.clip(round(1 / scale), *_CROP_SIDES))
-            shown = (warp_to_crop(frame, transform, side) for frame in shown)
+            frames = clip.crops(int(np.clip(round(clip.face_width), *_CROP_SIDES)))
         # Key frames count frames; the rate is for players.
-        video = encode_frames(shown, fps or 25.0, settings.crf)
+        video = encode_frames(frames, fps or 25.0, settings.crf)
     row = make_row(
         clip_id=record.clip_id,
         source=record.source,
@@ -127,8 +99,6 @@ def record_row(
         video_processor=processor,
         rng=clip_generator(record.clip_id, settings.seed),
         clip=clip,
-        face_source=lambda frame: transform,  # found once
         objective_class=record.objective_class,
     )
-    crops = [warp_to_crop(frame, transform, _SIGNATURE_SIDE) for frame in clip.stream(keys[:2])]
-    return row, clip_signature(*crops)
+    return row, clip_signature(*clip.crops(_SIGNATURE_SIDE, keys[:2]))

@@ -17,14 +17,16 @@ from typing import Any
 
 from rich.console import Console
 
+from deft_llm.files import write_whole
+
 from ..sources.readers import refuse_output_in_root
+from ..sources.sharing_policy import RENDERED, check_accepted
 from ..unimer.rows import refuse_existing
 from .executors import EXECUTORS, executor_class_of, run_datatrove, run_processes
 from .finishing import clean_up, finish
-from .manifest import check_licences
 from .plan import make_plan
 from .settings import BuildError, BuildSettings
-from .work_folder import locked, write_whole
+from .work_folder import locked
 
 
 def build(
@@ -70,12 +72,12 @@ def build(
         cache = Path(os.path.abspath(cache))
         refuse_output_in_root(cache, sources.values())
         cache.mkdir(parents=True, exist_ok=True)
-    check_licences(sources, accepted)
+    check_accepted(sources, accepted)
     for name, places in (("--sheet", sheets), ("--face-source", settings.face_source_of)):
         strange = sorted(set(places or ()) - set(sources))
         if strange:
             raise BuildError(f"{name} speaks of {', '.join(strange)}, which is no --source of this build.")
-    rendered = sorted({"synthetic", "synthetic-b"} & set(sources))
+    rendered = sorted(set(RENDERED) & set(sources))
     if rendered:
         raise BuildError(f"{rendered[0]} is the name of rendered clips; give your own recordings another one.")
     if executor is not None and executor not in EXECUTORS:

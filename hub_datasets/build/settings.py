@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deft_llm.processing.common_deft import NUM_FRAMES
 from deft_llm.processing.face_alignment import make_face_source
 
 from ..unimer.rewriting import check_rewriter
@@ -48,7 +49,7 @@ class BuildSettings:
     """
 
     features_only: bool = False
-    num_frames: int = 8
+    num_frames: int = NUM_FRAMES
     split: str = "none"
     test_share: float = 0.2
     face_source: str = "yunet"

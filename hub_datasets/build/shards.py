@@ -22,6 +22,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from threadpoolctl import threadpool_limits
 
+from deft_llm.files import code_fingerprint, whole_file, write_whole
 from deft_llm.processing.face_alignment import FaceAlignmentError, make_face_source
 from deft_llm.processing.key_frames import KeyFrameError
 from deft_llm.processing.video_reading import VideoReadError
@@ -33,7 +34,6 @@ from ..unimer.rows import features
 from .plan import record_of
 from .record_rows import record_row
 from .settings import BuildSettings
-from .work_folder import settle, write_whole
 
 
 def build_shard(work: Path, number: int) -> int:
@@ -84,9 +84,9 @@ def build_shard(work: Path, number: int) -> int:
         signatures[record.clip_id] = [record.subject, np.packbits(signature).tobytes().hex()]
     size = None
     if rows:
-        partial_path = shard.with_name(f"{shard.name}.{os.getpid()}.tmp")
-        Dataset.from_list(rows, features=features(processor)).to_parquet(partial_path)
-        size = settle(partial_path, shard)
+        with whole_file(shard) as partial:
+            Dataset.from_list(rows, features=features(processor)).to_parquet(partial)
+        size = shard.stat().st_size
     write_whole(
         shard.with_suffix(".json"),
         json.dumps(
@@ -100,7 +100,7 @@ def build_shard(work: Path, number: int) -> int:
                 **_counts(rows),
             },
             indent=1,
-        ).encode(),
+        ),
     )
     if kept is not None:
         _copy_shard(shard, kept)
@@ -127,7 +127,7 @@ def is_finished(work: Path, number: int) -> bool:
 
 def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
     """Names what decides about a shard's bytes: its records, size and time of each of their files, settings, code."""
-    digest = hashlib.sha256(json.dumps([READER_VERSION, settings, _code_digest()], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([READER_VERSION, settings, _row_code()], sort_keys=True).encode())
     for line in lines:
         digest.update(line.encode())
         values = json.loads(line)
@@ -143,13 +143,9 @@ def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
 
 
 @cache
-def _code_digest() -> str:
-    """Of the files that measure and write a row."""
-    from deft_llm import processing
-
-    folders = Path(__file__).parents[1], Path(processing.__file__).parent
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+def _row_code() -> str:
+    """Fingerprint of what reads, measures and writes a row."""
+    return code_fingerprint("deft_llm.hub_datasets", "deft_llm.processing")
 
 
 def _taken(kept: Path, shard: Path) -> bool:
@@ -169,9 +165,8 @@ def _copy_shard(shard: Path, target: Path) -> None:
     for suffix in (".parquet", ".json"):
         source, final = shard.with_suffix(suffix), target.with_suffix(suffix)
         if source.exists():
-            partial_path = final.with_name(f"{final.name}.{os.getpid()}.tmp")
-            shutil.copyfile(source, partial_path)
-            settle(partial_path, final)
+            with whole_file(final) as partial:
+                shutil.copyfile(source, partial)
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ ever written, and no frame is decoded: a damaged one is found where its header o
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -18,6 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+
+from deft_llm.files import file_digest
 
 from .action_unit_grammar import parse_action_units
 from .catalogue import PARTICIPANTS, SOURCES, SheetRow, SourceSpec, generic_spec, is_micro
@@ -192,7 +193,7 @@ class _SourceReader:
         self._rows_by_id: dict[str, str] = {}
 
     def read_sheet(self, path: Path, errata: Sequence[Erratum]) -> None:
-        digest = _sha256(path)
+        digest = file_digest(path)
         tabs = read_tabs(path)
         rows, texts = table_of(self.spec, tabs, path.name)
         if not rows:
@@ -209,7 +210,7 @@ class _SourceReader:
             second = None
             for beside in matching_sheets(self.spec.second_sheet, self.tree)[:1]:
                 second = read_tabs(beside)
-                self.report.sheets.append({"name": beside.name, "sha256": _sha256(beside), "rows": None})
+                self.report.sheets.append({"name": beside.name, "sha256": file_digest(beside), "rows": None})
             self.report.warnings += self.spec.prepare(rows, tabs, second)
         partition = self.spec.set_of(path.name)
         applicable = [item for item in errata if (item.source, item.rows) == (self.spec.name, len(rows))]
@@ -507,10 +508,6 @@ class _Lenient(dict):
 
     def __missing__(self, key: str) -> str:
         return "{" + key + "}"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _unusable(cells: Mapping[str, str], name: str, numbers: set[int] | None) -> bool:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from deft_llm.processing.action_units import SIDES, get_action_unit
+from deft_llm.processing.common_deft import SIDE_LABELS
 
 from .faces import FINER, Face
 
@@ -31,7 +32,6 @@ INTENSITIES: dict[str, tuple[float, float]] = {
     "D": (0.015, 0.022),
     "E": (0.022, 0.030),
 }
-SIDE_CHOICES = ("both", *SIDES)
 # Unit pairs that pull the same region in opposite directions; allowed, and recorded with the clip.
 OPPOSED = (("AU12", "AU15"), ("AU1", "AU4"), ("AU17", "AU26"))
 
@@ -61,8 +61,8 @@ class UnitRequest:
         unit = get_action_unit(self.code)
         if not unit.motions:
             raise ValueError(f"{self.code} ({unit.name}) has no motion in the image plane to render.")
-        if self.side not in SIDE_CHOICES:
-            raise ValueError(f"{self.code}: side must be one of {', '.join(SIDE_CHOICES)}, got {self.side!r}.")
+        if self.side not in SIDE_LABELS:
+            raise ValueError(f"{self.code}: side must be one of {', '.join(SIDE_LABELS)}, got {self.side!r}.")
         if not 0 < self.amplitude <= 0.05:
             raise ValueError(f"{self.code}: amplitude must lie in 0–0.05 crop widths, got {self.amplitude}.")
 

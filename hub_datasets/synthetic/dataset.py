@@ -20,10 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from deft_llm.processing.common_deft import NUM_FRAMES
 from deft_llm.processing.key_frames import KeyFrames, sample_indices
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 from deft_llm.processing.video_reading import open_clip
 
+from ..sources.sharing_policy import SYNTHETIC, SYNTHETIC_B
 from ..unimer.rows import UnitLabel, features, make_row, refuse_existing, write_dataset
 from .clips import EVERYDAY, Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
 from .faces import Face, FaceStyle, render_face
@@ -31,14 +33,14 @@ from .faces import Face, FaceStyle, render_face
 # How an annotator reads sets of action units. The two contradict each other on purpose, as published data sets do:
 # lowered brows are anger by the first and disgust by the second.
 CONVENTIONS: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
-    "synthetic": {
+    SYNTHETIC: {
         "happiness": (("AU12",), ("AU6", "AU12"), ("AU6", "AU12", "AU26")),
         "surprise": (("AU1", "AU2"), ("AU2",), ("AU1", "AU2", "AU26"), ("AU1", "AU2", "AU5")),
         "sadness": (("AU15",), ("AU15", "AU17"), ("AU1", "AU15")),
         "disgust": (("AU9",), ("AU4", "AU9"), ("AU9", "AU17")),
         "anger": (("AU4",), ("AU4", "AU7"), ("AU4", "AU17")),
     },
-    "synthetic-b": {
+    SYNTHETIC_B: {
         "happiness": (("AU12",), ("AU6", "AU12"), ("AU6", "AU12", "AU26")),
         "surprise": (("AU1", "AU2"), ("AU2",), ("AU1", "AU2", "AU26"), ("AU1", "AU2", "AU5")),
         "sadness": (("AU1",), ("AU1", "AU17"), ("AU1", "AU15")),
@@ -117,11 +119,11 @@ def build(
     out: Path,
     clips: int,
     preset: str = "easy",
-    conventions: tuple[str, ...] = ("synthetic",),
+    conventions: tuple[str, ...] = (SYNTHETIC,),
     clips_per_face: int = 18,
     test_share: float = 0.2,
     corrupt: float = 0.0,
-    num_frames: int = 8,
+    num_frames: int = NUM_FRAMES,
     size: int | None = None,
     seed: int = 0,
     workers: int = 2,

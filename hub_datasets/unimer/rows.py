@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Array4D, Dataset, Features, List, Value, Video
 
+from deft_llm.files import whole_folder
 from deft_llm.processing.motion_evidence import measure_motion
 
 from .constraints import NOT_TESTABLE, SUPPORTED, apex_in_doubt, judge_labels, unlabelled_motion
@@ -106,7 +106,6 @@ def make_row(
     video_processor: DeftVideoProcessor,
     rng: np.random.Generator,
     clip: Any = None,
-    face_source: Any = None,
     objective_class: str | None = None,
     check_apex: bool = True,
 ) -> dict[str, Any]:
@@ -118,9 +117,8 @@ def make_row(
             conversations.
         emotion: the source's own word, or None for a clip without expression.
         convention: whose reading of action units the label follows; named in the questions.
-        clip: what is measured, anything that `open_clip` reads and frame by frame the same as `video`; None measures
-            `video` itself.
-        face_source: for this clip, as in the processor's call.
+        clip: what is measured, an `AlignedClip` or anything that `open_clip` reads, frame by frame the same as
+            `video`; None measures `video` itself.
         objective_class: of Davison's seven, if known.
         check_apex: spot the clip and compare; False where the apex is known beyond doubt.
         quality: what is known to be odd about the clip. `unlabelled_motion:…` and `apex_in_doubt:±frames` are added
@@ -132,10 +130,8 @@ def make_row(
     measured, motions, judgements, conversations, flags = None, [], [], [], list(quality)
     labels = list(units)
     if key_frames is not None:
-        source_clip = video if clip is None else clip
-        tensors = video_processor(
-            source_clip, key_frames=key_frames, do_crop_appearance=False, face_source=face_source
-        )
+        aligned = video_processor.align(video if clip is None else clip, key_frames=key_frames)
+        tensors = video_processor(aligned, do_crop_appearance=False)
         measured = tensors["flow_values_videos"][0].astype(np.float16)
         # What is judged is what is stored: anybody can repeat the judgement from the row.
         motions = measure_motion(measured)
@@ -145,7 +141,7 @@ def make_row(
         flags += [f"unlabelled_motion:{item.side} {item.region} {item.direction}" for item in unlabelled]
         # Without a supported label there may be nothing to spot but noise.
         if check_apex and fps and any(item.verdict == SUPPORTED for item in judgements):
-            spotted = video_processor.spot(source_clip, onset=key_frames[0], face_source=face_source).apex
+            spotted = aligned.spot().apex
             if apex_in_doubt(key_frames[1], spotted, fps):
                 flags.append(f"apex_in_doubt:{spotted - key_frames[1]:+d}")
         # What the annotator left open is judged, but no sentence may rest on it.
@@ -234,20 +230,13 @@ def write_dataset(tables: Mapping[str, tuple[Features, Mapping[str, list[dict]]]
         FileExistsError: `out` exists and is not an empty folder. OSError: the disk is full or not writable.
     """
     refuse_existing(out)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with whole_folder(out) as partial:
         for name, (schema, splits) in tables.items():
             (partial / name).mkdir(parents=True)
             for split, rows in splits.items():
                 path = partial / name / f"{split}-00000-of-00001.parquet"
                 Dataset.from_list(rows, features=schema).to_parquet(path)
         (partial / "README.md").write_text(card, encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def refuse_existing(out: Path) -> None:

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from deft_llm.evaluation.baselines.majority import MajorityClass
-from deft_llm.evaluation.fold_runs import IncompleteError, ModelSpec, RunResult, code_hash, row_hash, run_protocol
+from deft_llm.evaluation.fold_runs import (
+    FOLD_CODE,
+    IncompleteError,
+    ModelSpec,
+    RunResult,
+    code_hash,
+    row_hash,
+    run_protocol,
+)
 from deft_llm.evaluation.protocols import make_task, split_hash
 from deft_llm.hub_datasets.unimer.splits import LeakageError
 from tests.evaluation.made_up_rows import make_row
@@ -127,6 +135,8 @@ def test_hashes_follow_content_and_not_the_container(rows):
     task = make_task({"train": rows}, "loso")
     assert split_hash(task) == split_hash(make_task({"train": rows[::-1]}, "loso"))
     assert code_hash(MajorityClass) != code_hash(Fair)
+    parts = {"training", "hub_datasets", "processing", "modeling_deft"}
+    assert parts <= {module.split(".")[1] for module in FOLD_CODE}
 
 
 def test_another_process_finds_the_same_hashes():

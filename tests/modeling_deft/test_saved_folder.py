@@ -9,6 +9,8 @@ from tests.modeling_deft.small_models import CLOSE
 
 CODE_FILES = {
     "action_units.py",
+    "aligned_clip.py",
+    "common_deft.py",
     "building_deft.py",
     "configuration_deft.py",
     "decoding_process.py",
@@ -20,13 +22,13 @@ CODE_FILES = {
     "generation_deft.py",
     "modeling_deft.py",
     "motion_evidence.py",
+    "motion_intervals.py",
     "motion_signals.py",
     "optical_flow.py",
     "outputs_deft.py",
     "pipeline_deft.py",
     "processing_deft.py",
     "region_tracking.py",
-    "spotting.py",
     "recognition_deft.py",
     "video_decoding.py",
     "video_processing_deft.py",

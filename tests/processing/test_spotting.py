@@ -11,131 +11,24 @@ from deft_llm.hub_datasets.synthetic.clips import (
     encode_mp4,
     render_clip,
 )
-from deft_llm.processing.region_tracking import TRACKED_REGIONS
-from deft_llm.processing.spotting import MICRO_SECONDS, Interval, propose_intervals, spot_expressions
-from tests.processing.made_up_motion import course, motion_of
-
-# --- a long video ---------------------------------------------------------------------------------------------------
+from deft_llm.processing import AlignedClip
+from deft_llm.processing.face_alignment import FaceAlignmentError
+from deft_llm.processing.spotting import spot_expressions
 
 
-@pytest.mark.parametrize("fps", [25.0, 30.0, 100.0, 200.0, 500.0])
-def test_expressions_are_proposed_at_every_frame_rate(fps):
-    times = np.array([[1.0, 1.15, 1.35], [3.0, 3.2, 3.45], [5.0, 5.12, 5.3]])
-    frames = np.round(times * fps).astype(int)
-    count = round(7 * fps)
-    motion = sum(
-        motion_of(code, course(*row, count), size=0.8, noise=0.02, seed=index)
-        for index, (code, row) in enumerate(zip(("AU1", "AU12", "AU9"), frames, strict=True))
-    )
-    found = propose_intervals(motion, fps)
-    assert [item.kind for item in found] == ["expression"] * 3
-    for item, (onset, apex, offset) in zip(found, frames.tolist(), strict=True):
-        assert item.overlap(onset, offset) >= 0.6
-        assert abs(item.apex - apex) <= max(1, 0.02 * fps)
-        assert not item.macro
-    assert {region for region, _ in found[0].regions} == {"inner brow"}
-    assert ("mouth corner", "left") in found[1].regions
-
-
-def test_blinks_are_told_from_expressions():
-    count, fps = 800, 100.0
-    blinks = [(120, 127, 140), (400, 407, 422), (650, 656, 670)]
-    lids = np.max([course(*item, count) for item in blinks], axis=0)
-    motion = motion_of("AU45", lids, size=1.6)
-    for region in ("outer brow", "nose root", "cheek"):  # the skin around the eyes goes a little with them
-        for side in ("right", "left"):
-            motion[:, TRACKED_REGIONS.index((region, side)), 1] += 0.25 * lids
-    motion += motion_of("AU4", course(395, 415, 440, count), size=0.9, noise=0.0)  # frowns while blinking
-    found = propose_intervals(motion, fps)
-    assert sorted(item.kind for item in found) == ["blink", "blink", "blink", "expression"]
-    for item, blink in zip([item for item in found if item.kind == "blink"], blinks, strict=True):
-        assert item.overlap(blink[0], blink[2]) > 0.5
-    expression = next(item for item in found if item.kind == "expression")
-    assert expression.overlap(395, 440) >= 0.5
-
-
-def test_a_wink_and_wide_eyes_are_no_blinks():
-    count = 600
-    motion = motion_of("AU46", course(100, 110, 125, count), size=1.8, side="left")
-    motion += motion_of("AU5", course(400, 415, 435, count), size=1.5, noise=0.0)
-    assert {item.kind for item in propose_intervals(motion, 100.0)} == {"expression"}
-
-
-def test_brows_are_seen_during_speech_and_speech_is_not_an_expression():
-    count, fps = 1200, 100.0
-    seconds = np.arange(count) / fps
-    speaking = np.clip(np.interp(seconds, [2.0, 2.2, 7.8, 8.0], [0, 1, 1, 0]), 0, 1)
-    talking = (
-        speaking * (0.5 - 0.5 * np.cos(2 * np.pi * 4 * seconds)) * (0.7 + 0.3 * np.sin(2 * np.pi * 0.9 * seconds))
-    )
-    motion = motion_of("AU26", talking, size=1.0)
-    motion += motion_of("AU4", course(500, 515, 535, count), size=0.7, noise=0.0)
-    motion += motion_of("AU12", course(1000, 1015, 1035, count), size=0.7, noise=0.0)
-    found = propose_intervals(motion, fps)
-    assert [item.kind for item in found] == ["speech", "expression", "expression"]
-    assert found[0].overlap(200, 800) > 0.8
-    assert found[1].overlap(500, 535) >= 0.5
-    assert found[2].overlap(1000, 1035) >= 0.5
-
-
-def test_slow_expressions_are_flagged_and_slower_ones_need_asking_for():
-    count, fps = 2000, 100.0
-    motion = motion_of("AU12", course(300, 340, 385, count)) + motion_of(
-        "AU4", course(1000, 1100, 1220, count), noise=0.0
-    )
-    (short,) = propose_intervals(motion, fps)
-    assert short.overlap(300, 385) > 0.5
-    assert short.macro
-    assert (short.offset - short.onset) / fps > MICRO_SECONDS
-    both = propose_intervals(motion, fps, longest=4.0)
-    assert [item.macro for item in both] == [True, True]
-    assert both[1].overlap(1000, 1220) > 0.5
-
-
-def test_a_still_video_has_no_intervals(still_clip, face):
-    still = np.random.default_rng(0).normal(0, 0.03, (3000, len(TRACKED_REGIONS), 2))
-    assert propose_intervals(still, 100.0) == []
-    assert propose_intervals(np.zeros_like(still), 100.0) == []
-    clip = render_clip(
-        face, [], np.random.default_rng(4), count=200, fps=50.0, disturbances=replace(EVERYDAY, noise=3)
-    )
-    assert spot_expressions(clip.frames, fps=50.0) == []
-    assert spot_expressions(np.repeat(still_clip.frames[:1], 100, axis=0), fps=100.0) == []
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_a_video_of_a_few_frames_has_no_intervals(count):
-    assert propose_intervals(np.zeros((count, len(TRACKED_REGIONS), 2)), 25.0) == []
-
-
-def test_the_windows_of_a_long_video_neither_lose_nor_double_an_interval():
-    """An expression every 3.7 s and speech over a border of the windows, fed row by row."""
-    fps, count = 50.0, 6000
-    events = [(at, at + 8, at + 18) for at in range(60, count - 60, 185)]
-    seconds = np.arange(count) / fps
-    talking = ((seconds > 20) & (seconds < 40)) * (0.5 - 0.5 * np.cos(2 * np.pi * 4 * seconds))
-    motion = motion_of("AU4", np.max([course(*item, count) for item in events], axis=0), size=0.8)
-    motion += motion_of("AU26", talking, size=1.0, noise=0.0)
-    found = propose_intervals(iter(motion), fps)
-    shown = [item for item in found if item.kind == "expression"]
-    assert len(shown) == len(events)
-    assert all(item.overlap(a, c) >= 0.5 for item, (a, _, c) in zip(shown, events, strict=True))
-    (speech,) = (item for item in found if item.kind == "speech")
-    assert speech.overlap(1000, 2000) > 0.9
-
-
-@pytest.mark.parametrize(("fps", "longest", "name"), [(0, 1.0, "fps"), (None, 1.0, "fps"), (30.0, 9.0, "longest")])
-def test_settings_out_of_range_are_refused(fps, longest, name):
-    with pytest.raises(ValueError, match=name):
-        propose_intervals(np.zeros((50, len(TRACKED_REGIONS), 2)), fps, longest=longest)
-
-
-def test_expressions_of_a_video_file(face):
+@pytest.fixture(scope="module")
+def lively(face):
+    """(clip, its two expressions, the encoded video)."""
     units = (UnitRequest("AU4", "both", 0.012),)
     shown = [Expression(units, 100, 115, 132), Expression(units, 260, 275, 300)]
-    lively = Disturbances(head_shift=0.012, head_rotation=1.0, noise=1.5, gaze=0.004, crf=14)
-    clip = render_clip(face, shown, np.random.default_rng(0), count=400, fps=100.0, disturbances=lively)
-    found = spot_expressions(encode_mp4(clip))
+    disturbances = Disturbances(head_shift=0.012, head_rotation=1.0, noise=1.5, gaze=0.004, crf=14)
+    clip = render_clip(face, shown, np.random.default_rng(0), count=400, fps=100.0, disturbances=disturbances)
+    return clip, shown, encode_mp4(clip)
+
+
+def test_expressions_of_a_video_file(lively):
+    _, shown, video = lively
+    found = spot_expressions(video)
     assert [item.kind for item in found] == ["expression", "expression"]
     for item, true in zip(found, shown, strict=True):
         assert item.overlap(true.onset, true.offset) >= 0.5
@@ -143,13 +36,40 @@ def test_expressions_of_a_video_file(face):
         assert {region for region, _ in item.regions} <= {"inner brow", "outer brow", "nose root"}
 
 
+def test_a_face_in_a_larger_frame_is_found_by_box_landmarks_or_a_source(lively):
+    clip, shown, _ = lively
+    frames = np.full((len(clip.frames), 220, 260, 3), 90, np.uint8)
+    frames[:, 40:200, 70:230] = clip.frames
+    landmarks = [(70 + 160 * x, 40 + 160 * y) for x, y in ((0.31, 0.35), (0.69, 0.35), (0.5, 0.76))]
+    seen = []
+
+    def finder(frame):
+        seen.append(frame)
+        return np.array(landmarks)
+
+    by_landmarks = spot_expressions(frames, fps=100.0, face_landmarks=landmarks)
+    assert spot_expressions(frames, fps=100.0, face_source=finder) == by_landmarks
+    assert len(seen) == 1
+    for found in (by_landmarks, spot_expressions(frames, fps=100.0, face_box=(70, 40, 230, 200))):
+        assert [item.kind for item in found] == ["expression", "expression"]
+        assert all(item.overlap(true.onset, true.offset) >= 0.5 for item, true in zip(found, shown, strict=True))
+    with pytest.raises(FaceAlignmentError, match="not both"):
+        spot_expressions(frames, fps=100.0, face_landmarks=landmarks, face_box=(70, 40, 230, 200))
+
+
+def test_a_clip_that_is_open_is_taken_as_it_is(lively):
+    _, _, video = lively
+    assert spot_expressions(AlignedClip.open(video)) == spot_expressions(video)
+
+
+def test_a_still_video_has_no_expressions(still_clip, face):
+    clip = render_clip(
+        face, [], np.random.default_rng(4), count=200, fps=50.0, disturbances=replace(EVERYDAY, noise=3)
+    )
+    assert spot_expressions(clip.frames, fps=50.0) == []
+    assert spot_expressions(np.repeat(still_clip.frames[:1], 100, axis=0), fps=100.0) == []
+
+
 def test_a_video_without_a_frame_rate_is_refused(brow_clip):
     with pytest.raises(ValueError, match="pass fps="):
         spot_expressions(brow_clip.frames)
-
-
-def test_overlap_counts_both_ends():
-    item = Interval(10, 12, 19, "expression", 1.0)
-    assert item.overlap(10, 19) == 1.0
-    assert item.overlap(15, 24) == pytest.approx(5 / 15)
-    assert item.overlap(20, 30) == 0.0

@@ -1,6 +1,7 @@
 import base64
 import functools
 import http.server
+import shutil
 import threading
 from pathlib import Path
 
@@ -247,3 +248,34 @@ def test_a_url_without_a_network_says_so():
         open_clip("https://example.org/clip.mp4")
     with pytest.raises(FileNotFoundError, match="A URL must be passed as a string"):
         open_clip(Path("https://example.org/clip.mp4"))
+
+
+class TestWindows:
+    def test_a_window_counts_from_its_first_frame(self, numbered_folder):
+        clip = open_clip(numbered_folder, fps=200)
+        window = clip.window(1, 3, name="part")
+        assert (len(window), window.name, window.metadata.fps) == (2, "part", 200)
+        np.testing.assert_array_equal(window.frames([1, 0]), clip.frames([2, 1]))
+        np.testing.assert_array_equal(np.stack(list(window.scan())), clip.frames([1, 2]))
+        np.testing.assert_array_equal(window.window(1, 2).frames([0]), clip.frames([2]))
+        with pytest.raises(VideoReadError, match="part: no frame 2; the clip has frames 0 to 1"):
+            window.frames([2])
+
+    @pytest.mark.parametrize(("start", "stop"), [(2, 2), (2, 1), (-1, 2), (0, 99)])
+    def test_a_window_that_is_empty_or_leaves_the_clip_is_refused(self, numbered_folder, start, stop):
+        with pytest.raises(VideoReadError, match=f"no frames {start} to {stop - 1}"):
+            open_clip(numbered_folder).window(start, stop)
+
+    def test_a_rate_may_be_stated_for_a_window(self, numbered_folder):
+        clip = open_clip(numbered_folder)
+        assert clip.window(0, 2, fps=25.0).metadata.fps == 25.0
+        assert clip.metadata.fps is None
+
+    def test_frames_in_memory_are_not_read_again(self, numbered_folder):
+        clip = open_clip(numbered_folder, fps=200)
+        expected = clip.frames(range(len(clip)))
+        assert clip.in_memory(limit=10) is clip
+        held = clip.in_memory()
+        shutil.rmtree(numbered_folder)
+        np.testing.assert_array_equal(held.frames(range(len(held))), expected)
+        assert (held.name, held.metadata.fps) == (clip.name, 200)

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from huggingface_hub import HfApi, ModelCard, constants
 
-from deft_llm.hub_datasets.build.manifest import LicenceError
 from deft_llm.hub_datasets.build.publishing import PushError, push
+from deft_llm.hub_datasets.sources.sharing_policy import LicenceError
 from deft_llm.sharing import push as pushing
 from deft_llm.sharing.card import RUN_FILE
 from deft_llm.sharing.push import FolderError, check_folder, push_model
@@ -231,7 +231,7 @@ def test_a_model_of_licensed_recordings_needs_a_statement_or_a_private_repositor
 
 def test_a_private_push_does_not_end_in_a_public_repository(hub, api, licensed):
     api.create_repo(NAME)
-    with pytest.raises(LicenceError, match="exists and is not private"):
+    with pytest.raises(LicenceError, match="exists and is public, not private"):
         push_model(licensed, NAME, visibility="private", api=api)
     assert set(hub.files(NAME)) == {".gitattributes"}
 

@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -46,8 +45,9 @@ def serving(place: Path, **variables: str):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place.mkdir(parents=True, exist_ok=True)
+    packages = os.pathsep.join(path for path in sys.path if Path(path).name == "site-packages")
     environment = {
-        **os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "GRADIO_SERVER_PORT": str(port),
+        **os.environ, "PYTHONPATH": packages, "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(place / "uploads"), "DEFT_FACE_FINDER": "cascade",
         "DEFT_MAX_NEW_TOKENS": "8", "OMP_NUM_THREADS": "1",
         "HF_MODULES_CACHE": str(place / "modules"), "no_proxy": "127.0.0.1,localhost", **variables,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from deft_llm.training import data
 from deft_llm.training.arguments import DataArguments
 from deft_llm.training.augmentation import Augmentation
 from deft_llm.training.data import (
@@ -328,3 +329,12 @@ def test_clips_are_decoded_once_whatever_the_process(dataset, processor, tmp_pat
     monkeypatch.setattr("deft_llm.training.data.row_tensors", lambda *_: SimpleNamespace())
     again = prepare(Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache")), processor, workers=1)
     np.testing.assert_array_equal(again[2]["flow_values_videos"], first[2]["flow_values_videos"])
+
+
+def test_clips_are_prepared_again_when_the_code_has_changed(dataset, processor, monkeypatch):
+    few = dataset.select(range(2))
+    first = prepare(few, processor, 1)._fingerprint
+    assert prepare(few, processor, 1)._fingerprint == first
+    assert any(module == "deft_llm.processing" for module in data.PREPARING_CODE)
+    monkeypatch.setattr(data, "code_fingerprint", lambda *modules: "other code")
+    assert prepare(few, processor, 1)._fingerprint != first

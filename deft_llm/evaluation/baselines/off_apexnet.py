@@ -8,8 +8,6 @@ batch size are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
@@ -42,17 +40,7 @@ class OFFApexNet(nn.Module):
 
 class OFFApexNetBaseline(ShallowNetwork):
     channels = 2
-
-    def __init__(
-        self,
-        labels: Sequence[str],
-        seed: int = 0,
-        *,
-        epochs: int = 60,
-        learning_rate: float = 1e-4,
-        batch_size: int = 64,
-    ):
-        super().__init__(labels, seed, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    epochs, learning_rate, batch_size = 60, 1e-4, 64
 
     def build(self, classes: int) -> nn.Module:
         return OFFApexNet(classes)

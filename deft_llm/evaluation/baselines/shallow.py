@@ -16,16 +16,37 @@ SIDE = 28
 
 
 class ShallowNetwork:
-    """A network on (clips, channels, 28, 28) fields at the apex. Sub-classes say which one.
+    """A network on (clips, channels, 28, 28) fields at the apex. Sub-classes say which one, and how it is trained.
 
     No epoch is selected: after `epochs` the training is over.
+
+    Args:
+        labels: the classes.
+        seed: of the weights and of the order of the clips.
+        epochs: how often every clip is seen; by default the sub-class's own, as the next two.
+        learning_rate: of Adam.
+        batch_size: clips of one step.
     """
 
     channels: int
+    epochs: int
+    learning_rate: float
+    batch_size: int
 
-    def __init__(self, labels: Sequence[str], seed: int = 0, *, epochs: int, learning_rate: float, batch_size: int):
+    def __init__(
+        self,
+        labels: Sequence[str],
+        seed: int = 0,
+        *,
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
+    ):
         self.labels, self.seed = list(labels), seed
-        self.epochs, self.learning_rate, self.batch_size = epochs, learning_rate, batch_size
+        settings = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+        for name, value in settings.items():
+            if value is not None:
+                setattr(self, name, value)
 
     def build(self, classes: int) -> nn.Module:
         raise NotImplementedError

@@ -7,8 +7,6 @@ all three channels; the joined maps are averaged 2 × 2 and classified by one li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
@@ -39,17 +37,7 @@ class STSTNet(nn.Module):
 
 class STSTNetBaseline(ShallowNetwork):
     channels = 3
-
-    def __init__(
-        self,
-        labels: Sequence[str],
-        seed: int = 0,
-        *,
-        epochs: int = 500,
-        learning_rate: float = 5e-5,
-        batch_size: int = 256,
-    ):
-        super().__init__(labels, seed, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size)
+    epochs, learning_rate, batch_size = 500, 5e-5, 256
 
     def build(self, classes: int) -> nn.Module:
         return STSTNet(classes)

@@ -59,6 +59,7 @@ def test_wherever_a_build_breaks_off_the_next_one_ends_it(
         return run
 
     monkeypatch.setattr(Path, "rename", mortal(Path.rename))
+    monkeypatch.setattr(os, "replace", mortal(os.replace))
     monkeypatch.setattr(Path, "write_bytes", mortal(Path.write_bytes))
     monkeypatch.setattr(Path, "rmdir", mortal(Path.rmdir))
     monkeypatch.setattr(os, "link", mortal(os.link))

@@ -2,11 +2,9 @@ import hashlib
 import json
 import shutil
 
-import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
-from deft_llm.hub_datasets.build.manifest import LicenceError, check_licences
 from deft_llm.hub_datasets.build.run import build
 from deft_llm.hub_datasets.sources.catalogue import SOURCES
 from deft_llm.hub_datasets.unimer.constraints import SUPPORTED
@@ -66,9 +64,3 @@ def test_the_manifest_names_licences_versions_errata_and_labels(everything, mani
     assert all(sheet["sha256"] for item in manifest["sources"].values() for sheet in item["sheets"])
     text = (out / "manifest.json").read_text(encoding="utf-8")
     assert str(out.parent) not in text
-
-
-def test_only_what_the_manifest_can_name_is_accepted():
-    check_licences(["mylab"], [])
-    with pytest.raises(LicenceError, match="DFME"):
-        check_licences(["dfme"], ["casme2"])

@@ -5,9 +5,9 @@ import time
 import psutil
 import pytest
 
-from deft_llm.hub_datasets.build.manifest import LicenceError
 from deft_llm.hub_datasets.build.run import build
 from deft_llm.hub_datasets.build.settings import BuildError
+from deft_llm.hub_datasets.sources.sharing_policy import LicenceError
 from tests.hub_datasets.build.own_recordings import CROPPED, command, digest
 
 # --- The whole ------------------------------------------------------------------------------------------------------

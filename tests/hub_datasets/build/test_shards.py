@@ -133,3 +133,10 @@ def test_a_clip_is_measured_on_one_thread(own_root, tmp_path, inline, monkeypatc
         build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
     assert len(seen) >= 12
     assert [(name, count) for name, count in seen if count != 1] == []
+
+
+def test_the_cache_is_not_used_after_the_code_has_changed(monkeypatch):
+    before = shards._shard_key([], {})
+    assert shards._shard_key([], {}) == before
+    monkeypatch.setattr(shards, "_row_code", lambda: "other code")
+    assert shards._shard_key([], {}) != before

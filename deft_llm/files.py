@@ -1,0 +1,227 @@
+"""Files that stand there whole or not at all, locks between processes, and fingerprints of code.
+
+This module imports nothing of the package, so that all of it may use it, the data side among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class LockedError(RuntimeError):
+    """Another process holds the lock. `holder` says which one."""
+
+    def __init__(self, path: Path, holder: str):
+        super().__init__(f"{holder} holds {path}.")
+        self.holder = holder
+
+
+# --- Whole files ----------------------------------------------------------------------------------------------------
+
+
+def write_whole(path: str | os.PathLike, content: str | bytes) -> int:
+    """Writes a file so that whoever opens it finds the old content or the new one, whole.
+
+    Args:
+        path (`str` or `os.PathLike`): the file; its folder must exist.
+        content (`str` or `bytes`): what it holds; text is written in UTF-8, with its line ends as they are.
+
+    Returns:
+        `int`: the size of the file in bytes.
+    """
+    with whole_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    return Path(path).stat().st_size
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives another name to write to, and puts the file in its place when the block ends without an error.
+
+    The content is on the disk before the file gets its name. What a failure leaves behind is removed.
+
+    Args:
+        path (`str` or `os.PathLike`): the file; its folder must exist.
+
+    Yields:
+        `Path`: where to write, in the same folder.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        _settle(partial)
+        os.replace(partial, path)
+        _settle(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives an empty folder to fill, which gets its name when the block ends without an error.
+
+    Args:
+        path (`str` or `os.PathLike`): the folder; it must be missing or empty.
+
+    Yields:
+        `Path`: the folder to fill, beside the final one.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        publish_folder(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def files_together(folder: str | os.PathLike, *, last: str | None = None) -> Iterator[Path]:
+    """Gives an empty folder to fill, whose files replace those of `folder` when the block ends without an error.
+
+    Args:
+        folder (`str` or `os.PathLike`): where the files go; made if it is missing. Its other files stay.
+        last (`str`, *optional*): the name of the file that is moved after all others, because readers take it for the
+            sign that the folder is complete.
+
+    Yields:
+        `Path`: the folder to fill.
+    """
+    folder = Path(folder)
+    partial = folder / ".files.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        written = sorted(partial.iterdir(), key=lambda path: (path.name == last, path.name))
+        for path in written:
+            _settle(path)
+        for path in written:
+            os.replace(path, folder / path.name)
+        _settle(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def publish_folder(partial: Path, path: Path) -> None:
+    """Renames a filled folder to its final name when everything in it is on the disk.
+
+    Args:
+        partial (`Path`): the filled folder.
+        path (`Path`): its final name, on the same disk; missing or an empty folder.
+    """
+    for file in sorted(partial.rglob("*"), reverse=True):
+        _settle(file)
+    if path.exists():
+        path.rmdir()
+    partial.rename(path)
+    _settle(path.parent)
+
+
+def _settle(path: Path) -> None:
+    """Returns when a file, or the list of a folder's files, is on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # folders cannot be opened there
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some network file systems cannot do this for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+# --- Locks ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: str | os.PathLike, *, timeout: float = 0) -> Iterator[None]:
+    """Holds a lock between processes while the block lasts. It ends with the process, however that ends.
+
+    Args:
+        path (`str` or `os.PathLike`): the lock's file; its folder must exist. `path` + ".holder" says who holds it.
+        timeout (`float`): seconds to wait for another holder; -1 waits until it is done.
+
+    Raises:
+        LockedError: another process holds it still.
+    """
+    path = Path(path)
+    note = path.with_name(path.name + ".holder")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout, poll_interval=0.1)
+    except Timeout:
+        holder = "Another process"
+        with suppress(OSError):
+            holder = note.read_text(encoding="utf-8").strip() or holder
+        raise LockedError(path, holder) from None
+    try:
+        note.write_text(f"Process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):  # whoever held it may have removed the folder
+            note.unlink()
+        lock.release()
+
+
+# --- Fingerprints ---------------------------------------------------------------------------------------------------
+
+
+def code_fingerprint(*modules: str | os.PathLike, libraries: Iterable[str] = ()) -> str:
+    """A digest of the code that a stored result depends on: when the code changes, the result is made again.
+
+    Args:
+        *modules (`str` or `os.PathLike`): full names of modules, such as "deft_llm.processing"; of a package, all
+            modules in it count. A path names a single file.
+        libraries (`Iterable[str]`): distributions whose versions count as well.
+
+    Returns:
+        `str`: SHA-256 in hexadecimal; the same wherever the code lies.
+
+    Raises:
+        ModuleNotFoundError: there is no such module. PackageNotFoundError: there is no such library.
+    """
+    files: dict[str, Path] = {}
+    for module in modules:
+        files |= _files_of(module) if isinstance(module, str) else {Path(module).name: Path(module)}
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        content = path.read_bytes()
+        digest.update(f"{name} {len(content)}\0".encode() + content)
+    for library in sorted(libraries):
+        digest.update(f"{library} {importlib.metadata.version(library)}\0".encode())
+    return digest.hexdigest()
+
+
+def _files_of(module: str) -> dict[str, Path]:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"No module named {module!r}.", name=module)
+    if spec.submodule_search_locations is None:
+        return {module: Path(spec.origin)}
+    folder = Path(spec.origin).parent
+    return {f"{module}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*.py")}
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
