@@ -1,15 +1,14 @@
 """The last two steps of `make demo`: a photograph whose brow is lowered by a known amount, and what the model says.
 
-    python -m deft_llm.demo clip --output photograph.mp4
-    python -m deft_llm.demo explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png
+    deft demo clip --output photograph.mp4
+    deft demo explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png
 
-`explain` starts itself again in an interpreter without this package, so that what runs is the model folder's own code,
+`deft demo explain` runs this file in an interpreter without this package, so that what runs is the model folder's own code,
 as for anybody who loads it from the Hub.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -119,39 +118,33 @@ def draw(pipe: Any, video: str, result: dict[str, Any], picture: Path) -> None:
     figure.savefig(picture, dpi=100)
 
 
-def without_package(arguments: list[str]) -> int:
-    """Runs this file in an interpreter that has every dependency and not deft_llm.
+def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
+    """Runs `explain` in an interpreter that has every dependency and not deft_llm.
 
     An editable install lives in a .pth hook, which `-S` leaves out; `-P` leaves out this file's own folder, and the
     site-packages folder is named by hand.
+
+    Args:
+        video: Clip to explain.
+        model: Folder of a trained model.
+        picture: PNG to write.
+
+    Returns:
+        The exit status of that interpreter.
+
+    Raises:
+        FileNotFoundError: The clip or the model's folder does not exist.
     """
+    if not video.exists():
+        raise FileNotFoundError(f"{video}: no such video. `deft demo clip` makes one.")
+    if not (model / "config.json").is_file():
+        raise FileNotFoundError(f"--model {model}: no config.json in it; pass a folder that `deft train` has written.")
     environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
-    command = [sys.executable, "-S", "-P", str(Path(__file__).resolve()), *arguments, "--in-this-process"]
+    command = [sys.executable, "-S", "-P", str(Path(__file__).resolve())]
+    command += [str(path.resolve()) for path in (video, model, picture)]
     with tempfile.TemporaryDirectory() as elsewhere:
         return subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    clip = commands.add_parser("clip", help="write the clip")
-    clip.add_argument("--output", type=Path, required=True)
-    tell = commands.add_parser("explain", help="explain a clip and draw the picture")
-    tell.add_argument("video", type=Path)
-    tell.add_argument("--model", type=Path, required=True, help="model folder")
-    tell.add_argument("--picture", type=Path, required=True, help="PNG to write")
-    tell.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    if arguments.command == "clip":
-        make_clip(arguments.output)
-        return 0
-    paths = [arguments.video.resolve(), arguments.model.resolve(), arguments.picture.resolve()]
-    if not arguments.in_this_process:
-        video, model, picture = map(str, paths)
-        return without_package(["explain", video, "--model", model, "--picture", picture])
-    explain(paths[0], str(paths[1]), paths[2])
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    explain(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

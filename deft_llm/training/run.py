@@ -57,7 +57,7 @@ def check_output(training: Any) -> str | None:
         if last or (out / "config.json").exists():
             raise FileExistsError(
                 f"{out} holds {Path(last).name if last else 'a finished model'}. Go on with it by "
-                "`--resume_from_checkpoint last`, or choose another --output_dir."
+                "`--resume_from_checkpoint last`, or choose another --output-dir."
             )
         return None
     if wanted in (True, "true", "True", "last"):
@@ -119,7 +119,7 @@ def check_sharing(training: Any, sources: Iterable[str], dataset: str) -> None:
     if bound and not training.hub_private_repo:
         raise LicenceError(
             f"`push_to_hub`: the recordings' terms bind what is trained on them ({bound}). Set "
-            "`--hub_private_repo true`, or push the finished folder with deft_llm.sharing.push and "
+            "`--hub_private_repo true`, or push the finished folder with `deft push` and "
             "--i-may-share REASON."
         )
 

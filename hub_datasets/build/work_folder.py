@@ -26,7 +26,7 @@ def locked(work: Path) -> Iterator[None]:
             file.close()
             raise BuildError(
                 f"{holder} is building into {work.name.removesuffix('.building')} already. Wait for it to end, or "
-                "choose another --out."
+                "choose another --output-dir."
             ) from None
         if os.path.exists(work / "lock") and os.path.samestat(os.fstat(file.fileno()), os.stat(work / "lock")):
             break
