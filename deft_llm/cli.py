@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,14 +48,14 @@ demo_app = typer.Typer(help="Make a photograph clip with known motion, and expla
 app.add_typer(demo_app, name="demo")
 
 
-class Protocol(str, Enum):
+class Protocol(StrEnum):
     loso = "loso"
     cde = "cde"
     lodo = "lodo"
     fixed = "fixed"
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     recognition = "recognition"
     full = "full"
 
@@ -73,7 +73,7 @@ Private = Annotated[bool, typer.Option("--private", help="Only you and your orga
 Gated = Annotated[bool, typer.Option("--gated", help="Visible; you answer requests for its files.")]
 
 
-# --- Clips ------------------------------------------------------------------------------------------------------------
+# --- Clips ----------------------------------------------------------------------------------------------------------
 
 
 @app.command()
@@ -154,7 +154,7 @@ def spot(
     return DONE
 
 
-# --- Models -----------------------------------------------------------------------------------------------------------
+# --- Models ---------------------------------------------------------------------------------------------------------
 
 
 # Help is printed by the training itself, which reads its options from YAML and the command line by TRL's parser.
@@ -302,7 +302,7 @@ def demo_explain(
     return explain_elsewhere(video, model, picture)
 
 
-# --- Words in, codes out ----------------------------------------------------------------------------------------------
+# --- Words in, codes out --------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +17,13 @@ from deft_llm.exit_codes import BROKE_OFF, BUILT_WITH_DROPS, DONE, NOTHING_BUILT
 app = typer.Typer(help="Build, render, look at and share datasets.", rich_markup_mode=None)
 
 
-class Split(str, Enum):
+class Split(StrEnum):
     none = "none"
     fixed = "fixed"
     holdout = "holdout"
 
 
-class Executor(str, Enum):
+class Executor(StrEnum):
     local = "local"
     slurm = "slurm"
     ray = "ray"
@@ -221,7 +221,7 @@ def push(
         str | None,
         typer.Option(
             metavar="REASON",
-            help="Needed for rows derived from licensed data: why the licences allow this; written into the data card.",
+            help="Why the licences allow it: needed for rows of licensed data, and written into the data card.",
         ),
     ] = None,
 ) -> int:

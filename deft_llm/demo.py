@@ -3,8 +3,8 @@
     deft demo clip --output photograph.mp4
     deft demo explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png
 
-`deft demo explain` runs this file in an interpreter without this package, so that what runs is the model folder's own code,
-as for anybody who loads it from the Hub.
+`deft demo explain` runs this file in an interpreter without this package, so that what runs is the model folder's own
+code, as for anybody who loads it from the Hub.
 """
 
 from __future__ import annotations

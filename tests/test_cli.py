@@ -44,7 +44,7 @@ def data(dataset, tmp_path_factory):
     return place
 
 
-# --- Help -------------------------------------------------------------------------------------------------------------
+# --- Help -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_command_is_listed_and_known():
@@ -86,7 +86,7 @@ def test_without_a_word_the_help_is_shown(capsys):
     assert "Exit codes:" in capsys.readouterr().out
 
 
-# --- Errors -----------------------------------------------------------------------------------------------------------
+# --- Errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("measure nowhere.mp4", "nowhere.mp4: no such video or folder of frames."),
         ("measure {broken}", "broken.mp4: "),
         ("measure {clip} --key-frames 3 9 300", "300"),
-        ("measure {clip} --al", "No such option '--al'"),
+        ("measure {clip} --al", "No such option"),
         ("spot {clip} --json --csv", "Choose one of --json and --csv."),
         ("spot {clip} --longest 60", "longest must lie in 0.1–5 seconds, got 60.0."),
         ("spot {frames}", "the source carries no frame rate; pass --fps (frames per second)."),
@@ -111,12 +111,12 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("evaluate", "Missing option '--output-dir'."),
         (
             "evaluate --output-dir o --dataset d",
-            "There is nothing to evaluate: give --model, or --baselines, or both.",
+            "nothing to evaluate: give --model, or --baselines, or both.",
         ),
         ("evaluate --output-dir o --model m", "--dataset is missing."),
         ("evaluate --output-dir o --questions q", "--questions needs --videos and --model."),
         ("evaluate --output-dir o --protocol holdout", "'holdout' is not one of 'loso', 'cde', 'lodo', 'fixed'"),
-        ("evaluate --output-dir o --dataset nowhere --baselines majority", "nowhere"),
+        ("evaluate --output-dir o --dataset nowhere --baselines svm", "nowhere: no dataset folder, and no Hub"),
         ("evaluate --output-dir o --dataset d --baselines forest", "Unknown baseline 'forest'. Known: majority"),
         ("card {empty}", "holds no config.json; pass a folder that `deft train` has written."),
         ("push {empty} org/x", "is not complete: "),
@@ -221,7 +221,7 @@ def test_every_module_of_an_extra_is_known():
             assert packages.get(module, module) in brought, module
 
 
-# --- Words ------------------------------------------------------------------------------------------------------------
+# --- Words ----------------------------------------------------------------------------------------------------------
 
 
 def test_underscores_and_several_values_are_understood():
@@ -233,7 +233,7 @@ def test_underscores_and_several_values_are_understood():
     ]  # fmt: skip
 
 
-# --- Each command, once -----------------------------------------------------------------------------------------------
+# --- Each command, once ---------------------------------------------------------------------------------------------
 
 
 def test_explain(brow_video, still_video, folder, capsys):
@@ -256,13 +256,13 @@ def test_measure(brow_video, capsys):
     assert [entry["region"] for entry in item["motion"]] == [motion.region for motion in motions]
 
 
-def test_spot(brow_video, capsys):
-    assert main(["spot", str(brow_video), "--json"]) == DONE
+def test_spot(spotted_video, capsys):
+    assert main(["spot", str(spotted_video), "--json"]) == DONE
     intervals = json.loads(capsys.readouterr().out)
     assert {"onset", "apex", "offset", "kind"} <= set(intervals[0])
-    assert main(["spot", str(brow_video), "--csv"]) == DONE
+    assert main(["spot", str(spotted_video), "--csv"]) == DONE
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(intervals)
-    assert main(["spot", str(brow_video)]) == DONE
+    assert main(["spot", str(spotted_video)]) == DONE
     assert len(capsys.readouterr().out.splitlines()) == len(intervals)
 
 

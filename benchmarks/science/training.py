@@ -384,11 +384,11 @@ def on_gpu(name: str = "qwen3-4b-lora", steps: int = 20) -> None:
 
 def lora_steps(recipe: dict[str, Any], device: str, steps: int) -> dict[str, float]:
     """Median seconds of a step, and tokens/s, of a recipe's model with its adapters and AdamW."""
-    from deft_llm.training.arguments import TuningArguments
     from deft_llm.training.parts import add_adapters, cast_language_model
+    from deft_llm.training.tuning import TuningArguments
 
     model = full_size(recipe, device)
-    cast_language_model(model, recipe["language_dtype"])
+    cast_language_model(model, recipe["dtype"])
     size = recipe["per_device_train_batch_size"]
     batch = made_up_batch(model, recipe, size, device)
     model = add_adapters(model, TuningArguments(use_peft=True, lora_r=recipe["lora_r"]), "base").train()

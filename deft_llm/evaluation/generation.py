@@ -140,8 +140,8 @@ class Checkpoint:
         label_of = self._labels_of(model.config)
         codes = list(model.config.action_units)
         if self.generate:
-            # Batches of one size, filled up with copies of a clip: the size of a batch changes the rounding, and so now
-            # and then a word, and what is said of a clip must not depend on how many others are asked about.
+            # Batches of one size, filled up with copies of a clip: the size of a batch changes the rounding, and so
+            # now and then a word, and an answer must not depend on how many other clips are asked about.
             filled = [*rows, *[rows[0]] * (-len(rows) % ANSWERS_AT_ONCE)]
             raw = answer_clips(model, processor, filled, ANSWERS_AT_ONCE, self.max_new_tokens)[: len(rows)]
         else:

@@ -184,12 +184,17 @@ def load_splits(dataset: str, *, with_video: bool) -> dict[str, list[dict[str, A
 
     Returns:
         Split → rows.
+
+    Raises:
+        FileNotFoundError: There is no such dataset, or this account may not read it.
+        ValueError: A column is missing.
     """
     import numpy as np
-    from datasets import load_dataset
+
+    from deft_llm.training.data import load_splits as load_uni_mer
 
     splits = {}
-    for name, part in load_dataset(dataset).items():
+    for name, part in load_uni_mer(dataset).items():
         if not with_video and "video" in part.column_names:
             part = part.remove_columns("video")
         part = part.with_format("numpy", columns=["flow"], output_all_columns=True)

@@ -28,8 +28,8 @@ def everything(tmp_path_factory):
     licensed = [name for name in roots if name in SOURCES]
     done = subprocess.run(
         command(
-            "build", "--source", *sources, "--accept-licence", *licensed, "--output-dir", place / "uni-mer", "--face-source",
-            "cropped", "--split", "fixed", "--shard-size", 8, "--features-only", "--workers", 2,
+            "build", "--source", *sources, "--accept-licence", *licensed, "--output-dir", place / "uni-mer",
+            "--face-source", "cropped", "--split", "fixed", "--shard-size", 8, "--features-only", "--workers", 2,
         ),
         capture_output=True, text=True, check=False, env=None,
     )  # fmt: skip
