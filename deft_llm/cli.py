@@ -134,7 +134,7 @@ def measure(
 
 @app.command()
 def spot(
-    video: Annotated[str, typer.Argument(help="Video, folder of frames, or URL.")],
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Video, folder of frames, or URL.")],
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     face_source: FaceSource = None,
@@ -245,7 +245,7 @@ def evaluate(
 
 @app.command()
 def card(
-    folder: Annotated[Path, typer.Argument(help="Model folder that `deft train` has written.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder that `deft train` has written.")],
     report: Annotated[Path | None, typer.Option(help="report.json that `deft evaluate` has written.")] = None,
     dataset_id: Annotated[
         str | None, typer.Option(help="The dataset's Hub repository, where the report names a folder.")
@@ -260,8 +260,8 @@ def card(
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Model folder that `deft train` has written.")],
-    repo: Annotated[str, typer.Argument(help="Hub repository, such as org/deft-llm.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder that `deft train` has written.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Hub repository, such as org/deft-llm.")],
     private: Private = False,
     gated: Gated = False,
     i_may_share: Annotated[
@@ -289,7 +289,7 @@ def demo_clip(output: Annotated[Path, typer.Option(help="Video to write, such as
 
 @demo_app.command("explain")
 def demo_explain(
-    video: Annotated[Path, typer.Argument(help="Clip to explain.")],
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="Clip to explain.")],
     model: Annotated[Path, typer.Option(help="Model folder.")],
     picture: Annotated[Path, typer.Option(help="PNG to write.")],
 ) -> int:

@@ -197,7 +197,7 @@ def synthesize(
 
 @app.command("inspect")
 def inspect_folder(
-    folder: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Dataset folder.")],
     clip: Annotated[
         str | None,
         typer.Option(metavar="ID", help="Clip to show; without it, the first one with a supported action unit."),
@@ -213,8 +213,8 @@ def inspect_folder(
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Dataset folder.")],
-    repo: Annotated[str, typer.Argument(help="Hub repository, such as org/uni-mer.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Dataset folder.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Hub repository, such as org/uni-mer.")],
     private: Annotated[bool, typer.Option("--private", help="Only you and your organisation can see it.")] = False,
     gated: Annotated[bool, typer.Option("--gated", help="Visible; you answer requests for its files.")] = False,
     i_may_share: Annotated[

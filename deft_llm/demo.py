@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
     """Runs `explain` in an interpreter that has every dependency and not deft_llm.
 
     An editable install lives in a .pth hook, which `-S` leaves out; `-P` leaves out this file's own folder, and the
-    site-packages folder is named by hand.
+    folders with the dependencies are named by hand.
 
     Args:
         video: Clip to explain.
@@ -139,7 +138,8 @@ def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
         raise FileNotFoundError(f"{video}: no such video. `deft demo clip` makes one.")
     if not (model / "config.json").is_file():
         raise FileNotFoundError(f"--model {model}: no config.json in it; pass a folder that `deft train` has written.")
-    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(packages)}
     command = [sys.executable, "-S", "-P", str(Path(__file__).resolve())]
     command += [str(path.resolve()) for path in (video, model, picture)]
     with tempfile.TemporaryDirectory() as elsewhere:
