@@ -21,11 +21,12 @@ $(READY): pyproject.toml constraints.txt
 # Data -> training -> evaluation on unseen identities -> a photograph through the pipeline, package not importable.
 demo: $(READY)
 	@rm -rf $(DEMO) && mkdir -p $(DEMO)
-	@$(BIN)/python -m deft_llm.hub_datasets synthesize --out $(DEMO)/data
-	@$(BIN)/python train_sft.py --config recipes/tiny.yaml --dataset $(DEMO)/data --output_dir $(DEMO)/deft-tiny
-	@$(BIN)/python -m deft_llm.evaluation.run --model $(DEMO)/deft-tiny --dataset $(DEMO)/data --output $(DEMO)/evaluation
-	@$(BIN)/python -m deft_llm.demo clip --output $(DEMO)/photograph.mp4
-	@$(BIN)/python -m deft_llm.demo explain $(DEMO)/photograph.mp4 --model $(DEMO)/deft-tiny --picture $(DEMO)/explanation.png
+	@$(BIN)/deft data synthesize --output-dir $(DEMO)/data
+	@$(BIN)/deft train --config recipes/tiny.yaml --dataset $(DEMO)/data --output-dir $(DEMO)/deft-tiny
+	@$(BIN)/deft evaluate --model $(DEMO)/deft-tiny --dataset $(DEMO)/data --target emotion --baselines majority \
+		--output-dir $(DEMO)/evaluation
+	@$(BIN)/deft demo clip --output $(DEMO)/photograph.mp4
+	@$(BIN)/deft demo explain $(DEMO)/photograph.mp4 --model $(DEMO)/deft-tiny --picture $(DEMO)/explanation.png
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST_PARALLEL) --dist loadfile

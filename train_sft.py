@@ -1,8 +1,8 @@
 """Supervised fine-tuning of DEFT on a Uni-MER dataset.
 
-    python train_sft.py --config recipes/tiny.yaml --dataset build/demo/data --output_dir build/deft-tiny
+    accelerate launch train_sft.py --config recipes/tiny.yaml --dataset build/demo/data --output_dir build/deft-tiny
 
-All of it is `deft_llm.training.run`; `--help` says more.
+The same as `deft train`, as a file that accelerate and torchrun can start.
 """
 
 import sys

@@ -1,15 +1,14 @@
 """The last two steps of `make demo`: a photograph whose brow is lowered by a known amount, and what the model says.
 
-    python -m deft_llm.demo clip --output photograph.mp4
-    python -m deft_llm.demo explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png
+    deft demo clip --output photograph.mp4
+    deft demo explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png
 
-`explain` runs the model in an interpreter without this package, so that what runs is the model folder's own code, as
-for anybody who loads it from the Hub; the picture is drawn here, from what that interpreter has written down.
+`deft demo explain` runs the model in an interpreter without this package, so that what runs is the model folder's own
+code, as for anybody who loads it from the Hub. The picture is drawn here, from what that interpreter has written down.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -135,18 +134,25 @@ def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
     folders with the dependencies are named by hand.
 
     Args:
-        video: the clip to explain.
-        model: the folder of a trained model.
-        picture: the PNG to write.
+        video: Clip to explain.
+        model: Folder of a trained model.
+        picture: PNG to write.
 
     Returns:
         The exit status of that interpreter.
+
+    Raises:
+        FileNotFoundError: The clip or the model's folder does not exist.
     """
-    packages = os.pathsep.join(path for path in sys.path if Path(path).name == "site-packages")
-    environment = {**os.environ, "PYTHONPATH": packages}
+    if not video.exists():
+        raise FileNotFoundError(f"{video}: no such video. `deft demo clip` makes one.")
+    if not (model / "config.json").is_file():
+        raise FileNotFoundError(f"--model {model}: no config.json in it; pass a folder that `deft train` has written.")
+    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(packages)}
     with tempfile.TemporaryDirectory() as elsewhere:
         facts = Path(elsewhere) / "facts.npz"
-        command = [sys.executable, "-S", "-P", str(Path(__file__).resolve()), "facts"]
+        command = [sys.executable, "-S", "-P", str(Path(__file__).resolve())]
         command += [str(path.resolve()) for path in (video, model, facts)]
         status = subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode
         if status == 0:
@@ -155,27 +161,5 @@ def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
     return status
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    clip = commands.add_parser("clip", help="write the clip")
-    clip.add_argument("--output", type=Path, required=True)
-    tell = commands.add_parser("explain", help="explain a clip and draw the picture")
-    tell.add_argument("video", type=Path)
-    tell.add_argument("--model", type=Path, required=True, help="model folder")
-    tell.add_argument("--picture", type=Path, required=True, help="PNG to write")
-    known = commands.add_parser("facts")  # what `explain` starts in the interpreter without the package
-    for name in ("video", "model", "facts"):
-        known.add_argument(name, type=Path)
-    arguments = parser.parse_args(argv)
-    if arguments.command == "clip":
-        make_clip(arguments.output)
-        return 0
-    if arguments.command == "facts":
-        explain(arguments.video, str(arguments.model), arguments.facts)
-        return 0
-    return explain_elsewhere(arguments.video, arguments.model, arguments.picture)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    explain(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -77,6 +77,15 @@ def still_video(still_clip, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def spotted_video(face, tmp_path_factory) -> Path:
+    """A video long enough to be searched, with AU4 in frames 60 to 92."""
+    shown = Expression((UnitRequest("AU4", "both", 0.02),), onset=60, apex=76, offset=92)
+    path = tmp_path_factory.mktemp("clips") / "long.mp4"
+    path.write_bytes(encode_mp4(render_clip(face, [shown], np.random.default_rng(2), count=160)))
+    return path
+
+
+@pytest.fixture(scope="session")
 def dataset() -> Dataset:
     """48 clips of four faces: every emotion and action unit of the generator occurs."""
     settings = {"preset": PRESETS["easy"], "conventions": ("synthetic",), "clips_per_face": 12, "total": 48,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deft_llm.demo import LANDMARKS, LOWERING, main
+from deft_llm.cli import main
+from deft_llm.demo import LANDMARKS, LOWERING
 from deft_llm.processing import DeftVideoProcessor, open_clip
 
 pytest.importorskip("skimage")
@@ -13,7 +14,7 @@ pytest.importorskip("skimage")
 @pytest.fixture(scope="module")
 def photograph(tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "new" / "photograph.mp4"
-    assert main(["clip", "--output", str(path)]) == 0
+    assert main(["demo", "clip", "--output", str(path)]) == 0
     return path
 
 
@@ -29,11 +30,13 @@ def test_the_brows_are_lowered_by_what_is_said(photograph, capsys):
 @pytest.mark.filterwarnings("ignore")
 def test_it_is_explained_by_the_models_own_code(photograph, folder, tmp_path):
     picture = tmp_path / "new" / "explanation.png"
-    assert main(["explain", str(photograph), "--model", str(folder), "--picture", str(picture)]) == 0
+    assert main(["demo", "explain", str(photograph), "--model", str(folder), "--picture", str(picture)]) == 0
     assert np.asarray(Image.open(picture).convert("L")).std() > 10
 
 
-def test_a_form_that_is_none_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["explain", "clip.mp4"])
-    assert "--model" in capsys.readouterr().err
+def test_what_is_not_there_is_named(photograph, tmp_path, capsys):
+    options = ["--model", str(tmp_path), "--picture", str(tmp_path / "picture.png")]
+    assert main(["demo", "explain", "nowhere.mp4", *options]) == 2
+    assert "nowhere.mp4: no such video. `deft demo clip` makes one." in capsys.readouterr().err
+    assert main(["demo", "explain", str(photograph), *options]) == 2
+    assert "no config.json in it; pass a folder that `deft train` has written" in capsys.readouterr().err

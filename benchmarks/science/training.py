@@ -73,7 +73,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
 
 
 def synthesized(folder: Path, *options: str) -> str:
-    command = [sys.executable, "-m", "deft_llm.hub_datasets", "synthesize", "--out", str(folder), *options]
+    command = [sys.executable, "-m", "deft_llm.cli", "data", "synthesize", "--output-dir", str(folder), *options]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return str(folder)
 
@@ -231,22 +231,26 @@ def tiny_recipe(data: str | None, work: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "deft_llm.evaluation.run",
+        "deft_llm.cli",
+        "evaluate",
         "--model",
         str(out),
         "--dataset",
         data,
-        "--output",
+        "--target",
+        "emotion",
+        "--output-dir",
         str(work / "e"),
     ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     report = json.loads((work / "e" / "report.json").read_text())
-    for name, figures in report["emotions"].items():
+    for name, figures in report["models"].items():
         print(
             f"tiny recipe, realistic preset, {report['subjects']} unseen identities, {name}: UF1 {figures['uf1']:.3f}"
         )
-    units = report["action_units"]["recognition head"]
-    print(f"action units: {units}; answers that parse {100 * report['answers_parsed']:.0f} %")
+    figures = next(iter(report["models"].values()))
+    units = {name: figures["action_units"][name] for name in ("au_f1", "au_f1_macro")}
+    print(f"action units: {units}; answers that parse {100 * figures['answers']['parsed']:.0f} %")
     print(f"decoding and training: {minutes:.1f} minutes on {os.cpu_count()} cores")
 
 
@@ -380,11 +384,11 @@ def on_gpu(name: str = "qwen3-4b-lora", steps: int = 20) -> None:
 
 def lora_steps(recipe: dict[str, Any], device: str, steps: int) -> dict[str, float]:
     """Median seconds of a step, and tokens/s, of a recipe's model with its adapters and AdamW."""
-    from deft_llm.training.arguments import TuningArguments
     from deft_llm.training.parts import add_adapters, cast_language_model
+    from deft_llm.training.tuning import TuningArguments
 
     model = full_size(recipe, device)
-    cast_language_model(model, recipe["language_dtype"])
+    cast_language_model(model, recipe["dtype"])
     size = recipe["per_device_train_batch_size"]
     batch = made_up_batch(model, recipe, size, device)
     model = add_adapters(model, TuningArguments(use_peft=True, lora_r=recipe["lora_r"]), "base").train()

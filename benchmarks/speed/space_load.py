@@ -55,7 +55,7 @@ def untrained_model(folder: Path) -> Path:
     from deft_llm.training.arguments import ModelArguments
     from deft_llm.training.parts import build_model
 
-    command = [sys.executable, "-m", "deft_llm.hub_datasets", "synthesize", "--out", str(folder / "data")]
+    command = [sys.executable, "-m", "deft_llm.cli", "data", "synthesize", "--output-dir", str(folder / "data")]
     subprocess.run([*command, "--clips", "72"], check=True, stdout=subprocess.DEVNULL)
     recipe = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text(encoding="utf-8"))
     names = ModelArguments.__dataclass_fields__

@@ -19,13 +19,11 @@ from timing import ROUNDS, alternate, side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
-    "hub_datasets": ["-m", "deft_llm.hub_datasets"],
-    "hub_datasets build": ["-m", "deft_llm.hub_datasets", "build"],
-    "train_sft.py": ["train_sft.py"],
-    "evaluation.run": ["-m", "deft_llm.evaluation.run"],
-    "sharing.push": ["-m", "deft_llm.sharing.push"],
-    "sharing.card": ["-m", "deft_llm.sharing.card"],
-    "demo": ["-m", "deft_llm.demo"],
+    "deft": ["-m", "deft_llm.cli"],
+    "deft data build": ["-m", "deft_llm.cli", "data", "build"],
+    "deft train": ["-m", "deft_llm.cli", "train"],
+    "deft evaluate": ["-m", "deft_llm.cli", "evaluate"],
+    "deft push": ["-m", "deft_llm.cli", "push"],
 }
 
 

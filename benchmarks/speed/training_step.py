@@ -31,9 +31,9 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from deft_llm.training.arguments import LORA_TARGETS, TuningArguments
 from deft_llm.training.parts import add_adapters
 from deft_llm.training.trainer import DeftSFTTrainer
+from deft_llm.training.tuning import LORA_TARGETS, TuningArguments
 
 ANSWER = 120  # tokens
 NAMES = ("DEFT", "stock")

@@ -52,6 +52,7 @@ class ModelSpec:
         files: further arguments that are files; their content, not their path, decides whether a finished fold is
             still valid.
         needs_video: whether the `video` column is passed on.
+        abstains: whether its predictions say `abstained`; it is then asked about the task's still clips, too.
     """
 
     name: str
@@ -59,17 +60,22 @@ class ModelSpec:
     config: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str | Path] = field(default_factory=dict)
     needs_video: bool = False
+    abstains: bool = False
 
 
 @dataclass
 class RunResult:
-    """Predictions of every tested clip: fold → clip id → prediction; seconds and peak memory (MB) of each fold."""
+    """Predictions of every tested clip: fold → clip id → prediction; seconds and peak memory (MB) of each fold.
+
+    `still` holds the predictions of clips that show no expression; no class was asked of them.
+    """
 
     model: str
     predictions: dict[str, dict[str, dict[str, Any]]]
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: dict[str, float] = field(default_factory=dict)
     cached: int = 0
+    still: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def pooled(self, task: Task) -> dict[str, dict[str, Any]]:
         """Clip id → prediction, over all folds.
@@ -81,7 +87,7 @@ class RunResult:
         if missing:
             raise IncompleteError(
                 f"{self.model}: {len(missing)} of {len(task.folds)} folds are missing: {_listed(missing)}. Run again "
-                "with the same --output to finish them."
+                "with the same --output-dir to finish them."
             )
         pooled = {}
         for fold in task.folds:
@@ -126,7 +132,9 @@ def run_protocol(
     check_trainable(task)
     check_leaks(rows, task)
     by_id = {row["clip_id"]: row for row in rows}
-    hashes = {clip: row_hash(by_id[clip], with_video=model.needs_video) for clip in task.label_of}
+    asked = {fold.name: (*fold.test, *_still_of(fold, task, model)) for fold in task.folds}
+    wanted = {*task.label_of, *(clip for clips in asked.values() for clip in clips)}
+    hashes = {clip: row_hash(by_id[clip], with_video=model.needs_video) for clip in sorted(wanted)}
     code = code_hash(model.factory)
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
@@ -140,7 +148,7 @@ def run_protocol(
             waiting.append((fold, key, path))
             continue
         result.cached += 1
-        _keep(result, fold.name, stored)
+        _keep(result, fold, stored)
         if on_fold:
             on_fold(fold.name)
 
@@ -163,14 +171,14 @@ def run_protocol(
                 process, fold, key, path = running[connection]
                 kind, content = _receive(connection, process, model, fold)
                 if kind == "fitted":
-                    test = [_test_row(by_id[clip], number, model) for number, clip in enumerate(fold.test)]
+                    test = [_test_row(by_id[clip], number, model) for number, clip in enumerate(asked[fold.name])]
                     _send(connection, test, process, model, fold)
                     continue
-                predictions = _checked_predictions(content.pop("predictions"), fold, task, model)
+                predictions = _checked_predictions(content.pop("predictions"), asked[fold.name], fold, task, model)
                 # A resumed run is to give the same report to the last digit, so the numbers take the same way.
                 stored = json.loads(json.dumps({"key": key, "fold": fold.name, "predictions": predictions, **content}))
                 write_whole(path, json.dumps(stored))
-                _keep(result, fold.name, stored)
+                _keep(result, fold, stored)
                 connection.close()
                 process.join()
                 del running[connection]
@@ -279,12 +287,18 @@ def _test_row(row: Row, number: int, model: ModelSpec) -> dict[str, Any]:
     return {"clip_id": f"test clip {number}", **kept}
 
 
-def _checked_predictions(predictions: Any, fold: Fold, task: Task, model: ModelSpec) -> dict[str, dict[str, Any]]:
+def _still_of(fold: Fold, task: Task, model: ModelSpec) -> tuple[str, ...]:
+    return task.still.get(fold.name, ()) if model.abstains else ()
+
+
+def _checked_predictions(
+    predictions: Any, clips: Sequence[str], fold: Fold, task: Task, model: ModelSpec
+) -> dict[str, dict[str, Any]]:
     where = f"{model.name}, fold {fold.name}"
-    if len(predictions) != len(fold.test):
-        raise IncompleteError(f"{where}: {len(predictions)} predictions for {len(fold.test)} clips.")
+    if len(predictions) != len(clips):
+        raise IncompleteError(f"{where}: {len(predictions)} predictions for {len(clips)} clips.")
     checked = {}
-    for clip, prediction in zip(fold.test, predictions, strict=True):
+    for clip, prediction in zip(clips, predictions, strict=True):
         if prediction is None or "scores" not in prediction:
             raise IncompleteError(f"{where}: no prediction for {clip}.")
         scores = np.asarray(prediction["scores"], float)
@@ -297,10 +311,14 @@ def _checked_predictions(predictions: Any, fold: Fold, task: Task, model: ModelS
     return checked
 
 
-def _keep(result: RunResult, fold: str, stored: Mapping[str, Any]) -> None:
-    result.predictions[fold] = stored["predictions"]
-    result.seconds[fold] = stored["seconds"]
-    result.peak_memory[fold] = stored["peak_memory"]
+def _keep(result: RunResult, fold: Fold, stored: Mapping[str, Any]) -> None:
+    tested = set(fold.test)
+    result.predictions[fold.name] = {clip: item for clip, item in stored["predictions"].items() if clip in tested}
+    still = {clip: item for clip, item in stored["predictions"].items() if clip not in tested}
+    if still:
+        result.still[fold.name] = still
+    result.seconds[fold.name] = stored["seconds"]
+    result.peak_memory[fold.name] = stored["peak_memory"]
 
 
 # --- Hashes and files -----------------------------------------------------------------------------------------------
@@ -333,7 +351,7 @@ def code_hash(factory: Callable[..., Any]) -> str:
 def _fold_key(fold: Fold, task: Task, hashes: Mapping[str, str], model: ModelSpec, seed: int, code: str) -> str:
     content = {
         "train": [(hashes[clip], task.label_of[clip]) for clip in fold.train],
-        "test": [(clip, hashes[clip]) for clip in fold.test],
+        "test": [(clip, hashes[clip]) for clip in (*fold.test, *_still_of(fold, task, model))],
         "labels": task.labels,
         "model": f"{model.factory.__module__}.{model.factory.__qualname__}",
         "config": model.config,

@@ -17,6 +17,8 @@ from deft_llm.processing import DeftVideoProcessor
 
 TRAINING = ("-P", "-m", "deft_llm.training.run")  # what Python is told, in a process of its own
 
+ANSWERS_AT_ONCE = 8  # clips per batch
+
 
 def load_checkpoint(path: str | Path) -> tuple[Any, Any]:
     """Model, in evaluation mode, and processor of a folder or a Hub repository."""
@@ -138,8 +140,10 @@ class Checkpoint:
         label_of = self._labels_of(model.config)
         codes = list(model.config.action_units)
         if self.generate:
-            # One clip at a time: with several, padding changes the rounding, and so now and then a word.
-            raw = answer_clips(model, processor, rows, 1, self.max_new_tokens)
+            # Batches of one size, filled up with copies of a clip: the size of a batch changes the rounding, and so
+            # now and then a word, and an answer must not depend on how many other clips are asked about.
+            filled = [*rows, *[rows[0]] * (-len(rows) % ANSWERS_AT_ONCE)]
+            raw = answer_clips(model, processor, filled, ANSWERS_AT_ONCE, self.max_new_tokens)[: len(rows)]
         else:
             raw = self._recognised(model, processor, rows)
         predictions = []
@@ -160,6 +164,7 @@ class Checkpoint:
                     "head_label": max(scores, key=scores.get),
                     "answer": item["answer"],
                     "parsed": item["parsed"],
+                    "abstained": item["abstained"],
                     "sides": item["sides"],
                 }
             predictions.append(prediction)

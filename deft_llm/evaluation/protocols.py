@@ -40,6 +40,8 @@ class Task:
     Args:
         labels: the fixed label list. label_of: clip id → label. left_out: clip id → why, for every other clip.
         differences: where a published protocol's counts are not met; the report repeats them.
+        still: fold → clips of its test side that show no expression. No class is asked for; a model that can abstain
+            is to abstain.
     """
 
     protocol: str
@@ -49,6 +51,7 @@ class Task:
     folds: tuple[Fold, ...]
     left_out: dict[str, str] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
+    still: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def make_task(
@@ -102,13 +105,15 @@ def make_task(
     used = [row for row in rows if row["clip_id"] in label_of]
     if not used:
         raise ValueError(f"No clip has a label for {protocol} ({target}).")
+    still: dict[str, tuple[str, ...]] = {}
     if protocol == "fixed":
         folds, differences = _fixed_folds(splits, label_of)
+        still = _still_clips(splits, folds, label_of)
     else:
         check_disjoint({"the dataset": used})  # a clip id twice would hide a clip
         folds = leave_one_dataset_out(used) if protocol == "lodo" else leave_one_subject_out(used)
         check_folds(folds, used)
-    task = Task(protocol, target, labels, dict(label_of), tuple(folds), left_out, tuple(differences))
+    task = Task(protocol, target, labels, dict(label_of), tuple(folds), left_out, tuple(differences), still)
     check_trainable(task)
     return task
 
@@ -126,6 +131,24 @@ def _fixed_folds(splits: Mapping[str, Sequence[Row]], label_of: Mapping[str, str
         raise ValueError(f"The fixed protocol needs the split {missing[0]!r}; the dataset has {', '.join(splits)}.")
     check_disjoint(parts)
     return [Fold("test", *(tuple(row["clip_id"] for row in parts[name]) for name in ("train", "test")))], differences
+
+
+def _still_clips(
+    splits: Mapping[str, Sequence[Row]], folds: Sequence[Fold], label_of: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Clips without emotion and action unit in the split that a fold is named after."""
+    still = {}
+    for fold in folds:
+        rows = [
+            row
+            for row in splits.get(fold.name, ())
+            if row["clip_id"] not in label_of and row.get("emotion") is None and not row.get("action_units")
+        ]
+        if rows:
+            trained = {clip: row for part in splits.values() for row in part if (clip := row["clip_id"]) in label_of}
+            check_disjoint({"train": [trained[clip] for clip in fold.train], f"{fold.name}, still clips": rows})
+            still[fold.name] = tuple(row["clip_id"] for row in rows)
+    return still
 
 
 def check_trainable(task: Task) -> None:

@@ -74,8 +74,10 @@ def make_report(
     subjects = [by_id[clip]["subject"] for clip in clips]
     answers = {name: [predictions[clip]["label"] for clip in clips] for name, predictions in pooled.items()}
     models = {
-        name: _figures(pooled[name], clips, by_id, true, subjects, task, seed, resamples) | _config_of(name, configs)
-        for name in names
+        result.model: _figures(pooled[result.model], clips, by_id, true, subjects, task, seed, resamples)
+        | _abstention(result)
+        | _config_of(result.model, configs)
+        for result in results
     }
     matrices = {name: subject_confusions(subjects, true, answers[name], task.labels) for name in names}
     comparisons = []
@@ -148,6 +150,20 @@ def _figures(predictions, clips, by_id, true, subjects, task: Task, seed: int, r
     if written := [clip for clip in clips if "parsed" in predictions[clip]]:
         figures["answers"] = _answer_figures(predictions, written, by_id)
     return figures
+
+
+def _abstention(result: RunResult) -> dict[str, Any]:
+    """How often a model names no emotion because nothing moves, on clips with an expression and on still ones."""
+    shown = [item for clips in result.predictions.values() for item in clips.values()]
+    still = [item for clips in result.still.values() for item in clips.values()]
+    if not shown or not all("abstained" in item for item in shown):
+        return {}
+    figures = {"expressive_clips": len(shown), "expressive_clips_abstained": _share(shown), "still_clips": len(still)}
+    return {"abstention": figures | ({"still_clips_abstained": _share(still)} if still else {})}
+
+
+def _share(items: Sequence[Mapping[str, Any]]) -> float:
+    return sum(bool(item["abstained"]) for item in items) / len(items)
 
 
 def _answer_figures(predictions, clips, by_id) -> dict[str, Any]:
@@ -286,7 +302,7 @@ def write_report(
         with (partial / "predictions.jsonl").open("w", encoding="utf-8") as file:
             for result in results:
                 for fold, clips in result.predictions.items():
-                    for clip, prediction in clips.items():
+                    for clip, prediction in (clips | result.still.get(fold, {})).items():
                         entry = {"model": result.model, "fold": fold, "clip_id": clip, **prediction}
                         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
         draw_confusions(report, partial / "confusion.png")
@@ -358,6 +374,8 @@ def markdown(report: Mapping[str, Any]) -> str:
                     f" Of {true['claims']} claims the measured motion supports {100 * true['supported']:.1f} % and "
                     f"contradicts {100 * true['contradicted']:.1f} %."
                 )
+        if abstention := figures.get("abstention"):
+            lines += ["", _abstention_words(abstention)]
     if report["differences_from_the_protocol"]:
         lines += ["", "## Not as published", "", *(f"- {text}" for text in report["differences_from_the_protocol"])]
     if report["left_out"]:
@@ -369,6 +387,16 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += ["", f"Seed {report['seed']}; split SHA-256 `{report['split_sha256']}`; {versions}.", ""]
     lines += ["![Confusion matrices](confusion.png)", "", "![Reliability](reliability.png)", ""]
     return "\n".join(lines)
+
+
+def _abstention_words(figures: Mapping[str, Any]) -> str:
+    words = (
+        f"No emotion is named, because nothing moves, for {100 * figures['expressive_clips_abstained']:.1f} % of "
+        f"{figures['expressive_clips']} clips with an expression"
+    )
+    if figures["still_clips"]:
+        words += f" and for {100 * figures['still_clips_abstained']:.1f} % of {figures['still_clips']} still clips"
+    return words + "."
 
 
 def _figure(value: float | None) -> str:

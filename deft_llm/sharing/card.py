@@ -1,6 +1,6 @@
 """The card of a trained model, filled from what was measured: `training_run.json` and `evaluation_report.json`.
 
-    python -m deft_llm.sharing.card build/demo/deft-tiny --report build/demo/evaluation/report.json
+    deft card build/demo/deft-tiny --report build/demo/evaluation/report.json
 
 Training writes `training_run.json` into the model's folder, evaluation's `report.json` is put beside it, and the card
 (README.md) is made from the two and from config.json whenever one of them changes. No figure is written by hand: what
@@ -9,11 +9,9 @@ no report holds, the card says is not known.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
-import sys
 from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +22,7 @@ from deft_llm.files import write_whole
 TEMPLATE = Path(__file__).with_name("model_card.md")
 RUN_FILE, REPORT_FILE = "training_run.json", "evaluation_report.json"
 _LIBRARIES = ("deft-llm", "transformers", "trl", "torch", "numpy")
-_METRICS = {"uf1": ("UF1", "f1"), "uar": ("UAR", "recall"), "accuracy": ("accuracy", "accuracy")}
+_METRICS = ("uf1", "uar", "accuracy")
 
 
 class CardError(ValueError):
@@ -149,7 +147,7 @@ def fill_card(
     folder = Path(folder)
     for name in ("config.json", RUN_FILE):
         if not (folder / name).is_file():
-            raise CardError(f"{folder} holds no {name}; pass the folder that train_sft.py has written.")
+            raise CardError(f"{folder} holds no {name}; pass a folder that `deft train` has written.")
     config, run = _read(folder / "config.json"), _read(folder / RUN_FILE)
     if report is not None:
         figures = _read(Path(report))
@@ -183,7 +181,7 @@ def make_card(
     licence = {"license": "apache-2.0"}
     if not rendered:
         licence = {"license": "other", "license_name": "terms-of-the-training-data"}
-    results, tables = (None, []) if report is None else results_of(report, name, dataset_id)
+    results, table = (None, None) if report is None else results_of(report, name, dataset_id)
     data = ModelCardData(
         **licence,
         language="en",
@@ -204,7 +202,8 @@ def make_card(
             name=name,
             run=run,
             report=report,
-            tables=tables,
+            table=table,
+            figures=None if report is None else next(iter(report["models"].values())),
             rendered=rendered,
             parameters=f"{run['parameters'] / 1e6:,.1f} million",
             kinds={part: config[f"{part}_config"]["model_type"] for part in ("text", "structure", "texture")},
@@ -219,84 +218,43 @@ def make_card(
 
 def results_of(
     report: Mapping[str, Any], name: str, dataset_id: str | None = None
-) -> tuple[list[Any], list[dict[str, Any]]]:
-    """The Hub's `EvalResult`s and the card's tables, from either kind of report that an evaluation writes.
+) -> tuple[list[Any], dict[str, Any]]:
+    """The Hub's `EvalResult`s and the card's table, from the report of an evaluation.
+
+    Args:
+        report: What `report.json` holds.
+        name: Name of the model in the card's `model-index`.
+        dataset_id: The dataset's Hub repository, where the report names a folder.
 
     Returns:
-        The results of the model (not of its baselines), and tables {caption, rows: [{name, cells}]}; a cell is a
-        figure with its interval where the report has one.
+        The results of the model (not of its baselines), and a table {caption, rows: [{name, cells}]}; a cell is a
+        figure with its interval.
 
     Raises:
-        CardError: neither kind.
+        CardError: The report has another form.
     """
     import yaml
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
-    if "models" in report and "protocol" in report:
-        from deft_llm.evaluation.report import PROTOCOL_NAMES, model_index
+    if not ("models" in report and "protocol" in report):
+        raise CardError("The report has no known form; pass a report.json that `deft evaluate` has written.")
+    from deft_llm.evaluation.report import PROTOCOL_NAMES, model_index
 
-        index = yaml.safe_load(model_index(report, name, dataset_id=dataset_id))["model-index"]
-        rows = [
-            {"name": model, "cells": [_cell(figures[key], figures["intervals"][key]) for key in _METRICS]}
-            for model, figures in report["models"].items()
-        ]
-        protocol = PROTOCOL_NAMES.get(report["protocol"], report["protocol"])
-        caption = (
-            f"{report['dataset']}, {protocol}: {report['clips']} clips of {report['subjects']} subjects, target "
-            f"{report['target']}, pooled over {report['folds']} folds."
-        )
-        return model_index_to_eval_results(index)[1], [{"caption": caption, "rows": rows}]
-    if "emotions" in report and "clips" in report:
-        intervals = report.get("intervals") or {}
-        rows = [
-            {
-                "name": model,
-                "cells": [_cell(figures[key], (intervals.get(model) or {}).get(key)) for key in _METRICS],
-            }
-            for model, figures in report["emotions"].items()
-        ]
-        caption = (
-            f"{report.get('dataset', 'The evaluated split')}, split {report.get('split', 'test')}: "
-            f"{report['expressive_clips']} clips of {report['subjects']} people who are not in the training data."
-        )
-        return _split_results(report, intervals, dataset_id), [{"caption": caption, "rows": rows}]
-    raise CardError("The report is of no known form; pass a report.json that deft_llm.evaluation.run has written.")
+    index = yaml.safe_load(model_index(report, name, dataset_id=dataset_id))["model-index"]
+    rows = [
+        {"name": model, "cells": [_cell(figures[key], figures["intervals"][key]) for key in _METRICS]}
+        for model, figures in report["models"].items()
+    ]
+    protocol = PROTOCOL_NAMES.get(report["protocol"], report["protocol"])
+    caption = (
+        f"{report['dataset']}, {protocol}: {report['clips']} clips of {report['subjects']} subjects, target "
+        f"{report['target']}" + (f", pooled over {report['folds']} folds." if report["folds"] > 1 else ".")
+    )
+    return model_index_to_eval_results(index)[1], {"caption": caption, "rows": rows}
 
 
-def _split_results(report: Mapping[str, Any], intervals: Mapping[str, Any], dataset_id: str | None) -> list[Any]:
-    from huggingface_hub import EvalResult
-
-    shared = {
-        "task_type": "video-classification",
-        "task_name": "micro-expression recognition",
-        "dataset_type": dataset_id or report.get("dataset") or "unnamed",
-        "dataset_name": report.get("dataset") or "unnamed",
-        "dataset_split": report.get("split", "test"),
-    }
-    results = []
-    for model in ("recognition head", "generated answer"):
-        figures = report["emotions"].get(model)
-        if figures is None:
-            continue
-        for key, (title, kind) in _METRICS.items():
-            interval = (intervals.get(model) or {}).get(key)
-            arguments = {"subjects": report["subjects"], "clips": report["expressive_clips"]}
-            if interval:
-                arguments["interval_95"] = [round(value, 4) for value in interval]
-            results.append(
-                EvalResult(
-                    **shared,
-                    metric_type=kind,
-                    metric_name=f"{title}, {model}",
-                    metric_value=round(figures[key], 4),
-                    metric_args=arguments,
-                )
-            )
-    return results
-
-
-def _cell(value: float, interval: Any = None) -> str:
-    return f"{value:.3f}" if not interval else f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+def _cell(value: float, interval: Any) -> str:
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def _duration(seconds: float) -> str:
@@ -318,22 +276,3 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CardError(f"{path} is no JSON file ({error}).") from None
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a model folder that train_sft.py has written")
-    parser.add_argument("--report", type=Path, help="a report.json that deft_llm.evaluation.run has written")
-    parser.add_argument("--dataset-id", help="the dataset's Hub repository, where the report names a folder")
-    arguments = parser.parse_args(argv)
-    try:
-        card = fill_card(arguments.folder, report=arguments.report, dataset_id=arguments.dataset_id)
-    except (CardError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"Card written to {card}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """A trained model's folder to the Hub: model, processor, their code, reports and card, in one commit.
 
-    python -m deft_llm.sharing.push build/demo/deft-tiny org/deft-llm --private
+    deft push build/demo/deft-tiny org/deft-llm --private
 
 Whoever loads the repository gets the old files or the new ones, never some of each: `model.push_to_hub()` followed by
 `processor.push_to_hub()` is two commits, and between them nothing fits together. A folder that holds an adapter
@@ -9,9 +9,7 @@ Whoever loads the repository gets the old files or the new ones, never some of e
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +81,7 @@ def push_model(
 def check_folder(folder: Path) -> None:
     """Raises `FolderError` for a folder that nobody could load, naming the file that is missing."""
     if not folder.is_dir():
-        raise FolderError(f"{folder}: no such folder. Pass one that train_sft.py has written.")
+        raise FolderError(f"{folder}: no such folder. Pass one that `deft train` has written.")
     names = {path.name for path in folder.iterdir()}
     is_adapter = "adapter_config.json" in names
     wanted = {"README.md"} | (set() if is_adapter else {"config.json", "processor_config.json", "tokenizer.json"})
@@ -98,7 +96,7 @@ def check_folder(folder: Path) -> None:
     if missing := sorted(wanted - names):
         raise FolderError(
             f"{folder} is not complete: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. Save "
-            "model and processor with `save_pretrained` into one folder, and fill the card with deft_llm.sharing.card."
+            "model and processor with `save_pretrained` into one folder, and fill the card with `deft card`."
         )
 
 
@@ -107,27 +105,3 @@ def _code_of(config: dict[str, Any]) -> set[str]:
     references = list(config.get("auto_map", {}).values())
     references += [entry["impl"] for entry in config.get("custom_pipelines", {}).values()]
     return {f"{reference.split('.')[0]}.py" for reference in references if "--" not in reference}
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a model folder that train_sft.py has written")
-    parser.add_argument("repo_id", help="repository, such as org/deft-llm")
-    who = parser.add_mutually_exclusive_group()
-    who.add_argument("--private", action="store_true", help="only you and your organisation can see it")
-    who.add_argument("--gated", action="store_true", help="visible; files on a request that you answer")
-    parser.add_argument("--i-may-share", metavar="REASON", help="why the terms of the training data allow it")
-    parser.add_argument("--revision", help="branch to push to (default: main)")
-    arguments = vars(parser.parse_args(argv))
-    private, gated = arguments.pop("private"), arguments.pop("gated")
-    visibility = "private" if private else "gated" if gated else "public"
-    try:
-        print(push_model(**arguments, visibility=visibility))
-    except (ValueError, OSError) as error:  # LicenceError, FolderError and PushError among them
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

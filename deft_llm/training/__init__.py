@@ -1,1 +1,1 @@
-"""Training: arguments, data, the parts of the model, and the trainer behind `train_sft.py`."""
+"""Training: arguments, data, the parts of the model, and the trainer behind `deft train`."""

@@ -1,4 +1,4 @@
-"""What a training run is told: the options of `train_sft.py`, from YAML and the command line.
+"""What a training run is told: the options of `deft train`, from YAML and the command line.
 
 Imports nothing heavy, so that `--help` answers at once.
 """
@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-LORA_TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-STAGES = ("all", "experts", "connectors", "language")
+from deft_llm.recipes import find_recipe
+
+from .stages import STAGES, StageArguments
 
 # transformers 5.23 renamed the argument and warns about the old name; 5.20 has the old one only.
 _RENAMED = (
     ("gradient_checkpointing", "activation_checkpointing"),
     ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
 )
+# Names of our own for what TRL's ModelConfig has.
+_TRL_NAMES = (("model", "model_name_or_path"), ("language_dtype", "dtype"))
 
 
 @dataclass
@@ -75,15 +78,12 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
-    """The model: an existing DEFT, or its parts.
+    """The parts of a new model.
 
     Language model and backbones are each a Hub repository or folder with pretrained weights, or a config (a mapping in
     YAML, JSON on the command line) for one that starts from random weights.
     """
 
-    model: str | None = field(
-        default=None, metadata={"help": "A DEFT folder or Hub repository to go on from, instead of the parts below."}
-    )
     text: str | None = field(default=None, metadata={"help": "Language model: pretrained, or a config."})
     structure: str | None = field(
         default=None, metadata={"help": "The structure expert's vision backbone: pretrained, or a config."}
@@ -112,45 +112,25 @@ class ModelArguments:
     num_frames: int = field(default=8, metadata={"help": "Frames a clip, the onset among them."})
 
 
-@dataclass
-class TuningArguments:
-    """Which weights are trained, and how."""
-
-    stage: str = field(
-        default="all",
-        metadata={
-            "help": "What is trained: experts (experts and heads, the language model is not run), connectors, "
-            "language, or all."
-        },
-    )
-    use_peft: bool = field(default=False, metadata={"help": "Train LoRA adapters in place of the language model."})
-    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
-    lora_alpha: int = field(default=32, metadata={"help": "Their scale times the rank."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the adapters."})
-    lora_target_modules: str = field(
-        default=LORA_TARGETS, metadata={"help": "Regular expression of the layers that get one."}
-    )
-    load_in_4bit: bool = field(default=False, metadata={"help": "Language model in 4 bits (needs bitsandbytes)."})
-    load_in_8bit: bool = field(default=False, metadata={"help": "Language model in 8 bits (needs bitsandbytes)."})
-    language_dtype: str = field(
-        default="float32", metadata={"help": "Type of the language model's weights; bfloat16 suits a frozen one."}
-    )
-    expert_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of experts, heads and connectors; default: learning_rate."}
-    )
+OURS = (DataArguments, ModelArguments, StageArguments)
 
 
-OURS = (DataArguments, ModelArguments, TuningArguments)
+def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments, Any, Any]:
+    """Reads the options of a run.
 
+    Args:
+        argv: The words of the command line. Options may be written with hyphens or underscores.
 
-def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments, TuningArguments, Any]:
-    """The four groups of options; the last is TRL's `SFTConfig`.
+    Returns:
+        The four groups of options; the third is `tuning.TuningArguments`, the last TRL's `SFTConfig`.
 
     Raises:
-        ValueError: an option that does not exist, with the nearest one that does, or values that exclude each other.
-        FileNotFoundError: no such YAML.
+        ValueError: An option does not exist (the message has the nearest one that does), or values exclude each other.
+        FileNotFoundError: There is no such YAML.
     """
     from trl import SFTConfig, TrlParser
+
+    from .tuning import TuningArguments
 
     class Parser(TrlParser):
         def set_defaults_with_config(self, **config):
@@ -161,7 +141,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
                     raise ValueError(f"The recipe has a key {name!r}, which is no option.{_nearest(name, names)}")
             return super().set_defaults_with_config(**config)
 
-    parser = Parser((*OURS, SFTConfig))
+    parser = Parser((DataArguments, ModelArguments, TuningArguments, SFTConfig))
     names = {action.dest for action in parser._actions}
     mappings = {item.name for group in OURS for item in fields(group) if "dict" in str(item.type)}
     for action in parser._actions:
@@ -171,6 +151,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
         if new in names:
             parser.set_defaults(**{new: parser.get_default(old), old: None})
     arguments = [_current_option(argument, names) for argument in argv]
+    if "--config" in arguments[:-1]:
+        place = arguments.index("--config") + 1
+        arguments[place] = str(find_recipe(arguments[place]))
     data, model, tuning, training, remaining = parser.parse_args_and_config(arguments, return_remaining_strings=True)
     if remaining:
         name = remaining[0].lstrip("-").partition("=")[0]
@@ -187,7 +170,7 @@ def _mapping(text: str) -> dict:
 
 
 def _current_name(name: str, names: set[str]) -> str:
-    for pair in _RENAMED:
+    for pair in (*_RENAMED, *_TRL_NAMES):
         if name in pair:
             return pair[1] if pair[1] in names else pair[0]
     return name
@@ -197,7 +180,7 @@ def _current_option(argument: str, names: set[str]) -> str:
     name, equals, value = argument.partition("=")
     if not name.startswith("--"):
         return argument
-    return f"--{_current_name(name[2:], names)}{equals}{value}"
+    return f"--{_current_name(name[2:].replace('-', '_'), names)}{equals}{value}"
 
 
 def _nearest(name: str, names: set[str]) -> str:
@@ -205,23 +188,23 @@ def _nearest(name: str, names: set[str]) -> str:
     return f" The nearest is {close[0]!r}." if close else " --help and --help-all list them."
 
 
-def _check(data: DataArguments, model: ModelArguments, tuning: TuningArguments) -> None:
+def _check(data: DataArguments, model: ModelArguments, tuning: Any) -> None:
     parts = {name: getattr(model, name) for name in ("text", "structure", "texture")}
-    if model.model is None:
+    if tuning.model_name_or_path is None:
         missing = [name for name, part in parts.items() if part is None]
         if missing:
-            raise ValueError(f"The recipe names no `{missing[0]}`; give text, structure and texture, or `model`.")
+            raise ValueError(
+                f"The recipe names no `{missing[0]}`; give text, structure and texture, or `model_name_or_path`."
+            )
     elif any(part is not None for part in parts.values()):
         given = next(name for name, part in parts.items() if part is not None)
-        raise ValueError(f"`model` is a whole DEFT and brings its own `{given}`; give one of the two.")
+        raise ValueError(f"`model_name_or_path` is a whole DEFT and brings its own `{given}`; give one of the two.")
     if tuning.stage not in STAGES:
         raise ValueError(f"`stage` must be one of {', '.join(STAGES)}, got {tuning.stage!r}.")
     if tuning.use_peft and tuning.stage in ("experts", "connectors"):
         raise ValueError(f"Stage {tuning.stage!r} leaves the language model as it is: LoRA has nothing to adapt.")
     if (tuning.load_in_4bit or tuning.load_in_8bit) and not tuning.use_peft:
         raise ValueError("A language model in 4 or 8 bits cannot be trained itself: set `use_peft`.")
-    if tuning.load_in_4bit and tuning.load_in_8bit:
-        raise ValueError("Choose one of `load_in_4bit` and `load_in_8bit`.")
     for name in ("eval_share", "mirror", "appearance_dropout", "temporal_crop"):
         if not 0 <= getattr(data, name) <= 1:
             raise ValueError(f"`{name}` is a share and must lie in 0–1, got {getattr(data, name)}.")
@@ -237,24 +220,31 @@ def _check(data: DataArguments, model: ModelArguments, tuning: TuningArguments) 
 def print_help(description: str) -> None:
     """Our own options, without importing what the others come from."""
     parser = argparse.ArgumentParser(
-        usage="train_sft.py --config YAML --dataset DATASET --output_dir FOLDER [--OPTION VALUE …]",
+        usage="deft train --config YAML --dataset DATASET --output-dir FOLDER [--OPTION VALUE …]",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
     parser.add_argument("--config", metavar="YAML", help="recipe; every option below can stand in it")
-    parser.add_argument("--help-all", action="store_true", help="also those of TRL's SFTConfig, which all apply")
+    parser.add_argument(
+        "--help-all",
+        action="store_true",
+        help="also those of TRL's ModelConfig (--model-name-or-path, --dtype, --use-peft, --lora-r, --load-in-4bit …) "
+        "and SFTConfig, which all apply",
+    )
     for group in OURS:
         section = parser.add_argument_group(group.__doc__.partition("\n")[0].rstrip("."))
         for item in fields(group):
             required = item.default is MISSING and item.default_factory is MISSING
             default = "" if required or item.default in (None, MISSING) else f" (default: {item.default})"
             shown = (item.metadata["help"] + default).replace("%", "%%")
-            section.add_argument(f"--{item.name}", metavar=item.name.upper(), help=shown)
+            section.add_argument(f"--{item.name.replace('_', '-')}", metavar=item.name.upper(), help=shown)
     parser.print_help()
 
 
 def print_full_help() -> None:
     from trl import SFTConfig, TrlParser
 
-    TrlParser((*OURS, SFTConfig)).print_help()
+    from .tuning import TuningArguments
+
+    TrlParser((DataArguments, ModelArguments, TuningArguments, SFTConfig)).print_help()

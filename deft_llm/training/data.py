@@ -60,7 +60,7 @@ def load_splits(name: str, *, streaming: bool = False) -> Mapping[str, Any]:
         if missing:
             raise ValueError(
                 f"{name}, split {split}, is no Uni-MER dataset: it lacks the columns {', '.join(missing)}. "
-                "`python -m deft_llm.hub_datasets build` makes one."
+                "`deft data build` makes one."
             )
     return splits
 
@@ -122,7 +122,7 @@ def _refuse_shared(first: Dataset, second: Dataset, first_name: str, second_name
     if shared:
         raise ValueError(
             f"{len(shared)} subjects are in both {first_name} and {second_name}, such as {shared[0]}: figures on them "
-            "would be of no worth. Split by subject (`hub_datasets build --split`)."
+            "would be of no worth. Split by subject (`deft data build --split`)."
         )
 
 

@@ -23,7 +23,8 @@ from deft_llm.processing import DeftProcessor, DeftVideoProcessor
 from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
 from deft_llm.processing.processing_deft import CHAT_TOKENS, SPECIAL_TOKENS
 
-from .arguments import ModelArguments, TuningArguments
+from .arguments import ModelArguments
+from .tuning import TuningArguments
 
 
 def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -138,10 +139,12 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
     return model, processor
 
 
-def load_model(name: str, **options: Any) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
+def load_model(
+    name: str, revision: str | None = None, **options: Any
+) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
     """A trained DEFT to go on from. Its code is the installed package's, so nothing remote is run."""
-    model = _fetched(DeftForConditionalGeneration, name, "model", **options)
-    return model, _fetched(DeftProcessor, name, "model")
+    model = _fetched(DeftForConditionalGeneration, name, "model_name_or_path", revision=revision, **options)
+    return model, _fetched(DeftProcessor, name, "model_name_or_path", revision=revision)
 
 
 def _fetched(loader: Any, name: str, option: str, **options: Any) -> Any:
@@ -190,7 +193,7 @@ def cast_language_model(model: DeftForConditionalGeneration, dtype: str) -> None
     """Raises `ValueError` for what is no type of weights."""
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in known:
-        raise ValueError(f"`language_dtype` must be one of {', '.join(known)}, got {dtype!r}.")
+        raise ValueError(f"`dtype` must be one of {', '.join(known)}, got {dtype!r}.")
     model.model.language_model.to(known[dtype])
     model.lm_head.to(known[dtype])
 
@@ -203,18 +206,15 @@ def quantization_config(tuning: TuningArguments, model: DeftForConditionalGenera
     """
     if not (tuning.load_in_4bit or tuning.load_in_8bit):
         return None
+    from trl import get_quantization_config
+
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
-            f"`load_in_{'4' if tuning.load_in_4bit else '8'}bit` needs bitsandbytes: "
-            "pip install -c constraints.txt -e '.[quantized]'"
+            f"`load_in_{'4' if tuning.load_in_4bit else '8'}bit` needs bitsandbytes: pip install 'deft-llm[quantized]'"
         )
-    return BitsAndBytesConfig(
-        load_in_4bit=tuning.load_in_4bit,
-        load_in_8bit=tuning.load_in_8bit,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=[*(f"model.{name}" for name in fully_trained_modules(model)), "lm_head"],
-    )
+    config = get_quantization_config(tuning)
+    config.llm_int8_skip_modules = [*(f"model.{name}" for name in fully_trained_modules(model)), "lm_head"]
+    return config
 
 
 def fully_trained_modules(model: DeftForConditionalGeneration) -> list[str]:
@@ -237,16 +237,12 @@ def add_adapters(model: DeftForConditionalGeneration, tuning: TuningArguments, b
     Raises:
         ValueError: no layer has a name that `lora_target_modules` matches.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
+    from trl import get_peft_config
 
-    config = LoraConfig(
-        r=tuning.lora_r,
-        lora_alpha=tuning.lora_alpha,
-        lora_dropout=tuning.lora_dropout,
-        target_modules=tuning.lora_target_modules,
-        modules_to_save=fully_trained_modules(model) if tuning.stage == "all" else None,
-        task_type="CAUSAL_LM",
-    )
+    config = get_peft_config(tuning)
+    whole = fully_trained_modules(model) if tuning.stage == "all" else []
+    config.modules_to_save = [*whole, *(tuning.lora_modules_to_save or ())] or None
     model.name_or_path = base  # PEFT writes it into the adapter's config
     try:
         return get_peft_model(model, config)

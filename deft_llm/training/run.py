@@ -1,15 +1,15 @@
 """Supervised fine-tuning of DEFT on a Uni-MER dataset: TRL's SFTTrainer with the hybrid objective.
 
-    python train_sft.py --config recipes/tiny.yaml --dataset build/demo/data --output_dir build/deft-tiny
+    deft train --config recipes/tiny.yaml --dataset build/demo/data --output-dir build/deft-tiny
 
 Every key of the YAML can be overridden on the command line. The folder that is written is complete: weights,
 processor, the code that loads both anywhere, and a model card. With LoRA it holds the merged model; the adapter alone
 is in `adapter/`, and what it adapts in `base/`.
 
     accelerate launch --config_file recipes/accelerate/ddp.yaml train_sft.py --config …     several GPUs
-    python train_sft.py --config … --resume_from_checkpoint last                            go on after a stop
+    deft train --config … --resume-from-checkpoint last                                     go on after a stop
 
-exit status: 0 trained, 1 broke off, 2 the request or the data is at fault, 143 stopped by SIGTERM with a checkpoint
+`deft --help` has the exit codes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deft_llm.exit_codes import BROKE_OFF, DONE, REFUSED, STOPPED
 from deft_llm.files import files_together
 from deft_llm.sharing.card import fill_card, terms_of, write_run
 
@@ -29,13 +30,14 @@ from deft_llm.sharing.card import fill_card, terms_of, write_run
 from deft_llm.training.arguments import (
     DataArguments,
     ModelArguments,
-    TuningArguments,
     parse_arguments,
     print_full_help,
     print_help,
 )
 
-DONE, BROKE_OFF, REFUSED, STOPPED = 0, 1, 2, 143
+if TYPE_CHECKING:
+    from deft_llm.training.tuning import TuningArguments
+
 BASE, ADAPTER = "base", "adapter"
 
 
@@ -57,7 +59,7 @@ def check_output(training: Any) -> str | None:
         if last or (out / "config.json").exists():
             raise FileExistsError(
                 f"{out} holds {Path(last).name if last else 'a finished model'}. Go on with it by "
-                "`--resume_from_checkpoint last`, or choose another --output_dir."
+                "`--resume_from_checkpoint last`, or choose another --output-dir."
             )
         return None
     if wanted in (True, "true", "True", "last"):
@@ -129,7 +131,7 @@ def check_sharing(training: Any, rows: Any, dataset: str) -> None:
     except StatementNeededError as error:
         raise StatementNeededError(
             f"`push_to_hub`: the recordings' terms bind what is trained on them ({error.terms}). Set "
-            "`--hub_private_repo true`, or push the finished folder with deft_llm.sharing.push and "
+            "`--hub_private_repo true`, or push the finished folder with `deft push` and "
             "--i-may-share REASON.",
             error.terms,
         ) from None
@@ -159,22 +161,25 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
 
     from deft_llm.training import parts
 
-    base = arguments.model or str(Path(training.output_dir).absolute() / BASE)
-    if arguments.model or (tuning.use_peft and (Path(base) / "config.json").exists()):
-        model, processor = parts.load_model(base)
+    base = tuning.model_name_or_path or str(Path(training.output_dir).absolute() / BASE)
+    revision = tuning.model_revision if tuning.model_name_or_path else None
+    if tuning.model_name_or_path or (tuning.use_peft and (Path(base) / "config.json").exists()):
+        model, processor = parts.load_model(base, revision)
     else:
         model, processor = parts.build_model(arguments, labels)
         if tuning.use_peft:
             # Adapters are adapters of something: from_pretrained(adapter) must find it.
             with training.main_process_first(local=False, desc="writing the base model"):
                 if training.should_save and not (Path(base) / "config.json").exists():
-                    parts.cast_language_model(model, tuning.language_dtype)
+                    parts.cast_language_model(model, tuning.dtype)
                     write_folder(Path(base), model, processor)
     quantized = parts.quantization_config(tuning, model)
     if quantized is not None:
-        model, _ = parts.load_model(base, quantization_config=quantized, device_map={"": training.device})
+        model, _ = parts.load_model(base, revision, quantization_config=quantized, device_map={"": training.device})
     else:
-        parts.cast_language_model(model, tuning.language_dtype)
+        parts.cast_language_model(model, tuning.dtype)
+    if tuning.attn_implementation:
+        model.set_attn_implementation(tuning.attn_implementation)
     if tuning.use_peft:
         set_seed(training.seed)  # a base that was found drew no random weights: adapters start alike all the same
         return parts.add_adapters(model, tuning, base), processor, base
@@ -200,7 +205,7 @@ def finish(run: Run) -> Any:
         # All processes gather the weights that each has a part of.
         trainer.save_model(str(out / ADAPTER if tuning.use_peft else out))
         if tuning.use_peft and trainer.args.should_save:
-            model = merged(out / ADAPTER, run.base, tuning.language_dtype)
+            model = merged(out / ADAPTER, run.base, tuning.dtype)
             write_folder(out, model, processor)
         return model
     if not trainer.args.should_save:
@@ -210,7 +215,7 @@ def finish(run: Run) -> Any:
         model.save_pretrained(out / ADAPTER)
         processor.save_pretrained(out / ADAPTER)
         whole = tuning.load_in_4bit or tuning.load_in_8bit
-        model = merged(out / ADAPTER, run.base, tuning.language_dtype) if whole else model.merge_and_unload()
+        model = merged(out / ADAPTER, run.base, tuning.dtype) if whole else model.merge_and_unload()
     write_folder(out, model, processor)
     return model
 
@@ -304,7 +309,8 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
         balance_keys=keys,
         expert_learning_rate=tuning.expert_learning_rate,
     )
-    names = {name: getattr(model_arguments, name) for name in ("model", "text", "structure", "texture")}
+    names = {name: getattr(model_arguments, name) for name in ("text", "structure", "texture")}
+    names = {"model": tuning.model_name_or_path, **names}
     parts = {name: part for name, part in names.items() if part is not None}
     return Run(trainer, processor, tuning, train, data.dataset, parts, base, checkpoint, push)
 
@@ -368,7 +374,7 @@ def main(argv: list[str] | None = None) -> int:
     from deft_llm.training.trainer import NonFiniteLossError
 
     try:
-        return train(run, shlex.join(["python", "train_sft.py", *argv]))
+        return train(run, shlex.join(["deft", "train", *argv]))
     except NonFiniteLossError as error:
         print(f"error: {error}", file=sys.stderr)
         return BROKE_OFF

@@ -34,5 +34,5 @@ def locked(work: Path) -> Iterator[None]:
     except files.LockedError as error:
         raise BuildError(
             f"{error.holder} is building into {work.name.removesuffix('.building')} already. Wait for it to end, or "
-            "choose another --out."
+            "choose another --output-dir."
         ) from None

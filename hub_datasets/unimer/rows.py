@@ -242,4 +242,4 @@ def write_dataset(tables: Mapping[str, tuple[Features, Mapping[str, list[dict]]]
 def refuse_existing(out: Path) -> None:
     """Raises `FileExistsError` unless `out` is free to be written."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not empty; choose another --out or remove it first.")
+        raise FileExistsError(f"{out} exists and is not empty; choose another --output-dir or remove it first.")

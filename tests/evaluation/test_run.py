@@ -1,54 +1,19 @@
 import json
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
-from deft_llm.evaluation.run import load_splits, main, summarise
+from deft_llm.cli import main
+from deft_llm.evaluation.run import load_splits
 from deft_llm.hub_datasets.unimer.rows import features
 from deft_llm.processing import DeftVideoProcessor
 from tests.evaluation.made_up_rows import make_row
 
 ROOT = Path(__file__).parents[2]
 LABELS = ["negative", "positive", "surprise"]
-
-
-def prediction(emotion, generated, head, parsed=True, abstained=False):
-    return {
-        "clip_id": "c", "subject": f"s{emotion}", "emotion": emotion, "action_units": ["AU4"] if emotion else [],
-        "generated": generated, "head": head, "parsed": parsed, "abstained": abstained, "au_scores": [0.9],
-    }  # fmt: skip
-
-
-def test_still_clips_are_not_scored_as_emotions():
-    config = SimpleNamespace(emotion_labels=LABELS, action_units=["AU4"])
-    predictions = [
-        prediction("negative", "negative", "negative"),
-        prediction("positive", None, "positive", parsed=False),
-        prediction(None, None, "surprise", abstained=True),
-    ]
-    report = summarise(predictions, config, "negative")
-    assert (report["clips"], report["expressive_clips"], report["still_clips"]) == (3, 2, 1)
-    assert report["emotions"]["recognition head"]["uf1"] == 1.0
-    assert report["emotions"]["generated answer"]["accuracy"] == 0.5
-    assert report["emotions"]["majority class"]["accuracy"] == 0.5
-    assert report["answers_parsed"] == pytest.approx(2 / 3)
-    assert report["still_clips_abstained"] == 1.0
-    assert json.loads(json.dumps(report)) == report
-
-
-def test_a_subject_in_both_splits_is_refused(dataset, folder, tmp_path, capsys):
-    (tmp_path / "data").mkdir()
-    dataset.to_parquet(tmp_path / "data" / "train-0.parquet")
-    dataset.select(range(3)).to_parquet(tmp_path / "data" / "test-0.parquet")
-    arguments = ["--model", str(folder), "--dataset", str(tmp_path), "--output", str(tmp_path / "out")]
-    assert main(arguments) == 1
-    assert "subjects are in both splits" in capsys.readouterr().err
-    assert main([*arguments, "--split", "validation"]) == 1
-    assert "no split 'validation'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +49,7 @@ def test_a_protocol_from_folder_to_report(flow_only, tmp_path, capsys):
     recipe.write_text("{members: 1, epochs: 2, prior_steps: 0, flow_size: 8, hidden_size: 8}", encoding="utf-8")
     arguments = ["--dataset", str(flow_only), "--protocol", "loso", "--model", str(recipe), "--baselines"]
     arguments += ["majority,svm", "--resamples", "50"]
-    assert main([*arguments, "--output", str(tmp_path / "a")]) == 0
+    assert main(["evaluate", *arguments, "--output-dir", str(tmp_path / "a")]) == 0
     assert "leave one subject out" in capsys.readouterr().out
     report = figures_of(tmp_path / "a")
     assert (report["clips"], report["subjects"], report["folds"]) == (36, 4, 4)
@@ -93,8 +58,8 @@ def test_a_protocol_from_folder_to_report(flow_only, tmp_path, capsys):
     assert [item["against"] for item in report["comparisons"]] == ["majority", "svm"]
 
     # Another folder, other processes, nothing cached: the same report to the last character. And again from the cache.
-    assert main([*arguments, "--output", str(tmp_path / "b"), "--workers", "1"]) == 0
-    assert main([*arguments, "--output", str(tmp_path / "a")]) == 0
+    assert main(["evaluate", *arguments, "--output-dir", str(tmp_path / "b"), "--workers", "1"]) == 0
+    assert main(["evaluate", *arguments, "--output-dir", str(tmp_path / "a")]) == 0
     for name in ("report.json", "report.md", "model-index.yaml", "predictions.jsonl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     timings = json.loads((tmp_path / "a" / "timings.json").read_text())
@@ -104,7 +69,7 @@ def test_a_protocol_from_folder_to_report(flow_only, tmp_path, capsys):
 @pytest.mark.parametrize(("protocol", "folds"), [("cde", 4), ("lodo", 2), ("fixed", 1)])
 def test_the_other_protocols(flow_only, tmp_path, protocol, folds):
     arguments = ["--dataset", str(flow_only), "--protocol", protocol, "--baselines", "majority"]
-    assert main([*arguments, "--output", str(tmp_path), "--resamples", "20"]) == 0
+    assert main(["evaluate", *arguments, "--output-dir", str(tmp_path), "--resamples", "20"]) == 0
     report = figures_of(tmp_path)
     assert report["folds"] == folds
     assert bool(report["differences_from_the_protocol"]) == (protocol == "cde")
@@ -114,8 +79,11 @@ def test_the_other_protocols(flow_only, tmp_path, protocol, folds):
     ("arguments", "message"),
     [
         (["--protocol", "loso", "--baselines", "forest"], "Unknown baseline 'forest'"),
-        (["--protocol", "loso", "--model", "nowhere.yaml"], "no recipe nowhere.yaml"),
-        (["--protocol", "loso", "--model", "recipes/tiny.yaml"], "recipe of train_sft; use it with --mode full"),
+        (
+            ["--protocol", "loso", "--model", "nowhere.yaml"],
+            "no recipe nowhere.yaml. Pass a YAML file, or an installed recipe: ",
+        ),
+        (["--protocol", "loso", "--model", "recipes/tiny.yaml"], "recipe of `deft train`; use it with --mode full"),
         (["--protocol", "loso", "--mode", "full", "--model", "recipes/recognition.yaml"], "names no language model"),
         (
             ["--protocol", "loso", "--model", "some/checkpoint"],
@@ -127,17 +95,24 @@ def test_the_other_protocols(flow_only, tmp_path, protocol, folds):
 )
 def test_what_cannot_be_evaluated_is_said_in_one_line(flow_only, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(ROOT)
-    assert main(["--dataset", str(flow_only), "--output", str(tmp_path / "out"), *arguments]) == 1
+    assert main(["evaluate", "--dataset", str(flow_only), "--output-dir", str(tmp_path / "out"), *arguments]) == 2
     lines = capsys.readouterr().err.splitlines()  # before it the dataset's own progress
     assert lines[-1].startswith("error: ")
     assert message in lines[-1]
     assert not (tmp_path / "out" / "report.json").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--dataset", "d"], ["--model", "m"], ["--questions", "q", "--model", "m"]])
-def test_incomplete_command_lines(arguments, tmp_path):
-    with pytest.raises(SystemExit):
-        main(["--output", str(tmp_path), *arguments])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "d"], "give --model, or --baselines"),
+        (["--model", "m"], "--dataset is missing"),
+        (["--questions", "q", "--model", "m"], "--questions needs --videos and --model"),
+    ],
+)
+def test_incomplete_command_lines(arguments, message, tmp_path, capsys):
+    assert main(["evaluate", "--output-dir", str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_trained_model_on_fixed_splits(dataset, folder, tmp_path):
@@ -147,26 +122,57 @@ def test_a_trained_model_on_fixed_splits(dataset, folder, tmp_path):
     for split, kept in (("train", people[:3]), ("test", people[3:])):
         rows = dataset.filter(lambda subject, kept=kept: subject in kept, input_columns="subject")
         rows.to_parquet(tmp_path / "data" / f"{split}-0.parquet")
-    arguments = ["--dataset", str(tmp_path / "data"), "--protocol", "fixed", "--model", str(folder)]
-    assert main([*arguments, "--output", str(tmp_path / "out"), "--resamples", "20"]) == 0
+    arguments = ["--dataset", str(tmp_path / "data"), "--mode", "recognition", "--model", str(folder)]
+    assert main(["evaluate", *arguments, "--output-dir", str(tmp_path / "out"), "--resamples", "20"]) == 0
     report = figures_of(tmp_path / "out")
     figures = report["models"]["DEFT, trained before"]
     assert sum(map(sum, figures["confusion"])) == report["clips"] > 0
     assert 0 <= figures["action_units"]["au_f1"] <= 1
 
 
-def test_a_trained_model_on_one_split(dataset, folder, tmp_path, capsys):
-    """Without a protocol: what `make demo` runs."""
+def split_by_people(dataset, folder, *, count):
+    """The first clips of two people as train and test: (rows of the test split)."""
     people = sorted(set(dataset["subject"]))
-    (tmp_path / "data").mkdir()
+    folder.mkdir()
     for split, person in (("train", people[0]), ("test", people[1])):
         rows = dataset.filter(lambda subject, person=person: subject == person, input_columns="subject")
-        rows.select(range(4)).to_parquet(tmp_path / "data" / f"{split}-0.parquet")
-    arguments = ["--model", str(folder), "--dataset", str(tmp_path / "data"), "--max-new-tokens", "4"]
-    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+        rows = rows.select(range(count))
+        rows.to_parquet(folder / f"{split}-0.parquet")
+    return rows
+
+
+def test_a_trained_model_is_scored_by_what_it_answers_and_the_card_is_filled(dataset, card_folder, tmp_path, capsys):
+    """What `make demo` runs: no training, still clips asked about too."""
+    test = split_by_people(dataset, tmp_path / "data", count=12)
+    model = shutil.copytree(card_folder, tmp_path / "deft")
+    arguments = ["--model", str(model), "--dataset", str(tmp_path / "data"), "--target", "emotion"]
+    arguments += ["--baselines", "majority", "--max-new-tokens", "4", "--resamples", "20"]
+    assert main(["evaluate", *arguments, "--output-dir", str(tmp_path / "out")]) == 0
     report = figures_of(tmp_path / "out")
-    assert (report["clips"], report["subjects"]) == (4, 1)
-    assert list(report["emotions"]) == ["majority class", "recognition head", "generated answer"]
-    assert report["answers_parsed"] == 0.0  # four tokens are no answer
-    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 4
-    assert "4 clips of 1 unseen identities" in capsys.readouterr().out
+    still = sum(emotion is None for emotion in test["emotion"])
+    assert (report["clips"], report["subjects"], report["protocol"]) == (12 - still, 1, "fixed")
+    assert still > 0
+    assert list(report["models"]) == ["DEFT, trained before", "DEFT, trained before: recognition head", "majority"]
+    figures = report["models"]["DEFT, trained before"]
+    assert figures["answers"]["parsed"] == 0.0  # four tokens are no answer
+    assert figures["no_answer"] == 12 - still
+    assert (figures["abstention"]["still_clips"], figures["abstention"]["expressive_clips"]) == (still, 12 - still)
+    assert 0 <= figures["abstention"]["still_clips_abstained"] <= 1
+    assert "abstention" not in report["models"]["majority"]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert sum(line["model"] == "DEFT, trained before" for line in lines) == 12
+    assert "Card filled" in capsys.readouterr().out
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert f"% of\n{still}; clips with an expression" in card
+
+
+def test_a_still_clip_of_a_person_in_training_is_refused(dataset, folder, tmp_path, capsys):
+    split_by_people(dataset, tmp_path / "data", count=12)
+    path = tmp_path / "data" / "test-0.parquet"
+    rows = Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    person = dataset["subject"][0]
+    moved = rows.map(lambda row: {"subject": person if row["emotion"] is None else row["subject"]})
+    moved.to_parquet(path)
+    arguments = ["--model", str(folder), "--dataset", str(tmp_path / "data"), "--output-dir", str(tmp_path / "out")]
+    assert main(["evaluate", *arguments]) == 2
+    assert person in capsys.readouterr().err

@@ -16,7 +16,7 @@ from tests.hub_datasets.miniatures import MINIATURES
 
 
 def command(*arguments):
-    return [sys.executable, "-m", "deft_llm.hub_datasets", *map(str, arguments)]
+    return [sys.executable, "-m", "deft_llm.cli", "data", *map(str, arguments)]
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +28,8 @@ def everything(tmp_path_factory):
     licensed = [name for name in roots if name in SOURCES]
     done = subprocess.run(
         command(
-            "build", "--source", *sources, "--accept-licence", *licensed, "--out", place / "uni-mer", "--face-source",
-            "cropped", "--split", "fixed", "--shard-size", 8, "--features-only", "--workers", 2,
+            "build", "--source", *sources, "--accept-licence", *licensed, "--output-dir", place / "uni-mer",
+            "--face-source", "cropped", "--split", "fixed", "--shard-size", 8, "--features-only", "--workers", 2,
         ),
         capture_output=True, text=True, check=False, env=None,
     )  # fmt: skip

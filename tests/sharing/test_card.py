@@ -6,25 +6,30 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from deft_llm.cli import main
 from deft_llm.evaluation.protocols import make_task
 from deft_llm.evaluation.report import make_report
-from deft_llm.sharing.card import REPORT_FILE, RUN_FILE, TEMPLATE, CardError, fill_card, main, write_run
+from deft_llm.sharing.card import REPORT_FILE, RUN_FILE, TEMPLATE, CardError, fill_card, write_run
 from tests.evaluation.made_up_rows import make_row
 
-SPLIT_REPORT = {
-    "clips": 31, "subjects": 7, "expressive_clips": 23, "dataset": "rendered", "split": "test",
-    "emotions": {
-        "majority class": {"uf1": 0.1234, "uar": 0.2345, "accuracy": 0.3456},
-        "recognition head": {"uf1": 0.4321, "uar": 0.5432, "accuracy": 0.6543},
-        "generated answer": {"uf1": 0.7654, "uar": 0.8765, "accuracy": 0.9876},
+
+def model_figures(uf1, uar, accuracy, **more):
+    values = {"uf1": uf1, "uar": uar, "accuracy": accuracy}
+    return {**values, "intervals": {key: [value - 0.0215, value + 0.0118] for key, value in values.items()}, **more}
+
+
+# Of a trained model on its test split, in the form of `evaluation.report.make_report`, as far as the card reads it.
+FIXED_REPORT = {
+    "dataset": "rendered", "protocol": "fixed", "target": "emotion", "clips": 23, "subjects": 7, "folds": 1,
+    "models": {
+        "DEFT, trained before": model_figures(
+            0.7654, 0.8765, 0.9612, action_units={"au_f1": 0.777, "au_f1_macro": 0.888}, answers={"parsed": 0.961},
+            abstention={"still_clips": 8, "still_clips_abstained": 0.875, "expressive_clips": 29,
+                        "expressive_clips_abstained": 0.0625},
+        ),
+        "DEFT, trained before: recognition head": model_figures(0.4321, 0.5432, 0.6543),
+        "majority": model_figures(0.1234, 0.2345, 0.3456),
     },
-    "intervals": {
-        "majority class": {"uf1": [0.11, 0.13], "uar": [0.22, 0.24], "accuracy": [0.33, 0.35]},
-        "recognition head": {"uf1": [0.41, 0.44], "uar": [0.52, 0.56], "accuracy": [0.63, 0.67]},
-        "generated answer": {"uf1": [0.74, 0.78], "uar": [0.85, 0.89], "accuracy": [0.96, 0.99]},
-    },
-    "action_units": {"recognition head": {"au_f1": 0.777, "au_f1_macro": 0.888}},
-    "answers_parsed": 0.961, "still_clips": 8, "still_clips_abstained": 0.875, "expressive_clips_abstained": 0.0625,
 }  # fmt: skip
 
 
@@ -57,17 +62,19 @@ def test_without_a_report_nothing_is_claimed(carded, model):
         assert said in card.text
 
 
-def test_a_report_of_a_split_is_shown_with_its_intervals(carded, tmp_path):
-    fill_card(carded, report=write(tmp_path / "report.json", SPLIT_REPORT))
+def test_a_report_of_the_checkpoint_is_shown_with_its_intervals(carded, tmp_path):
+    fill_card(carded, report=write(tmp_path / "report.json", FIXED_REPORT))
     card = read(carded)
-    assert (
-        "| generated answer | 0.765 (0.740 to 0.780) | 0.876 (0.850 to 0.890) | 0.988 (0.960 to 0.990) |" in card.text
-    )
-    assert "Still clips it abstained from: 87.5 %" in card.text
-    results = {result.metric_name: result for result in card.data.eval_results}
-    assert results["UF1, recognition head"].metric_value == 0.4321
-    assert results["UF1, recognition head"].metric_args["interval_95"] == [0.41, 0.44]
-    assert json.loads((carded / REPORT_FILE).read_text()) == SPLIT_REPORT
+    row = "| DEFT, trained before | 0.765 (0.744 to 0.777) | 0.876 (0.855 to 0.888) | 0.961 (0.940 to 0.973) |"
+    assert row in card.text
+    assert "| majority | 0.123 (" in card.text
+    assert "Still clips it abstained from: 87.5 % of\n8; clips with an expression" in card.text
+    assert "Answers that can be read back: 96.1 %" in card.text
+    assert "Action units: F1 0.777, macro F1 over presence and absence\n0.888." in card.text
+    assert "not this checkpoint's own" not in card.text
+    (f1, *_) = card.data.eval_results
+    assert (f1.metric_type, f1.metric_value, f1.metric_args["interval_95"]) == ("f1", 0.7654, [0.7439, 0.7772])
+    assert json.loads((carded / REPORT_FILE).read_text()) == FIXED_REPORT
     # Filled again from the folder alone, it is the same.
     before = (carded / "README.md").read_bytes()
     fill_card(carded)
@@ -76,10 +83,10 @@ def test_a_report_of_a_split_is_shown_with_its_intervals(carded, tmp_path):
 
 def test_every_number_comes_from_a_report(carded, tmp_path):
     """Change every figure in the files: what the card still has in common with before are the template's own words."""
-    fill_card(carded, report=write(tmp_path / "report.json", SPLIT_REPORT))
+    fill_card(carded, report=write(tmp_path / "report.json", FIXED_REPORT))
     before = numbers(read(carded).text)
     write(carded / RUN_FILE, shifted(json.loads((carded / RUN_FILE).read_text(encoding="utf-8"))))
-    fill_card(carded, report=write(tmp_path / "report.json", shifted(SPLIT_REPORT)))
+    fill_card(carded, report=write(tmp_path / "report.json", shifted(FIXED_REPORT)))
     after = numbers(read(carded).text)
     assert len(before) > 20
     assert before & after <= numbers(TEMPLATE.read_text(encoding="utf-8"))
@@ -155,11 +162,11 @@ def test_a_bad_report_changes_nothing(carded, tmp_path, content, message):
 
 
 def test_a_folder_that_training_has_not_written(tmp_path, capsys):
-    assert main([str(tmp_path)]) == 1
+    assert main(["card", str(tmp_path)]) == 2
     assert "holds no config.json" in capsys.readouterr().err
 
 
 def test_the_command_line(carded, tmp_path, capsys):
-    assert main([str(carded), "--report", str(write(tmp_path / "r.json", SPLIT_REPORT))]) == 0
+    assert main(["card", str(carded), "--report", str(write(tmp_path / "r.json", FIXED_REPORT))]) == 0
     assert "Card written" in capsys.readouterr().out
-    assert main([str(carded), "--report", str(tmp_path / "nowhere.json")]) == 1
+    assert main(["card", str(carded), "--report", str(tmp_path / "nowhere.json")]) == 2

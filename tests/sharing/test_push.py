@@ -6,9 +6,9 @@ import shutil
 import pytest
 from huggingface_hub import HfApi, ModelCard, constants
 
+from deft_llm.cli import main
 from deft_llm.hub_datasets.build.publishing import PushError, push
 from deft_llm.hub_datasets.sources.sharing_policy import LicenceError
-from deft_llm.sharing import push as pushing
 from deft_llm.sharing.card import RUN_FILE
 from deft_llm.sharing.push import FolderError, check_folder, push_model
 from tests.loopback_hub import OWNER_TOKEN, READER_TOKEN, REVOKED_TOKEN, LoopbackHub
@@ -238,11 +238,11 @@ def test_a_private_push_does_not_end_in_a_public_repository(hub, api, licensed):
 
 def test_the_command_line(hub, api, card_folder, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
-    assert pushing.main([str(card_folder), NAME, "--private"]) == 0
+    assert main(["push", str(card_folder), NAME, "--private"]) == 0
     assert capsys.readouterr().out.startswith(f"{hub.url}/{NAME}/tree/")
     hub.fail("POST .*/commit/", 403)
     (card_folder.parent / "empty").mkdir(exist_ok=True)
-    assert pushing.main([str(card_folder.parent / "empty"), NAME]) == 1
+    assert main(["push", str(card_folder.parent / "empty"), NAME]) == 2
     assert "is not complete" in capsys.readouterr().err
 
 

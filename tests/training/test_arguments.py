@@ -58,6 +58,31 @@ def test_checkpointing_of_activations_goes_by_either_name(tmp_path, name):
     assert parse_arguments(options)[3].gradient_checkpointing is True
 
 
+def test_options_have_trls_names_and_are_read_with_hyphens(tmp_path):
+    options = ["--config", TINY, "--dataset", "x", "--output-dir", str(tmp_path), "--use-cpu", "true"]
+    *_, tuning, training = parse_arguments([*options, "--use-peft", "true", "--lora-target-modules", r"a\\..*"])
+    assert training.output_dir == str(tmp_path)
+    assert (tuning.use_peft, tuning.lora_target_modules) == (True, r"a\\..*")
+    # Names of earlier versions go on being read, in the recipe and on the command line.
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: org/deft\nlanguage_dtype: bfloat16\nbf16: false\n")
+    options[1] = str(path)
+    tuning = parse_arguments(options)[2]
+    assert (tuning.model_name_or_path, tuning.dtype) == ("org/deft", "bfloat16")
+    assert parse_arguments([*options, "--model", "org/other"])[2].model_name_or_path == "org/other"
+
+
+def test_an_installed_recipe_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--dataset", "x", "--output-dir", str(tmp_path), "--use-cpu", "true"]
+    for name in ("tiny.yaml", "recipes/tiny.yaml"):
+        assert parse_arguments(["--config", name, *options])[3].max_steps == 600
+    with pytest.raises(
+        FileNotFoundError, match=r"no recipe other/tiny.yaml. Pass a YAML file, or an installed recipe"
+    ):
+        parse_arguments(["--config", "other/tiny.yaml", *options])
+
+
 def test_mappings_can_be_given_on_the_command_line(tmp_path):
     options = ["--config", TINY, "--dataset", "x", "--output_dir", str(tmp_path), "--use_cpu", "true"]
     data, model, *_ = parse_arguments([*options, "--task_weights", '{"emotion": 2}', "--motion", '{"flow_size": 16}'])

@@ -13,7 +13,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from deft_llm.training.arguments import TuningArguments
 from deft_llm.training.data import DeftCollator
 from deft_llm.training.parts import (
     add_adapters,
@@ -26,6 +25,7 @@ from deft_llm.training.parts import (
     quantization_config,
     set_stage,
 )
+from deft_llm.training.tuning import TuningArguments
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_language_model_of_another_type_leaves_the_experts_as_they_are(model, 
     assert types == {("language", torch.bfloat16), ("experts", torch.float32), ("connectors", torch.float32)}
     with torch.inference_mode():
         torch.testing.assert_close(own(**batch).loss, model(**batch).loss, atol=0.05, rtol=0.05)
-    with pytest.raises(ValueError, match="`language_dtype` must be one of float32"):
+    with pytest.raises(ValueError, match="`dtype` must be one of float32"):
         cast_language_model(own, "int3")
 
 

@@ -49,7 +49,7 @@ def test_help_names_every_option_of_ours_and_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
     for group in OURS:
         for name in group.__dataclass_fields__:
-            assert f"--{name} " in done.stdout, name
+            assert f"--{name.replace('_', '-')} " in done.stdout, name
 
 
 # --- A whole run ----------------------------------------------------------------------------------------------------

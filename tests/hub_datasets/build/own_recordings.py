@@ -24,7 +24,7 @@ def rows_of(folder):
 
 def command(root, out, *more):
     return [
-        sys.executable, "-m", "deft_llm.hub_datasets", "build", "--source", f"mylab={root}", "--out", str(out),
+        sys.executable, "-m", "deft_llm.cli", "data", "build", "--source", f"mylab={root}", "--output-dir", str(out),
         "--face-source", "cropped", "--shard-size", "2", *more,
     ]  # fmt: skip
 

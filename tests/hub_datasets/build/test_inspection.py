@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from deft_llm.hub_datasets.__main__ import DONE, REFUSED, main
+from deft_llm.cli import main
+from deft_llm.exit_codes import DONE, REFUSED
 from deft_llm.hub_datasets.build import inspection
 
 
@@ -28,7 +29,7 @@ def test_inspect_prints_counts_labels_verdicts_and_drops(everything, manifest):
 def test_a_picture_shows_the_face_the_flow_the_verdicts_the_course_and_the_text(rendered, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     target = tmp_path / "new" / "clip.png"
-    assert main(["inspect", str(rendered), "--picture", str(target)]) == DONE
+    assert main(["data", "inspect", str(rendered), "--picture", str(target)]) == DONE
     assert f"written to {target}" in " ".join(capsys.readouterr().out.split())
     image = np.asarray(Image.open(target).convert("RGB")).astype(int)
     assert image.shape[0] > 600
@@ -64,13 +65,13 @@ def test_a_picture_without_pixels_has_flow_and_regions(everything, tmp_path):
 
 
 def test_an_unknown_clip_and_an_empty_folder_are_refused(everything, tmp_path, capsys):
-    assert main(["inspect", str(everything[2]), "--clip", "006_1_2"]) == REFUSED
+    assert main(["data", "inspect", str(everything[2]), "--clip", "006_1_2"]) == REFUSED
     assert "samm/006/006_1_2/558" in capsys.readouterr().err  # what may have been meant
-    assert main(["inspect", str(tmp_path)]) == REFUSED
+    assert main(["data", "inspect", str(tmp_path)]) == REFUSED
     assert "a folder that `build` has written" in capsys.readouterr().err
 
 
 def test_a_picture_without_matplotlib_says_what_to_install(rendered, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["inspect", str(rendered), "--picture", str(tmp_path / "x.png")]) == REFUSED
+    assert main(["data", "inspect", str(rendered), "--picture", str(tmp_path / "x.png")]) == REFUSED
     assert "pip install matplotlib" in capsys.readouterr().err

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import CommitOperationDelete
 
-from deft_llm.hub_datasets.__main__ import DONE, REFUSED, main
+from deft_llm.cli import main
+from deft_llm.exit_codes import DONE, REFUSED
 from deft_llm.hub_datasets.build import publishing
 from deft_llm.hub_datasets.build.publishing import push
 from deft_llm.hub_datasets.sources.sharing_policy import LicenceError
@@ -116,13 +117,12 @@ def test_rendered_clips_may_be_shown_to_anybody(rendered):
 def test_push_over_the_command_line(licensed_folder, monkeypatch, capsys):
     hub = Hub()
     monkeypatch.setattr(publishing, "HfApi", lambda: hub)
-    arguments = ["push", "lab/uni-mer", "--from", str(licensed_folder)]
+    arguments = ["data", "push", str(licensed_folder), "lab/uni-mer"]
     assert main(arguments) == REFUSED
     assert main([*arguments, "--private"]) == REFUSED
     assert hub.calls == []
     capsys.readouterr()
     assert main([*arguments, "--private", "--i-may-share", "Signed by all."]) == DONE
     assert capsys.readouterr().out == "https://hub/datasets/lab/uni-mer\n"
-    with pytest.raises(SystemExit):
-        main([*arguments, "--private", "--gated"])
-    assert main(["push", "lab/x", "--from", str(licensed_folder / "data"), "--private"]) == REFUSED
+    assert main([*arguments, "--private", "--gated"]) == REFUSED
+    assert main(["data", "push", str(licensed_folder / "data"), "lab/x", "--private"]) == REFUSED

@@ -42,7 +42,7 @@ def test_the_output_stays_out_of_the_roots(own_root, tmp_path):
 
 def test_an_existing_folder_is_not_overwritten(own_root, own_built):
     before = digest(own_built[0])
-    with pytest.raises(FileExistsError, match="choose another --out"):
+    with pytest.raises(FileExistsError, match="choose another --output-dir"):
         build({"mylab": own_root}, own_built[0], settings=CROPPED)
     assert digest(own_built[0]) == before
     assert not own_built[0].with_name("own.building").exists()

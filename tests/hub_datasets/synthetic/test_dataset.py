@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from deft_llm.hub_datasets.__main__ import main
+from deft_llm.cli import main
 from deft_llm.hub_datasets.synthetic.dataset import (
     CONVENTIONS,
     EMOTIONS,
@@ -183,7 +183,7 @@ def test_errors_are_recorded_and_the_truth_is_kept():
     ],
 )
 def test_bad_requests_are_one_line_and_write_nothing(arguments, message, tmp_path, capsys):
-    assert main(["synthesize", "--out", str(tmp_path / "new"), *arguments]) == 2
+    assert main(["data", "synthesize", "--output-dir", str(tmp_path / "new"), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -192,7 +192,7 @@ def test_bad_requests_are_one_line_and_write_nothing(arguments, message, tmp_pat
 
 def test_nothing_is_overwritten(built_folder, capsys):
     before = digest(built_folder)
-    assert main(["synthesize", "--out", str(built_folder)]) == 2
+    assert main(["data", "synthesize", "--output-dir", str(built_folder)]) == 2
     assert "exists and is not empty" in capsys.readouterr().err
     assert digest(built_folder) == before
 

@@ -1,0 +1,396 @@
+"""`deft`: explain, measure and spot clips, and build, train, evaluate and share."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# What the commands call is imported when they run: --help must not wait for torch.
+from deft_llm.cli_data import app as data_app
+from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
+
+# Click's own class, which older versions of Typer import and newer ones bring along.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+# Options that take several values: `--source a=A b=B` stands for `--source a=A --source b=B`.
+SEVERAL = ("--source", "--accept-licence", "--conventions")
+
+# The extra of pyproject.toml that brings a module.
+EXTRAS = {
+    "data": ("datasets", "pandas", "pyarrow", "python_calamine", "rich", "scipy", "threadpoolctl"),
+    "scale": ("datatrove",),
+    "train": ("accelerate", "peft", "sklearn", "trl"),
+    "evaluation": ("matplotlib",),
+    "text": ("rouge_score", "sacrebleu"),
+    "demo": ("skimage",),
+    "quantized": ("bitsandbytes",),
+    "decord": ("decord",),
+    "mediapipe": ("mediapipe",),
+}
+
+app = typer.Typer(
+    name="deft",
+    help="Micro-expression recognition: clip in, class, evidence and rationale out.",
+    epilog=f"\b\nExit codes:\n{table()}",
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_app, name="data")
+demo_app = typer.Typer(help="Make a photograph clip with known motion, and explain it.", rich_markup_mode=None)
+app.add_typer(demo_app, name="demo")
+
+
+class Protocol(StrEnum):
+    loso = "loso"
+    cde = "cde"
+    lodo = "lodo"
+    fixed = "fixed"
+
+
+class Mode(StrEnum):
+    recognition = "recognition"
+    full = "full"
+
+
+Clips = Annotated[list[str], typer.Argument(help="Videos, folders of frames, or URLs.", metavar="CLIP...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FaceSource = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FINDER",
+        help="What finds the face: yunet, yunet:MODEL, mediapipe:MODEL, or cropped where the frames are face crops.",
+    ),
+]
+Private = Annotated[bool, typer.Option("--private", help="Only you and your organisation can see it.")]
+Gated = Annotated[bool, typer.Option("--gated", help="Visible; you answer requests for its files.")]
+
+
+# --- Clips ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def explain(
+    clips: Clips,
+    model: Annotated[str, typer.Option(help="Folder or Hub repository of a trained model.")],
+    as_json: AsJson = False,
+    face_source: FaceSource = None,
+    convention: Annotated[str | None, typer.Option(help="Whose reading of action units to ask for.")] = None,
+    question: Annotated[str | None, typer.Option(help="A question in place of the usual one.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
+) -> int:
+    """Explain clips with a trained model."""
+    from deft_llm.clips import explain_clips
+
+    explained = explain_clips(
+        clips,
+        model,
+        revision=revision,
+        convention=convention,
+        question=question,
+        face_source=face_source,
+        max_new_tokens=max_new_tokens,
+    )
+    if as_json:
+        kept = ("clip", "report", "generated_text", "frames_indices")
+        _print_json([{name: item[name] for name in kept} for item in explained])
+        return DONE
+    for item in explained:
+        _print_titled(item["clip"], item["generated_text" if question else "report_text"], alone=len(clips) == 1)
+    return DONE
+
+
+@app.command()
+def measure(
+    clips: Clips,
+    as_json: AsJson = False,
+    face_source: FaceSource = None,
+    key_frames: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(metavar="ONSET APEX OFFSET", help="Frame numbers, if they are not to be spotted."),
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, where the clip carries none.")] = None,
+    every_region: Annotated[bool, typer.Option("--all", help="Print regions within the noise, too.")] = False,
+) -> int:
+    """Measure the motion of clips, without a model."""
+    from deft_llm.clips import measure_clips, measured_data, measured_text
+
+    measured = measure_clips(clips, face_source=face_source, key_frames=key_frames, fps=fps, every_region=every_region)
+    if as_json:
+        _print_json([measured_data(item) for item in measured])
+        return DONE
+    for item in measured:
+        _print_titled(item["clip"], measured_text(item), alone=len(clips) == 1)
+    return DONE
+
+
+@app.command()
+def spot(
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Video, folder of frames, or URL.")],
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    face_source: FaceSource = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, where the video carries none.")] = None,
+    longest: Annotated[float, typer.Option(help="Seconds of the longest expression to look for.")] = 1.0,
+) -> int:
+    """Find expressions, blinks and speech in a video."""
+    from deft_llm.clips import interval_rows, intervals_csv, intervals_text, spot_video
+
+    if as_json and as_csv:
+        raise typer.BadParameter("Choose one of --json and --csv.")
+    intervals, rate = spot_video(video, fps=fps, longest=longest, face_source=face_source)
+    if as_json:
+        _print_json(interval_rows(intervals, rate))
+    else:
+        print((intervals_csv if as_csv else intervals_text)(intervals, rate), end="")
+    return DONE
+
+
+# --- Models ---------------------------------------------------------------------------------------------------------
+
+
+# Help is printed by the training itself, which reads its options from YAML and the command line by TRL's parser.
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def train(context: typer.Context) -> int:
+    """Train a model by a recipe (TRL's SFTTrainer)."""
+    from deft_llm.training.run import main as train_main
+
+    try:
+        return train_main(context.args)
+    except Exception:
+        # The request was found good: what fails then is told in full.
+        traceback.print_exc()
+        return BROKE_OFF
+
+
+@app.command()
+def evaluate(
+    output_dir: Annotated[Path, typer.Option(help="Folder for the report, and for finished folds.")],
+    dataset: Annotated[str | None, typer.Option(help="Uni-MER dataset: folder or Hub repository.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Recipe (YAML) to train in every fold, or a trained model's folder or repository."),
+    ] = None,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(
+            help="Leave one subject out, MEGC 2019 composite, leave one dataset out, or the dataset's train and test "
+            "splits, on which a trained model is scored as it is."
+        ),
+    ] = Protocol.fixed,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="The class from the heads, or from the generated answer. Default: recognition for a recipe, full for "
+            "a trained model."
+        ),
+    ] = None,
+    baselines: Annotated[str, typer.Option(help="With commas: majority,svm,ststnet,off_apexnet.")] = "",
+    target: Annotated[str, typer.Option(help="Column to predict.")] = "emotion_coarse",
+    labels: Annotated[str | None, typer.Option(help="Fixed label list, with commas. Default: what occurs.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Folds at a time, one core each.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of training and bootstrap.")] = 0,
+    resamples: Annotated[int, typer.Option(min=1, help="Resamples of the bootstrap over subjects.")] = 2000,
+    unseen: Annotated[
+        bool,
+        typer.Option(
+            "--unseen", help="Vouch that a trained model has seen no subject of the dataset (loso, cde, lodo)."
+        ),
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    questions: Annotated[
+        Path | None, typer.Option(help="JSONL of the MEGC question-answering track, to answer instead.")
+    ] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder with the videos that the questions name.")] = None,
+) -> int:
+    """Evaluate a recipe, a trained model or baselines."""
+    if questions is not None:
+        if videos is None or model is None:
+            raise typer.BadParameter("--questions needs --videos and --model.")
+        from deft_llm.evaluation.run import answer_track
+
+        answer_track(model, questions, videos, output_dir, max_new_tokens=max_new_tokens)
+        return DONE
+    if dataset is None:
+        raise typer.BadParameter("--dataset is missing.")
+    from deft_llm.evaluation.run import evaluate as run_evaluation
+
+    run_evaluation(
+        dataset,
+        output_dir,
+        model=model,
+        protocol=protocol.value,
+        mode=None if mode is None else mode.value,
+        baselines=_listed(baselines),
+        target=target,
+        labels=None if labels is None else _listed(labels),
+        workers=workers,
+        seed=seed,
+        resamples=resamples,
+        unseen=unseen,
+        max_new_tokens=max_new_tokens,
+    )
+    return DONE
+
+
+@app.command()
+def card(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder that `deft train` has written.")],
+    report: Annotated[Path | None, typer.Option(help="report.json that `deft evaluate` has written.")] = None,
+    dataset_id: Annotated[
+        str | None, typer.Option(help="The dataset's Hub repository, where the report names a folder.")
+    ] = None,
+) -> int:
+    """Fill the card of a trained model."""
+    from deft_llm.sharing.card import fill_card
+
+    print(f"Card written to {fill_card(folder, report=report, dataset_id=dataset_id)}")
+    return DONE
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder that `deft train` has written.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Hub repository, such as org/deft-llm.")],
+    private: Private = False,
+    gated: Gated = False,
+    i_may_share: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Why the terms of the training data allow it.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to. Default: main.")] = None,
+) -> int:
+    """Put a trained model on the Hub, in one commit."""
+    from deft_llm.cli_data import visibility_of
+    from deft_llm.sharing.push import push_model
+
+    visibility = visibility_of(private, gated)
+    print(push_model(folder, repo, visibility=visibility, i_may_share=i_may_share, revision=revision))
+    return DONE
+
+
+@demo_app.command("clip")
+def demo_clip(output: Annotated[Path, typer.Option(help="Video to write, such as photograph.mp4.")]) -> int:
+    """Write a clip of a photograph whose brows are lowered."""
+    from deft_llm.demo import make_clip
+
+    make_clip(output)
+    return DONE
+
+
+@demo_app.command("explain")
+def demo_explain(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="Clip to explain.")],
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    picture: Annotated[Path, typer.Option(help="PNG to write.")],
+) -> int:
+    """Explain a clip, and draw a picture.
+
+    What runs is the code in the model's folder, as for anybody who loads it from the Hub.
+    """
+    from deft_llm.demo import explain_elsewhere
+
+    return explain_elsewhere(video, model, picture)
+
+
+# --- Words in, codes out --------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: Words of the command line; by default those of this process.
+
+    Returns:
+        One of the exit codes of `deft_llm.exit_codes`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if words[0] != "train":
+        words = _repeated(_dashed(words))
+    return _guarded(lambda: typer.main.get_command(app).main(words, prog_name="deft", standalone_mode=False))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    """Runs a command; errors that are expected become one sentence on stderr and an exit code."""
+    try:
+        code = command() or DONE
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        path = "deft" if context is None else context.command_path
+        return _refused(f"{error.format_message()} See `{path} --help`.")
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except ImportError as error:
+        return _refused(_with_extra(error))
+    except (
+        ValueError, TypeError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError,
+        PermissionError,
+    ) as error:  # fmt: skip
+        return _refused(str(error))
+    except (OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BROKE_OFF
+    if code == INTERRUPTED:
+        print("error: interrupted; the same command goes on with what is unfinished.", file=sys.stderr)
+    return code
+
+
+def _refused(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return REFUSED
+
+
+def _with_extra(error: ImportError) -> str:
+    module = (error.name or "").partition(".")[0]
+    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
+    if extra is None or "pip install" in str(error):
+        return str(error)
+    return f"{str(error).rstrip('.')}. This needs `pip install 'deft-llm[{extra}]'`, which brings {module}."
+
+
+def _dashed(words: Sequence[str]) -> list[str]:
+    """Options with underscores, as TRL and earlier versions write them, in the spelling of the help."""
+    dashed = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        dashed.append(f"{name.replace('_', '-')}{equals}{value}" if word.startswith("--") else word)
+    return dashed
+
+
+def _repeated(words: Sequence[str]) -> list[str]:
+    """The option before each of its values, where it takes several."""
+    repeated: list[str] = []
+    option = None
+    for word in words:
+        if word.startswith("-"):
+            option = word if word in SEVERAL else None
+        elif option and repeated[-1] != option:
+            repeated.append(option)
+        repeated.append(word)
+    return repeated
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _print_titled(clip: str, text: str, *, alone: bool) -> None:
+    print(text if alone else f"{clip}\n{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Explaining, measuring and spotting clips from the command line: what `deft explain`, `measure` and `spot` call."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deft_llm.processing.spotting import Interval
+
+NO_MOTION = "No region moves above the noise of the clip."
+NO_INTERVAL = "No expression, blink or speech was found."
+_COLUMNS = ("kind", "onset", "apex", "offset", "onset_seconds", "offset_seconds", "score", "macro", "regions")
+
+
+def load_explainer(model: str, *, revision: str | None = None) -> Any:
+    """Loads the pipeline of a trained model. The code is the installed package's, so no remote code runs.
+
+    Args:
+        model: Folder or Hub repository.
+        revision: Branch, tag or commit of the repository.
+
+    Returns:
+        A `DeftVideoTextToTextPipeline`.
+
+    Raises:
+        FileNotFoundError: There is no such folder, and no Hub repository that can be read.
+        ValueError: The model is not a DEFT model.
+    """
+    import torch
+    from transformers import PretrainedConfig
+
+    from deft_llm.modeling_deft import DeftForConditionalGeneration, DeftVideoTextToTextPipeline
+    from deft_llm.processing import DeftProcessor
+
+    try:
+        kind = PretrainedConfig.get_config_dict(model, revision=revision)[0].get("model_type")
+        if kind != "deft":
+            raise ValueError(
+                f"{model} is not a DEFT model: the model_type in its config.json is {kind!r}. Pass a folder that "
+                "`deft train` has written, or a Hub repository of one."
+            )
+        loaded = DeftForConditionalGeneration.from_pretrained(model, revision=revision)
+        processor = DeftProcessor.from_pretrained(model, revision=revision)
+    except OSError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise FileNotFoundError(
+            f"--model {model}: the model cannot be read ({reason}). Pass a folder that `deft train` has written, or a "
+            "Hub repository; for a private one log in with `hf auth login`."
+        ) from error
+    device = 0 if torch.cuda.is_available() else -1
+    return DeftVideoTextToTextPipeline(model=loaded.eval(), processor=processor, device=device)
+
+
+def explain_clips(
+    clips: Sequence[str],
+    model: str,
+    *,
+    revision: str | None = None,
+    convention: str | None = None,
+    question: str | None = None,
+    face_source: str | None = None,
+    max_new_tokens: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Explains clips, one after the other.
+
+    Args:
+        clips: Videos, folders of frames or URLs.
+        model: Folder or Hub repository of a trained model.
+        revision: Branch, tag or commit of the repository.
+        convention: Whose reading of the action units is asked for; by default the model's own.
+        question: A question in place of the one that asks for Class, Evidence and Rationale.
+        face_source: What finds the face; by default what the model's processor names.
+        max_new_tokens: Longest answer, in tokens.
+
+    Yields:
+        For each clip its name and what the pipeline returns: `report`, `report_text`, `generated_text` and
+        `frames_indices`.
+
+    Raises:
+        FileNotFoundError: A clip or the model does not exist.
+        ValueError: A clip cannot be read, or an option does not suit the model.
+    """
+    check_clips(clips)
+    pipe = load_explainer(model, revision=revision)
+    options = {"convention": convention, "face_source": face_source, "max_new_tokens": max_new_tokens}
+    options = {name: value for name, value in options.items() if value is not None}
+    for clip in clips:
+        yield {"clip": clip, **pipe(clip, text=question, **options)}
+
+
+def measure_clips(
+    clips: Sequence[str],
+    *,
+    face_source: str | None = None,
+    key_frames: tuple[int, int, int] | None = None,
+    fps: float | None = None,
+    every_region: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Measures the motion of clips without a model.
+
+    Args:
+        clips: Videos, folders of frames or URLs.
+        face_source: What finds the face, as in `DeftVideoProcessor`; by default the frames are face crops.
+        key_frames: Onset, apex and offset of each clip; by default they are spotted.
+        fps: Frames per second of clips that carry no frame rate.
+        every_region: Return the regions within the noise of the clip, too.
+
+    Yields:
+        For each clip its name, the frames that were compared (`frames_indices`, the first one is the onset), and
+        `motion`, the list of `RegionMotion`.
+
+    Raises:
+        FileNotFoundError: A clip does not exist.
+        ValueError: A clip cannot be read, or no face was found in it.
+    """
+    from deft_llm.processing import DeftVideoProcessor
+    from deft_llm.processing.motion_evidence import measure_motion
+
+    check_clips(clips)
+    processor = DeftVideoProcessor(do_crop_appearance=False, **({} if fps is None else {"fps": fps}))
+    options: dict[str, Any] = {"face_source": face_source} if face_source else {}
+    if key_frames is not None:
+        options["key_frames"] = key_frames
+    for clip in clips:
+        found = processor(clip, return_lead_in=True, return_metadata=True, return_tensors="np", **options)
+        motions = measure_motion(found["flow_values_videos"][0], lead_in=found["lead_in_flow"][0])
+        indices = [int(index) for index in found["video_metadata"][0].frames_indices]
+        kept = [motion for motion in motions if every_region or motion.significant]
+        yield {"clip": clip, "frames_indices": indices, "motion": kept}
+
+
+def measured_text(measured: dict[str, Any]) -> str:
+    """One statement per region, or one that says that nothing moves."""
+    from deft_llm.processing.motion_evidence import format_motion
+
+    return format_motion(measured["motion"]) or NO_MOTION
+
+
+def measured_data(measured: dict[str, Any]) -> dict[str, Any]:
+    """The same as plain JSON data."""
+    return {**measured, "motion": [asdict(motion) for motion in measured["motion"]]}
+
+
+def spot_video(
+    video: str, *, fps: float | None = None, longest: float = 1.0, face_source: str | None = None
+) -> tuple[list[Interval], float]:
+    """Finds the expressions, blinks and speech in a video.
+
+    Args:
+        video: Video, folder of frames or URL.
+        fps: Frames per second, where the source carries none.
+        longest: Seconds from onset to offset of the longest expression that is looked for.
+        face_source: What finds the face in the first frame; by default the frames are face crops.
+
+    Returns:
+        The intervals, in the order of their onsets, and the frame rate.
+
+    Raises:
+        FileNotFoundError: The video does not exist.
+        ValueError: The video cannot be read, its frame rate is not known, or no face was found in it.
+    """
+    from deft_llm.processing.face_alignment import face_transform, make_face_source
+    from deft_llm.processing.region_tracking import track_regions
+    from deft_llm.processing.spotting import propose_intervals
+    from deft_llm.processing.video_reading import open_clip
+
+    source = make_face_source(face_source or "cropped")
+    check_clips([video])
+    clip = open_clip(video, fps=fps)
+    rate = fps or clip.metadata.fps
+    if not rate:
+        raise ValueError(f"{clip.name}: the source carries no frame rate; pass --fps (frames per second).")
+    transform = face_transform(clip, 0, source)
+    return propose_intervals(track_regions(clip.scan(), transform), rate, longest=longest), float(rate)
+
+
+def interval_rows(intervals: Sequence[Interval], fps: float) -> list[dict[str, Any]]:
+    """The intervals as plain JSON data, in frames and in seconds."""
+    return [
+        {
+            "kind": item.kind,
+            "onset": item.onset,
+            "apex": item.apex,
+            "offset": item.offset,
+            "onset_seconds": round(item.onset / fps, 3),
+            "offset_seconds": round(item.offset / fps, 3),
+            "score": round(float(item.score), 2),
+            "macro": item.macro,
+            "regions": [{"region": region, "side": side} for region, side in item.regions],
+        }
+        for item in intervals
+    ]
+
+
+def intervals_csv(intervals: Sequence[Interval], fps: float) -> str:
+    """The intervals as a table with a header; regions are joined by semicolons."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in interval_rows(intervals, fps):
+        regions = "; ".join(f"{item['side']} {item['region']}" for item in row["regions"])
+        writer.writerow({**row, "regions": regions})
+    return file.getvalue()
+
+
+def intervals_text(intervals: Sequence[Interval], fps: float) -> str:
+    """One interval per line, to read."""
+    lines = []
+    for row in interval_rows(intervals, fps):
+        kind = f"macro-{row['kind']}" if row["macro"] else row["kind"]
+        regions = ", ".join(f"{item['side']} {item['region']}" for item in row["regions"])
+        lines.append(
+            f"{kind:<16} {row['onset_seconds']:8.2f} s to {row['offset_seconds']:8.2f} s   frames {row['onset']}, "
+            f"{row['apex']}, {row['offset']}   score {row['score']:.1f}" + (f"   {regions}" if regions else "")
+        )
+    return "\n".join(lines) + "\n" if lines else f"{NO_INTERVAL}\n"
+
+
+def check_clips(clips: Sequence[str]) -> None:
+    """Raises `FileNotFoundError` for a clip that does not exist, before a model is loaded for the others."""
+    for clip in clips:
+        if "://" not in clip and not clip.startswith("data:") and not Path(clip).exists():
+            raise FileNotFoundError(f"{clip}: no such video or folder of frames.")
