@@ -334,12 +334,12 @@ ACTION_UNITS: dict[str, ActionUnit] = {unit.code: unit for unit in _FACIAL_ACTIO
     code: ActionUnit(code, name, action, (), muscles, testable=False) for code, name, action, muscles in _OTHER_ACTIONS
 }
 
-# Sheets disagree on what is a unit and what a descriptor ("AD38" for AU38); the number tells. M has its own numbers.
+# Sheets disagree on whether a code is a unit or a descriptor ("AD38" for AU38). The number decides; M has its own.
 _BY_CODE = ACTION_UNITS | {
     f"{kind}{unit.number}": unit for unit in ACTION_UNITS.values() if unit.kind != "M" for kind in ("AU", "AD")
 }
 
-# Other names in use: older editions of FACS, detectors' manuals.
+# Other names in use, from older editions of FACS and manuals of detectors.
 _SYNONYMS = {
     "nasolabial furrow deepener": "AU11",
     "cheek puffer": "AU13",

@@ -20,10 +20,10 @@ logger = logging.get_logger(__name__)
 
 
 def whole_clip(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """All frames solved together by `whole_clip_flow`; the more of the clip, the better. Shapes as below."""
+    """Flow of all frames together, by `whole_clip_flow`. More frames give better flow. Shapes as in `estimate_flow`."""
     clip = torch.from_numpy(np.concatenate([reference[None], frames]).astype(np.float32, copy=False))
     threads = torch.get_num_threads()
-    # Sums over several threads end in other last bits, and a data set must not depend on the machine's cores.
+    # Sums over several threads differ in the last bits, and a dataset must not depend on the number of cores.
     torch.set_num_threads(1)
     try:
         return whole_clip_flow(clip).flow[1:].numpy()
