@@ -53,7 +53,7 @@ _STEPS = {"up": (0.0, -1.0), "down": (0.0, 1.0), "medial": (1.0, 0.0), "lateral"
 
 @dataclass(frozen=True)
 class Motion:
-    """The effect of an AU on one region. `direction` words are combined; `weight` is relative to the strongest region."""
+    """The effect of an AU on one region. `direction` words are combined; `weight` is relative to the strongest one."""
 
     region: str
     direction: tuple[str, ...]
@@ -78,14 +78,16 @@ class ActionUnit:
     """One row of the table.
 
     Args:
-        code: kind and number, such as `"AU4"`, `"AD19"` (an action descriptor, for which FACS names no muscle or does
-            not distinguish how it is done) or `"M57"` (a movement of the head or the eyes).
-        name: FACS name, singular, lower case.
-        action: completes the sentence "In this clip …".
-        motions: motion per region, the most characteristic first. Empty if no region of the atlas has a direction.
-        muscles: anatomical names. Empty if FACS names none.
-        testable: whether flow in the image plane can show the unit. `False` for motion along the line of sight, changes
-            of the skin's appearance, motion behind closed lips, and motion of the whole head or the eyeball.
+        code (`str`): Kind and number, such as `"AU4"`, `"AD19"` (an action descriptor, for which FACS names no muscle
+            or does not distinguish how it is done) or `"M57"` (a movement of the head or the eyes).
+        name (`str`): FACS name, singular, lower case.
+        action (`str`): Completes the sentence "In this clip …".
+        motions (`tuple[Motion, ...]`, *optional*): Motion per region, the most characteristic first. Empty if no
+            region of the atlas has a direction.
+        muscles (`tuple[str, ...]`, *optional*): Anatomical names. Empty if FACS names none.
+        testable (`bool`, *optional*, defaults to `True`): Whether flow in the image plane can show the unit. `False`
+            for motion along the line of sight, changes of the skin's appearance, motion behind closed lips, and motion
+            of the whole head or the eyeball.
     """
 
     code: str

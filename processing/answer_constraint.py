@@ -32,16 +32,17 @@ def answer_pattern(
 ) -> str:
     """The answer's format as a regular expression.
 
-    A piece of evidence names one of `action_units` with a region that the unit moves. Units that motion cannot show are
-    left out. A clip with insufficient motion has no evidence.
+    A piece of evidence names one of `action_units` with a region that the unit moves. Units that motion cannot show
+    are left out. A clip with insufficient motion has no evidence.
 
     Args:
-        emotion_labels: classes.
-        action_units: codes of the action units.
-        facts: code -> side of the recognised units. If given, the evidence has exactly one line for each of them, on
-            that side. Up to four lines may be in any order; more must be in the order given.
-        fields: names of the three fields.
-        longest_rationale: maximum length of the rationale in characters.
+        emotion_labels (`Sequence[str]`): Classes.
+        action_units (`Sequence[str]`): Codes of the action units.
+        facts (`Mapping[str, str] | None`, *optional*): Code -> side of the recognised units. If given, the evidence
+            has exactly one line for each of them, on that side. Up to four lines may be in any order; more must be in
+            the order given.
+        fields (`Sequence[str]`, *optional*, defaults to `FIELDS`): Names of the three fields.
+        longest_rationale (`int`, *optional*, defaults to `400`): Maximum length of the rationale in characters.
     """
     class_field, evidence_field, rationale_field = map(re.escape, fields)
     moved = {code: sorted({motion.region for motion in get_action_unit(code).motions}) for code in action_units}
@@ -80,9 +81,9 @@ class AnswerConstraint(LogitsProcessor):
     object per call. It works with batches, beams and sampling.
 
     Args:
-        tokenizer: a fast tokenizer.
-        patterns: patterns from [`answer_pattern`]; one for all prompts, or one per prompt.
-        prompt_length: number of tokens before the answer, including padding.
+        tokenizer (`Any`): A fast tokenizer.
+        patterns (`str | Sequence[str]`): Patterns from [`answer_pattern`]; one for all prompts, or one per prompt.
+        prompt_length (`int`): Number of tokens before the answer, including padding.
 
     Raises:
         ImportError: llguidance is not installed.

@@ -121,9 +121,10 @@ def parse_answer(
     """Parses an answer. Never raises; text of another form gives a report with `parsed=False`.
 
     Args:
-        text: the answer.
-        emotion_labels: known classes. If given, any other class makes the answer unreadable.
-        fields: names of the three fields.
+        text (`str`): The answer.
+        emotion_labels (`Sequence[str] | None`, *optional*): Known classes. If given, any other class makes the answer
+            unreadable.
+        fields (`Sequence[str]`, *optional*, defaults to `FIELDS`): Names of the three fields.
     """
     report = ExpressionReport(text=text)
     class_field, evidence_field, rationale_field = fields

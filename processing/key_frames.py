@@ -51,17 +51,17 @@ class KeyFrames:
 def spot_key_frames(motion: np.ndarray, fps: float | None = None) -> KeyFrames:
     """Spots onset, apex and offset of the expression in a clip.
 
-    A clip is assumed to show one expression. The course of the face's motion is the first principal component over time
-    of all regions except the lids. Regions are weighted by their noise, and the effects of wrongly measured head motion
-    are removed. A smooth rise and fall is then fitted to this course. Motion pauses at the apex, so the flanks
+    A clip is assumed to show one expression. The course of the face's motion is the first principal component over
+    time of all regions except the lids. Regions are weighted by their noise, and the effects of wrongly measured head
+    motion are removed. A smooth rise and fall is then fitted to this course. Motion pauses at the apex, so the flanks
     determine its time better than the maximum does. If only the lids move, they are used instead.
 
     A clip longer than 1.2 s with a known frame rate is first searched with `propose_intervals` for the most prominent
     expression. A still clip also gets key frames, where its noise is strongest.
 
     Args:
-        motion: (T, regions, 2) from `track_regions`, percent of the crop width.
-        fps: frames per second, if known.
+        motion (`np.ndarray`): (T, regions, 2) from `track_regions`, percent of the crop width.
+        fps (`float | None`, *optional*): Frames per second, if known.
 
     Raises:
         KeyFrameError: there are fewer than two frames.
@@ -110,8 +110,8 @@ def _course(signals: np.ndarray, modes: np.ndarray, sigma: float) -> tuple[np.nd
 def sample_indices(keys: KeyFrames, num_frames: int) -> list[int]:
     """Samples `num_frames` frame numbers: the onset first, the apex at `apex_position(num_frames)`, the offset last.
 
-    Both phases are sampled evenly, so slow and fast expressions get the same timing. Frames repeat if a phase has fewer
-    frames than samples.
+    Both phases are sampled evenly, so slow and fast expressions get the same timing. Frames repeat if a phase has
+    fewer frames than samples.
     """
     position = apex_position(num_frames)
     rising = np.linspace(keys.onset, keys.apex, position + 1)

@@ -1,4 +1,4 @@
-"""Turns flow into statements about the face: which region moved, in which direction, how far, and whether it is noise."""
+"""Turns flow into statements about the face: which region moved, where to, how far, and whether that is noise."""
 
 from __future__ import annotations
 
@@ -60,14 +60,15 @@ def noise_floor(
     """The largest region motion that the clip's noise can produce, in the flow's unit (percent of the crop width).
 
     This is `factor` times a robust standard deviation: that of the flow in stable parts of the face, or that of region
-    motion in neutral frames, whichever is larger. It is at least `minimum`, which remaining compression and head motion
-    reach (0.15 pixels of a 128-pixel crop). Both values were set on rendered clips without an expression.
+    motion in neutral frames, whichever is larger. It is at least `minimum`, which remaining compression and head
+    motion reach (0.15 pixels of a 128-pixel crop). Both values were set on rendered clips without an expression.
 
     Args:
-        flow: (T, 2, h, w), percent of the crop width, head motion removed.
-        lead_in: (L, 2, h, w), the flow of neutral frames before the onset, if there are any.
-        factor: multiple of the standard deviation.
-        minimum: least value returned, percent of the crop width.
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
+        lead_in (`np.ndarray | None`, *optional*): (L, 2, h, w), the flow of neutral frames before the onset, if there
+            are any.
+        factor (`float`, *optional*, defaults to `4.0`): Multiple of the standard deviation.
+        minimum (`float`, *optional*, defaults to `0.12`): Least value returned, percent of the crop width.
     """
     _, _, height, width = flow.shape
     deviation = 1.4826 * float(np.median(np.abs(flow[:, :, stable_mask(height, width)])))
@@ -84,9 +85,11 @@ def measure_motion(
     """Measures the motion of every region at the frame where the face moves most. The strongest comes first.
 
     Args:
-        flow: (T, 2, h, w), percent of the crop width, head motion removed.
-        lead_in: (L, 2, h, w), the flow of neutral frames before the onset. Only used to measure the clip's noise.
-        minimum_concentration: least concentration, 0 to 1, of a significant motion.
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
+        lead_in (`np.ndarray | None`, *optional*): (L, 2, h, w), the flow of neutral frames before the onset. Only used
+            to measure the clip's noise.
+        minimum_concentration (`float`, *optional*, defaults to `0.5`): Least concentration, 0 to 1, of a significant
+            motion.
 
     Raises:
         ValueError: `flow` has another shape, or contains values that are not finite.

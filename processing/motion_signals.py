@@ -69,7 +69,7 @@ def frame_noise(values: np.ndarray) -> np.ndarray:
 
 
 def smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
-    """Smooths (T, D) over time with a Gaussian of `sigma` frames. Below a third of a frame this has almost no effect."""
+    """Smooths (T, D) over time with a Gaussian of `sigma` frames. Has almost no effect below a third of a frame."""
     taps = 2 * max(1, int(np.ceil(3 * sigma))) + 1
     if sigma <= 0:
         return values.copy()
@@ -106,8 +106,8 @@ def runs_of(mask: np.ndarray) -> list[tuple[int, int]]:
 def fit_course(course: np.ndarray, sigma: float) -> tuple[int, int, int]:
     """Fits onset, apex and offset of a rise and fall by least squares. They may be outside the frames.
 
-    Both flanks are u^k / (u^k + (1 − u)^k). This is a straight line for k = 1, close to a raised cosine for k = 1.7 and
-    steeper for larger k. k is fitted too. The durations of rise and fall are independent.
+    Both flanks are u^k / (u^k + (1 − u)^k). This is a straight line for k = 1, close to a raised cosine for k = 1.7
+    and steeper for larger k. k is fitted too. The durations of rise and fall are independent.
     """
     count = len(course)
     times = np.arange(count, dtype=np.float64)

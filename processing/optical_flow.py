@@ -1,7 +1,7 @@
 """Optical flow at the scale of micro-expressions, and removal of head motion.
 
-Every estimator maps the onset frame and T later frames to T dense displacement fields in pixels, (T, 2, H, W). Channel 0
-points right, channel 1 down. A point at p in the onset frame is at p + flow(p) in the later frame.
+Every estimator maps the onset frame and T later frames to T dense displacement fields in pixels, (T, 2, H, W). Channel
+0 points right, channel 1 down. A point at p in the onset frame is at p + flow(p) in the later frame.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 
 
 def whole_clip(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Flow of all frames together, by `whole_clip_flow`. More frames give better flow. Shapes as in `estimate_flow`."""
+    """Flow of all frames together, by `whole_clip_flow`. More frames improve it. Shapes as in `estimate_flow`."""
     clip = torch.from_numpy(np.concatenate([reference[None], frames]).astype(np.float32, copy=False))
     threads = torch.get_num_threads()
     # Sums over several threads differ in the last bits, and a dataset must not depend on the number of cores.
@@ -43,11 +43,11 @@ def lucas_kanade_flow(
     similarity that the textured parts follow. The pull is stronger if the image is noisier.
 
     Args:
-        reference: onset frame, (H, W) float32, grey levels.
-        frames: later frames, (T, H, W) float32, grey levels.
-        sigma: standard deviation of the window in pixels, at every level.
-        levels: number of pyramid levels.
-        iterations: number of Gauss-Newton steps per level.
+        reference (`np.ndarray`): Onset frame, (H, W) float32, grey levels.
+        frames (`np.ndarray`): Later frames, (T, H, W) float32, grey levels.
+        sigma (`float`, *optional*, defaults to `4.5`): Standard deviation of the window in pixels, at every level.
+        levels (`int`, *optional*, defaults to `3`): Number of pyramid levels.
+        iterations (`int`, *optional*, defaults to `4`): Number of Gauss-Newton steps per level.
 
     Returns:
         (T, 2, H, W) float32, pixels.
@@ -207,9 +207,9 @@ def estimate_flow(reference: np.ndarray, frames: np.ndarray, *, estimator: str =
     """Estimates flow from the onset frame to each other frame.
 
     Args:
-        reference: onset frame, (H, H) float32, grey levels 0–255.
-        frames: other frames, (T, H, H) float32, grey levels 0–255.
-        estimator: a key of `FLOW_ESTIMATORS`.
+        reference (`np.ndarray`): Onset frame, (H, H) float32, grey levels 0–255.
+        frames (`np.ndarray`): Other frames, (T, H, H) float32, grey levels 0–255.
+        estimator (`str`, *optional*, defaults to `"whole_clip"`): A key of `FLOW_ESTIMATORS`.
 
     Returns:
         (T, 2, H, H) float32, pixels.
@@ -230,9 +230,9 @@ def fit_similarity(field: np.ndarray, weight: np.ndarray, *, iterations: int = 8
     iteratively reweighted least squares with Tukey's biweight, so that a part that moves on its own is ignored.
 
     Args:
-        field: (2, H, W), any unit of length.
-        weight: (H, W), weight of each point; zero leaves it out.
-        iterations: number of reweighting steps.
+        field (`np.ndarray`): (2, H, W), any unit of length.
+        weight (`np.ndarray`): (H, W), weight of each point; zero leaves it out.
+        iterations (`int`, *optional*, defaults to `8`): Number of reweighting steps.
 
     Returns:
         (2, H, W), the displacement of the fitted similarity, in the same unit.
@@ -268,8 +268,8 @@ def remove_head_motion(flow: np.ndarray, stable: np.ndarray) -> np.ndarray:
     """Subtracts from each field the similarity that the stable parts of the face follow.
 
     Args:
-        flow: (T, 2, H, W), any unit of length.
-        stable: (H, W) bool, the stable parts.
+        flow (`np.ndarray`): (T, 2, H, W), any unit of length.
+        stable (`np.ndarray`): (H, W) bool, the stable parts.
 
     Returns:
         (T, 2, H, W), in the same unit.

@@ -25,8 +25,8 @@ def track_regions(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterat
     Frames are taken one at a time and not kept. With `ClipReader.scan()`, this runs in constant memory.
 
     Args:
-        frames: frames, (H, W, 3) uint8 RGB.
-        transform: (2, 3) transform to the canonical crop of the first frame, from `crop_transform`.
+        frames (`Iterable[np.ndarray]`): Frames, (H, W, 3) uint8 RGB.
+        transform (`np.ndarray`): (2, 3) transform to the canonical crop of the first frame, from `crop_transform`.
 
     Yields:
         (len(TRACKED_REGIONS), 2) float32, percent of the crop width, +x right, +y down; zeros for the first frame.

@@ -1,7 +1,7 @@
 """Decodes video to RGB frames: one class per decoder, and the loop that runs in the helper process.
 
-`decoding_process` runs this file as a script in a separate interpreter, so that a decoder that crashes or hangs on a bad
-file only ends that interpreter. For this reason the file imports nothing else of this package.
+`decoding_process` runs this file as a script in a separate interpreter, so that a decoder that crashes or hangs on a
+bad file only ends that interpreter. For this reason the file imports nothing else of this package.
 
 Frames are numbered in display order, without regard to time. With a variable frame rate, frame 7 is still the eighth
 picture, and no picture is duplicated or dropped to keep a rate.
@@ -31,13 +31,13 @@ from av.video.reformatter import VideoReformatter
 
 SCRIPT = __file__
 MAX_FRAME_PIXELS = 8192 * 4608
-"""Maximum size of a decoded frame, in pixels. 8K (7680 × 4320, 8192 × 4320) is allowed. A file may declare any size."""
+"""Maximum size of a decoded frame, in pixels. 8K (7680 × 4320, 8192 × 4320) is allowed."""
 
 SEEK_FROM = 250
 """Number of unwanted frames above which seeking is faster than decoding."""
 
-# First bytes of video files. FFmpeg would also "play" text (as ANSI art), and playlists and scripts that refer to other
-# files or URLs. Those are not video, so the content is checked first.
+# First bytes of video files. FFmpeg would also "play" text (as ANSI art), and playlists and scripts that refer to
+# other files or URLs. Those are not video, so the content is checked first.
 _SIGNATURES = (
     (4, (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")),  # mp4, mov
     (8, (b"AVI ", b"AVIX")),
@@ -63,7 +63,7 @@ class Decoder(Protocol):
     def __init__(self, path: str, progress: Callable[[], None]): ...
 
     def probe(self) -> dict[str, Any]:
-        """{"width", "height", "count", "fps"}: displayed size in pixels, number of frames, frames per second or None."""
+        """{"width", "height", "count", "fps"}: displayed size in pixels, number of frames, frames/s or None."""
 
     def decode(self, start: int, wants: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (number, (H, W, 3) uint8 RGB) of the wanted frames from `start` on, in order. Arrays may be views."""
@@ -410,8 +410,8 @@ def last_line(error: BaseException) -> str:
     return re.sub(r"/dev/fd/\d+", "the file", lines[-1]) if lines else type(error).__name__
 
 
-# The helper process. The parent sends lines of JSON with open files attached. During a stream it sends single bytes: "f"
-# means that a slot of the ring has been read, "s" means stop. Answers are lines of JSON. Frames go into the ring.
+# The helper process. The parent sends lines of JSON with open files attached. During a stream it sends single bytes:
+# "f" means that a slot of the ring has been read, "s" means stop. Answers are lines of JSON. Frames go into the ring.
 
 
 class _Server:

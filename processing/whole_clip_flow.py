@@ -69,8 +69,9 @@ def whole_clip_flow(frames: torch.Tensor, *, reference: int = 0) -> ClipFlow:
     """Estimates flow from one frame of a clip to every frame, for all frames together.
 
     Args:
-        frames: (T, H, H) float32, grey levels, on any device, with T ≥ 2. Neutral frames before the onset help.
-        reference: index of the frame that flow starts from, such as the onset.
+        frames (`torch.Tensor`): (T, H, H) float32, grey levels, on any device, with T ≥ 2. Neutral frames before the
+            onset help.
+        reference (`int`, *optional*, defaults to `0`): Index of the frame that flow starts from, such as the onset.
 
     Raises:
         ValueError: `frames` has another shape or values that are not finite, or `reference` is outside the clip.
@@ -377,7 +378,7 @@ def _noise_level(frames: torch.Tensor) -> float:
 
 @lru_cache(maxsize=8)
 def _face_taper(side: int) -> torch.Tensor:
-    """Weights, (N,): 1 on the face of the canonical crop, falling to 0 towards hair, background and the frame's edge."""
+    """Weights, (N,): 1 on the face of the canonical crop, falling to 0 towards hair, background and frame edge."""
     place = torch.arange(side) + 0.5
     edge = (torch.minimum(place, side - place) / (_BORDER * side) - 0.5).clamp(0, 1)
     x, y = ((place / side - 0.5) / radius for radius in _FACE)

@@ -28,7 +28,8 @@ from deft_llm.hub_datasets.unimer.splits import Fold, LeakageError
 
 from .protocols import Row, Task, check_leaks, check_trainable
 
-# The columns of a test clip that a model sees. A clip's name may reveal its label (SMIC's contain "ne", "po" or "sur").
+# The columns of a test clip that a model sees. A clip's name may reveal its label (SMIC's contain "ne", "po" or
+# "sur").
 TEST_COLUMNS = ("source", "fps", "onset", "apex", "offset", "video", "flow", "motion")
 
 
@@ -41,12 +42,13 @@ class ModelSpec:
     """A model to evaluate.
 
     Args:
-        name: name in the report.
-        factory: `factory(labels=…, seed=…, **config)`, a function or class importable by name that returns a new
-            `baselines.Recogniser`.
-        config: arguments of the factory.
-        files: more arguments, which are files. Their content, not their path, decides whether a finished fold is valid.
-        needs_video: whether to pass on the `video` column.
+        name (`str`): Name in the report.
+        factory (`Callable[..., Any]`): `factory(labels=…, seed=…, **config)`, a function or class importable by name
+            that returns a new `baselines.Recogniser`.
+        config (`dict[str, Any]`, *optional*): Arguments of the factory.
+        files (`dict[str, str | Path]`, *optional*): More arguments, which are files. Their content, not their path,
+            decides whether a finished fold is valid.
+        needs_video (`bool`, *optional*, defaults to `False`): Whether to pass on the `video` column.
     """
 
     name: str
@@ -108,13 +110,14 @@ def run_protocol(
     """Trains and tests a model in every fold. Finished folds are kept in `cache` and not run again.
 
     Args:
-        rows: Uni-MER rows. Rows outside the task are not used.
-        task: what to predict, and the folds.
-        model: the model to train and test.
-        cache: folder of results, one JSON per fold, named by the hash of rows, labels, folds, model, seed and code.
-        workers: number of parallel processes, one thread each.
-        seed: random seed of the model.
-        on_fold: called with the name of each finished fold.
+        rows (`Sequence[Row]`): Uni-MER rows. Rows outside the task are not used.
+        task (`Task`): What to predict, and the folds.
+        model (`ModelSpec`): The model to train and test.
+        cache (`str | Path`): Folder of results, one JSON per fold, named by the hash of rows, labels, folds, model,
+            seed and code.
+        workers (`int`, *optional*, defaults to `2`): Number of parallel processes, one thread each.
+        seed (`int`, *optional*, defaults to `0`): Random seed of the model.
+        on_fold (`Callable[[str], None] | None`, *optional*): Called with the name of each finished fold.
 
     Raises:
         LeakageError: `check_leaks` finds a leak, or a prediction depends on the other test clips.
@@ -229,7 +232,11 @@ def _run_fold(connection) -> None:
                     },
                 )
             )
-        except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent was stopped, so there is nobody to report to
+        except (
+            EOFError,
+            BrokenPipeError,
+            ConnectionResetError,
+        ):  # the parent was stopped, so there is nobody to report to
             return
         except BaseException:
             connection.send(("failed", traceback.format_exc()))

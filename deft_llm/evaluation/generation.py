@@ -50,13 +50,13 @@ def generate_answers(
     """Generates greedy answers to one question per clip.
 
     Args:
-        model: the model.
-        processor: its processor.
-        tensors: the clips, from `stacked_tensors`.
-        questions: one question per clip.
-        max_new_tokens: maximum length of an answer in tokens.
-        recognition: `model.model(**tensors)`.
-        grounded: whether to limit the evidence to what was recognised.
+        model (`Any`): The model.
+        processor (`Any`): Its processor.
+        tensors (`Mapping[str, torch.Tensor]`): The clips, from `stacked_tensors`.
+        questions (`Sequence[str]`): One question per clip.
+        max_new_tokens (`int`): Maximum length of an answer in tokens.
+        recognition (`Any`): `model.model(**tensors)`.
+        grounded (`bool`, *optional*, defaults to `False`): Whether to limit the evidence to what was recognised.
     """
     prompts = []
     for question in questions:
@@ -88,12 +88,12 @@ def answer_clips(
     """Generates an answer and computes the heads' scores for every row, in order. Labels are not read.
 
     Args:
-        model: the model.
-        processor: its processor.
-        rows: Uni-MER rows.
-        batch_size: clips per batch.
-        max_new_tokens: maximum length of an answer in tokens.
-        track: wraps the iterator of batches, for a progress bar.
+        model (`Any`): The model.
+        processor (`Any`): Its processor.
+        rows (`Sequence[Mapping[str, Any]]`): Uni-MER rows.
+        batch_size (`int`): Clips per batch.
+        max_new_tokens (`int`): Maximum length of an answer in tokens.
+        track (`Any`, *optional*): Wraps the iterator of batches, for a progress bar.
 
     Returns:
         One dictionary per row: `answer`, `parsed`, `generated` (the answer's emotion or `None`), `abstained`, `scores`
@@ -134,8 +134,8 @@ class Checkpoint:
     If the model's emotions are finer than the labels, they are merged by the checkpoint's own coarse classes.
 
     Args:
-        path: folder or Hub repository.
-        generate: whether to take the class from the generated answer instead of the heads.
+        path (`str`): Folder or Hub repository.
+        generate (`bool`): Whether to take the class from the generated answer instead of the heads.
     """
 
     def __init__(
@@ -215,8 +215,8 @@ class FineTuned(Checkpoint):
     nothing else.
 
     Args:
-        recipe: YAML of `deft_llm.training.run`.
-        overrides: options that replace those of the recipe.
+        recipe (`str | None`, *optional*): YAML of `deft_llm.training.run`.
+        overrides (`Sequence[str]`, *optional*): Options that replace those of the recipe.
     """
 
     def __init__(

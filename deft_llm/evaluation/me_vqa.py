@@ -1,7 +1,8 @@
 """The question-answering track of MEGC 2025 and 2026 (ME-VQA): reads questions, writes submissions, computes metrics.
 
 Files are JSONL with one question per line. Training files have the fields `id, dataset, image_id, subject, filename,
-question, answer`; test files have `video_id, video, question`. A submission is the test file with an `answer` per line.
+question, answer`; test files have `video_id, video, question`. A submission is the test file with an `answer` per
+line.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def read_questions(path: str | Path) -> list[Question]:
     """Reads the questions of a file, in order. Blank lines are skipped.
 
     Raises:
-        ValueError: a line is not a JSON object, lacks a field, has contradictory fields or repeats a question (names the
-            file and the line); or there is no question.
+        ValueError: a line is not a JSON object, lacks a field, has contradictory fields or repeats a question (names
+            the file and the line); or there is no question.
         FileNotFoundError: the file does not exist.
     """
     path = Path(path)
@@ -158,10 +159,10 @@ def answer_questions(
     """Answers questions with a trained model. Each video is read and recognised once.
 
     Args:
-        questions: the questions.
-        videos: folder that contains the `video` of every question, as a file or a folder of frames.
-        checkpoint: folder or Hub repository of the model.
-        max_new_tokens: maximum length of an answer in tokens.
+        questions (`Sequence[Question]`): The questions.
+        videos (`str | Path`): Folder that contains the `video` of every question, as a file or a folder of frames.
+        checkpoint (`str | Path`): Folder or Hub repository of the model.
+        max_new_tokens (`int`, *optional*, defaults to `128`): Maximum length of an answer in tokens.
 
     Raises:
         FileNotFoundError: a video does not exist; raised before the model is loaded.

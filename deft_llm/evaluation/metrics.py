@@ -25,13 +25,13 @@ NO_ANSWER = "no answer"  # column of the confusion matrix for an unreadable answ
 def emotion_metrics(true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]) -> dict[str, float]:
     """UF1 = mean over classes of 2TP/(2TP+FP+FN), UAR = mean over classes of TP/N, and accuracy (MEGC 2019).
 
-    A class without a true clip is left out of UAR, where it is undefined. In UF1 it counts as 0 if it was predicted and
-    is left out otherwise. A prediction of `None` (unreadable, or abstained) is wrong for every class.
+    A class without a true clip is left out of UAR, where it is undefined. In UF1 it counts as 0 if it was predicted
+    and is left out otherwise. A prediction of `None` (unreadable, or abstained) is wrong for every class.
 
     Args:
-        true: true label of each clip.
-        predicted: predicted label of each clip, or `None`.
-        labels: the fixed label list.
+        true (`Sequence[str]`): True label of each clip.
+        predicted (`Sequence[str | None]`): Predicted label of each clip, or `None`.
+        labels (`Sequence[str]`): The fixed label list.
 
     Raises:
         ValueError: there are no clips, the lengths differ, a label is twice in the list, or a label is not in it.
@@ -146,10 +146,10 @@ def bootstrap_intervals(
     Hinkley, Bootstrap Methods and their Application, 1997, §3.8).
 
     Args:
-        matrices: (subjects, labels, labels + 1), from `subject_confusions`.
-        resamples: number of resamples.
-        level: confidence level.
-        seed: random seed.
+        matrices (`np.ndarray`): (subjects, labels, labels + 1), from `subject_confusions`.
+        resamples (`int`, *optional*, defaults to `2000`): Number of resamples.
+        level (`float`, *optional*, defaults to `0.95`): Confidence level.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
     """
     pooled = _resampled(matrices, resamples, seed)
     return {name: _percentiles(statistic(pooled), level) for name, statistic in STATISTICS.items()}
@@ -161,11 +161,11 @@ def bootstrap_difference(
     """Interval of UF1(first) − UF1(second), with the same subjects drawn for both.
 
     Args:
-        first: (subjects, labels, labels + 1), from `subject_confusions`.
-        second: the same for the other model.
-        resamples: number of resamples.
-        level: confidence level.
-        seed: random seed.
+        first (`np.ndarray`): (subjects, labels, labels + 1), from `subject_confusions`.
+        second (`np.ndarray`): The same for the other model.
+        resamples (`int`, *optional*, defaults to `2000`): Number of resamples.
+        level (`float`, *optional*, defaults to `0.95`): Confidence level.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
 
     Raises:
         ValueError: the matrices have different subjects or labels.
@@ -217,10 +217,10 @@ def calibration(true: Sequence[str], scores: np.ndarray, labels: Sequence[str], 
     """Expected calibration error of the predicted class (Guo et al. 2017), and the reliability curve.
 
     Args:
-        true: true label of each clip.
-        scores: probabilities, (clips, labels).
-        labels: the fixed label list.
-        bins: number of bins of equal width.
+        true (`Sequence[str]`): True label of each clip.
+        scores (`np.ndarray`): Probabilities, (clips, labels).
+        labels (`Sequence[str]`): The fixed label list.
+        bins (`int`, *optional*, defaults to `10`): Number of bins of equal width.
 
     Returns:
         `ece`, and `curve` with one dictionary per bin: `from`, `to`, `clips`, and mean `confidence` and `accuracy`,
@@ -261,14 +261,12 @@ def au_metrics(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     Action units without a true clip are left out. Both means are reported because they can differ by tens of points.
 
     Args:
-        true: labels, (clips, action_units), 0 or 1.
-        predicted: predictions, (clips, action_units), 0 or 1.
+        true (`np.ndarray`): Labels, (clips, action_units), 0 or 1.
+        predicted (`np.ndarray`): Predictions, (clips, action_units), 0 or 1.
     """
     true, predicted = np.asarray(true).astype(int), np.asarray(predicted).astype(int)
     if true.shape != predicted.shape:
-        raise ValueError(
-            f"Labels have shape {true.shape}, predictions {predicted.shape}; expected the same shape."
-        )
+        raise ValueError(f"Labels have shape {true.shape}, predictions {predicted.shape}; expected the same shape.")
     occurring = [column for column in range(true.shape[1]) if true[:, column].any()]
     if not occurring:
         return {"au_f1": 0.0, "au_f1_macro": 0.0}
@@ -287,8 +285,9 @@ def attribute_accuracy(
     """Accuracy of an attribute of action units, such as side or intensity.
 
     Args:
-        true: per clip, action unit → true attribute. Units whose attribute is `None` are ignored.
-        predicted: per clip, action unit → predicted attribute.
+        true (`Sequence[Mapping[str, str | None]]`): Per clip, action unit → true attribute. Units whose attribute is
+            `None` are ignored.
+        predicted (`Sequence[Mapping[str, str | None]]`): Per clip, action unit → predicted attribute.
 
     Returns:
         `accuracy` over all labelled units, where a missed unit is wrong; `accuracy_where_found` over the units that
@@ -350,9 +349,9 @@ def judge_claims(evidence: Sequence[Any], sides: Mapping[str, str | None], flow:
     - *Unsupported*: anything else.
 
     Args:
-        evidence: `ExpressionReport.evidence`.
-        sides: action unit → left, right or both (`None` means both).
-        flow: (T, 2, h, w), percent of the crop width.
+        evidence (`Sequence[Any]`): `ExpressionReport.evidence`.
+        sides (`Mapping[str, str | None]`): Action unit → left, right or both (`None` means both).
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width.
     """
     motions = {(item.region, item.side): item for item in measure_motion(flow)}
     verdicts = []
@@ -378,8 +377,9 @@ def faithfulness(reports: Sequence[Any], flows: Sequence[np.ndarray | None]) -> 
     """Shares of the answers' claims that the measured motion supports and contradicts.
 
     Args:
-        reports: one `ExpressionReport` per clip.
-        flows: flow of each clip, (T, 2, h, w), percent of the crop width. Clips without flow are left out.
+        reports (`Sequence[Any]`): One `ExpressionReport` per clip.
+        flows (`Sequence[np.ndarray | None]`): Flow of each clip, (T, 2, h, w), percent of the crop width. Clips
+            without flow are left out.
     """
     verdicts: list[list[str]] = []
     for report, flow in zip(reports, flows, strict=True):
@@ -431,14 +431,15 @@ def strs(
     """Spot-then-recognise score of MEGC: STRS = F1_spot × F1_analysis.
 
     F1_spot = 2TP/(2TP+FP+FN) over all videos. An interval is spotted if its IoU with a predicted interval is at least
-    `threshold`; each interval is matched once. F1_analysis is UF1 over the spotted intervals, with absent classes as in
-    `emotion_metrics`. It is 0 if no interval is spotted.
+    `threshold`; each interval is matched once. F1_analysis is UF1 over the spotted intervals, with absent classes as
+    in `emotion_metrics`. It is 0 if no interval is spotted.
 
     Args:
-        true: video → true intervals.
-        predicted: video → predicted intervals. Must have the same videos as `true`; use an empty list for none.
-        labels: the fixed label list.
-        threshold: least IoU.
+        true (`Mapping[str, Sequence[Interval]]`): Video → true intervals.
+        predicted (`Mapping[str, Sequence[Interval]]`): Video → predicted intervals. Must have the same videos as
+            `true`; use an empty list for none.
+        labels (`Sequence[str]`): The fixed label list.
+        threshold (`float`, *optional*, defaults to `0.5`): Least IoU.
 
     Raises:
         ValueError: a video is in only one of them, or a label is not in the list.

@@ -38,10 +38,11 @@ class Task:
     """What is predicted for which clips, and in which folds.
 
     Args:
-        labels: the fixed label list.
-        label_of: clip id → label.
-        left_out: clip id → reason, for every other clip.
-        differences: differences from the counts of a published protocol. The report lists them.
+        labels (`tuple[str, ...]`): The fixed label list.
+        label_of (`dict[str, str]`): Clip id → label.
+        left_out (`dict[str, str]`, *optional*): Clip id → reason, for every other clip.
+        differences (`tuple[str, ...]`, *optional*): Differences from the counts of a published protocol. The report
+            lists them.
     """
 
     protocol: str
@@ -63,15 +64,19 @@ def make_task(
     """Makes the folds of a protocol.
 
     Args:
-        splits: split → rows. Only `fixed` uses the splits: it trains on `train` and tests on `test`. For rows of DFME
-            it trains on the training set and tests on A and B. The other protocols pool all rows.
-        protocol: loso (leave one subject out), cde (MEGC 2019 composite: three classes, LOSO over its subjects), lodo
-            (leave one dataset out) or fixed.
-        target: column to predict. For cde it is always the composite's three classes.
-        labels: the fixed label list; by default every value that occurs. Clips without a value are left out.
+        splits (`Mapping[str, Sequence[Row]]`): Split → rows. Only `fixed` uses the splits: it trains on `train` and
+            tests on `test`. For rows of DFME it trains on the training set and tests on A and B. The other protocols
+            pool all rows.
+        protocol (`str`): `loso` (leave one subject out), cde (MEGC 2019 composite: three classes, LOSO over its
+            subjects), lodo (leave one dataset out) or fixed.
+        target (`str`, *optional*, defaults to `"emotion_coarse"`): Column to predict. For cde it is always the
+            composite's three classes.
+        labels (`Sequence[str] | None`, *optional*): The fixed label list; by default every value that occurs. Clips
+            without a value are left out.
 
     Raises:
-        ValueError: the protocol is unknown, a label is not in the list, a fold is empty, or a fold trains on one class.
+        ValueError: the protocol is unknown, a label is not in the list, a fold is empty, or a fold trains on one
+            class.
         LeakageError: a subject or a clip is on both sides.
     """
     if protocol not in PROTOCOLS:
@@ -152,9 +157,9 @@ def check_leaks(rows: Sequence[Row], task: Task) -> None:
     """Looks for leaks that disjoint subject names do not rule out.
 
     Raises:
-        LeakageError: a subject is on both sides of a fold; clips of one person (by clip id) are under several subjects,
-            as if subjects were made from file names; a clip and a mirrored or rescaled copy are on two sides of a fold;
-            or the instruction text of a training clip names a test clip.
+        LeakageError: a subject is on both sides of a fold; clips of one person (by clip id) are under several
+            subjects, as if subjects were made from file names; a clip and a mirrored or rescaled copy are on two sides
+            of a fold; or the instruction text of a training clip names a test clip.
     """
     by_id = {row["clip_id"]: row for row in rows}
     absent = [clip for clip in task.label_of if clip not in by_id]

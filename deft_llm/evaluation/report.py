@@ -60,14 +60,14 @@ def make_report(
     """Computes all metrics. The first result is the model; the others are compared with it.
 
     Args:
-        rows: Uni-MER rows.
-        task: the task and its folds.
-        results: results of the model and the baselines.
-        dataset: name of the dataset.
-        mode: recognition or full.
-        seed: random seed of the run and the bootstrap.
-        configs: model name → configuration.
-        resamples: number of resamples of the bootstrap over subjects.
+        rows (`Sequence[Mapping[str, Any]]`): Uni-MER rows.
+        task (`Task`): The task and its folds.
+        results (`Sequence[RunResult]`): Results of the model and the baselines.
+        dataset (`str`): Name of the dataset.
+        mode (`str`): Recognition or full.
+        seed (`int`): Random seed of the run and the bootstrap.
+        configs (`Mapping[str, Mapping[str, Any]] | None`, *optional*): Model name → configuration.
+        resamples (`int`, *optional*, defaults to `2000`): Number of resamples of the bootstrap over subjects.
 
     Raises:
         IncompleteError: a fold or a clip of any model is missing.
@@ -161,7 +161,7 @@ def _figures(predictions, clips, by_id, true, subjects, task: Task, seed: int, r
 
 
 def _answer_figures(predictions, clips, by_id) -> dict[str, Any]:
-    """For models that write answers: can they be parsed, do they agree with the motion, are they like the references?"""
+    """For models that write answers: can they be parsed, and do they agree with motion and references?"""
     flows = [by_id[clip].get("flow") for clip in clips]
     figures: dict[str, Any] = {
         "answers": len(clips),
@@ -287,11 +287,11 @@ def write_report(
     The files appear together when all of them are written. Files of an earlier report are replaced.
 
     Args:
-        report: from `make_report`.
-        results: results of the model and the baselines.
-        output: folder to write to.
-        card_name: name of the model in the `model-index` block.
-        dataset_id: Hub repository of the dataset, if any.
+        report (`Mapping[str, Any]`): From `make_report`.
+        results (`Sequence[RunResult]`): Results of the model and the baselines.
+        output (`str | Path`): Folder to write to.
+        card_name (`str`, *optional*, defaults to `"DEFT"`): Name of the model in the `model-index` block.
+        dataset_id (`str | None`, *optional*): Hub repository of the dataset, if any.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -478,7 +478,7 @@ def draw_confusions(report: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_reliability(report: Mapping[str, Any], path: Path) -> None:
-    """Draws each model's accuracy against its confidence. On the diagonal both agree. Dot size shows the bin's size."""
+    """Draws each model's accuracy against its confidence. Both agree on the diagonal. Dots show the size of a bin."""
     models = report["models"]
     plt, figure, axes = _axes(len(models), 3.6, 3.6)
     for axis, (name, figures) in zip(axes, models.items(), strict=False):

@@ -45,15 +45,17 @@ class ParsedActionUnit:
     """One action unit of a cell. Units compare equal if they mean the same, regardless of how they were typed.
 
     Args:
-        code: the number.
-        kind: AU, AD or M as in the sheet. If the sheet gives only the number, the kind comes from the table.
-        side: L, R, T, B, A, or `None` for both sides.
-        intensity: A to E, or `None`.
-        certain: `False` if there is a question mark, unreadable words next to the unit, or a choice between units. A
-            choice of side or intensity does not make the unit uncertain.
-        alternatives: the other readings, without alternatives of their own.
-        notes: marks whose meaning is not documented: "ref" for `ref(…)`, the letter for a mark such as `(k)`.
-        raw: the characters of the cell, including those of the alternatives.
+        code (`int`): The number.
+        kind (`str`): AU, AD or M as in the sheet. If the sheet gives only the number, the kind comes from the table.
+        side (`str | None`, *optional*): L, R, T, B, A, or `None` for both sides.
+        intensity (`str | None`, *optional*): A to E, or `None`.
+        certain (`bool`, *optional*, defaults to `True`): `False` if there is a question mark, unreadable words next to
+            the unit, or a choice between units. A choice of side or intensity does not make the unit uncertain.
+        alternatives (`tuple[ParsedActionUnit, ...]`, *optional*): The other readings, without alternatives of their
+            own.
+        notes (`tuple[str, ...]`, *optional*): Marks whose meaning is not documented: "ref" for `ref(…)`, the letter
+            for a mark such as `(k)`.
+        raw (`str`, *optional*): The characters of the cell, including those of the alternatives.
     """
 
     code: int
@@ -101,7 +103,8 @@ def parse_action_units(cell: object) -> ParsedCell:
     """Parses one cell of an action-unit column. Never raises; text that cannot be parsed becomes a warning.
 
     Args:
-        cell: text, or a value from a spreadsheet: an integer, a float such as 4.0, or NaN or `None` if empty.
+        cell (`object`): Text, or a value from a spreadsheet: an integer, a float such as 4.0, or NaN or `None` if
+            empty.
     """
     raw = str(cell)
     text = raw.translate(_HALF_WIDTH)

@@ -37,12 +37,16 @@ class Licence:
     """What is known about a source's terms. The signed copy is authoritative.
 
     Args:
-        summary: one sentence for the data card.
-        verified: whether the licence text was read. If `False`, it is only known that an agreement must be signed.
-        commercial_use: whether the text allows commercial use; `False` if it was not read.
-        redistribution: whether the text allows redistribution; `False` if it was not read.
-        show_faces: whether the text allows publishing faces; `False` if it was not read.
-        clauses: number and content of the clauses that users must know.
+        summary (`str`): One sentence for the data card.
+        verified (`bool`, *optional*, defaults to `False`): Whether the licence text was read. If `False`, it is only
+            known that an agreement must be signed.
+        commercial_use (`bool`, *optional*, defaults to `False`): Whether the text allows commercial use; `False` if it
+            was not read.
+        redistribution (`bool`, *optional*, defaults to `False`): Whether the text allows redistribution; `False` if it
+            was not read.
+        show_faces (`bool`, *optional*, defaults to `False`): Whether the text allows publishing faces; `False` if it
+            was not read.
+        clauses (`tuple[tuple[str, str], ...]`, *optional*): Number and content of the clauses that users must know.
     """
 
     summary: str
@@ -81,13 +85,12 @@ class SheetRow:
     """One row of a sheet, all text.
 
     Args:
-        number: row number as a spreadsheet program shows it, from 1.
-        index: row index from 0 below the header.
-        cells: field -> text of its cell.
-        others: column name -> text, for the columns that are not fields.
-        flags: remarks that end up in `quality`.
+        number (`int`): Row number as a spreadsheet program shows it, from 1.
+        index (`int`): Row index from 0 below the header.
+        cells (`dict[str, str]`): Field -> text of its cell.
+        others (`dict[str, str]`, *optional*): Column name -> text, for the columns that are not fields.
+        flags (`list[str]`, *optional*): Remarks that end up in `quality`.
     """
-
 
     number: int  # as the spreadsheet program shows it, from 1
     index: int  # from 0, below the header
@@ -106,25 +109,29 @@ class SourceSpec:
     """One data set.
 
     Args:
-        name: name on the command line and in `source`.
-        title: the label convention named in prompts.
-        participants: sources with the same value share people, so a fold must not separate them.
-        sheets: file name patterns in order of preference; the first match is read.
-        required: fields whose column must exist.
-        frames: templates of a clip's folder, relative to the root or one level below. They are filled with the row's
-            fields; `*` matches any one folder.
-        fps: frames per second; `None` if the sheet gives it.
-        subject: format of a numbered participant.
-        tabs: the tabs that contain clips, if present; otherwise the first tab with a header is used.
-        columns: column order of a sheet without a header.
-        versions: number of labelled rows -> name of the release.
-        all_sheets: whether several files belong together (DFME's three sets).
-        second_sheet: patterns of a second sheet for `prepare`.
-        clip_folders: folder template of a source that can be read without a sheet; used if such folders exist.
-        emotion_words: emotion words used by this source only.
-        coarse: emotion words that this source assigns to other coarse classes.
-        partition: file name patterns -> name of a fixed set.
-        uncoded: labels that no release of the source has, so their absence is not reported.
+        name (`str`): Name on the command line and in `source`.
+        title (`str`): The label convention named in prompts.
+        participants (`str`): Sources with the same value share people, so a fold must not separate them.
+        sheets (`tuple[str, ...]`): File name patterns in order of preference; the first match is read.
+        required (`tuple[str, ...]`): Fields whose column must exist.
+        frames (`tuple[str, ...]`): Templates of a clip's folder, relative to the root or one level below. They are
+            filled with the row's fields; `*` matches any one folder.
+        fps (`float | None`): Frames per second; `None` if the sheet gives it.
+        subject (`str`, *optional*, defaults to `"{}"`): Format of a numbered participant.
+        tabs (`tuple[str, ...]`, *optional*): The tabs that contain clips, if present; otherwise the first tab with a
+            header is used.
+        columns (`tuple[str, ...]`, *optional*): Column order of a sheet without a header.
+        versions (`Mapping[int, str]`, *optional*): Number of labelled rows -> name of the release.
+        all_sheets (`bool`, *optional*, defaults to `False`): Whether several files belong together (DFME's three
+            sets).
+        second_sheet (`tuple[str, ...]`, *optional*): Patterns of a second sheet for `prepare`.
+        clip_folders (`str | None`, *optional*): Folder template of a source that can be read without a sheet; used if
+            such folders exist.
+        emotion_words (`Mapping[str, str]`, *optional*): Emotion words used by this source only.
+        coarse (`Mapping[str, str]`, *optional*): Emotion words that this source assigns to other coarse classes.
+        partition (`Mapping[str, str]`, *optional*): File name patterns -> name of a fixed set.
+        uncoded (`tuple[str, ...]`, *optional*): Labels that no release of the source has, so their absence is not
+            reported.
     """
 
     name: str

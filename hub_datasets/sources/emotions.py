@@ -61,8 +61,9 @@ def normalise_emotion(text: str, extra: Mapping[str, str] | None = None) -> tupl
     Case, surrounding spaces and adjective forms are ignored. A cell such as "Negative & Surprise" gives two words.
 
     Args:
-        text: the cell.
-        extra: more words of a source or user, each mapped to a word of `COARSE_EMOTION`.
+        text (`str`): The cell.
+        extra (`Mapping[str, str] | None`, *optional*): More words of a source or user, each mapped to a word of
+            `COARSE_EMOTION`.
 
     Raises:
         UnknownEmotionError: a word is in neither table, or `extra` maps it to an unknown word.
@@ -83,8 +84,9 @@ def coarse_emotion(words: Iterable[str], changes: Mapping[str, str] | None = Non
     """The coarse class of normalised words, or `None` if there is no word or the words disagree.
 
     Args:
-        words: normalised emotion words.
-        changes: words that a source assigns to another coarse class. 4DME treats repression as its own class.
+        words (`Iterable[str]`): Normalised emotion words.
+        changes (`Mapping[str, str] | None`, *optional*): Words that a source assigns to another coarse class. 4DME
+            treats repression as its own class.
     """
     classes = {(changes or {}).get(word, COARSE_EMOTION[word]) for word in words}
     return classes.pop() if len(classes) == 1 else None

@@ -22,13 +22,13 @@ class Erratum:
     """One correction.
 
     Args:
-        source: name in `catalogue.SOURCES`.
-        rows: number of labelled rows of the release that contains the error.
-        row: index from 0 below the header.
-        field: field name as in `catalogue.ALIASES`.
-        old: the wrong text, or `UNUSABLE`.
-        new: the right text, or `FROM_ROW` with an index.
-        why: what is wrong, and who reported it.
+        source (`str`): Name in `catalogue.SOURCES`.
+        rows (`int`): Number of labelled rows of the release that contains the error.
+        row (`int`): Index from 0 below the header.
+        field (`str`): Field name as in `catalogue.ALIASES`.
+        old (`str`): The wrong text, or `UNUSABLE`.
+        new (`str`): The right text, or `FROM_ROW` with an index.
+        why (`str`): What is wrong, and who reported it.
     """
 
     source: str

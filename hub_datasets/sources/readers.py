@@ -48,13 +48,17 @@ def read_source(
     """Reads one data set.
 
     Args:
-        name: name in `SOURCES`, or any other name for your own recordings (see `generic_spec`).
-        root: folder that contains the unpacked data set.
-        sheet: path of the coding sheet. Needed if none or several are found by name.
-        check_frames: whether to find the frames on disk. If `False`, records only have the sheet's frame numbers.
-        margin: number of frames to keep before the onset and after the offset, if the folder has them.
-        errata: corrections to apply.
-        emotion_words: more emotion words, each mapped to a word of `emotions.COARSE_EMOTION`.
+        name (`str`): Name in `SOURCES`, or any other name for your own recordings (see `generic_spec`).
+        root (`str | os.PathLike`): Folder that contains the unpacked data set.
+        sheet (`str | os.PathLike | None`, *optional*): Path of the coding sheet. Needed if none or several are found
+            by name.
+        check_frames (`bool`, *optional*, defaults to `True`): Whether to find the frames on disk. If `False`, records
+            only have the sheet's frame numbers.
+        margin (`int`, *optional*, defaults to `0`): Number of frames to keep before the onset and after the offset, if
+            the folder has them.
+        errata (`Sequence[Erratum]`, *optional*, defaults to `ERRATA`): Corrections to apply.
+        emotion_words (`Mapping[str, str] | None`, *optional*): More emotion words, each mapped to a word of
+            `emotions.COARSE_EMOTION`.
 
     Returns:
         The records in the order of the sheet, and the report.
@@ -109,8 +113,8 @@ def read_sources(
     """Reads several data sets and checks that no person is in two of them unless that is declared.
 
     Args:
-        roots: name -> root folder.
-        settings: passed to `read_source`, which may raise its own errors.
+        roots (`Mapping[str, str | os.PathLike]`): Name -> root folder.
+        settings: Passed to `read_source`, which may raise its own errors.
 
     Raises:
         SubjectClashError: see `check_subjects`.
@@ -149,7 +153,7 @@ def check_subjects(records: Iterable[ClipRecord]) -> None:
 
 
 def refuse_output_in_root(out: str | os.PathLike, roots: Iterable[str | os.PathLike]) -> None:
-    """Raises `ValueError` if `out` is a data set's root, is inside one, or contains one. Originals are never changed."""
+    """Raises `ValueError` if `out` is a data set's root, is inside one, or contains one, to protect the originals."""
     target = Path(out).resolve()
     for root in map(Path, roots):
         resolved = root.resolve()

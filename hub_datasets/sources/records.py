@@ -18,25 +18,32 @@ class ClipRecord:
     """One labelled clip.
 
     Args:
-        clip_id: source/subject/clip/onset, where onset is the sheet's frame number.
-        source: name in `SOURCES`.
-        convention: title of the label convention.
-        subject: participants/subject, unique across sources.
-        clip: the source's own name of the clip.
-        folder: folder of the frames; empty if `video` is used or frames were not checked.
-        files: file names from `margin` frames before the onset to `margin` frames after the offset, in order.
-        video: the video file, for a clip that is not a folder of frames.
-        onset: index into `files` or the video; `None` if the clip has yet to be searched or frames were not checked.
-        apex: same as `onset`. Also `None` if the source's apex is missing or invalid; `quality` says which.
-        offset: same as `onset`.
-        sheet_frames: onset, apex and offset as numbered in the sheet, after errata.
-        action_units_raw: the cell with the action units.
-        action_units: the parsed cell; `None` if the source does not code action units.
-        emotion: the source's own word.
-        emotions: normalised words; several for a multi-label source.
-        objective_class: the sheet's objective class, or Davison's class computed from the action units.
-        partition: "train", "test_a", … for a source with fixed sets.
-        row: row number in the sheet from 1, as a spreadsheet program shows it; `None` for a clip read from its folder.
+        clip_id (`str`): Source/subject/clip/onset, where onset is the sheet's frame number.
+        source (`str`): Name in `SOURCES`.
+        convention (`str`): Title of the label convention.
+        subject (`str`): Participants/subject, unique across sources.
+        clip (`str`): The source's own name of the clip.
+        folder (`Path | None`, *optional*): Folder of the frames; empty if `video` is used or frames were not checked.
+        files (`tuple[str, ...]`, *optional*): File names from `margin` frames before the onset to `margin` frames
+            after the offset, in order.
+        video (`Path | None`, *optional*): The video file, for a clip that is not a folder of frames.
+        onset (`int | None`, *optional*): Index into `files` or the video; `None` if the clip has yet to be searched or
+            frames were not checked.
+        apex (`int | None`, *optional*): Same as `onset`. Also `None` if the source's apex is missing or invalid;
+            `quality` says which.
+        offset (`int | None`, *optional*): Same as `onset`.
+        sheet_frames (`tuple[int | None, int | None, int | None]`, *optional*, defaults to `(None, None, None)`):
+            Onset, apex and offset as numbered in the sheet, after errata.
+        action_units_raw (`str`, *optional*, defaults to `""`): The cell with the action units.
+        action_units (`ParsedCell | None`, *optional*): The parsed cell; `None` if the source does not code action
+            units.
+        emotion (`str | None`, *optional*): The source's own word.
+        emotions (`tuple[str, ...]`, *optional*): Normalised words; several for a multi-label source.
+        objective_class (`str | None`, *optional*): The sheet's objective class, or Davison's class computed from the
+            action units.
+        partition (`str | None`, *optional*): "train", "test_a", … for a source with fixed sets.
+        row (`int | None`, *optional*): Row number in the sheet from 1, as a spreadsheet program shows it; `None` for a
+            clip read from its folder.
     """
 
     clip_id: str
@@ -101,10 +108,11 @@ class ReadReport:
     """What was read and what was not.
 
     Args:
-        rows: number of labelled rows in the sheets, or of clip folders.
-        version: the release with that many rows, or a note that none is known.
-        sheets: name, SHA-256 and number of rows of each file; no rows for a file that is only used for look-ups.
-        left_out: number of rows that are not micro-expressions, by kind.
+        rows (`int`, *optional*, defaults to `0`): Number of labelled rows in the sheets, or of clip folders.
+        version (`str`, *optional*, defaults to `""`): The release with that many rows, or a note that none is known.
+        sheets (`list[dict[str, Any]]`, *optional*): Name, SHA-256 and number of rows of each file; no rows for a file
+            that is only used for look-ups.
+        left_out (`Counter[str]`, *optional*): Number of rows that are not micro-expressions, by kind.
     """
 
     source: str

@@ -179,10 +179,11 @@ class Clip:
         except for inverting the displacement of frame `start` itself, which is zero at an onset.
 
         Args:
-            start: frame number.
-            end: frame number.
-            expression_only: whether to leave out head, blinks, gaze and speech in both frames.
-            grid: number of cells per side; by default the frames' pixels.
+            start (`int`): Frame number.
+            end (`int`): Frame number.
+            expression_only (`bool`, *optional*, defaults to `False`): Whether to leave out head, blinks, gaze and
+                speech in both frames.
+            grid (`int | None`, *optional*): Number of cells per side; by default the frames' pixels.
         """
         grid = grid or self.frames.shape[1]
         y, x = (np.mgrid[0:grid, 0:grid].astype(np.float64) + 0.5) / grid
@@ -234,7 +235,7 @@ def _invert(matrix: np.ndarray) -> np.ndarray:
 
 
 def unit_movement(face: Face, unit: UnitRequest, course: np.ndarray, rng: np.random.Generator) -> Movement:
-    """The movement of one action unit on one face: the table's regions and directions with small individual changes."""
+    """The movement of one action unit on one face: regions and directions of the table, with small random changes."""
     pieces = []
     for motion in get_action_unit(unit.code).motions:
         turn = rng.normal(0, np.radians(8))  # real muscles do not pull exactly along the axis
@@ -260,12 +261,12 @@ def render_clip(
     """Animates a face for `count` frames. The frames have the face's size.
 
     Args:
-        face: the neutral face.
-        expressions: expressions to show.
-        rng: random generator.
-        count: number of frames.
-        fps: frames per second, 25 to 500.
-        disturbances: disturbances to add.
+        face (`Face`): The neutral face.
+        expressions (`Sequence[Expression]`): Expressions to show.
+        rng (`np.random.Generator`): Random generator.
+        count (`int`): Number of frames.
+        fps (`float`, *optional*, defaults to `200.0`): Frames per second, 25 to 500.
+        disturbances (`Disturbances`, *optional*, defaults to `EVERYDAY`): Disturbances to add.
 
     Raises:
         ValueError: `fps` is outside 25–500, or an expression is outside the clip or not onset < apex < offset.
@@ -448,9 +449,9 @@ def encode_frames(frames: Iterable[np.ndarray], fps: float, crf: int) -> bytes:
     """Encodes frames as H.264 without colour subsampling. The same frames give the same bytes.
 
     Args:
-        frames: frames, (H, W, 3) uint8 RGB.
-        fps: frames per second.
-        crf: x264's constant rate factor; 6 is near-lossless.
+        frames (`Iterable[np.ndarray]`): Frames, (H, W, 3) uint8 RGB.
+        fps (`float`): Frames per second.
+        crf (`int`): x264's constant rate factor; 6 is near-lossless.
     """
     buffer = BytesIO()
     with av.open(buffer, "w", format="mp4") as container:

@@ -131,17 +131,18 @@ def build(
     The same arguments give the same bytes for any number of workers. The splits share no face.
 
     Args:
-        out: folder to write.
-        clips: number of rows in both splits together.
-        preset: a key of `PRESETS`.
-        conventions: keys of `CONVENTIONS`.
-        clips_per_face: number of clips per face.
-        test_share: share of the faces in the test split.
-        corrupt: share of the clips whose labels get one deliberate error, named in `quality` and in the truth.
-        num_frames: number of frames the model samples, for the `flow` column.
-        size: side of the frames in pixels; by default the preset's.
-        seed: random seed.
-        workers: number of processes.
+        out (`Path`): Folder to write.
+        clips (`int`): Number of rows in both splits together.
+        preset (`str`, *optional*, defaults to `"easy"`): A key of `PRESETS`.
+        conventions (`tuple[str, ...]`, *optional*, defaults to `('synthetic',)`): Keys of `CONVENTIONS`.
+        clips_per_face (`int`, *optional*, defaults to `18`): Number of clips per face.
+        test_share (`float`, *optional*, defaults to `0.2`): Share of the faces in the test split.
+        corrupt (`float`, *optional*, defaults to `0.0`): Share of the clips whose labels get one deliberate error,
+            named in `quality` and in the truth.
+        num_frames (`int`, *optional*, defaults to `8`): Number of frames the model samples, for the `flow` column.
+        size (`int | None`, *optional*): Side of the frames in pixels; by default the preset's.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
+        workers (`int`, *optional*, defaults to `2`): Number of processes.
 
     Raises:
         FileExistsError: `out` exists and is not an empty folder; raised before rendering.
@@ -202,7 +203,7 @@ def build(
 
 
 def truth_features(video_processor: DeftVideoProcessor) -> Features:
-    """Schema of the truth of each row: all parameters as JSON, and the exact motion at the frames the model samples."""
+    """Schema of each row's truth: all parameters as JSON, and the exact motion at the frames the model samples."""
     return Features(
         {
             "clip_id": Value("string"),
@@ -301,11 +302,11 @@ def draw_clip(
     """Draws a clip of a face, and the emotion of each of its expressions.
 
     Args:
-        face: the neutral face.
-        preset: settings of the clip.
-        convention: label convention.
-        rng: random generator.
-        usual: the emotion this face shows nine times out of ten.
+        face (`Face`): The neutral face.
+        preset (`Preset`): Settings of the clip.
+        convention (`str`): Label convention.
+        rng (`np.random.Generator`): Random generator.
+        usual (`str | None`, *optional*): The emotion this face shows nine times out of ten.
     """
     least, most = preset.expressions
     frame = max(1, round(rng.uniform(0.01, 0.03) * preset.fps))
@@ -356,9 +357,9 @@ def corrupt_labels(labels: Labels, count: int, rng: np.random.Generator) -> tupl
     """Adds one applicable error to the labels, and returns it by name. A still clip is not changed.
 
     Args:
-        labels: the correct labels.
-        count: number of frames in the clip.
-        rng: random generator.
+        labels (`Labels`): The correct labels.
+        count (`int`): Number of frames in the clip.
+        rng (`np.random.Generator`): Random generator.
     """
     if not labels.units:
         return labels, None

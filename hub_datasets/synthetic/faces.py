@@ -83,9 +83,10 @@ def photograph(image: np.ndarray, landmarks: Sequence[Sequence[float]], *, size:
     """Makes a face from a photograph.
 
     Args:
-        image: photograph, (H, W, 3) uint8.
-        landmarks: the subject's right eye, left eye and mouth centre, as (x, y) in pixels.
-        size: side of the face image in pixels.
+        image (`np.ndarray`): Photograph, (H, W, 3) uint8.
+        landmarks (`Sequence[Sequence[float]]`): The subject's right eye, left eye and mouth centre, as (x, y) in
+            pixels.
+        size (`int`, *optional*, defaults to `224`): Side of the face image in pixels.
 
     Raises:
         FaceAlignmentError: the landmarks do not form a face, the face is smaller than 32 pixels, or they are outside

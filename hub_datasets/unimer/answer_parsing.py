@@ -2,8 +2,8 @@
 
 The parser knows the words of facts (names and numbers of action units, sides, regions, directions, magnitudes,
 emotions) and a list of words that state no fact. An answer is unreadable if it contains any other word, an unexpected
-negation, or a fact that its question does not ask for. Answers may therefore be worded freely, and the parsed facts are
-everything they say.
+negation, or a fact that its question does not ask for. Answers may therefore be worded freely, and the parsed facts
+are everything they say.
 
 A fact is a tuple of strings; an answer is a frozenset of facts:
 
@@ -180,10 +180,10 @@ def parse_facts(task: str, question: str, answer: str, *, emotions: Collection[s
     """Parses the facts that an answer states.
 
     Args:
-        task: one of `instructions.TASKS`.
-        question: the question that was answered.
-        answer: the answer's text.
-        emotions: more emotion words, in addition to `EMOTIONS`.
+        task (`str`): One of `instructions.TASKS`.
+        question (`str`): The question that was answered.
+        answer (`str`): The answer's text.
+        emotions (`Collection[str]`, *optional*): More emotion words, in addition to `EMOTIONS`.
 
     Raises:
         UnreadableAnswerError: the answer has a word outside the vocabulary, a contradiction, an unexpected negation, a
@@ -241,9 +241,7 @@ def _tokens(answer: str, question: str, emotions: frozenset[str]) -> list[_Token
             if plain in _NEGATIONS or plain == "yes":
                 tokens.append(_Token("yes" if plain == "yes" else "negation", plain, position, word.end()))
             elif plain not in _NEUTRAL:
-                raise UnreadableAnswerError(
-                    f"{shown!r} is not in the vocabulary"
-                )
+                raise UnreadableAnswerError(f"{shown!r} is not in the vocabulary")
             position = word.end()
             continue
         kind = match.lastgroup

@@ -50,13 +50,14 @@ class Judgement:
     If the verdict is `NOT_TESTABLE`, nothing was compared: agreement and magnitude are 0, region and direction empty.
 
     Args:
-        code: action unit, such as `"AU4"`.
-        side: both, left or right.
-        region: the region that was compared.
-        verdict: `SUPPORTED`, `CONTRADICTED`, `NOT_VISIBLE` or `NOT_TESTABLE`.
-        agreement: 1 for the expected octant, 0.5 for its neighbours, 0 otherwise, averaged over the sides.
-        magnitude: motion of the strongest supporting side in percent of the crop width.
-        direction: direction of the strongest supporting side.
+        code (`str`): Action unit, such as `"AU4"`.
+        side (`str`): Both, left or right.
+        region (`str`): The region that was compared.
+        verdict (`str`): `SUPPORTED`, `CONTRADICTED`, `NOT_VISIBLE` or `NOT_TESTABLE`.
+        agreement (`float`): 1 for the expected octant, 0.5 for its neighbours, 0 otherwise, averaged over the sides.
+        magnitude (`float`, *optional*, defaults to `0.0`): Motion of the strongest supporting side in percent of the
+            crop width.
+        direction (`str`, *optional*, defaults to `""`): Direction of the strongest supporting side.
     """
 
     code: str
@@ -72,9 +73,9 @@ def judge_action_unit(code: str, side: str, motions: Sequence[RegionMotion]) -> 
     """Compares one label with the clip's motion.
 
     Args:
-        code: action unit, such as `"AU4"`.
-        side: both, left or right; `both` needs motion on both sides.
-        motions: region motions from `measure_motion`.
+        code (`str`): Action unit, such as `"AU4"`.
+        side (`str`): Both, left or right; `both` needs motion on both sides.
+        motions (`Sequence[RegionMotion]`): Region motions from `measure_motion`.
 
     Raises:
         ValueError: the action unit is unknown.
@@ -119,9 +120,9 @@ def judge_labels(
     `NOT_VISIBLE`.
 
     Args:
-        labels: (code, side) pairs, where side is both, left or right.
-        flow: (T, 2, h, w), percent of the crop width, head motion removed.
-        motions: region motions from `measure_motion(flow)`.
+        labels (`Sequence[tuple[str, str]]`): (code, side) pairs, where side is both, left or right.
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
+        motions (`Sequence[RegionMotion]`): Region motions from `measure_motion(flow)`.
 
     Returns:
         One `Judgement` per label, in the same order.
@@ -144,8 +145,9 @@ def unlabelled_motion(labels: Sequence[tuple[str, str]], flow: np.ndarray) -> li
     """Region motions that no label explains: above the noise, and at least half as strong as the strongest motion.
 
     Args:
-        labels: (code, side) pairs as in `judge_labels`. Labels that are not testable explain nothing.
-        flow: (T, 2, h, w), percent of the crop width, head motion removed.
+        labels (`Sequence[tuple[str, str]]`): (code, side) pairs as in `judge_labels`. Labels that are not testable
+            explain nothing.
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
     """
     strongest = _strongest_field(flow)
     keys, pulls, _ = _pulls(*strongest.shape[1:])

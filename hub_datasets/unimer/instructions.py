@@ -226,15 +226,16 @@ class AcceptedFacts:
     """The facts that may be stated about a clip.
 
     Args:
-        convention: label convention that the emotion follows.
-        emotion: the source's word; `None` if it has none, or if there is motion but no labelled unit agrees with it.
-        emotion_coarse: the source's coarse class; `None` as for `emotion`.
-        units: the supported labels, one per code.
-        all_supported: whether every labelled unit is in `units`.
-        open_sides: codes with an unsupported label, even if the other side has a supported one.
-        absent: codes that are absent according to both label and motion.
-        motions: the significant region motions, strongest first.
-        labelled: whether the source says anything about an expression in this clip.
+        convention (`str`): Label convention that the emotion follows.
+        emotion (`str | None`): The source's word; `None` if it has none, or if there is motion but no labelled unit
+            agrees with it.
+        emotion_coarse (`str | None`): The source's coarse class; `None` as for `emotion`.
+        units (`tuple[Judgement, ...]`): The supported labels, one per code.
+        all_supported (`bool`): Whether every labelled unit is in `units`.
+        open_sides (`frozenset[str]`): Codes with an unsupported label, even if the other side has a supported one.
+        absent (`tuple[str, ...]`): Codes that are absent according to both label and motion.
+        motions (`tuple[RegionMotion, ...]`): The significant region motions, strongest first.
+        labelled (`bool`): Whether the source says anything about an expression in this clip.
     """
 
     convention: str
@@ -276,12 +277,13 @@ def accept_facts(
     - An emotion is accepted if at least one unit is supported. If the source labels no units, any motion is enough.
 
     Args:
-        judgements: one verdict per label.
-        motions: motions of all regions, from `measure_motion`.
-        emotion: the source's word.
-        emotion_coarse: the source's coarse class.
-        convention: label convention.
-        also_named: codes that the sheet names without certainty, such as the alternatives of "L12 or L14".
+        judgements (`Sequence[Judgement]`): One verdict per label.
+        motions (`Sequence[RegionMotion]`): Motions of all regions, from `measure_motion`.
+        emotion (`str | None`): The source's word.
+        emotion_coarse (`str | None`): The source's coarse class.
+        convention (`str`): Label convention.
+        also_named (`Collection[str]`, *optional*): Codes that the sheet names without certainty, such as the
+            alternatives of "L12 or L14".
 
     Raises:
         ValueError: the convention is empty or contains punctuation, so its sentence could not be parsed.
@@ -353,8 +355,8 @@ def conversations_of(facts: AcceptedFacts, rng: np.random.Generator) -> list[dic
     task does not change the wording of the others.
 
     Args:
-        facts: the accepted facts.
-        rng: random generator, from `clip_generator`.
+        facts (`AcceptedFacts`): The accepted facts.
+        rng (`np.random.Generator`): Random generator, from `clip_generator`.
 
     Raises:
         AmbiguousWordError: an answer does not parse to its own facts, because a word of the source (an emotion such as
@@ -370,9 +372,7 @@ def conversations_of(facts: AcceptedFacts, rng: np.random.Generator) -> list[dic
             try:
                 read = parse_facts(task, question, answer, emotions=facts.emotions)
             except UnreadableAnswerError as error:
-                raise AmbiguousWordError(
-                    f"The answer {answer!r} (task {task}) cannot be parsed: {error}."
-                ) from None
+                raise AmbiguousWordError(f"The answer {answer!r} (task {task}) cannot be parsed: {error}.") from None
             if read != stated:
                 raise AmbiguousWordError(f"The answer {answer!r} (task {task}) is parsed as {sorted(read)}.")
             user = [{"type": "video", "text": None}, {"type": "text", "text": question}]

@@ -47,10 +47,10 @@ class Rewrite:
     """The result of rewriting one conversation.
 
     Args:
-        conversation: the conversation, rewritten or as it was.
-        outcome: REWRITTEN, UNCHANGED (the reply equals the statement), NOT_FREE (the form is prescribed, so the model
-            was not asked), REFUSED (other facts, or unreadable) or FAILED (the model raised an exception).
-        reason: why the outcome is REFUSED or FAILED.
+        conversation (`dict[str, Any]`): The conversation, rewritten or as it was.
+        outcome (`str`): REWRITTEN, UNCHANGED (the reply equals the statement), NOT_FREE (the form is prescribed, so
+            the model was not asked), REFUSED (other facts, or unreadable) or FAILED (the model raised an exception).
+        reason (`str`, *optional*, defaults to `""`): Why the outcome is REFUSED or FAILED.
     """
 
     conversation: dict[str, Any]
@@ -77,9 +77,10 @@ def rewrite(conversation: dict[str, Any], chat: Chat, *, emotions: Collection[st
     The question does not change. In an answer with three fields, only the rationale is rewritten.
 
     Args:
-        conversation: {"task", "messages"} from `instructions.conversations_of`; not modified.
-        chat: the chat model.
-        emotions: the source's own words for the clip's emotion; `None` is ignored.
+        conversation (`dict[str, Any]`): {"task", "messages"} from `instructions.conversations_of`; not modified.
+        chat (`Chat`): The chat model.
+        emotions (`Collection[str | None]`, *optional*): The source's own words for the clip's emotion; `None` is
+            ignored.
 
     Raises:
         ValueError: the task is unknown, or the original answer cannot be parsed.
@@ -136,11 +137,13 @@ def rewrite_all(
     """Applies `rewrite` to all conversations of a clip.
 
     Args:
-        conversations: conversations of a clip.
-        chat: the chat model.
-        emotions: the source's own words for the clip's emotion; `None` is ignored.
-        report: report to continue counting in, for several clips.
-        most_failures: number of consecutive failures after which the model is considered unavailable.
+        conversations (`Sequence[dict[str, Any]]`): Conversations of a clip.
+        chat (`Chat`): The chat model.
+        emotions (`Collection[str | None]`, *optional*): The source's own words for the clip's emotion; `None` is
+            ignored.
+        report (`RewriteReport | None`, *optional*): Report to continue counting in, for several clips.
+        most_failures (`int`, *optional*, defaults to `10`): Number of consecutive failures after which the model is
+            considered unavailable.
 
     Raises:
         ConnectionError: `chat` failed `most_failures` times in a row.
@@ -177,9 +180,9 @@ def make_chat(rewriter: str, model: str) -> Chat:
     """Creates the chat model for a build.
 
     Args:
-        rewriter: URL of an endpoint, with its key in the environment variable DEFT_REWRITER_KEY if it needs one, or
-            "pipeline" for a local transformers pipeline.
-        model: the model's name at the endpoint, or a Hub repository or folder.
+        rewriter (`str`): URL of an endpoint, with its key in the environment variable DEFT_REWRITER_KEY if it needs
+            one, or "pipeline" for a local transformers pipeline.
+        model (`str`): The model's name at the endpoint, or a Hub repository or folder.
     """
     if rewriter == "pipeline":
         from transformers import pipeline
@@ -203,13 +206,13 @@ def endpoint_chat(
     Requests contain labels of the clips. Using an endpoint outside the laboratory may violate a data set's licence.
 
     Args:
-        base_url: URL with or without the final /v1.
-        model: the model's name at the endpoint.
-        api_key: the endpoint's key. The token of the Hugging Face login is never sent.
-        timeout: seconds per call.
-        max_tokens: maximum length of a reply in tokens.
-        temperature: sampling temperature.
-        seed: sampling seed.
+        base_url (`str`): URL with or without the final /v1.
+        model (`str`): The model's name at the endpoint.
+        api_key (`str | None`, *optional*): The endpoint's key. The token of the Hugging Face login is never sent.
+        timeout (`float`, *optional*, defaults to `60.0`): Seconds per call.
+        max_tokens (`int`, *optional*, defaults to `256`): Maximum length of a reply in tokens.
+        temperature (`float`, *optional*, defaults to `0.7`): Sampling temperature.
+        seed (`int | None`, *optional*, defaults to `0`): Sampling seed.
     """
     # Without any key, the client would send the stored Hugging Face token to the endpoint.
     client = InferenceClient(base_url=base_url, api_key=api_key or "none", timeout=timeout)

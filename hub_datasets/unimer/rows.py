@@ -74,12 +74,13 @@ class UnitLabel:
     """One action unit as labelled.
 
     Args:
-        code: action unit, such as "AU4".
-        side: both, left or right.
-        intensity: A to E, or `None`.
-        certain: `False` if the annotator was not sure about the unit. It still gets a verdict, but no text mentions it.
-        alternatives: codes of other possible units.
-        raw: the characters of the sheet, or the code if there is no sheet.
+        code (`str`): Action unit, such as "AU4".
+        side (`str`, *optional*, defaults to `"both"`): Both, left or right.
+        intensity (`str | None`, *optional*): A to E, or `None`.
+        certain (`bool`, *optional*, defaults to `True`): `False` if the annotator was not sure about the unit. It
+            still gets a verdict, but no text mentions it.
+        alternatives (`tuple[str, ...]`, *optional*): Codes of other possible units.
+        raw (`str | None`, *optional*): The characters of the sheet, or the code if there is no sheet.
     """
 
     code: str
@@ -114,26 +115,28 @@ def make_row(
     """Measures a labelled clip and makes its row.
 
     Args:
-        clip_id: source/subject/clip/onset.
-        source: name of the source.
-        subject: subject, unique across sources.
-        video: encoded video that the row stores; `None` for features only.
-        fps: frames per second, if known.
-        key_frames: onset, apex and offset; `None` for a video that has yet to be searched. Such a video gets no flow
-            and no conversations.
-        units: the labelled action units.
-        emotion: the source's own word, or `None` for a clip without expression.
-        emotion_coarse: the coarse class.
-        convention: label convention, named in the questions.
-        quality: known problems of the clip. `unlabelled_motion:…` and `apex_in_doubt:±frames` are added if measured.
-        provenance: where the labels come from.
-        video_processor: measures the clip.
-        rng: random generator for the wording of the conversations.
-        clip: the clip to measure, in any form that `open_clip` reads. Its frames must equal those of `video`. If
-            `None`, `video` itself is measured.
-        face_source: what finds the face, as in the processor's call.
-        objective_class: Davison's class, if known.
-        check_apex: whether to spot the apex and compare it with the labelled one.
+        clip_id (`str`): Source/subject/clip/onset.
+        source (`str`): Name of the source.
+        subject (`str`): Subject, unique across sources.
+        video (`bytes | None`): Encoded video that the row stores; `None` for features only.
+        fps (`float | None`): Frames per second, if known.
+        key_frames (`tuple[int, int, int] | None`): Onset, apex and offset; `None` for a video that has yet to be
+            searched. Such a video gets no flow and no conversations.
+        units (`Iterable[UnitLabel]`): The labelled action units.
+        emotion (`str | None`): The source's own word, or `None` for a clip without expression.
+        emotion_coarse (`str | None`): The coarse class.
+        convention (`str`): Label convention, named in the questions.
+        quality (`Sequence[str]`): Known problems of the clip. `unlabelled_motion:…` and `apex_in_doubt:±frames` are
+            added if measured.
+        provenance (`Mapping[str, Any]`): Where the labels come from.
+        video_processor (`DeftVideoProcessor`): Measures the clip.
+        rng (`np.random.Generator`): Random generator for the wording of the conversations.
+        clip (`Any`, *optional*): The clip to measure, in any form that `open_clip` reads. Its frames must equal those
+            of `video`. If `None`, `video` itself is measured.
+        face_source (`Any`, *optional*): What finds the face, as in the processor's call.
+        objective_class (`str | None`, *optional*): Davison's class, if known.
+        check_apex (`bool`, *optional*, defaults to `True`): Whether to spot the apex and compare it with the labelled
+            one.
 
     Raises:
         VideoReadError: the clip cannot be read.
@@ -215,8 +218,8 @@ def row_tensors(row: Mapping[str, Any], video_processor: DeftVideoProcessor) -> 
     The stored flow is used if it has the shape that the processor would produce. A row without video only has flow.
 
     Args:
-        row: a Uni-MER row.
-        video_processor: the model's video processor.
+        row (`Mapping[str, Any]`): A Uni-MER row.
+        video_processor (`DeftVideoProcessor`): The model's video processor.
 
     Raises:
         ValueError: the row has no video and its flow does not have the model's shape.
@@ -244,9 +247,10 @@ def write_dataset(tables: Mapping[str, tuple[Features, Mapping[str, list[dict]]]
     The folder gets its final name only when it is complete. If writing fails, partial files are removed.
 
     Args:
-        tables: sub-folder name -> (schema, rows of each split).
-        card: text of the data card.
-        out: folder to write.
+        tables (`Mapping[str, tuple[Features, Mapping[str, list[dict]]]]`): Sub-folder name -> (schema, rows of each
+            split).
+        card (`str`): Text of the data card.
+        out (`Path`): Folder to write.
 
     Raises:
         FileExistsError: `out` exists and is not an empty folder.

@@ -46,7 +46,7 @@ def leave_one_subject_out(items: Iterable[Any]) -> list[Fold]:
 
 
 def leave_one_dataset_out(items: Iterable[Any]) -> list[Fold]:
-    """Cross-dataset: one fold per group of participants. SMIC's three cameras filmed the same people and are one group.
+    """Cross-dataset: one fold per group of participants. SMIC's three cameras filmed the same people: one group.
 
     Raises:
         ValueError: there are fewer than two groups.
@@ -60,9 +60,9 @@ def subject_folds(items: Iterable[Any], folds: int = 10, seed: int = 0) -> list[
     Subjects are assigned to the smallest fold, starting with those with most clips. The seed breaks ties.
 
     Args:
-        items: records or rows.
-        folds: number of folds.
-        seed: seed for ties.
+        items (`Iterable[Any]`): Records or rows.
+        folds (`int`, *optional*, defaults to `10`): Number of folds.
+        seed (`int`, *optional*, defaults to `0`): Seed for ties.
 
     Raises:
         ValueError: there are fewer than two folds, or fewer subjects than folds.
@@ -144,10 +144,10 @@ class Composite:
     """The MEGC 2019 composite.
 
     Args:
-        labels: clip id -> class of `MEGC_CLASSES`.
-        subjects: clip id -> subject.
-        left_out: clip id -> reason, for every other clip.
-        differences: differences from the organisers' counts; empty if there are none.
+        labels (`dict[str, str]`): Clip id -> class of `MEGC_CLASSES`.
+        subjects (`dict[str, str]`): Clip id -> subject.
+        left_out (`dict[str, str]`): Clip id -> reason, for every other clip.
+        differences (`list[str]`, *optional*): Differences from the organisers' counts; empty if there are none.
     """
 
     labels: dict[str, str]
@@ -249,7 +249,7 @@ def check_written(folder: str | Path) -> dict[str, tuple[int, int]]:
     """Reads clip ids and subjects from a dataset folder's Parquet files and checks that the splits are disjoint.
 
     Args:
-        folder: folder that contains `train-00000-of-00001.parquet` and so on.
+        folder (`str | Path`): Folder that contains `train-00000-of-00001.parquet` and so on.
 
     Returns:
         The numbers of clips and subjects of each split.
@@ -287,13 +287,13 @@ class NearDuplicate:
 def clip_signature(onset: np.ndarray, apex: np.ndarray) -> np.ndarray:
     """Perceptual hash of a clip's onset and apex crops, (510,) bool.
 
-    Each half holds the signs, relative to their median, of the 16 × 16 lowest DCT frequencies without the mean (Zauner,
-    Implementation and Benchmarking of Perceptual Image Hash Functions, 2010). Size, light and compression hardly
-    change it. Pass aligned crops; otherwise the background dominates.
+    Each half holds the signs, relative to their median, of the 16 × 16 lowest DCT frequencies without the mean
+    (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010). Size, light and compression
+    hardly change it. Pass aligned crops; otherwise the background dominates.
 
     Args:
-        onset: crop of the onset frame, (H, W) or (H, W, 3) uint8.
-        apex: crop of the apex frame, (H, W) or (H, W, 3) uint8.
+        onset (`np.ndarray`): Crop of the onset frame, (H, W) or (H, W, 3) uint8.
+        apex (`np.ndarray`): Crop of the apex frame, (H, W) or (H, W, 3) uint8.
     """
     return np.concatenate([_perceptual_hash(image) for image in (onset, apex)])
 
@@ -304,8 +304,8 @@ def near_duplicates(splits: Mapping[str, Mapping[str, np.ndarray]], threshold: f
     This finds one recording under two names, and one person filmed twice in a session.
 
     Args:
-        splits: split -> clip id -> `clip_signature`.
-        threshold: share of differing bits.
+        splits (`Mapping[str, Mapping[str, np.ndarray]]`): Split -> clip id -> `clip_signature`.
+        threshold (`float`, *optional*, defaults to `NEAR`): Share of differing bits.
     """
     found = []
     names = list(splits)

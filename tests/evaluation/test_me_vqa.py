@@ -46,7 +46,7 @@ def test_a_malformed_line_is_named(tmp_path, line, message):
 
 
 def test_an_empty_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="holds no question"):
+    with pytest.raises(ValueError, match="contains no question"):
         read_questions(written(tmp_path / "q.jsonl", ""))
 
 
@@ -59,7 +59,7 @@ def test_a_submission_is_the_test_file_with_answers(tmp_path):
     assert [item.answer for item in read_questions(path)] == ["negative", "anger"]
     with pytest.raises(ValueError, match="2 questions and 1 answers"):
         write_submission(tmp_path / "other", questions, ["negative"])
-    with pytest.raises(ValueError, match=r"No answer to .*fine-grained.* of 1"):
+    with pytest.raises(ValueError, match=r"There is no answer to .*fine-grained.* of 1"):
         write_submission(tmp_path / "other", questions, ["negative", " "])
     assert not (tmp_path / "other").exists()
 

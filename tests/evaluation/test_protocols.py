@@ -125,7 +125,7 @@ def test_several_files_a_clip_as_keys(rows):
          "flow": np.random.default_rng([n, k]).normal(size=(1, 2, 8, 8))}
         for n in (1, 2) for k, row in enumerate(rows)
     ]  # fmt: skip
-    with pytest.raises(LeakageError, match="one person, has clips under the subjects"):
+    with pytest.raises(LeakageError, match="is one person by its clip ids but has clips under the subjects"):
         check_leaks(files, make_task({"train": files}, "loso"))
 
 

@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 
 class Recogniser(Protocol):
-    """Interface of the models that protocols train and score. Created as `Model(labels=…, seed=…, **config)` per fold."""
+    """Interface of evaluated models. Each fold creates one with `Model(labels=…, seed=…, **config)`."""
 
     def fit(self, rows: Sequence[Row]) -> None:
         """Trains on training rows, each with a `label` from the label list."""
@@ -44,10 +44,10 @@ def make_baseline(name: str, *, labels: Sequence[str], seed: int = 0, **config: 
     """Creates an untrained baseline.
 
     Args:
-        name: a key of `BASELINES`.
-        labels: the fixed label list.
-        seed: random seed.
-        config: more arguments of the baseline.
+        name (`str`): A key of `BASELINES`.
+        labels (`Sequence[str]`): The fixed label list.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
+        config: More arguments of the baseline.
 
     Raises:
         ValueError: there is no baseline of this name.

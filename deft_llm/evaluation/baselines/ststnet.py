@@ -1,8 +1,8 @@
 """STSTNet: three shallow streams over horizontal flow, vertical flow and optical strain.
 
 Liong, Gan, See, Khor & Huang, Shallow Triple Stream Three-dimensional CNN (STSTNet) for Micro-expression Recognition,
-FG 2019, arXiv 1902.03634. Implemented from the description: three streams with 3, 5 and 8 filters of 3 × 3 each read all
-three channels. The concatenated maps are averaged 2 × 2 and classified by one linear layer.
+FG 2019, arXiv 1902.03634. Implemented from the description: three streams with 3, 5 and 8 filters of 3 × 3 each read
+all three channels. The concatenated maps are averaged 2 × 2 and classified by one linear layer.
 """
 
 from __future__ import annotations
