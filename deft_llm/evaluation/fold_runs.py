@@ -232,11 +232,7 @@ def _run_fold(connection) -> None:
                     },
                 )
             )
-        except (
-            EOFError,
-            BrokenPipeError,
-            ConnectionResetError,
-        ):  # the parent was stopped, so there is nobody to report to
+        except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent was stopped and cannot be told
             return
         except BaseException:
             connection.send(("failed", traceback.format_exc()))

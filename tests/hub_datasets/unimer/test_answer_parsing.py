@@ -132,7 +132,7 @@ def test_free_wording_is_read(task, question, answer, facts):
         ("side", SIDE, "On the left, not on the right.", "not"),
         ("side", SIDE, "left and right", "expected one side"),
         ("side", SIDE, "AU6 shows on the left.", "about AU12"),
-        ("region_motion", REGION, "It moves up by 1.25 %.", "decimals"),
+        ("region_motion", REGION, "It moves up by 1.25 %.", "more than one decimal"),
         ("region_motion", REGION, "It moves up by -1.2 %.", "'-'"),
         ("region_motion", REGION, "It moves up by 1.2 pixels.", "'1'"),
         ("region_motion", REGION, "The right lower lid moves up by 1.2 %.", "left lower lid"),
