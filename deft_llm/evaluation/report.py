@@ -65,7 +65,7 @@ def make_report(
         results (`Sequence[RunResult]`): Results of the model and the baselines.
         dataset (`str`): Name of the dataset.
         mode (`str`): Recognition or full.
-        seed (`int`): Random seed of the run and the bootstrap.
+        seed (`int`): Random seed.
         configs (`Mapping[str, Mapping[str, Any]] | None`, *optional*): Model name → configuration.
         resamples (`int`, *optional*, defaults to `2000`): Number of resamples of the bootstrap over subjects.
 

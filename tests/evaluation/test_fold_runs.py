@@ -79,7 +79,7 @@ def test_a_part_is_never_pooled(rows):
     with pytest.raises(IncompleteError, match=r"no prediction for casme2/sub01/EP00_negative/46"):
         RunResult("m", whole).pooled(task)
     whole["casme2/sub01"] |= {"casme2/sub01/EP00_negative/46": lost, "other": lost}
-    with pytest.raises(IncompleteError, match="other is not tested there"):
+    with pytest.raises(IncompleteError, match="other is not in its test clips"):
         RunResult("m", whole).pooled(task)
 
 

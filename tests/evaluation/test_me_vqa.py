@@ -36,7 +36,7 @@ def test_both_forms_of_the_track_are_read(tmp_path):
         ({"video": "a", "question": COARSE}, r"line 2: no field 'video_id' or 'id'"),
         ({"video_id": "1", "video": "a", "question": " "}, r"line 2: the field 'question' must be text"),
         ({"video_id": "1", "video": "a", "question": FINE, "answer": 3}, r"line 2: the answer must be text"),
-        ({"video_id": "0", "video": "a", "question": COARSE}, r"line 2: the question of line 1 again"),
+        ({"video_id": "0", "video": "a", "question": COARSE}, r"line 2: repeats the question of line 1"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):
@@ -81,7 +81,7 @@ def test_figures_of_the_track():
     assert worse["uf1_fine"] == 0.0
     with pytest.raises(ValueError, match="no reference answer"):
         score_answers([Question("1", "1", COARSE)], ["negative"])
-    with pytest.raises(ValueError, match="'brow' names no coarse"):
+    with pytest.raises(ValueError, match="'brow' does not name a coarse"):
         score_answers([Question("1", "1", COARSE, "brow")], ["negative"])
 
 
@@ -90,5 +90,5 @@ def test_every_question_about_a_video_is_answered(folder, brow_video):
     answers = answer_questions(questions, brow_video.parent, folder, max_new_tokens=4)
     assert len(answers) == 2
     assert all(isinstance(answer, str) for answer in answers)
-    with pytest.raises(FileNotFoundError, match=r"lost\.mp4 is not there"):
+    with pytest.raises(FileNotFoundError, match=r"lost\.mp4 does not exist"):
         answer_questions([Question("1", "lost.mp4", COARSE)], brow_video.parent, folder)
