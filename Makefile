@@ -1,4 +1,4 @@
-# make demo · make test · make bench · make quality: each sets itself up in .venv on first use and again when a requirement changes.
+# make demo · make test · make bench · make quality. Each creates .venv on first use and updates it when a requirement changes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,12 +13,12 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deft-llm needs Python 3.11 or newer; pass one with PYTHON=/path/to/python3")'
-	@echo "Setting up $(VENV) (once; downloads some hundred MB)"
+	@echo "Setting up $(VENV) (once; downloads several hundred MB)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-# Data -> training -> evaluation on unseen identities -> a photograph through the pipeline, package not importable.
+# Renders data, trains, evaluates on unseen identities, and explains a photograph with the model folder's own code.
 demo: $(READY)
 	@rm -rf $(DEMO) && mkdir -p $(DEMO)
 	@$(BIN)/deft data synthesize --output-dir $(DEMO)/data

@@ -1,12 +1,12 @@
-"""Facial action units (AUs) and the regions they move: the one place in the package that says what an AU is.
+"""Facial action units (AUs) and the regions they move. The whole package uses this table.
 
 Coordinates are those of the *canonical crop*: a square around the face, x from 0 (left of the image) to 1, y from 0
-(top) to 1, in which the eye centres and the mouth centre stand at `CANONICAL_LANDMARKS`. Left and right are the
-subject's own, so the subject's right side is on the left of the image.
+(top) to 1. The eye centres and the mouth centre are at `CANONICAL_LANDMARKS`. Left and right are the subject's, so the
+subject's right side is on the left of the image.
 
-Names and muscles are those of the Facial Action Coding System, FACS (Ekman, Friesen & Hager 2002). Directions are
-expectations for the motion seen in the image plane, inferred from the muscles' anatomy in FACS; they are not measured
-from a data set. "Medial" is towards the facial midline, "lateral" away from it.
+Names and muscles are those of the Facial Action Coding System, FACS (Ekman, Friesen & Hager 2002). Directions are the
+expected motion in the image plane, inferred from the anatomy of the muscles in FACS. They are not measured from a data
+set. "Medial" means towards the facial midline, "lateral" away from it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 # Eye centres and mouth centre of the canonical crop. With 63 mm between the pupils the crop is 166 mm wide.
 CANONICAL_LANDMARKS = {"right_eye": (0.31, 0.35), "left_eye": (0.69, 0.35), "mouth": (0.50, 0.76)}
 
-# Ellipses (cx, cy, rx, ry) on the subject's right, which is the left of the image; the left side mirrors them.
+# Ellipses (cx, cy, rx, ry) on the subject's right, which is the left of the image. The left side is mirrored.
 _RIGHT_REGIONS = {
     "inner brow": (0.405, 0.215, 0.060, 0.045),
     "outer brow": (0.250, 0.205, 0.080, 0.045),
@@ -36,8 +36,8 @@ _RIGHT_REGIONS = {
 REGIONS: tuple[str, ...] = tuple(_RIGHT_REGIONS)
 SIDES: tuple[str, ...] = ("right", "left")
 
-# Parts of the face that expressions hardly move: what moves here is the head. AU9 and frowns reach some of them, and
-# the fit is robust against one moving part.
+# Parts of the face that expressions hardly move, so motion here is head motion. AU9 and frowns reach some of them; the
+# fit is robust against one moving part.
 STABLE_REGIONS: tuple[tuple[float, float, float, float], ...] = (
     (0.50, 0.075, 0.26, 0.050),  # forehead below the hair line
     (0.09, 0.330, 0.055, 0.110),  # right temple
@@ -53,7 +53,7 @@ _STEPS = {"up": (0.0, -1.0), "down": (0.0, 1.0), "medial": (1.0, 0.0), "lateral"
 
 @dataclass(frozen=True)
 class Motion:
-    """What an AU does to one region: `direction` words are combined, `weight` is relative to the AU's strongest."""
+    """The effect of an AU on one region. `direction` words are combined; `weight` is relative to the strongest one."""
 
     region: str
     direction: tuple[str, ...]
@@ -78,14 +78,16 @@ class ActionUnit:
     """One row of the table.
 
     Args:
-        code: kind and number, such as `"AU4"`, `"AD19"` (action descriptor: FACS names no muscle for it or does not
-            tell apart how it is done) or `"M57"` (a movement of the head or the eyes).
-        name: FACS name, singular, lower case.
-        action: completes the sentence "In this clip …".
-        motions: what moves where, the telling one first. Empty where no region of the atlas has a direction for it.
-        muscles: anatomical names. Empty where FACS names none.
-        testable: whether flow in the image plane can speak for or against it. `False` for what happens along the line
-            of sight, in the skin's appearance, behind closed lips, or with the whole head or the eyeball.
+        code (`str`): Kind and number, such as `"AU4"`, `"AD19"` (an action descriptor, for which FACS names no muscle
+            or does not distinguish how it is done) or `"M57"` (a movement of the head or the eyes).
+        name (`str`): FACS name, singular, lower case.
+        action (`str`): Completes the sentence "In this clip …".
+        motions (`tuple[Motion, ...]`, *optional*): Motion per region, the most characteristic first. Empty if no
+            region of the atlas has a direction.
+        muscles (`tuple[str, ...]`, *optional*): Anatomical names. Empty if FACS names none.
+        testable (`bool`, *optional*, defaults to `True`): Whether flow in the image plane can show the unit. `False`
+            for motion along the line of sight, changes of the skin's appearance, motion behind closed lips, and motion
+            of the whole head or the eyeball.
     """
 
     code: str
@@ -112,7 +114,7 @@ _LID_DROPS = (Motion("upper lid", ("down",)),)
 _LIDS_MEET = (Motion("upper lid", ("down",)), Motion("lower lid", ("up",), 0.3))
 _LIPS_MEET = (Motion("upper lip", ("down",)), Motion("lower lip", ("up",)))
 
-# What moves the skin. Muscles and names: FACS. Directions: inferred from the muscles' course.
+# Units that move the skin. Muscles and names are from FACS; directions are inferred from the course of the muscles.
 _FACIAL_ACTIONS = (
     ActionUnit(
         "AU1",
@@ -192,7 +194,7 @@ _FACIAL_ACTIONS = (
         (Motion("mouth corner", ("up",)),),
         ("levator anguli oris",),
     ),
-    # Pulls the corners inwards, along the line of sight; little of it is left in the image plane.
+    # Pulls the corners inwards along the line of sight, so little motion is visible in the image plane.
     ActionUnit(
         "AU14",
         "dimpler",
@@ -243,7 +245,7 @@ _FACIAL_ACTIONS = (
         (Motion("mouth corner", ("medial",)), Motion("upper lip", ("up",), 0.4), Motion("lower lip", ("down",), 0.4)),
         _ORBICULARIS_ORIS,
     ),
-    # The lips thin and harden or press on each other: more a change of appearance than a displacement.
+    # The lips thin and harden or press on each other, which changes appearance more than position.
     ActionUnit("AU23", "lip tightener", "the lips tighten", _LIPS_MEET, _ORBICULARIS_ORIS, testable=False),
     ActionUnit("AU24", "lip pressor", "the lips press together", _LIPS_MEET, _ORBICULARIS_ORIS, testable=False),
     ActionUnit(
@@ -267,7 +269,7 @@ _FACIAL_ACTIONS = (
         (Motion("chin", ("down",)), Motion("lower lip", ("down",), 0.9), Motion("mouth corner", ("down",), 0.5)),
         ("pterygoids", "digastric"),
     ),
-    # The red of the lips disappears into the mouth: there is nothing left to follow.
+    # The red of the lips disappears into the mouth, so there is nothing to track.
     ActionUnit("AU28", "lip suck", "the lips are sucked in", _LIPS_MEET, _ORBICULARIS_ORIS, testable=False),
     ActionUnit(
         "AU38",
@@ -291,9 +293,9 @@ _FACIAL_ACTIONS = (
     ActionUnit("AU46", "wink", "one eye winks", _LID_DROPS, _LEVATOR_RELAXES + _PALPEBRAL),
 )
 
-# (code, name, action, muscles) of what no region of the atlas can be held against: tongue, teeth and cheeks in depth,
-# the whole jaw, head and eyeball. FACS writes positions of head and eyes as descriptors, movements of them with M.
-# Left and right are the subject's.
+# (code, name, action, muscles) of actions that cannot be compared with a region of the atlas: tongue, teeth and cheeks
+# in depth, the whole jaw, head and eyeballs. FACS codes positions of head and eyes as descriptors and their movements
+# with M. Left and right are the subject's.
 _OTHER_ACTIONS = (
     ("AD19", "tongue show", "the tongue shows", ()),
     ("AU21", "neck tightener", "the neck tightens", ("platysma",)),
@@ -334,12 +336,12 @@ ACTION_UNITS: dict[str, ActionUnit] = {unit.code: unit for unit in _FACIAL_ACTIO
     code: ActionUnit(code, name, action, (), muscles, testable=False) for code, name, action, muscles in _OTHER_ACTIONS
 }
 
-# Sheets disagree on what is a unit and what a descriptor ("AD38" for AU38); the number tells. M has its own numbers.
+# Sheets disagree on whether a code is a unit or a descriptor ("AD38" for AU38). The number decides; M has its own.
 _BY_CODE = ACTION_UNITS | {
     f"{kind}{unit.number}": unit for unit in ACTION_UNITS.values() if unit.kind != "M" for kind in ("AU", "AD")
 }
 
-# Other names in use: older editions of FACS, detectors' manuals.
+# Other names in use, from older editions of FACS and manuals of detectors.
 _SYNONYMS = {
     "nasolabial furrow deepener": "AU11",
     "cheek puffer": "AU13",
@@ -354,9 +356,10 @@ _SYNONYMS = {
 
 
 def get_action_unit(code: str) -> ActionUnit:
-    """The table's row for a code such as `"AU4"`; AU and AD are one numbering, so `"AD38"` is the row AU38.
+    """The row of the table for a code such as `"AU4"`. AU and AD share one numbering, so `"AD38"` gives the row AU38.
 
-    Raises `ValueError` naming an unknown one.
+    Raises:
+        ValueError: the code is unknown.
     """
     try:
         return _BY_CODE[code]
@@ -365,16 +368,17 @@ def get_action_unit(code: str) -> ActionUnit:
 
 
 def code_of_name(name: str) -> str:
-    """The code of a FACS name such as `"lip corner puller"`, the vocabulary of the MEGC question-answering track.
+    """The code of a FACS name such as `"lip corner puller"`, as used by the MEGC question-answering track.
 
-    Case, hyphens, spacing and plurals do not matter. The other way round is `get_action_unit(code).name`.
+    Case, hyphens, spacing and plurals are ignored. For the inverse, use `get_action_unit(code).name`.
 
-    Raises `ValueError` naming an unknown one.
+    Raises:
+        ValueError: the name is unknown.
     """
     try:
         return _CODES[_plain(name)]
     except KeyError:
-        raise ValueError(f"No action unit is called {name!r}.") from None
+        raise ValueError(f"There is no action unit named {name!r}.") from None
 
 
 def _plain(name: str) -> str:
@@ -394,7 +398,7 @@ def region_ellipse(region: str, side: str) -> tuple[float, float, float, float]:
 
 
 def ellipse_mask(ellipse: tuple[float, float, float, float], height: int, width: int) -> np.ndarray:
-    """Boolean (height, width) mask of the cells whose centre lies in an ellipse; never empty inside the crop."""
+    """Boolean (height, width) mask of the cells whose centre is in an ellipse. Never empty inside the crop."""
     cx, cy, rx, ry = ellipse
     y, x = np.mgrid[0:height, 0:width]
     distance = (((x + 0.5) / width - cx) / rx) ** 2 + (((y + 0.5) / height - cy) / ry) ** 2
@@ -402,10 +406,10 @@ def ellipse_mask(ellipse: tuple[float, float, float, float], height: int, width:
 
 
 def stable_mask(height: int, width: int) -> np.ndarray:
-    """Boolean (height, width) mask of the cells in which motion is the head's, not an expression's."""
+    """Boolean (height, width) mask of the cells that expressions hardly move, so that motion there is head motion."""
     return np.any([ellipse_mask(ellipse, height, width) for ellipse in STABLE_REGIONS], axis=0)
 
 
 def action_unit_ellipses(code: str) -> list[tuple[float, float, float, float]]:
-    """The ellipses, both sides, of every region an AU moves; none for an action without a region in the atlas."""
+    """The ellipses of every region an AU moves, on both sides. Empty if the AU has no region in the atlas."""
     return [region_ellipse(motion.region, side) for motion in get_action_unit(code).motions for side in SIDES]

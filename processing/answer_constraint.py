@@ -1,4 +1,4 @@
-"""Keeps a generated answer in the three-field format, and its evidence to units, regions and directions that exist."""
+"""Constrains generation to the three-field answer, with evidence limited to existing units, regions and directions."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .expression_report import FIELDS, INSUFFICIENT_MOTION
 from .motion_evidence import DIRECTIONS
 
 _SIDE_WORDS = {"both": "both sides", "left": "left side", "right": "right side"}
-_FREE_ORDER = 4  # lines that may stand in any order; beyond that the orders are too many
-# A tokenizer as llguidance reads it, and how many tokens it had: 150,000 take seconds, and every answer needs them.
+_FREE_ORDER = 4  # maximum number of lines in any order; with more lines there are too many orders
+# Cache of llguidance tokenizers with their sizes. Converting 150,000 tokens takes seconds, and every answer needs it.
 _WRAPPED: WeakKeyDictionary[Any, tuple[int, Any]] = WeakKeyDictionary()
 
 
@@ -32,13 +32,17 @@ def answer_pattern(
 ) -> str:
     """The answer's format as a regular expression.
 
-    A piece of evidence names one of `action_units` with a region that the unit moves; units that motion cannot show
-    are left out. A clip with insufficient motion has no evidence. The rationale is a line of `longest_rationale`
-    characters at most.
+    A piece of evidence names one of `action_units` with a region that the unit moves. Units that motion cannot show
+    are left out. A clip with insufficient motion has no evidence.
 
     Args:
-        facts: the units that were recognised, with their sides. The evidence then has a line for each of them and for
-            nothing else, on that side; in any order, up to four, else in the order given.
+        emotion_labels (`Sequence[str]`): Classes.
+        action_units (`Sequence[str]`): Codes of the action units.
+        facts (`Mapping[str, str] | None`, *optional*): Code -> side of the recognised units. If given, the evidence
+            has exactly one line for each of them, on that side. Up to four lines may be in any order; more must be in
+            the order given.
+        fields (`Sequence[str]`, *optional*, defaults to `FIELDS`): Names of the three fields.
+        longest_rationale (`int`, *optional*, defaults to `400`): Maximum length of the rationale in characters.
     """
     class_field, evidence_field, rationale_field = map(re.escape, fields)
     moved = {code: sorted({motion.region for motion in get_action_unit(code).motions}) for code in action_units}
@@ -62,7 +66,7 @@ def answer_pattern(
     answer = f"{_one_of(emotion_labels)}\n{evidence}"
     if not facts:
         answer = f"({re.escape(INSUFFICIENT_MOTION)}\n{none}|{answer})"
-    # Whatever some reader takes for the end of a line is left out with the control characters.
+    # Excludes control characters and everything that could be taken as the end of a line.
     rationale = rf"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{{1,{longest_rationale}}}"
     return f"{class_field}: {answer}{rationale_field}: {rationale}"
 
@@ -73,17 +77,17 @@ def _one_of(words: Sequence[str]) -> str:
 
 class AnswerConstraint(LogitsProcessor):
     r"""
-    For `generate(logits_processor=[…])`: tokens that would leave the pattern get −inf. Use one object a call; it works
-    with batches, beams and sampling.
+    A logits processor for `generate(logits_processor=[…])`. Tokens that would violate the pattern get −inf. Use a new
+    object per call. It works with batches, beams and sampling.
 
     Args:
-        tokenizer: a fast tokenizer.
-        patterns: as of [`answer_pattern`]; one for all prompts, or one each.
-        prompt_length: tokens before the answer, padding included.
+        tokenizer (`Any`): A fast tokenizer.
+        patterns (`str | Sequence[str]`): Patterns from [`answer_pattern`]; one for all prompts, or one per prompt.
+        prompt_length (`int`): Number of tokens before the answer, including padding.
 
     Raises:
         ImportError: llguidance is not installed.
-        ValueError: a pattern that llguidance does not read.
+        ValueError: llguidance cannot use a pattern.
     """
 
     def __init__(self, tokenizer: Any, patterns: str | Sequence[str], prompt_length: int):
@@ -92,8 +96,7 @@ class AnswerConstraint(LogitsProcessor):
             from llguidance.hf import from_tokenizer
         except ImportError as error:
             raise ImportError(
-                "Answers that are held to what was measured need `pip install llguidance`; the pipeline's "
-                "`grounded=False` does without."
+                "Grounded answers need llguidance: `pip install llguidance`, or pass `grounded=False` to the pipeline."
             ) from error
         if _WRAPPED.get(tokenizer, (None,))[0] != len(tokenizer):
             _WRAPPED[tokenizer] = len(tokenizer), from_tokenizer(tokenizer)
@@ -103,7 +106,7 @@ class AnswerConstraint(LogitsProcessor):
             if starts[-1].is_error():
                 raise ValueError(f"The answer's pattern cannot be used: {starts[-1].get_error()}")
         self.prompt_length, self.end, self.prompts = prompt_length, tokenizer.eos_token_id, len(starts)
-        # The state behind the tokens of an answer, by its prompt and those tokens: beams change places between calls.
+        # The state after the tokens of an answer, by prompt and tokens, because beams are reordered between calls.
         self._states: dict[tuple[int, tuple[int, ...]], Any] = {(row, ()): start for row, start in enumerate(starts)}
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -125,7 +128,7 @@ class AnswerConstraint(LogitsProcessor):
         return scores.masked_fill(~torch.from_numpy(allowed).to(scores.device), -float("inf"))
 
     def _advanced(self, prompt: int, tokens: tuple[int, ...]) -> Any:
-        """The state after `tokens`, from the one before; `None` behind the answer's end."""
+        """The state after `tokens`, computed from the previous one; `None` after the end of the answer."""
         before = self._states.get((prompt, tokens[:-1]))
         if not tokens or before is None:
             return before

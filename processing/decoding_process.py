@@ -1,11 +1,11 @@
-"""Decoding in a helper process: a decoder that crashes or hangs on a hostile file is an error and not the end.
+"""Decodes video in a helper process, so that a decoder that crashes or hangs on a bad file only raises an error.
 
-One helper process a user process, started on first use and kept: `video_decoding` run as a script by `sys.executable`.
-Nothing is forked or imported from the caller's main module, so it works in notebooks, in workers of a `DataLoader`
+Each process has one helper, started on first use and kept: `video_decoding`, run as a script by `sys.executable`.
+Nothing is forked or imported from the caller's main module, so this works in notebooks, in workers of a `DataLoader`
 (each gets its own helper) and for code loaded from the Hub's cache. A second helper exists only while two clips are
-read at the same time. They end with the process that started them.
+read at the same time. Helpers end with the process that started them.
 
-Frames come through a ring of shared memory that the helper fills ahead while the caller works on earlier ones.
+Frames are passed through a ring buffer in shared memory, which the helper fills while the caller uses earlier frames.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import numpy as np
 from .video_decoding import SCRIPT, DamagedVideo
 
 RING_BYTES = 8 * 2**20
-"""Frames that are decoded ahead take at most this much memory, though never fewer than two are."""
+"""Maximum memory for frames decoded ahead. At least two frames are always decoded ahead."""
 
-# `-S`: the helper gets the caller's sys.path as it is, and needs nothing that site would add.
+# `-S`: the helper gets the caller's sys.path, so it does not need the site module.
 _START = """
 import json, os, runpy, sys
 try:
@@ -44,16 +44,16 @@ except Exception as error:
 """
 
 
-class DecoderDied(Exception):  # noqa: N818 - says what happened to the decoder; the reader makes an error of it
-    """The helper process crashed, or did not answer in time and was ended."""
+class DecoderDied(Exception):  # noqa: N818 - describes the decoder; the reader turns it into an error
+    """The helper process crashed, or it did not answer in time and was terminated."""
 
 
 class DecoderRefused(Exception):  # noqa: N818
-    """The decoder cannot read the file. Another one may."""
+    """The decoder cannot read the file. Another decoder may be able to."""
 
 
 def memory_file(size: int) -> int:
-    """An open file of `size` bytes that lies in memory where the system offers that, and has no name."""
+    """An open, unnamed file of `size` bytes, in memory if the system supports that."""
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("deft-frames", os.MFD_CLOEXEC)
     else:
@@ -64,15 +64,15 @@ def memory_file(size: int) -> int:
 
 
 class DecodingProcess:
-    """One helper process and the channel to it."""
+    """A helper process and the channel to it."""
 
     def __init__(self, timeout: float):
         if not sys.executable:
-            raise DecoderRefused("there is no Python interpreter to decode in (sys.executable); pass isolate=False")
+            raise DecoderRefused("there is no Python interpreter for decoding (sys.executable); pass isolate=False")
         self._channel, theirs = socket.socketpair()
         with theirs:
             try:
-                # A session of its own: Ctrl+C is for the caller, who then stops this one.
+                # Own session: Ctrl+C goes to the caller, which then stops the helper.
                 self._process = subprocess.Popen(
                     [sys.executable, "-S", "-c", _START, str(theirs.fileno()), SCRIPT, json.dumps(sys.path)],
                     pass_fds=[theirs.fileno()],
@@ -83,12 +83,12 @@ class DecodingProcess:
                 )
             except OSError as error:
                 self._channel.close()
-                raise DecoderRefused(f"no process can be started to decode in ({error}); pass isolate=False") from None
+                raise DecoderRefused(f"no process can be started for decoding ({error}); pass isolate=False") from None
         self._answers = b""
         self._ring: mmap.mmap | None = None
-        self.busy = False  # a command has been sent whose last answer has not come
+        self.busy = False  # whether the last answer to a command is still outstanding
         try:
-            # Importing its libraries from a slow disk is no hanging decoder.
+            # Importing libraries from a slow disk does not count as a hanging decoder.
             self._answer(max(timeout, 60.0))
         except BaseException:
             self.close()
@@ -108,7 +108,7 @@ class DecodingProcess:
     def stream(
         self, command: dict[str, Any], files: Sequence[int], size: tuple[int, int], timeout: float
     ) -> Iterator[np.ndarray]:
-        """Frames as views of the ring: each is valid until the next one is asked for."""
+        """Yields frames as views of the ring buffer. Each is valid until the next one is requested."""
         height, width = size
         frame_bytes = height * width * 3
         slots = int(np.clip(RING_BYTES // frame_bytes, 2, 64))
@@ -139,7 +139,7 @@ class DecodingProcess:
                 self._stop(timeout)
 
     def _stop(self, timeout: float) -> None:
-        """Ends a stream that nobody reads any more."""
+        """Ends a stream that is no longer read."""
         with contextlib.suppress(DamagedVideo, DecoderRefused, DecoderDied):
             self._send(b"s")
             while "frames" in self._answer(timeout):
@@ -153,7 +153,7 @@ class DecodingProcess:
         self._process.wait()
 
     def forget(self) -> None:
-        """In a forked child: the process is the parent's, and so is its end of the channel."""
+        """For a forked child: drops the helper and the channel, which belong to the parent."""
         self._channel.close()
         self._process.returncode = 0
 
@@ -212,7 +212,7 @@ class DecodingProcess:
 
 class _Pool:
     def __init__(self):
-        # Re-entrant: the collector may close an abandoned stream while this very thread holds it.
+        # Re-entrant, because the garbage collector may close a stream while this thread holds the lock.
         self.lock = threading.RLock()
         self.idle: list[DecodingProcess] = []
         self.all: list[DecodingProcess] = []
@@ -230,7 +230,7 @@ atexit.register(_pool.close)
 def _forget_parents_processes() -> None:
     for process in _pool.all:
         process.forget()
-    # The lock may have been held by a thread that does not exist here.
+    # The lock may have been held by a thread that does not exist in the child.
     _pool.__init__()
 
 
@@ -240,7 +240,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def decoding_process(timeout: float) -> Iterator[DecodingProcess]:
-    """The idle helper process, or a new one; one is kept afterwards."""
+    """Yields the idle helper process, or a new one. One helper is kept afterwards."""
     owner = os.getpid()
     with _pool.lock:
         process = _pool.idle.pop() if _pool.idle else None
@@ -262,11 +262,11 @@ def decoding_process(timeout: float) -> Iterator[DecodingProcess]:
 
 
 def helper_processes() -> list[int]:
-    """Process ids of the helpers that are alive."""
+    """Process ids of the running helpers."""
     return [process._process.pid for process in _pool.all if process.alive]
 
 
 def close_helper_processes() -> None:
-    """Ends them; the next clip starts a new one."""
+    """Ends all helper processes. The next clip starts a new one."""
     with _pool.lock:
         _pool.close()

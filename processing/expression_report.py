@@ -1,12 +1,12 @@
-"""The answer's text and the report behind it: Class / Evidence / Rationale, written so that it can be read back.
+"""The three-field answer (Class / Evidence / Rationale) and its report. The text can be parsed back.
 
     Class: surprise
     Evidence: AU1 inner brow raiser, both sides, inner brow moves up by 0.9 %
     Evidence: AU2 outer brow raiser, left side, outer brow moves up by 0.6 %
     Rationale: The inner brows rise and the outer brows rise; by the convention "synthetic" this is surprise.
 
-One line for the class, one line a piece of evidence, one paragraph of rationale; magnitudes in percent of the crop
-width. `parse_answer(format_answer(report))` gives the same facts again.
+The answer has one line for the class, one line per piece of evidence and one paragraph of rationale. Magnitudes are in
+percent of the crop width. `parse_answer(format_answer(report))` returns the same facts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EVIDENCE = re.compile(
 
 @dataclass
 class ActionUnitFinding:
-    """An action unit the answer names. `score` is the recognition head's probability where there is one."""
+    """An action unit named in the answer. `score` is the recognition head's probability, if available."""
 
     code: str
     name: str
@@ -45,7 +45,7 @@ class ActionUnitFinding:
 
 @dataclass
 class MotionEvidence:
-    """The motion that shows an action unit: direction in words, magnitude in percent of the crop width."""
+    """The motion that supports an action unit: direction in words, magnitude in percent of the crop width."""
 
     action_unit: str
     region: str
@@ -55,7 +55,7 @@ class MotionEvidence:
 
 @dataclass
 class ExpressionReport:
-    """What was seen in a clip. `parsed` is False when the text could not be read; then `warnings` says why."""
+    """The findings in a clip. If the text could not be parsed, `parsed` is `False` and `warnings` says why."""
 
     emotion: str | None = None
     coarse_emotion: str | None = None
@@ -99,7 +99,7 @@ class ExpressionReport:
 
 
 def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -> str:
-    """The answer's text for the facts in a report."""
+    """Formats the facts of a report as an answer."""
     class_field, evidence_field, rationale_field = fields
     lines = [f"{class_field}: {INSUFFICIENT_MOTION if report.insufficient_motion else report.emotion}"]
     sides = {unit.code: unit for unit in report.action_units}
@@ -118,10 +118,13 @@ def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -
 def parse_answer(
     text: str, *, emotion_labels: Sequence[str] | None = None, fields: Sequence[str] = FIELDS
 ) -> ExpressionReport:
-    """The facts in an answer's text. Never raises: text of another form gives a report with `parsed=False`.
+    """Parses an answer. Never raises; text of another form gives a report with `parsed=False`.
 
     Args:
-        emotion_labels: when given, a class outside the list is refused.
+        text (`str`): The answer.
+        emotion_labels (`Sequence[str] | None`, *optional*): Known classes. If given, any other class makes the answer
+            unreadable.
+        fields (`Sequence[str]`, *optional*, defaults to `FIELDS`): Names of the three fields.
     """
     report = ExpressionReport(text=text)
     class_field, evidence_field, rationale_field = fields
@@ -151,7 +154,7 @@ def parse_answer(
             break
         match = _EVIDENCE.match(line)
         if match is None:
-            return _unreadable(report, f"the evidence {line!r} has another form than the prompt asks for")
+            return _unreadable(report, f"the evidence {line!r} does not have the form that the prompt asks for")
         try:
             unit = get_action_unit(match["code"])
         except ValueError as error:

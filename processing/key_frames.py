@@ -1,4 +1,4 @@
-"""Onset, apex and offset of the one expression of a clip, and the frames a model gets to see."""
+"""Spots onset, apex and offset of a clip's expression, and samples frames for the model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class KeyFrames:
         """Returns itself, or raises `KeyFrameError` saying which rule is broken."""
         if not 0 <= self.onset < num_frames or not self.offset < num_frames:
             raise KeyFrameError(
-                f"Key frames {self.onset}, {self.apex}, {self.offset} lie outside a clip of {num_frames} frames."
+                f"Key frames {self.onset}, {self.apex}, {self.offset} are outside a clip of {num_frames} frames."
             )
         if not self.onset < self.apex <= self.offset:
             raise KeyFrameError(
@@ -49,22 +49,23 @@ class KeyFrames:
 
 
 def spot_key_frames(motion: np.ndarray, fps: float | None = None) -> KeyFrames:
-    """Onset, apex and offset of the expression in a clip.
+    """Spots onset, apex and offset of the expression in a clip.
 
-    A clip is taken to show one expression. The course of the whole face's motion is the first principal component
-    over time of all regions but the lids, each weighed by its noise and with what a wrongly measured head would do
-    taken out. A smooth rise and fall is then fitted to that course; at the apex the motion stands still for a while,
-    so that the flanks tell more about its time than the highest value. Where the lids alone move, they are used.
+    A clip is assumed to show one expression. The course of the face's motion is the first principal component over
+    time of all regions except the lids. Regions are weighted by their noise, and the effects of wrongly measured head
+    motion are removed. A smooth rise and fall is then fitted to this course. Motion pauses at the apex, so the flanks
+    determine its time better than the maximum does. If only the lids move, they are used instead.
 
-    A clip of more than 1.2 s with a known frame rate is searched with `propose_intervals` first, for the expression
-    that stands out most. A still clip has key frames too: they are where its noise is strongest.
+    A clip longer than 1.2 s with a known frame rate is first searched with `propose_intervals` for the most prominent
+    expression. A still clip also gets key frames, where its noise is strongest.
 
     Args:
-        motion: (T, regions, 2) from `track_regions`, percent of the crop's width.
-        fps: frames a second, if known.
+        motion (`np.ndarray`): (T, regions, 2) from `track_regions`, percent of the crop width.
+        fps (`float | None`, *optional*): Frames per second, if known.
 
     Raises:
-        KeyFrameError: fewer than two frames. ValueError: another shape, values that are not finite.
+        KeyFrameError: there are fewer than two frames.
+        ValueError: `motion` has another shape, or values that are not finite.
     """
     motion = checked_motion(motion)
     count = len(motion)
@@ -87,8 +88,8 @@ def spot_key_frames(motion: np.ndarray, fps: float | None = None) -> KeyFrames:
 
 
 def _course(signals: np.ndarray, modes: np.ndarray, sigma: float) -> tuple[np.ndarray, float]:
-    """The motion that the signals have in common, (T,), in noise standard deviations, positive away from the first
-    frames; and its smoothed peak."""
+    """The common motion of the signals, (T,), in standard deviations of the noise, positive away from the first
+    frames, and its smoothed peak."""
     centred = signals - np.median(signals, axis=0)
     whitened = centred @ whitening(np.hypot(frame_noise(centred), SLOW_NOISE), HEAD_REMAINS * modes)
     smooth = smoothed(whitened, sigma)
@@ -103,14 +104,14 @@ def _course(signals: np.ndarray, modes: np.ndarray, sigma: float) -> tuple[np.nd
     return course, float(smooth.max())
 
 
-# --- what the model sees --------------------------------------------------------------------------------------------
+# --- frames for the model -------------------------------------------------------------------------------------------
 
 
 def sample_indices(keys: KeyFrames, num_frames: int) -> list[int]:
-    """`num_frames` frame numbers: the onset first, the apex at `apex_position(num_frames)`, the offset last.
+    """Samples `num_frames` frame numbers: the onset first, the apex at `apex_position(num_frames)`, the offset last.
 
-    Each of the two phases is sampled evenly, so that a slow and a fast expression look alike in time; frames repeat
-    where a phase has fewer frames than samples.
+    Both phases are sampled evenly, so slow and fast expressions get the same timing. Frames repeat if a phase has
+    fewer frames than samples.
     """
     position = apex_position(num_frames)
     rising = np.linspace(keys.onset, keys.apex, position + 1)
@@ -119,5 +120,5 @@ def sample_indices(keys: KeyFrames, num_frames: int) -> list[int]:
 
 
 def apex_position(num_frames: int) -> int:
-    """Which of the sampled frames is the apex."""
+    """Index of the apex among the sampled frames."""
     return num_frames // 2

@@ -1,4 +1,4 @@
-"""From a flow field to statements about the face: which region moved, where to, how far, and whether that is noise."""
+"""Turns flow into statements about the face: which region moved, where to, how far, and whether that is noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from .action_units import REGIONS, SIDES, ellipse_mask, region_ellipse, stable_mask
 
-# Clockwise from "lateral", in steps of 45°, in the frame in which lateral points away from the midline on both sides.
+# Clockwise from "lateral" in steps of 45°. Lateral points away from the midline on both sides.
 DIRECTIONS = (
     "laterally",
     "down and laterally",
@@ -25,7 +25,7 @@ NO_DIRECTION = "in no clear direction"
 
 
 def octants_apart(first: str, second: str) -> int | None:
-    """How many 45° steps lie between two directions, 0 to 4; `None` when one of them is not clear."""
+    """Number of 45° steps between two directions, 0 to 4; `None` if one of them is not clear."""
     if first not in DIRECTIONS or second not in DIRECTIONS:
         return None
     steps = (DIRECTIONS.index(first) - DIRECTIONS.index(second)) % len(DIRECTIONS)
@@ -33,15 +33,18 @@ def octants_apart(first: str, second: str) -> int | None:
 
 
 def direction_of(u: float, v: float, side: str) -> str:
-    """The direction's octant of a vector in the image, +u right and +v down, on one side of the face."""
+    """The octant of an image vector (+u right, +v down) on one side of the face."""
     lateral = -u if side == "right" else u
     return DIRECTIONS[round(np.degrees(np.arctan2(v, lateral)) / 45) % 8]
 
 
 @dataclass(frozen=True)
 class RegionMotion:
-    """Motion of one region on one side at the apex. `magnitude` is in percent of the crop width; `concentration`, the
-    resultant length |Σv|/Σ|v| of directional statistics (Mardia & Jupp 2000), is 1 when all cells move alike."""
+    """Motion of one region on one side at the apex.
+
+    `magnitude` is in percent of the crop width. `concentration` is the resultant length |Σv|/Σ|v| of directional
+    statistics (Mardia & Jupp 2000); it is 1 if all cells move alike.
+    """
 
     region: str
     side: str
@@ -54,16 +57,18 @@ class RegionMotion:
 def noise_floor(
     flow: np.ndarray, *, lead_in: np.ndarray | None = None, factor: float = 4.0, minimum: float = 0.12
 ) -> float:
-    """The region motion that this clip's noise can produce, in the flow's unit (percent of the crop width).
+    """The largest region motion that the clip's noise can produce, in the flow's unit (percent of the crop width).
 
-    `factor` robust standard deviations of the flow where a face stands still, or of a region's motion while it still
-    stands still, whichever is larger, and never less than `minimum`, which the remains of compression and head motion
-    reach: 0.15 pixels of a 128-pixel crop. Both were set on rendered clips in which nothing but the disturbances
-    moves.
+    This is `factor` times a robust standard deviation: that of the flow in stable parts of the face, or that of region
+    motion in neutral frames, whichever is larger. It is at least `minimum`, which remaining compression and head
+    motion reach (0.15 pixels of a 128-pixel crop). Both values were set on rendered clips without an expression.
 
     Args:
-        flow: (T, 2, h, w), head motion removed.
-        lead_in: (L, 2, h, w), the same of neutral frames before the onset, if there are any.
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
+        lead_in (`np.ndarray | None`, *optional*): (L, 2, h, w), the flow of neutral frames before the onset, if there
+            are any.
+        factor (`float`, *optional*, defaults to `4.0`): Multiple of the standard deviation.
+        minimum (`float`, *optional*, defaults to `0.12`): Least value returned, percent of the crop width.
     """
     _, _, height, width = flow.shape
     deviation = 1.4826 * float(np.median(np.abs(flow[:, :, stable_mask(height, width)])))
@@ -77,20 +82,23 @@ def noise_floor(
 def measure_motion(
     flow: np.ndarray, *, lead_in: np.ndarray | None = None, minimum_concentration: float = 0.5
 ) -> list[RegionMotion]:
-    """Every region's motion at the frame where the face moves most, strongest first.
+    """Measures the motion of every region at the frame where the face moves most. The strongest comes first.
 
     Args:
-        flow: (T, 2, h, w) in percent of the crop width, head motion removed.
-        lead_in: (L, 2, h, w), the same of neutral frames before the onset; they only tell the clip's noise.
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
+        lead_in (`np.ndarray | None`, *optional*): (L, 2, h, w), the flow of neutral frames before the onset. Only used
+            to measure the clip's noise.
+        minimum_concentration (`float`, *optional*, defaults to `0.5`): Least concentration, 0 to 1, of a significant
+            motion.
 
     Raises:
-        ValueError: another shape, or values that are not finite.
+        ValueError: `flow` has another shape, or contains values that are not finite.
     """
     flow = np.asarray(flow, np.float32)
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"Flow must have shape (frames, 2, h, w); got {flow.shape}.")
     if not np.isfinite(flow).all():
-        raise ValueError("Flow holds NaN or infinite values.")
+        raise ValueError("Flow contains NaN or infinite values.")
     _, _, height, width = flow.shape
     floor = noise_floor(flow, lead_in=lead_in)
     motions = []
@@ -108,7 +116,7 @@ def measure_motion(
 
 
 def format_motion(motions: Sequence[RegionMotion]) -> str:
-    """One sentence a line, which `parse_motion` reads back; magnitudes to 0.01 % and concentrations to 0.01."""
+    """Formats one sentence per line, which `parse_motion` parses. Magnitudes and concentrations have two decimals."""
     return "\n".join(
         f"The {motion.side} {motion.region} moves {motion.direction} by {motion.magnitude:.2f} % of the face's width "
         f"(concentration {motion.concentration:.2f}), {_ABOVE if motion.significant else _WITHIN}."
@@ -117,10 +125,10 @@ def format_motion(motions: Sequence[RegionMotion]) -> str:
 
 
 def parse_motion(text: str) -> list[RegionMotion]:
-    """The statements of `format_motion`.
+    """Parses the sentences of `format_motion`.
 
     Raises:
-        ValueError: a line that is no such sentence, or names an unknown region, side or direction.
+        ValueError: a line is not such a sentence, or names an unknown region, side or direction.
     """
     motions = []
     for line in filter(None, map(str.strip, text.splitlines())):

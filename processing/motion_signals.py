@@ -1,4 +1,4 @@
-"""Region motion as signals over time: noise, smoothing, whitening, and the fit of one rise and fall."""
+"""Region motion as signals over time: noise, smoothing, whitening, and fitting one rise and fall."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from .region_tracking import TRACKED_REGIONS
 
 
 def checked_motion(motion: np.ndarray) -> np.ndarray:
-    """Returns region motion, or raises `ValueError` for another shape and for values that are not finite."""
+    """Returns region motion unchanged. Raises `ValueError` for another shape or values that are not finite."""
     motion = np.asarray(motion)
     if motion.ndim != 3 or motion.shape[1:] != (len(TRACKED_REGIONS), 2):
         raise ValueError(
-            f"Region motion must have shape (frames, {len(TRACKED_REGIONS)}, 2), as track_regions yields it; got "
+            f"Region motion must have shape (frames, {len(TRACKED_REGIONS)}, 2) as from track_regions; got "
             f"{motion.shape}."
         )
     if not np.isfinite(motion).all():
-        raise ValueError("Region motion holds NaN or infinite values.")
+        raise ValueError("Region motion contains NaN or infinite values.")
     return motion
 
 
 def motion_along(signals: np.ndarray, region: str, side: str, direction: Sequence[float]) -> np.ndarray:
-    """(T,): how far one region has gone in a direction."""
+    """Displacement of one region along a direction, (T,)."""
     column = 2 * TRACKED_REGIONS.index((region, side))
     return signals[:, column : column + 2] @ np.asarray(direction)
 
 
 def channels_of(*names: str) -> np.ndarray:
-    """(channels,): which signals belong to regions of these names."""
+    """Mask of the signals that belong to regions of these names, (channels,)."""
     return np.repeat([region in names for region, _ in TRACKED_REGIONS], 2)
 
 
 def _head_modes() -> np.ndarray:
-    """(channels, 4): what a shift in x and y, a change of scale and a turn of the head do to each signal, of about
-    equal size over the face."""
+    """Effect of a head shift in x and y, a change of scale and a rotation on each signal, (channels, 4). The four are
+    of similar size over the face."""
     x, y = (np.array([region_ellipse(*key)[:2] for key in TRACKED_REGIONS]) - 0.5).T
     one, zero = np.ones_like(x), np.zeros_like(x)
     modes = [(one, zero), (zero, one), (4 * x, 4 * y), (-4 * y, 4 * x)]
@@ -47,12 +47,12 @@ def _head_modes() -> np.ndarray:
 LIDS = channels_of("upper lid", "lower lid")
 HEAD_MODES = _head_modes()
 # Percent of the crop's width.
-SLOW_NOISE = 0.05  # what compression and light make of a region at rest, beyond the noise from frame to frame
-HEAD_REMAINS = 0.3  # of each head mode; any larger value does the same
+SLOW_NOISE = 0.05  # slow noise of a region at rest due to compression and light, in addition to frame-to-frame noise
+HEAD_REMAINS = 0.3  # remaining motion per head mode; larger values have the same effect
 
 
 def whitening(spread: np.ndarray, modes: np.ndarray) -> np.ndarray:
-    """The symmetric matrix that gives signals of these standard deviations and these modes variance one."""
+    """The symmetric matrix that scales signals with these standard deviations and modes to variance one."""
     covariance = np.diag(spread**2) + modes @ modes.T
     values, vectors = np.linalg.eigh(covariance)
     return (vectors / np.sqrt(values)) @ vectors.T
@@ -64,12 +64,12 @@ def robust_spread(values: np.ndarray) -> np.ndarray:
 
 
 def frame_noise(values: np.ndarray) -> np.ndarray:
-    """Robust standard deviation of what changes from frame to frame, (D,)."""
+    """Robust standard deviation of the changes from frame to frame, (D,)."""
     return robust_spread(np.diff(values, axis=0)) / np.sqrt(2)
 
 
 def smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
-    """(T, D) smoothed along time by a Gaussian of `sigma` frames; next to nothing below a third of a frame."""
+    """Smooths (T, D) over time with a Gaussian of `sigma` frames. Has almost no effect below a third of a frame."""
     taps = 2 * max(1, int(np.ceil(3 * sigma))) + 1
     if sigma <= 0:
         return values.copy()
@@ -77,8 +77,8 @@ def smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def running_median(values: np.ndarray, length: int) -> np.ndarray:
-    """(T, D): the median of `length` frames around each, taken at sixteen places a length and joined by lines. At the
-    ends the signal is continued by its point reflection, so that a slow drift stays one."""
+    """Running median of `length` frames, (T, D), computed at sixteen positions per length and interpolated linearly.
+    At the ends, the signal is extended by point reflection, which preserves a slow drift."""
     count, half = len(values), max(1, length // 2)
     smooth = smoothed(values, length / 64)
     padded = np.pad(smooth, ((half, half), (0, 0)), mode="reflect", reflect_type="odd")
@@ -88,7 +88,7 @@ def running_median(values: np.ndarray, length: int) -> np.ndarray:
 
 
 def extent_of(course: np.ndarray, peak: int, level: float) -> tuple[int, int]:
-    """The last frame before the peak and the first one after it at or below the level, or the ends."""
+    """The last frame before and the first frame after the peak at or below the level, or the ends."""
     low = course <= level
     before, after = np.flatnonzero(low[:peak]), np.flatnonzero(low[peak:])
     return (int(before[-1]) if len(before) else 0), (peak + int(after[0]) if len(after) else len(course) - 1)
@@ -104,10 +104,10 @@ def runs_of(mask: np.ndarray) -> list[tuple[int, int]]:
 
 
 def fit_course(course: np.ndarray, sigma: float) -> tuple[int, int, int]:
-    """Onset, apex and offset of a rise and fall by least squares; they may lie outside the frames.
+    """Fits onset, apex and offset of a rise and fall by least squares. They may be outside the frames.
 
-    Both flanks are u^k / (u^k + (1 − u)^k), which is a straight line for k = 1, close to a raised cosine for
-    k = 1.7 and steeper beyond; k is fitted too. Rise and fall last as long as they want.
+    Both flanks are u^k / (u^k + (1 − u)^k). This is a straight line for k = 1, close to a raised cosine for k = 1.7
+    and steeper for larger k. k is fitted too. The durations of rise and fall are independent.
     """
     count = len(course)
     times = np.arange(count, dtype=np.float64)
@@ -119,7 +119,7 @@ def fit_course(course: np.ndarray, sigma: float) -> tuple[int, int, int]:
     before, after = np.flatnonzero(low[:apex]), np.flatnonzero(low[apex:])
     rise = max(1, apex - (int(before[-1]) if len(before) else 0))
     fall = max(1, int(after[0]) if len(after) else count - 1 - apex)
-    # Half the height is reached half-way up, so that a flank lasts twice as long as from there to the apex.
+    # A flank reaches half its height half-way, so it lasts twice as long as the part from there to the apex.
     guess = np.array([apex - 2.0 * rise, apex, apex + 2.0 * fall, np.log(1.7), base, height])
     if count < 8:
         return max(0, round(guess[0])), apex, min(count - 1, round(guess[2]))
@@ -138,7 +138,7 @@ def _rise_and_fall(parameters: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _least_squares(times: np.ndarray, values: np.ndarray, guess: np.ndarray, *, shape_spread: float) -> np.ndarray:
-    """Levenberg-Marquardt for `_rise_and_fall`, the shape held near its guess."""
+    """Levenberg-Marquardt for `_rise_and_fall`, with the shape parameter kept near its initial value."""
     steps = np.diag([0.3, 0.3, 0.3, 0.05, 0.01, 0.01])
 
     def residuals(parameters: np.ndarray) -> np.ndarray:

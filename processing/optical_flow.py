@@ -1,7 +1,7 @@
-"""Optical flow at the scale of micro-expressions, and the head's share taken out of it.
+"""Optical flow at the scale of micro-expressions, and removal of head motion.
 
-Every estimator maps the onset frame and T later frames to T dense fields of displacement in pixels, (T, 2, H, W),
-channel 0 to the right, channel 1 downwards: the point that stands at p in the onset frame stands at p + flow(p) later.
+Every estimator maps the onset frame and T later frames to T dense displacement fields in pixels, (T, 2, H, W). Channel
+0 points right, channel 1 down. A point at p in the onset frame is at p + flow(p) in the later frame.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ logger = logging.get_logger(__name__)
 
 
 def whole_clip(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """All frames solved together by `whole_clip_flow`; the more of the clip, the better. Shapes as below."""
+    """Flow of all frames together, by `whole_clip_flow`. More frames improve it. Shapes as in `estimate_flow`."""
     clip = torch.from_numpy(np.concatenate([reference[None], frames]).astype(np.float32, copy=False))
     threads = torch.get_num_threads()
-    # Sums over several threads end in other last bits, and a data set must not depend on the machine's cores.
+    # Sums over several threads differ in the last bits, and a dataset must not depend on the number of cores.
     torch.set_num_threads(1)
     try:
         return whole_clip_flow(clip).flow[1:].numpy()
@@ -36,17 +36,18 @@ def lucas_kanade_flow(
 ) -> np.ndarray:
     """Iterative Lucas-Kanade with a Gaussian window, coarse to fine.
 
-    The window is wide on purpose: skin moves smoothly, the motion is a fraction of a pixel, and averaging the
-    brightness constancy equation over many pixels is what lifts it over the sensor's noise. The gradients are the
-    reference's (Baker & Matthews 2004, inverse compositional), so the structure tensor is built once a clip and level.
-    Where there is no texture the noise decides nothing: each level is pulled towards the coarser one's flow, the
-    coarsest towards the similarity that the textured parts follow together, as strongly as the image is noisy.
+    The window is wide, because skin moves smoothly and by a fraction of a pixel. Averaging the brightness constancy
+    equation over many pixels reduces the sensor's noise. The gradients are those of the reference (Baker & Matthews
+    2004, inverse compositional), so the structure tensor is built once per clip and level. A prior handles areas
+    without texture: each level is pulled towards the flow of the coarser level, and the coarsest level towards the
+    similarity that the textured parts follow. The pull is stronger if the image is noisier.
 
     Args:
-        reference: onset frame, (H, W) float32, grey levels.
-        frames: later frames, (T, H, W) float32.
-        sigma: standard deviation of the window in pixels, at every level.
-        levels: pyramid levels. iterations: Gauss-Newton steps a level.
+        reference (`np.ndarray`): Onset frame, (H, W) float32, grey levels.
+        frames (`np.ndarray`): Later frames, (T, H, W) float32, grey levels.
+        sigma (`float`, *optional*, defaults to `4.5`): Standard deviation of the window in pixels, at every level.
+        levels (`int`, *optional*, defaults to `3`): Number of pyramid levels.
+        iterations (`int`, *optional*, defaults to `4`): Number of Gauss-Newton steps per level.
 
     Returns:
         (T, 2, H, W) float32, pixels.
@@ -58,8 +59,8 @@ def lucas_kanade_flow(
         grad_x = cv2.Scharr(ref, cv2.CV_32F, 1, 0, scale=1 / 32)
         grad_y = cv2.Scharr(ref, cv2.CV_32F, 0, 1, scale=1 / 32)
         xx, xy, yy = (_window(product, sigma) for product in (grad_x * grad_x, grad_x * grad_y, grad_y * grad_y))
-        # The noise adds its own gradients; where the texture is no stronger, the prior decides. Along a lone edge it
-        # decides too: what light or the frame's border does to a strong edge must not become motion along it.
+        # Noise adds its own gradients. Where the texture is not stronger, the prior decides. It also decides along a
+        # single edge, so that effects of light or of the frame's border do not become motion along that edge.
         damping = _PRIOR * _GRADIENT_NOISE_GAIN * noise**2 + _EDGE_PRIOR * (xx + yy) + 1e-4
         xx, yy = xx + damping, yy + damping
         determinant = xx * yy - xy * xy
@@ -68,7 +69,7 @@ def lucas_kanade_flow(
         levelled = np.zeros((len(frames), 2, size[1], size[0]), np.float32)
         for index, frame in enumerate(frames):
             target, _ = _without_shading(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
-            target *= ref.std() / max(float(target.std()), 1e-6)  # a change of the light is a gain on the texture
+            target *= ref.std() / max(float(target.std()), 1e-6)  # a change of light scales the texture
             if flow is not None:
                 for axis in range(2):
                     ratio = size[axis] / flow.shape[3 - axis]
@@ -79,7 +80,7 @@ def lucas_kanade_flow(
                 for _ in range(iterations):
                     warped = cv2.remap(target, grid_x + u, grid_y + v, cv2.INTER_CUBIC, None, cv2.BORDER_REPLICATE)
                     error = warped - ref
-                    # What has left the frame cannot be compared.
+                    # Points outside the frame cannot be compared.
                     error[(grid_x + u < 0) | (grid_x + u > size[0] - 1)] = 0
                     error[(grid_y + v < 0) | (grid_y + v > size[1] - 1)] = 0
                     bx = _window(grad_x * error, sigma) + damping * (u - prior[0])
@@ -87,7 +88,7 @@ def lucas_kanade_flow(
                     u = u - (yy * bx - xy * by) / determinant
                     v = v - (xx * by - xy * bx) / determinant
                 if flow is None and round_ == 0:
-                    # The weaker direction's texture against the prior's pull: how much of the flow was measured.
+                    # Texture in the weaker direction relative to the prior: how much of the flow was measured.
                     weakest = 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy**2)) - damping
                     prior = fit_similarity(np.stack([u, v]), weakest / (weakest + damping))
             levelled[index] = u, v
@@ -100,15 +101,15 @@ def _window(field: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _without_shading(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """The image without its low frequencies, and with them the shading (8 px is far above a wrinkle's width), and the
-    standard deviation of its noise (Immerkær 1996, made robust by the median)."""
+    """Removes shading, that is low frequencies (8 px is far above a wrinkle's width), from the image. Also returns the
+    standard deviation of its noise (Immerkær 1996, with a median for robustness)."""
     laplacian = cv2.filter2D(image, cv2.CV_32F, np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]))
     noise = 1.4826 * float(np.median(np.abs(laplacian))) / 6
     return cv2.GaussianBlur(image, (0, 0), _PRESMOOTHING) - cv2.GaussianBlur(image, (0, 0), 8.0), noise
 
 
 def _gradient_noise_gain() -> float:
-    """Variance of a smoothed image's gradient for white noise of variance one."""
+    """Variance of the gradient of a smoothed image of white noise with variance one."""
     impulse = np.zeros((31, 31), np.float32)
     impulse[15, 15] = 1
     smooth = cv2.GaussianBlur(impulse, (0, 0), _PRESMOOTHING)
@@ -124,14 +125,15 @@ _GRADIENT_NOISE_GAIN = _gradient_noise_gain()
 
 
 def farneback_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """OpenCV's Farneback with the parameters usual in the field: (0.5, 3, 15, 3, 5, 1.2). Shapes as above."""
+    """OpenCV's Farneback with the parameters common in the field, (0.5, 3, 15, 3, 5, 1.2). Shapes as in
+    `estimate_flow`."""
     arguments = (None, 0.5, 3, 15, 3, 5, 1.2, 0)
     pairs = [cv2.calcOpticalFlowFarneback(_uint8(reference), _uint8(frame), *arguments) for frame in frames]
     return np.stack(pairs).transpose(0, 3, 1, 2)
 
 
 def dis_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """OpenCV's DIS, medium preset. Shapes as above."""
+    """OpenCV's DIS, medium preset. Shapes as in `estimate_flow`."""
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     return np.stack([estimator.calc(_uint8(reference), _uint8(frame), None) for frame in frames]).transpose(0, 3, 1, 2)
 
@@ -141,29 +143,31 @@ def _uint8(image: np.ndarray) -> np.ndarray:
 
 
 def tvl1_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """OpenCV's TV-L1 (Zach et al. 2007) with its own defaults. Shapes as above.
+    """OpenCV's TV-L1 (Zach et al. 2007) with its defaults. Shapes as in `estimate_flow`.
 
     Raises:
-        ImportError: OpenCV without its contrib modules.
+        ImportError: OpenCV is installed without its contrib modules.
     """
     if not hasattr(cv2, "optflow"):
         raise ImportError(
-            "TV-L1 is in OpenCV's contrib modules: replace opencv-python-headless by opencv-contrib-python-headless."
+            "TV-L1 needs OpenCV's contrib modules: replace opencv-python-headless with opencv-contrib-python-headless."
         )
     estimator = cv2.optflow.DualTVL1OpticalFlow_create()
     return np.stack([estimator.calc(_uint8(reference), _uint8(frame), None) for frame in frames]).transpose(0, 3, 1, 2)
 
 
 def raft_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """torchvision's RAFT, small (Teed & Deng 2020), on the crop grown to 256 pixels or more. Shapes as above.
+    """torchvision's small RAFT (Teed & Deng 2020), on the crop enlarged to at least 256 pixels. Shapes as in
+    `estimate_flow`.
 
-    Its weights (4 MB) are fetched by torchvision on first use, which one warning says.
+    torchvision downloads the weights (4 MB) on first use. A warning announces this.
 
     Raises:
-        ImportError: torchvision is not installed. OSError: the weights can neither be found nor fetched.
+        ImportError: torchvision is not installed.
+        OSError: the weights can neither be found nor downloaded.
     """
     model = _raft()
-    # Sides must be multiples of 8, and the network needs 128 pixels at least; it was made for larger ones.
+    # Sides must be multiples of 8 and at least 128 pixels. The network was trained on larger images.
     side = 8 * -(-max(256, reference.shape[0]) // 8)
     first, *rest = (
         torch.from_numpy(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)) / 127.5 - 1
@@ -182,13 +186,13 @@ def raft_flow(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
 def _raft() -> torch.nn.Module:
     try:
         from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
-    except (ImportError, RuntimeError) as error:  # beside a torch it was not built for, it raises RuntimeError
-        raise ImportError('flow_estimator="raft" needs torchvision, built for the torch in use.') from error
-    logger.warning("RAFT: torchvision looks for its weights, raft_small, and fetches them (4 MB) if need be.")
+    except (ImportError, RuntimeError) as error:  # with a torch it was not built for, it raises RuntimeError
+        raise ImportError('flow_estimator="raft" needs a torchvision built for the installed torch.') from error
+    logger.warning("RAFT: torchvision loads its weights, raft_small, and downloads them (4 MB) if needed.")
     return raft_small(weights=Raft_Small_Weights.DEFAULT, progress=False).eval()
 
 
-# "whole_clip" is the only one that gains from frames whose flow nobody asked for.
+# "whole_clip" is the only estimator that benefits from frames whose flow was not requested.
 FLOW_ESTIMATORS: dict[str, Callable[..., np.ndarray]] = {
     "whole_clip": whole_clip,
     "lucas_kanade": lucas_kanade_flow,
@@ -200,17 +204,19 @@ FLOW_ESTIMATORS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def estimate_flow(reference: np.ndarray, frames: np.ndarray, *, estimator: str = "whole_clip") -> np.ndarray:
-    """Flow from the onset frame to each other frame.
+    """Estimates flow from the onset frame to each other frame.
 
     Args:
-        reference: (H, H) float32 grey levels 0–255. frames: (T, H, H), the same.
-        estimator: a key of `FLOW_ESTIMATORS`.
+        reference (`np.ndarray`): Onset frame, (H, H) float32, grey levels 0–255.
+        frames (`np.ndarray`): Other frames, (T, H, H) float32, grey levels 0–255.
+        estimator (`str`, *optional*, defaults to `"whole_clip"`): A key of `FLOW_ESTIMATORS`.
 
     Returns:
-        (T, 2, H, H) float32 in pixels.
+        (T, 2, H, H) float32, pixels.
 
     Raises:
-        ValueError: unknown estimator. ImportError: what it needs is not installed.
+        ValueError: the estimator is unknown.
+        ImportError: a package that the estimator needs is not installed.
     """
     if estimator not in FLOW_ESTIMATORS:
         raise ValueError(f"Unknown flow estimator {estimator!r}. Known: {', '.join(FLOW_ESTIMATORS)}.")
@@ -218,19 +224,21 @@ def estimate_flow(reference: np.ndarray, frames: np.ndarray, *, estimator: str =
 
 
 def fit_similarity(field: np.ndarray, weight: np.ndarray, *, iterations: int = 8) -> np.ndarray:
-    """The displacement field of the similarity (shift, rotation, scale) that most of a field follows.
+    """Fits the similarity (shift, rotation, scale) that most of a displacement field follows.
 
     A similarity's displacement is linear in four unknowns, u = a + c·x − d·y and v = b + d·x + c·y. They are fitted by
-    iteratively reweighted least squares with Tukey's biweight, so that a part that moves on its own has no say.
+    iteratively reweighted least squares with Tukey's biweight, so that a part that moves on its own is ignored.
 
     Args:
-        field: (2, H, W) in any unit of length. weight: (H, W), how much each point counts; zero leaves it out.
+        field (`np.ndarray`): (2, H, W), any unit of length.
+        weight (`np.ndarray`): (H, W), weight of each point; zero leaves it out.
+        iterations (`int`, *optional*, defaults to `8`): Number of reweighting steps.
 
     Returns:
-        (2, H, W), the fitted field everywhere, in the same unit.
+        (2, H, W), the displacement of the fitted similarity, in the same unit.
     """
     x, y = _crop_grid(*field.shape[1:])
-    step = max(1, field.shape[1] // 64)  # four numbers need no more points than a 64 × 64 grid has
+    step = max(1, field.shape[1] // 64)  # a 64 × 64 grid has enough points for four numbers
     used = weight[::step, ::step] > 0
     at_x, at_y = x[::step, ::step][used], y[::step, ::step][used]
     one, zero = np.ones_like(at_x), np.zeros_like(at_x)
@@ -239,10 +247,10 @@ def fit_similarity(field: np.ndarray, weight: np.ndarray, *, iterations: int = 8
     given, robust = weight[::step, ::step][used].astype(np.float64), one
     for _ in range(iterations):
         weighted = design * np.tile(given * robust, 2)[:, None]
-        # A trace of damping keeps a field without any usable point at no motion.
+        # Slight damping gives no motion for a field without any usable point.
         parameters = np.linalg.solve(weighted.T @ design + 1e-9 * np.eye(4), weighted.T @ target)
         residual = np.hypot(*(target - design @ parameters).reshape(2, -1))
-        # 1.4826 · median is the robust standard deviation, 4.685 Tukey's constant; the floor is float noise.
+        # 1.4826 · median is the robust standard deviation and 4.685 Tukey's constant. The floor is float precision.
         scale = 4.685 * 1.4826 * max(float(np.median(residual)) if residual.size else 0.0, 1e-6)
         robust = np.where(residual < scale, (1 - (residual / scale) ** 2) ** 2, 0.0)
     shift_x, shift_y, grow, turn = parameters
@@ -251,18 +259,19 @@ def fit_similarity(field: np.ndarray, weight: np.ndarray, *, iterations: int = 8
 
 @lru_cache(maxsize=8)
 def _crop_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and y of every pixel about the middle of the crop, in crop widths."""
+    """x and y of every pixel relative to the middle of the crop, in crop widths."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     return (x - width / 2) / width, (y - height / 2) / width
 
 
 def remove_head_motion(flow: np.ndarray, stable: np.ndarray) -> np.ndarray:
-    """Subtracts, field by field, the similarity that the stable parts of the face follow.
+    """Subtracts from each field the similarity that the stable parts of the face follow.
 
     Args:
-        flow: (T, 2, H, W) in any unit of length. stable: boolean (H, W).
+        flow (`np.ndarray`): (T, 2, H, W), any unit of length.
+        stable (`np.ndarray`): (H, W) bool, the stable parts.
 
     Returns:
-        (T, 2, H, W) in the same unit.
+        (T, 2, H, W), in the same unit.
     """
     return np.stack([field - fit_similarity(field, stable.astype(np.float32)) for field in flow])

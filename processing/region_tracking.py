@@ -1,7 +1,7 @@
-"""The way each region of the face goes from frame to frame, against the head.
+"""Tracks each region of the face from frame to frame, relative to the head.
 
-Whatever finds key frames or expressions rests on this one cheap measurement: two numbers a region and frame. It is one
-pass, and it holds one reference frame whatever the video's length.
+Key frames and expressions are found from this inexpensive measurement, two numbers per region and frame. It takes one
+pass and keeps a single reference frame, regardless of the video's length.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from .action_units import REGIONS, SIDES, STABLE_REGIONS, ellipse_mask, region_e
 from .face_alignment import warp_to_crop
 
 TRACKING_RESOLUTION = 128  # pixels, side of the grey crop on which regions are followed
-# Rows of what `track_regions` yields.
+# Rows of the arrays that `track_regions` yields.
 TRACKED_REGIONS: tuple[tuple[str, str], ...] = tuple((region, side) for region in REGIONS for side in SIDES)
 
 
 def track_regions(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterator[np.ndarray]:
-    """The way each region of the atlas has gone since the first frame, frame by frame, without the head's motion.
+    """Displacement of each region of the atlas since the first frame, frame by frame, without the head's motion.
 
-    Frames are taken one at a time and none is kept: fed by `ClipReader.scan()` it runs in constant memory.
+    Frames are taken one at a time and not kept. With `ClipReader.scan()`, this runs in constant memory.
 
     Args:
-        frames: (H, W, 3) uint8 RGB. transform: to the canonical crop of the first frame, from `crop_transform`.
+        frames (`Iterable[np.ndarray]`): Frames, (H, W, 3) uint8 RGB.
+        transform (`np.ndarray`): (2, 3) transform to the canonical crop of the first frame, from `crop_transform`.
 
     Yields:
-        (len(TRACKED_REGIONS), 2) float32, percent of the crop's width, +x right, +y down; zeros for the first frame.
+        (len(TRACKED_REGIONS), 2) float32, percent of the crop width, +x right, +y down; zeros for the first frame.
     """
     tracker = _RegionTracker(TRACKING_RESOLUTION)
     for frame in frames:
@@ -39,16 +40,16 @@ def track_regions(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterat
 class _RegionTracker:
     """Inverse-compositional Lucas-Kanade (Baker & Matthews 2004) on patches instead of a field.
 
-    A frame costs one similarity fit to the stable patches, which is the head, and one shift a region relative to it.
-    Both start from the previous frame's solution. The reference is renewed every `_RENEWAL` frames, so that light
-    and pose may change; the shifts are chained, and as the frame of renewal is measured in the old reference and is
-    the new one, its noise cancels and the chain does not wander.
+    For each frame, one similarity is fitted to the stable patches (the head), and one shift per region relative to it.
+    Both start from the previous frame's solution. The reference is renewed every `_RENEWAL` frames, so that light and
+    pose may change. The shifts are chained. The frame of renewal is measured in the old reference and becomes the new
+    one, so its noise cancels and the chain does not drift.
     """
 
     def __init__(self, side: int):
         self._side, self._centre = side, (side - 1) / 2
-        self._blur = 2 * round(0.066 * side) + 1  # far above a wrinkle's width, below the shading's
-        # The forehead is wide enough to be three patches; hair may hang into one of them.
+        self._blur = 2 * round(0.066 * side) + 1  # far above the width of a wrinkle, below that of shading
+        # The forehead is wide enough for three patches. Hair may cover one of them.
         (cx, cy, rx, ry), *others = STABLE_REGIONS
         stable = [(cx + step * 2 * rx / 3, cy, rx / 3, ry) for step in (-1, 0, 1)] + others
         ellipses = stable + [region_ellipse(*key) for key in TRACKED_REGIONS]
@@ -59,7 +60,7 @@ class _RegionTracker:
         self._patch = np.repeat(np.arange(len(pixels)), self._counts)
         self._stable, self._stable_pixels = len(stable), int(self._counts[: len(stable)].sum())
         y, x = np.divmod(self._pixels, side)
-        # Points and similarities of the plane as complex numbers: z ↦ scale · z + shift about the crop's middle.
+        # Points and similarities of the plane are complex numbers: z ↦ scale · z + shift about the crop's middle.
         self._points = (x - self._centre) + 1j * (y - self._centre)
         self._scale, self._shift = 1 + 0j, 0j
         self._chained = np.zeros(len(TRACKED_REGIONS), complex)
@@ -81,7 +82,7 @@ class _RegionTracker:
         return np.stack([way.real, way.imag], axis=-1).astype(np.float32)
 
     def _renew(self, image: np.ndarray) -> None:
-        """Takes the frame, fetched back along the head's motion, as the reference."""
+        """Makes the frame, warped back along the head's motion, the new reference."""
         middle = complex(self._centre, self._centre)
         shift = self._shift + middle - self._scale * middle
         matrix = np.array(
@@ -96,8 +97,8 @@ class _RegionTracker:
         gradients = []
         for axis in ((1, 0), (0, 1)):
             gradient = cv2.Scharr(reference, cv2.CV_32F, *axis, scale=1 / 32).ravel()[self._pixels]
-            # What a change of the patch's brightness or contrast would do is no motion (Baker, Gross & Matthews
-            # 2003, "project out").
+            # Changes of the patch's brightness or contrast are not motion (Baker, Gross & Matthews 2003, "project
+            # out").
             gradient = self._centred(gradient)
             gradients.append(gradient - (self._sums(gradient * contrast) / energy)[self._patch] * contrast)
         self._values, self._gradients = values, np.float32(gradients)
@@ -129,16 +130,16 @@ class _RegionTracker:
     def _follow_head(self, image: np.ndarray) -> None:
         if self._fit_head(image):
             return
-        # Further than the fit reaches: a quick turn, or few frames a second. Start again from the frames' shift.
+        # The motion is too large for the fit: a quick turn, or few frames per second. Start from the frames' shift.
         (dx, dy), _ = cv2.phaseCorrelate(self._previous, image)
         self._shift += complex(dx, dy)
         if not self._fit_head(image):
-            # Another shot or a covered face: nothing connects this frame to the reference.
+            # A cut or a covered face: this frame cannot be related to the reference.
             self._scale, self._shift = 1 + 0j, 0j
             self._renew(image)
 
     def _fit_head(self, image: np.ndarray) -> bool:
-        """Fits the similarity that most stable patches follow; whether they look like the reference afterwards."""
+        """Fits the similarity that most stable patches follow. Returns whether they then look like the reference."""
         count = self._stable_pixels
         points, values = self._points[:count], self._values[:count]
         weights = np.ones(self._stable)
@@ -150,7 +151,7 @@ class _RegionTracker:
             a, b, c, d = np.linalg.solve(system, weights @ steps)
             self._shift -= self._scale * complex(a, b)
             self._scale *= 1 - complex(c, d)
-            if round_:  # what is left in each patch tells which of them do not go with the head (Tukey's biweight)
+            if round_:  # the residual of each patch tells which do not follow the head (Tukey's biweight)
                 left = steps - self._hessians @ np.array([a, b, c, d])
                 ixx, ixy, iyy = self._inverse[:, : self._stable]
                 distance = np.hypot(ixx * left[:, 0] + ixy * left[:, 1], ixy * left[:, 0] + iyy * left[:, 1])
@@ -170,13 +171,13 @@ class _RegionTracker:
     def _follow_regions(self, image: np.ndarray) -> None:
         moved, error = self._fit_regions(image, self._moved)
         if self._age % 4 == 0:
-            # A shift that has slipped to the next wrinkle finds back when the region is at rest again.
+            # A shift that slipped to the next wrinkle recovers when the region is at rest again.
             fresh, fresh_error = self._fit_regions(image, np.zeros_like(self._moved))
             moved = np.where(fresh_error < 0.98 * error, fresh, moved)
         self._moved = moved
 
     def _fit_regions(self, image: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each region's shift in pixels, and the variance of what it leaves unexplained."""
+        """Each region's shift in pixels, and the variance of its residual."""
         points, values = self._points[self._stable_pixels :], self._values[self._stable_pixels :]
         starts = self._starts[self._stable :] - self._stable_pixels
         patch, counts = self._patch[self._stable_pixels :] - self._stable, self._counts[self._stable :]
@@ -184,7 +185,7 @@ class _RegionTracker:
         for _ in range(4):
             error = self._sample(image, self._scale * (points + moved[patch]) + self._shift) - values
             bx, by = np.add.reduceat(self._gradients[:, self._stable_pixels :] * error, starts, axis=1)
-            # The prior: a patch without texture goes with the head.
+            # The prior: a patch without texture follows the head.
             bx, by = bx + self._damping[self._stable :] * moved.real, by + self._damping[self._stable :] * moved.imag
             step = (ixx * bx + ixy * by) + 1j * (ixy * bx + iyy * by)
             length = np.abs(step)
@@ -198,5 +199,5 @@ class _RegionTracker:
 
 
 _RENEWAL = 200  # frames
-_PATCH_PRIOR = 0.05  # (grey levels / pixel)², the gradients that sensor noise alone makes
-_FARTHEST = 0.10  # crop widths a region can go between two references; a broad smile takes the corners 0.06
+_PATCH_PRIOR = 0.05  # (grey levels / pixel)², the gradients of sensor noise alone
+_FARTHEST = 0.10  # crop widths; largest shift between two references; a broad smile moves the lip corners by 0.06

@@ -1,10 +1,10 @@
-"""Encoded video to RGB frames: one class a decoder, and the loop that serves them from a helper process.
+"""Decodes video to RGB frames: one class per decoder, and the loop that runs in the helper process.
 
-Stand-alone on purpose: `decoding_process` runs this very file as a script in an interpreter of its own, so that a
-decoder that crashes or hangs on a hostile file takes only that interpreter along. It imports nothing of ours.
+`decoding_process` runs this file as a script in a separate interpreter, so that a decoder that crashes or hangs on a
+bad file only ends that interpreter. For this reason the file imports nothing else of this package.
 
-Frames are counted in the order in which they are shown, not timed: in a file of variable frame rate frame 7 is the
-eighth picture, however long the seven before it are shown, and no picture is doubled or dropped to keep a rate.
+Frames are numbered in display order, without regard to time. With a variable frame rate, frame 7 is still the eighth
+picture, and no picture is duplicated or dropped to keep a rate.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from av.video.reformatter import VideoReformatter
 
 SCRIPT = __file__
 MAX_FRAME_PIXELS = 8192 * 4608
-"""Largest frame that is decoded: 8K (7680 × 4320, 8192 × 4320) passes. A file may declare any size it likes."""
+"""Maximum size of a decoded frame, in pixels. 8K (7680 × 4320, 8192 × 4320) is allowed."""
 
 SEEK_FROM = 250
-"""Frames to decode in vain before a seek is worth opening the file at another place."""
+"""Number of unwanted frames above which seeking is faster than decoding."""
 
-# What a video file starts with. FFmpeg would also "play" text (as ANSI art), playlists and scripts that name other
-# files or addresses: content decides, and those are no video.
+# First bytes of video files. FFmpeg would also "play" text (as ANSI art), and playlists and scripts that refer to
+# other files or URLs. Those are not video, so the content is checked first.
 _SIGNATURES = (
     (4, (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")),  # mp4, mov
     (8, (b"AVI ", b"AVIX")),
@@ -49,46 +49,46 @@ _SIGNATURES = (
     (0, (b"\x06\x0e\x2b\x34",)),  # MXF
     (0, (b"\x47",)),  # MPEG transport stream
     (4, (b"\x47",)),
-    (0, (b"ID3", b"RIFF", b"fLaC", b"\xff\xfb", b"\xff\xf1")),  # sound: opened, to say that there is no video in it
+    (0, (b"ID3", b"RIFF", b"fLaC", b"\xff\xfb", b"\xff\xf1")),  # sound: opened, to report that it contains no video
 )
 
 
-class DamagedVideo(Exception):  # noqa: N818 - what it says of the file, not of the program
-    """The format is known and the content is broken. Final: no other decoder is asked to paper over it."""
+class DamagedVideo(Exception):  # noqa: N818 - describes the file, not the program
+    """The format is known but the content is damaged. No other decoder is tried, because it might hide the damage."""
 
 
 class Decoder(Protocol):
-    """What a decoder must do. `path` names a file; `progress()` is called while it works without giving frames."""
+    """Interface of a decoder. `path` is a file; `progress()` is called while the decoder works without yielding."""
 
     def __init__(self, path: str, progress: Callable[[], None]): ...
 
     def probe(self) -> dict[str, Any]:
-        """{"width", "height", "count", "fps"}: size in pixels as shown, number of frames, frames a second or None."""
+        """{"width", "height", "count", "fps"}: displayed size in pixels, number of frames, frames/s or None."""
 
     def decode(self, start: int, wants: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, (H, W, 3) uint8 RGB) of the wanted frames from `start` on, in order. The array may be a view."""
+        """Yields (number, (H, W, 3) uint8 RGB) of the wanted frames from `start` on, in order. Arrays may be views."""
 
 
 def check_size(width: int, height: int) -> None:
     if width * height > MAX_FRAME_PIXELS:
         raise DamagedVideo(
             f"its frames have {width}×{height} pixels; at most {MAX_FRAME_PIXELS / 1e6:.1f} million are decoded "
-            f"(MAX_FRAME_PIXELS), scale it down first"
+            f"(MAX_FRAME_PIXELS). Scale it down first"
         )
 
 
 class PyAVDecoder:
-    """FFmpeg through PyAV, strictly: what does not decode cleanly is an error, not a guessed picture.
+    """Strict FFmpeg decoding through PyAV. Anything that does not decode cleanly raises an error.
 
-    Every frame's time stamp is compared with the container's, so a frame that the decoder lost or doubled is noticed,
-    and a frame that was sought is the one it is taken for.
+    Every frame's time stamp is compared with the container's. This detects frames that the decoder lost or duplicated,
+    and seeks that end at the wrong frame.
     """
 
     def __init__(self, path: str, progress: Callable[[], None] = lambda: None):
         self._path, self._progress = path, progress
         self._info: dict[str, Any] | None = None
-        self._times: np.ndarray | None = None  # of the frames in the order shown; None where they prove nothing
-        self._keys: np.ndarray | None = None  # numbers of the frames at which decoding may start; None: no seeking
+        self._times: np.ndarray | None = None  # time stamps in display order; None if they are not reliable
+        self._keys: np.ndarray | None = None  # numbers of frames at which decoding can start; None: no seeking
         self._reformatter = VideoReformatter()
 
     @contextmanager
@@ -97,12 +97,12 @@ class PyAVDecoder:
             streams = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED_PICTURE]
             if not streams:
                 kinds = sorted({stream.type for stream in container.streams})
-                raise DamagedVideo(f"it holds no video, only {', '.join(kinds) or 'nothing'}")
+                raise DamagedVideo(f"it contains no video, only {', '.join(kinds) or 'nothing'}")
             context = streams[0].codec_context
             if context is None:
-                raise RuntimeError("its codec is not known here")
+                raise RuntimeError("its codec is not supported")
             check_size(context.width, context.height)
-            # One thread: several processes read clips side by side, and errors then come up at the frame they are in.
+            # One thread, because several processes read clips in parallel, and so that errors appear at their frame.
             context.thread_count = 1
             context.options = {"err_detect": "crccheck+explode", "max_pixels": str(MAX_FRAME_PIXELS)}
             yield container, streams[0]
@@ -121,10 +121,10 @@ class PyAVDecoder:
                         continue
                     if packet.is_corrupt:
                         raise DamagedVideo(f"it is cut off or damaged after frame {len(times)}")
-                    if packet.is_discard:  # outside the edit list: stored and not shown
+                    if packet.is_discard:  # outside the edit list: stored but not shown
                         continue
                     hidden = stream.codec_context.name.startswith(("vp8", "libvpx")) and not memoryview(packet)[0] & 16
-                    # Packets of a few bytes stand for "as before" or for nothing, according to the codec.
+                    # Depending on the codec, packets of a few bytes mean "repeat the last frame" or nothing.
                     plain &= packet.pts is not None and packet.size > 8 and not hidden
                     if packet.is_keyframe:
                         keys.append(packet.pts or 0)
@@ -137,15 +137,15 @@ class PyAVDecoder:
             entries = getattr(stream, "index_entries", None) if is_mp4 else None
             listed = len(entries) if entries is not None else stream.frames
             if plain and len(times) < listed:
-                raise DamagedVideo(f"it is cut off: it lists {listed} frames and holds {len(times)}")
+                raise DamagedVideo(f"it is cut off: it lists {listed} frames and contains {len(times)}")
             if _is_cut_off(self._path, container.format.name):
-                raise DamagedVideo(f"it is cut off, {len(times)} frames in it are whole or begin")
+                raise DamagedVideo(f"it is cut off after about {len(times)} frames")
             shown = np.sort(np.frombuffer(times, np.int64))
             counted = plain and not first.interlaced_frame
-            if container.format.name != "avi":  # AVI has no time stamps, and what FFmpeg makes up swaps B-frames
+            if container.format.name != "avi":  # AVI has no time stamps, and those that FFmpeg invents swap B-frames
                 counted = counted and bool((np.diff(shown) > 0).all())
                 self._times = shown if counted else None
-            if counted and is_mp4:  # elsewhere "key frame" may mean a point from which the picture recovers by and by
+            if counted and is_mp4:  # elsewhere, the picture may recover only gradually after a "key frame"
                 self._keys = np.searchsorted(shown, np.sort(keys))
             rate = stream.average_rate or stream.guessed_rate
             width, height = first.width, first.height
@@ -158,7 +158,7 @@ class PyAVDecoder:
                 "count": len(shown) if counted else None,
             }
         if not counted:
-            # Fields, hidden and empty packets: here a packet is not always a frame, and only decoding tells.
+            # With fields, hidden or empty packets, a packet is not always a frame, so frames are counted by decoding.
             self._info["count"] = sum(1 for _ in self._shown(0))
         return self._info
 
@@ -171,7 +171,7 @@ class PyAVDecoder:
                 self._progress()
 
     def _shown(self, start: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decoded frames with their numbers, the first one at or before `start`."""
+        """Yields decoded frames with their numbers. The first is at or before `start`."""
         key = 0
         if self._keys is not None and start >= SEEK_FROM:
             key = int(self._keys[np.searchsorted(self._keys, start, side="right") - 1])
@@ -204,7 +204,7 @@ class PyAVDecoder:
                     if frame.is_corrupt:
                         raise DamagedVideo(f"frame {number} is damaged")
                     if self._times is not None and (number >= len(self._times) or frame.pts != self._times[number]):
-                        raise DamagedVideo(f"frame {number} is missing or stands in another place than the file says")
+                        raise DamagedVideo(f"frame {number} is missing or is not where the file says")
                     yield number, frame
                     self._progress()
                     number += 1
@@ -212,7 +212,7 @@ class PyAVDecoder:
                 raise DamagedVideo(f"it is damaged after frame {number} ({last_line(error)})") from error
 
     def _rgb(self, frame: av.VideoFrame, number: int, info: dict[str, Any]) -> np.ndarray:
-        # One reformatter for all frames: a new one for each costs more than the conversion.
+        # One reformatter for all frames, because creating one costs more than the conversion.
         plane = self._reformatter.reformat(frame, format="rgb24").planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, : 3 * frame.width]
         image = rows.reshape(frame.height, frame.width, 3)
@@ -226,21 +226,21 @@ class PyAVDecoder:
         return image
 
 
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of a song is no video
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of a song is not video
 
 
 def _is_cut_off(path: str, container: str) -> bool:
-    """Whether the file ends before the container says so, for containers of which FFmpeg reads what is there."""
+    """Whether the file ends too early, for containers in which FFmpeg silently reads what is left."""
     size = os.path.getsize(path)
     if container == "gif":
         return not _gif_ends(path)
-    if container == "mpegts":  # packets of 188 bytes, with time code 192, with check sum 204
+    if container == "mpegts":  # packets have 188 bytes, 192 with time code, 204 with checksum
         return all(size % packet for packet in (188, 192, 204))
     return "matroska" in container and _segment_end(path) > size
 
 
 def _segment_end(path: str) -> int:
-    """Where a Matroska file says that it ends, in bytes; 0 where it does not say (RFC 8794, RFC 9559)."""
+    """The declared end of a Matroska file in bytes, or 0 if it is not declared (RFC 8794, RFC 9559)."""
     with open(path, "rb") as file:
         head = file.read(4096)
     position = 0
@@ -256,7 +256,7 @@ def _segment_end(path: str) -> int:
         while True:
             identifier, before = number(marker=True), position
             size = number(marker=False)
-            if identifier == 0x18538067:  # Segment; all ones stand for "until the end, wherever that is"
+            if identifier == 0x18538067:  # Segment; all ones mean "until the end of the file"
                 return 0 if size == (1 << 7 * (position - before)) - 1 else position + size
             position += size
     except IndexError:
@@ -264,7 +264,7 @@ def _segment_end(path: str) -> int:
 
 
 def _gif_ends(path: str) -> bool:
-    """Whether the blocks of a GIF lead to its trailer (GIF89a specification)."""
+    """Whether the blocks of a GIF end with its trailer (GIF89a specification)."""
 
     def table(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 128 else 0
@@ -288,13 +288,13 @@ def _gif_ends(path: str) -> bool:
 
 
 class DecordDecoder:
-    """decord, in order only: its random access may answer with a neighbouring frame, and it hides damage."""
+    """decord, sequential only. Its random access may return a neighbouring frame, and it hides damage."""
 
     def __init__(self, path: str, progress: Callable[[], None] = lambda: None):
         import decord  # optional, no wheel for every platform
 
         self._progress = progress
-        # One for each pass: a reader has one position.
+        # One reader per pass, because a reader has a single position.
         self._open = lambda: decord.VideoReader(path, num_threads=1, fault_tol=1e-6)
         self.probe = cache(self.probe)
 
@@ -303,7 +303,7 @@ class DecordDecoder:
         height, width, channels = reader[0].shape
         check_size(width, height)
         if channels != 3:
-            raise RuntimeError(f"decord gives {channels} channels and mixes up their pixels")
+            raise RuntimeError(f"decord returns {channels} channels and mixes up their pixels")
         self._count, fps = len(reader), reader.get_avg_fps()
         return {"width": width, "height": height, "count": self._count, "fps": float(fps) or None}
 
@@ -318,7 +318,7 @@ class DecordDecoder:
 
 
 class OpenCVDecoder:
-    """OpenCV's own FFmpeg. Counts by decoding, because it only estimates the number of frames."""
+    """OpenCV's own FFmpeg. Frames are counted by decoding, because OpenCV only estimates their number."""
 
     def __init__(self, path: str, progress: Callable[[], None] = lambda: None):
         self._path, self._progress = path, progress
@@ -327,7 +327,7 @@ class OpenCVDecoder:
     def _open(self):
         import cv2
 
-        # No other backend: one of them takes a picture for the first of a numbered series.
+        # No other backend, because one of them reads a picture as the first of a numbered series.
         capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise RuntimeError("cannot be opened")
@@ -364,11 +364,11 @@ DECODERS: dict[str, type[Decoder]] = {"pyav": PyAVDecoder, "decord": DecordDecod
 
 
 def load_decoder(name: str, path: str, progress: Callable[[], None] = lambda: None) -> Decoder:
-    """The decoder of that name, or one from elsewhere as "module:Class", for the file at `path`."""
+    """Creates the named decoder, or one given as "module:Class", for the file at `path`."""
     with open(path, "rb") as file:
         head = file.read(16)
     if not any(head[at:].startswith(signatures) for at, signatures in _SIGNATURES):
-        raise DamagedVideo("not a video: its first bytes are those of no video format")
+        raise DamagedVideo("not a video: its first bytes do not match any video format")
     if ":" not in name:
         return DECODERS[name](path, progress)
     module, _, attribute = name.partition(":")
@@ -376,9 +376,9 @@ def load_decoder(name: str, path: str, progress: Callable[[], None] = lambda: No
 
 
 def decode_wanted(decoder: Decoder, wanted: Sequence[int] | None) -> Iterator[np.ndarray]:
-    """The frames numbered `wanted` (increasing), all of them for None; raises `DamagedVideo` if one does not come.
+    """Yields the frames numbered `wanted` (increasing), or all for `None`. Raises `DamagedVideo` if one is missing.
 
-    Nothing is decoded behind the last one wanted, but `None` makes sure that the clip ends where it is said to.
+    Nothing is decoded after the last wanted frame. `None` also checks that the clip ends where it should.
     """
     count = decoder.probe()["count"]
     numbers = iter(range(count) if wanted is None else wanted)
@@ -391,7 +391,7 @@ def decode_wanted(decoder: Decoder, wanted: Sequence[int] | None) -> Iterator[np
 
     for number, image in decoder.decode(first, wants):
         if number >= count:
-            raise DamagedVideo(f"it lists {count} frames, and more of them can be decoded")
+            raise DamagedVideo(f"it lists {count} frames, but more can be decoded")
         if number != expected:
             break
         yield image
@@ -399,19 +399,19 @@ def decode_wanted(decoder: Decoder, wanted: Sequence[int] | None) -> Iterator[np
         if expected == count and wanted is not None:
             return
     if expected < count:
-        raise DamagedVideo(f"it lists {count} frames, and frame {expected} cannot be decoded")
+        raise DamagedVideo(f"it lists {count} frames, but frame {expected} cannot be decoded")
 
 
 def last_line(error: BaseException) -> str:
-    """What an exception says, without a traceback of C++ and without the name under which the decoder had the file."""
+    """The message of an exception, without C++ tracebacks and without the decoder's internal file name."""
     if isinstance(error, av.FFmpegError):
         return str(error.strerror)
     lines = str(error).strip().splitlines()
     return re.sub(r"/dev/fd/\d+", "the file", lines[-1]) if lines else type(error).__name__
 
 
-# The helper process. The parent sends lines of JSON, with open files attached, and while frames flow single bytes:
-# "f" a slot of the ring has been read, "s" stop. Answers are lines of JSON. Frames lie in the ring, in turn.
+# The helper process. The parent sends lines of JSON with open files attached. During a stream it sends single bytes:
+# "f" means that a slot of the ring has been read, "s" means stop. Answers are lines of JSON. Frames go into the ring.
 
 
 class _Server:
@@ -447,7 +447,7 @@ class _Server:
                 self._send(damaged=last_line(error))
             except (BrokenPipeError, ConnectionError):
                 return
-            # Each decoder has exceptions of its own; what they say goes to the parent, which tries the next one.
+            # Decoders raise different exceptions. Their messages go to the parent, which tries the next decoder.
             except Exception as error:
                 self._send(refused=last_line(error))
             finally:
@@ -460,7 +460,7 @@ class _Server:
             line, found, rest = self._commands.partition(b"\n")
             if found:
                 self._commands = rest
-                return json.loads(line.lstrip(b"fs"))  # what was said to a stream that had ended already
+                return json.loads(line.lstrip(b"fs"))  # strips bytes that were sent to a stream that had already ended
             received, files, _, _ = socket.recv_fds(self._channel, 1 << 16, 2)
             if not received:
                 return None
@@ -492,7 +492,7 @@ class _Server:
         if command["new_ring"]:
             self._ring = mmap.mmap(self._files[-1], command["new_ring"])
         ring = np.frombuffer(self._ring, np.uint8, slots * height * width * 3).reshape(slots, height, width, 3)
-        # Told in batches: waking the parent for each frame costs more than the copy.
+        # Reported in batches, because waking the parent for each frame costs more than the copy.
         free, untold, batch = slots, 0, max(1, slots // 4)
         try:
             for number, image in enumerate(decode_wanted(self._decoder(command), command["wanted"])):
@@ -518,11 +518,11 @@ class _Server:
 
 
 def serve(channel_number: int) -> None:
-    """Runs the helper process until the other end of the channel is closed or the parent is gone."""
+    """Runs the helper process until the channel is closed or the parent is gone."""
     parent = os.getppid()
 
     def watch() -> None:
-        # A forked sibling may hold the channel open when the parent has died.
+        # A forked sibling may keep the channel open after the parent has died.
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(0)

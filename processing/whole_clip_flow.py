@@ -1,22 +1,22 @@
 """Optical flow of a whole clip at once, for motion far below a pixel.
 
-A face in a clip has few degrees of freedom: the head's motion, and a handful of muscles that pull together and let go.
-So the flow from the reference frame to frame t is sought as
+A face in a clip has few degrees of freedom: the head's motion, and a few muscles that contract and relax together. The
+flow from the reference frame to frame t is therefore modelled as
 
     F_t(x) = A_t x + Σ_k c_k(t) D_k(x)
 
-an affine map for the head, and a few smooth fields D_k (cubic B-splines), each with its own course c_k over time.
-Every pixel of every frame speaks for these few unknowns, so the sensor's noise averages out over the clip and not only
-over a window, and no two frames can disagree. Which fields and courses there are is read off the clip: each frame's
-smooth flow is solved once, and the leading part of these flows' singular value decomposition is the start
-(Irani 1999, "Multi-frame optical flow estimation using subspace constraints"). Then the images decide: head, courses
-and fields take Gauss-Newton steps in turn on the brightness constancy equation, against a reference that is the mean
-of all frames, each brought back by the current flow.
+with an affine map A_t for the head and a few smooth fields D_k (cubic B-splines), each with its own course c_k over
+time. All pixels of all frames determine these few unknowns, so the sensor's noise averages out over the whole clip.
 
-Two details are worth a tenth of a pixel. Frames are interpolated linearly on a spline-refined grid, because OpenCV's
-and PyTorch's bicubic kernel shifts an image by up to 0.047 pixels more or less than asked; and OpenCV's rounding of
-positions to 1/32 pixel is put back to first order. Pixels whose residual varies over time, as in shadows or at a
-blink, count less.
+The fields and courses are initialised from the clip: each frame's smooth flow is solved once, and the leading part of
+the singular value decomposition of these flows is the starting point (Irani 1999, "Multi-frame optical flow estimation
+using subspace constraints"). Then head, courses and fields are refined in turn by Gauss-Newton steps on the brightness
+constancy equation. The reference is the mean of all frames, each warped back by the current flow.
+
+Two details matter by up to a tenth of a pixel. Frames are interpolated linearly on a spline-refined grid, because the
+bicubic kernel of OpenCV and PyTorch shifts an image by up to 0.047 pixels too much or too little. OpenCV's rounding of
+positions to 1/32 pixel is corrected to first order. Pixels whose residual varies over time, as in shadows or during a
+blink, get less weight.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-LEAD_IN = 8  # frames before the onset that the estimator looks at too
-# Share of the resolution, Gauss-Newton steps, whether the fields are solved for or the head alone.
+LEAD_IN = 8  # frames before the onset that the estimator also uses
+# Share of the resolution, number of Gauss-Newton steps, and whether to solve for the fields or only for the head.
 _LEVELS = ((0.25, 5, False), (0.5, 4, True), (1.0, 3, True))
 _SPACING = 1 / 16  # of the spline's control points, crop widths
-_BENDING = 5e4  # prior precision of a frame's curvature; set on rendered clips, as is all that follows
-_FEWEST = 12  # frames; with fewer, the prior stays what it is for these
-_MEMBRANE = 6e5  # prior precision of its slope, which settles what is free where there is no texture
-_RANK = 6  # most fields
-_DISTINCT = 18.0  # how far a field's energy stands above that of the first one left out
-_SHADING = 1 / 6  # of the shading's control points, crop widths; light varies more slowly than this over a face
-_BORDER = 0.06  # crop widths at the frame's edge that do not count: what enters or leaves the frame is no motion
-_FACE = (0.50, 0.52)  # radii of the ellipse about the crop's middle that counts, crop widths
-_PROBES = 16  # noise images
-_AT_ONCE = 16  # frames whose images a step makes at once; more leave the cache
-_FINER = 2  # frames are sampled on a grid this much finer, as cv2.pyrUp makes it
+_BENDING = 5e4  # prior precision of a frame's curvature; set on rendered clips, like all values below
+_FEWEST = 12  # frames; clips with fewer use the prior for this number
+_MEMBRANE = 6e5  # prior precision of its slope, which determines the flow where there is no texture
+_RANK = 6  # maximum number of fields
+_DISTINCT = 18.0  # required ratio of a field's energy to that of the first field left out
+_SHADING = 1 / 6  # spacing of the shading's control points, crop widths; light varies more slowly over a face
+_BORDER = 0.06  # crop widths ignored at the frame's edge, where parts enter or leave the frame
+_FACE = (0.50, 0.52)  # radii of the ellipse that is used around the middle of the crop, crop widths
+_PROBES = 16  # number of noise images
+_AT_ONCE = 16  # frames processed together in a step; more do not fit in the cache
+_FINER = 2  # frames are sampled on a grid finer by this factor, made by cv2.pyrUp
 
 
 @dataclass
@@ -57,24 +57,24 @@ class ClipFlow:
     _deviation: Callable[[], torch.Tensor]
 
     def deviation(self) -> torch.Tensor:
-        """How sure the flow is: (T, H, W) float32, the standard deviation of its error in pixels, root mean square
-        over both axes.
+        """Standard deviation of the flow's error in pixels, root mean square over both axes, (T, H, W) float32.
 
-        It is the Cramér-Rao covariance of the smooth fields given the image's gradients and the measured noise, with
-        the prior's information added. Where it is large, the prior has spoken and not the image.
+        It is computed from the Cramér-Rao covariance of the smooth fields, given the image's gradients, the measured
+        noise and the prior. Where it is large, the flow comes from the prior and not from the image.
         """
         return self._deviation()
 
 
 def whole_clip_flow(frames: torch.Tensor, *, reference: int = 0) -> ClipFlow:
-    """Flow from one frame of a clip to every frame, solved together.
+    """Estimates flow from one frame of a clip to every frame, for all frames together.
 
     Args:
-        frames: (T, H, H) float32 grey levels on any device, T ≥ 2; neutral frames before the onset help.
-        reference: index of the frame that flow starts from, such as the onset.
+        frames (`torch.Tensor`): (T, H, H) float32, grey levels, on any device, with T ≥ 2. Neutral frames before the
+            onset help.
+        reference (`int`, *optional*, defaults to `0`): Index of the frame that flow starts from, such as the onset.
 
     Raises:
-        ValueError: another shape, a reference outside the clip, frames that are not finite.
+        ValueError: `frames` has another shape or values that are not finite, or `reference` is outside the clip.
     """
     if frames.ndim != 3 or len(frames) < 2 or frames.shape[1] != frames.shape[2] or frames.shape[1] < 32:
         raise ValueError(
@@ -82,9 +82,9 @@ def whole_clip_flow(frames: torch.Tensor, *, reference: int = 0) -> ClipFlow:
             f"{tuple(frames.shape)}."
         )
     if not 0 <= reference < len(frames):
-        raise ValueError(f"Reference {reference} lies outside a clip of {len(frames)} frames.")
+        raise ValueError(f"Reference {reference} is outside a clip of {len(frames)} frames.")
     if not bool(torch.isfinite(frames).all()):
-        raise ValueError("Frames hold NaN or infinite values.")
+        raise ValueError("Frames contain NaN or infinite values.")
     frames = frames.float()
     solver = _Solver(frames, reference)
     for share, steps, fields in _LEVELS:
@@ -93,7 +93,7 @@ def whole_clip_flow(frames: torch.Tensor, *, reference: int = 0) -> ClipFlow:
 
 
 class _Solver:
-    """The unknowns of one clip, in crop widths so that they carry over from level to level, and the steps on them."""
+    """The unknowns of one clip and the steps on them. Unknowns are in crop widths, so all levels share them."""
 
     def __init__(self, frames: torch.Tensor, reference: int):
         self.frames, self.reference, self.device = frames, reference, frames.device
@@ -101,10 +101,10 @@ class _Solver:
         self.points = round(1 / _SPACING) + 3  # control points along one side
         count = len(frames)
         self.head = torch.zeros(count, 2, 3, device=self.device)  # u and v: constant, times x, times y
-        self.gain = torch.ones(count, 1, device=self.device)  # light, as a factor on the texture
+        self.gain = torch.ones(count, 1, device=self.device)  # light, as a factor of the texture
         self.courses = torch.zeros(count, 0, device=self.device)
         self.fields = torch.zeros(0, 2 * self.points**2, device=self.device)  # spline coefficients, u then v
-        # A field of an orthonormal course grows with the clip's length, and what is expected of its roughness too.
+        # The field of an orthonormal course grows with the clip's length, and so does its expected roughness.
         self.prior = _smoothness_prior(self.points).to(self.device) / max(count, _FEWEST)
         self.factor = None  # Cholesky factor of the fields' information at the last step
 
@@ -114,11 +114,11 @@ class _Solver:
             images = level.evaluate(self.fields)
             warped, shift_x, shift_y = level.warp(self.head, self.courses, images)
             warped /= self.gain
-            # With no field known yet, the mean over the frames would blur what moves.
+            # While no field is known, the mean over the frames would blur moving parts.
             template = _mean_of_numbers(warped) if len(self.fields) else warped[self.reference].nan_to_num()
             grad_x, grad_y = level.gradient(template)
             residual = warped.sub_(template).addcmul_(shift_x, grad_x).addcmul_(shift_y, grad_y).nan_to_num_()
-            # Shading is taken out after the warp: before it, a strong edge's halo would not grow and turn as the edge.
+            # Shading is removed after the warp. Before it, the halo of a strong edge would not move with the edge.
             residual, template = level.without_shading(residual), level.without_shading(template[None])[0]
             grad_x, grad_y = level.gradient(template)
             weight = level.inside * self._steadiness(residual)
@@ -127,8 +127,9 @@ class _Solver:
                 self._step_fields(level, residual, weight, grad_x, grad_y)
 
     def _steadiness(self, residual: torch.Tensor) -> torch.Tensor:
-        """(N,) at most 2: one over the residual's variance over time, relative to the face's typical one. What goes
-        along with the courses is left out of it: it is motion that has yet to be explained."""
+        """Weight of each pixel, (N,), at most 2: the inverse of the residual's variance over time, relative to a
+        typical pixel of the face. The part of the residual that follows the courses is excluded, because it is motion
+        that is not explained yet."""
         total = residual.square().sum(0)
         if len(self.fields):
             centred = self.courses - self.courses.mean(0)
@@ -138,14 +139,14 @@ class _Solver:
         return 2 * typical / (total + typical)
 
     def _step_head_and_courses(self, level, residual, weight, template, grad_x, grad_y, images) -> torch.Tensor:
-        """Least squares for each frame's affine map, gain and courses; returns what they leave unexplained."""
+        """Least squares for each frame's affine map, gain and courses. Returns the remaining residual."""
         columns = [grad_x * level.plane, grad_y * level.plane]
         columns.append(grad_x * images[:, 0] + grad_y * images[:, 1])
-        # (7 + K, N): change of a pixel for a unit change of each unknown
+        # (7 + K, N): change of each pixel per unit change of each unknown
         design = torch.cat([level.side * torch.cat(columns), template[None]])
         weighted = design * weight
         normal = (weighted @ design.T).double()
-        # A column that is nearly empty, as a field outside the frame, stays where it is.
+        # A nearly empty column, such as a field outside the frame, does not change.
         normal += (1e-6 * normal.diagonal() + 1e-9 * normal.diagonal().max().clamp(min=1.0)).diag()
         step = torch.linalg.solve(normal, (weighted @ residual.T).double()).T.float()
         residual = residual.addmm_(step, design, alpha=-1)
@@ -166,7 +167,7 @@ class _Solver:
             self._find_fields(precision * structure, precision * pulled)
             return
         # Courses that are orthonormal over time turn the K coupled problems into K separate ones. They are centred,
-        # because a constant part cannot be told from the reference image.
+        # because a constant part cannot be distinguished from the reference image.
         centred = self.courses - self.courses.mean(0)
         values, vectors = torch.linalg.eigh((centred.T @ centred).double())
         kept = values > 1e-6 * values.max()
@@ -177,13 +178,13 @@ class _Solver:
         self.fields = torch.cholesky_solve(right.T, self.factor).T
 
     def _effective_noise(self, level, structure, pulled, weight, grad_x, grad_y) -> float:
-        """The standard deviation of the white noise that would make the frames' flows as restless as they are.
+        """The standard deviation of white noise that would make the flow of the frames fluctuate as it does.
 
-        Compression leaves less noise to see in a pixel and more of it that looks like motion, so the sensor's noise
-        alone would be trusted too much. The flows of noise images are compared with the frames' own, of which the
-        leading part, the face's motion, is left out.
+        Compression reduces the noise of pixels but adds noise that looks like motion, so the sensor's noise alone is
+        too optimistic. The flows of noise images are compared with those of the frames, without their leading part,
+        which is the motion of the face.
         """
-        noise = self.noise * level.side / self.frames.shape[1]  # a pixel here is a mean of several
+        noise = self.noise * level.side / self.frames.shape[1]  # a pixel of this level is the mean of several
         factor = torch.linalg.cholesky(torch.add(self.prior, structure, alpha=noise**-2))
         images = _noise_images(level.side).to(self.device) * noise
 
@@ -199,10 +200,10 @@ class _Solver:
         return noise * max(1.0, float(observed.mean() / expected)) ** 0.5
 
     def _find_fields(self, information, right) -> None:
-        """Each frame's smooth flow, and what these flows have in common."""
+        """Initialises the fields with the leading part that the smooth flows of all frames have in common."""
         flows = -torch.cholesky_solve(right.T, self.factor).T
         flows = flows - flows[self.reference]
-        # The inner product is the change of the image in units of its noise: what cannot be seen does not count.
+        # The inner product is the change of the image in units of its noise, so invisible motion does not count.
         energy = (flows @ information @ flows.T).double()
         values, vectors = torch.linalg.eigh(0.5 * (energy + energy.T))
         values, vectors = values.flip(0), vectors.flip(1)
@@ -225,7 +226,7 @@ class _Solver:
     def _deviation(self, level: _Level) -> torch.Tensor:
         if not len(self.fields):
             return torch.zeros(len(self.frames), level.side, level.side, device=self.device)
-        # A course of energy one leaves a field the error of one frame's noise; a frame has its course's share of it.
+        # With a course of energy one, a field has the error of one frame's noise. A frame gets its course's share.
         energy = (self.courses - self.courses.mean(0)).square().sum(0).clamp(min=1e-12)
         share = (self.courses.square() / energy).sum(1).sqrt()
         return share[:, None, None] * level.side * level.deviation(self.factor)
@@ -236,7 +237,7 @@ class _Level:
 
     def __init__(self, frames: torch.Tensor, side: int, points: int):
         self.side, self.points, self.device = side, points, frames.device
-        self.noise = None  # known once the solver has seen the residuals here
+        self.noise = None  # set once the solver has the residuals of this level
         self.basis = _spline_basis(side, points).to(self.device)
         axis = (torch.arange(side, device=self.device) + 0.5) / side - 0.5
         y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -246,12 +247,12 @@ class _Level:
         self.shading = _shading_basis(side).to(self.device)
 
     def evaluate(self, fields: torch.Tensor) -> torch.Tensor:
-        """(K, 2 points²) coefficients to (K, 2, N) pixels."""
+        """Maps coefficients, (K, 2 points²), to pixels, (K, 2, N)."""
         grid = fields.view(-1, 2, self.points, self.points)
         return (self.basis @ grid @ self.basis.T).flatten(2)
 
     def pull(self, images: torch.Tensor, grad_x: torch.Tensor, grad_y: torch.Tensor) -> torch.Tensor:
-        """The transpose of a step: (K, N) residual images to (K, 2 points²)."""
+        """The transpose of a step: maps residual images, (K, N), to coefficients, (K, 2 points²)."""
         gradient = torch.stack([grad_x, grad_y])
         pulled = []
         for part in _parts(len(images)):
@@ -260,7 +261,7 @@ class _Level:
         return self.side * torch.cat(pulled)
 
     def information(self, weight: torch.Tensor, grad_x: torch.Tensor, grad_y: torch.Tensor) -> torch.Tensor:
-        """(2 points², 2 points²): the structure tensor seen through the spline, for noise one."""
+        """The structure tensor projected on the spline, for noise one, (2 points², 2 points²)."""
         products, flat = _spline_products(self.side, self.points)
         products, flat = products.to(self.device), flat.to(self.device)
         both = torch.empty(2, self.points**2, 2, self.points**2, device=self.device)
@@ -273,12 +274,12 @@ class _Level:
         return both.view(2 * self.points**2, 2 * self.points**2)
 
     def without_shading(self, images: torch.Tensor) -> torch.Tensor:
-        """(K, N) without the smooth part, the least-squares spline of a spacing that light can change at."""
+        """Removes shading, which is the least-squares spline at the spacing of light changes, from (K, N) images."""
         return _without_shading(images, self.shading)
 
     def gradient(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         square = F.pad(image.view(1, 1, self.side, self.side), (1, 1, 1, 1), mode="replicate")[0, 0]
-        # Scharr's kernel: as good as any of its size in every direction.
+        # Scharr's kernel is nearly isotropic for its size.
         down = (3 * square[:-2] + 10 * square[1:-1] + 3 * square[2:]) / 16
         across = (3 * square[:, :-2] + 10 * square[:, 1:-1] + 3 * square[:, 2:]) / 16
         return (0.5 * (down[:, 2:] - down[:, :-2])).flatten(), (0.5 * (across[2:] - across[:-2])).flatten()
@@ -286,8 +287,8 @@ class _Level:
     def warp(
         self, head: torch.Tensor, courses: torch.Tensor, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The frames fetched back along the flow, (T, N), NaN where they would come from outside the frame; and by
-        how many pixels in x and y each was fetched from another place than asked."""
+        """Warps the frames back along the flow, (T, N), with NaN for positions outside the frame. Also returns the
+        rounding error of each position in x and y, in pixels."""
         side = self.side
         still = torch.tensor([[side / 2 - 0.5, side, 0], [side / 2 - 0.5, 0, side]], device=self.device)
         plans = [torch.cat([side * head[:, axis] + still[axis], side * courses], 1) for axis in range(2)]
@@ -299,7 +300,7 @@ class _Level:
         return self._fetch_with_torch(x, y), nothing, nothing
 
     def _fetch_with_opencv(self, plans: list[torch.Tensor], planes: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Several times faster than torch on a CPU; rounds places to 1/32 of a fine pixel, and says by how much."""
+        """Several times faster than torch on a CPU. Rounds positions to 1/32 of a fine pixel and returns the error."""
         step, size = 1 / (32 * _FINER), (-1, self.side, self.side)
         fetched, *shifts = (torch.empty(len(plans[0]), self.side**2) for _ in range(3))
         for part in _parts(len(fetched)):
@@ -323,10 +324,10 @@ class _Level:
         return fetched.masked_fill_(outside, float("nan"))
 
     def deviation(self, factor: torch.Tensor) -> torch.Tensor:
-        """(side, side): standard deviation of a field's error in crop widths, from its information's factor."""
+        """Standard deviation of a field's error in crop widths, (side, side), from the factor of its information."""
         covariance = torch.cholesky_inverse(factor)
         half = self.points**2
-        # At the control points' own places the spline mixes 3 × 3 coefficients; between them it varies smoothly.
+        # At its control points the spline mixes 3 × 3 coefficients. Between them it varies smoothly.
         coarse = _spline_basis(self.points - 3, self.points).to(self.device)
         mixing = torch.einsum("yi,xj->yxij", coarse, coarse).reshape(-1, half)
         variance = sum(
@@ -337,12 +338,12 @@ class _Level:
 
 
 def _parts(count: int) -> list[slice]:
-    """Frames whose intermediate images fit into a processor's cache together."""
+    """Slices of frames whose intermediate images fit into the CPU cache together."""
     return [slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE)]
 
 
 def _mean_of_numbers(images: torch.Tensor) -> torch.Tensor:
-    """(N,) from (T, N): `nanmean`, and 0 where there is no number; much faster where few pixels have a NaN."""
+    """`nanmean` over time, (T, N) to (N,), with 0 where all are NaN. Much faster if few pixels have a NaN."""
     mean = images.mean(0)
     odd = mean.isnan()
     mean[odd] = images[:, odd].nanmean(0).nan_to_num_()
@@ -350,13 +351,12 @@ def _mean_of_numbers(images: torch.Tensor) -> torch.Tensor:
 
 
 def _refined(frames: torch.Tensor, side: int) -> torch.Tensor:
-    """(T, 2 side, 2 side): the frames at a resolution, on a grid twice as fine. Sample 2 i is pixel i's. `pyrUp` is
-    the cubic B-spline's refinement: the same slight blur at every place, so that a shifted frame looks like the frame
-    shifted."""
+    """The frames at a resolution, on a grid twice as fine, (T, 2 side, 2 side). Sample 2 i belongs to pixel i. `pyrUp`
+    is the refinement of the cubic B-spline. It blurs equally everywhere, so that refining commutes with shifting."""
     share = frames.shape[-1] / side
     images = np.empty((len(frames), _FINER * side, _FINER * side), np.float32)
     for frame, out in zip(frames.cpu().numpy(), images, strict=True):
-        if share > 1:  # before pixels are dropped, what fewer cannot hold must go, or it shimmers as the head moves
+        if share > 1:  # low-pass filter before subsampling; aliasing would shimmer as the head moves
             frame = cv2.GaussianBlur(frame, (0, 0), 0.5 * share)
             frame = cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA)
         cv2.pyrUp(frame, out)
@@ -364,10 +364,10 @@ def _refined(frames: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _noise_level(frames: torch.Tensor) -> float:
-    """Standard deviation of the frames' noise in grey levels, never below that of rounding to eight bits.
+    """Standard deviation of the frames' noise in grey levels, at least that of rounding to eight bits.
 
-    Immerkær 1996, "Fast noise variance estimation", on differences of neighbouring frames, from which the texture has
-    gone already; the median in place of the mean leaves out what moves.
+    This applies Immerkær 1996, "Fast noise variance estimation", to differences of consecutive frames, which no longer
+    contain texture. A median instead of the mean excludes moving parts.
     """
     kernel = np.float32([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
     steps = range(0, len(frames) - 1, max(1, len(frames) // 8))
@@ -378,7 +378,7 @@ def _noise_level(frames: torch.Tensor) -> float:
 
 @lru_cache(maxsize=8)
 def _face_taper(side: int) -> torch.Tensor:
-    """(N,) 1 on the face of the canonical crop, falling to 0 towards what is hair, wall or the frame's edge."""
+    """Weights, (N,): 1 on the face of the canonical crop, falling to 0 towards hair, background and frame edge."""
     place = torch.arange(side) + 0.5
     edge = (torch.minimum(place, side - place) / (_BORDER * side) - 0.5).clamp(0, 1)
     x, y = ((place / side - 0.5) / radius for radius in _FACE)
@@ -388,7 +388,7 @@ def _face_taper(side: int) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _face_window(side: int) -> torch.Tensor:
-    """(N,) 1 on the face, falling to 0 where nothing has spoken for the fields: there the head's motion is all."""
+    """Weights, (N,): 1 on the face, falling to 0 where no data supports the fields and only head motion remains."""
     place = (torch.arange(side) + 0.5) / side - 0.5
     x, y = (place / radius for radius in _FACE)
     return ((1.2 - torch.hypot(x, y[:, None])) / 0.2).clamp(0, 1).flatten()
@@ -396,7 +396,7 @@ def _face_window(side: int) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _spline_basis(side: int, points: int) -> torch.Tensor:
-    """(side, points): cubic B-splines at the pixel centres of the unit interval, one control point beyond each end."""
+    """Cubic B-splines at the pixel centres of the unit interval, (side, points), one control point beyond each end."""
     place = (torch.arange(side, dtype=torch.float64) + 0.5) / side * (points - 3)
     distance = (place[:, None] - torch.arange(-1, points - 1)).abs()
     near, far = (4 - 6 * distance**2 + 3 * distance**3) / 6, (2 - distance).clamp(min=0) ** 3 / 6
@@ -405,7 +405,7 @@ def _spline_basis(side: int, points: int) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _shading_basis(side: int) -> torch.Tensor:
-    """(side, n): an orthonormal basis of the splines that stand for shading along one axis."""
+    """An orthonormal basis of the splines that represent shading along one axis, (side, n)."""
     return torch.linalg.qr(_spline_basis(side, round(1 / _SHADING) + 3).double()).Q.float()
 
 
@@ -416,7 +416,7 @@ def _without_shading(images: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _noise_images(side: int) -> torch.Tensor:
-    """(_PROBES, N): white noise of deviation one, as blurred as a warped frame is, and without shading."""
+    """White noise of standard deviation one, (_PROBES, N), blurred like a warped frame and without shading."""
     white = torch.randn(_PROBES, 1, side, side, generator=torch.Generator().manual_seed(0))
     kernel = torch.tensor([1.0, 6.0, 1.0]) / 8
     blurred = F.conv2d(F.pad(white, (1, 1, 1, 1), mode="reflect"), (kernel[:, None] * kernel)[None, None])
@@ -425,8 +425,8 @@ def _noise_images(side: int) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _spline_products(side: int, points: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Products of overlapping splines, (side, pairs), and where the products of two axes lie in the (points⁴,)
-    matrix; it is banded, and separable in everything but the image."""
+    """Products of overlapping splines, (side, pairs), and the indices of the products of two axes in the (points⁴,)
+    matrix. The matrix is banded, and separable except for the image."""
     basis = _spline_basis(side, points)
     first, second = zip(*[(i, j) for i in range(points) for j in range(points) if abs(i - j) <= 3], strict=True)
     first, second = torch.tensor(first), torch.tensor(second)
@@ -437,7 +437,7 @@ def _spline_products(side: int, points: int) -> tuple[torch.Tensor, torch.Tensor
 
 @lru_cache(maxsize=8)
 def _smoothness_prior(points: int) -> torch.Tensor:
-    """(2 points², 2 points²): energy of bending and of slope of both components, integrated over the crop."""
+    """Energy of bending and slope of both components, integrated over the crop, (2 points², 2 points²)."""
     fine = 16 * (points - 3)
     basis = _spline_basis(fine, points).double()
     slope = (basis[2:] - basis[:-2]) * fine / 2
@@ -446,5 +446,5 @@ def _smoothness_prior(points: int) -> torch.Tensor:
     bending = torch.kron(bend, value) + 2 * torch.kron(slope, slope) + torch.kron(value, bend)
     membrane = torch.kron(slope, value) + torch.kron(value, slope)
     one = _BENDING * bending + _MEMBRANE * membrane
-    one += 1e-6 * one.diagonal().max() * torch.eye(len(one))  # a frame without any texture must stay solvable
+    one += 1e-6 * one.diagonal().max() * torch.eye(len(one))  # keeps a frame without texture solvable
     return torch.block_diag(one, one).float()

@@ -1,1 +1,1 @@
-"""Evaluation: protocols whose training half sees the training rows only, metrics, and the report."""
+"""Evaluation: protocols in which training only sees the training rows, metrics, and the report."""

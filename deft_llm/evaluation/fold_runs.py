@@ -1,9 +1,9 @@
-"""The harness that trains and tests a model a fold and cannot leak.
+"""Trains and tests a model in every fold, in a way that prevents leaks.
 
-Of a fold, a model's process first receives the training rows and nothing else. Only when it has reported that training
-is over does it receive the test rows, without labels, instruction text, provenance and telling names. Each fold runs
-in a process of its own, so nothing is remembered from another fold. What the harness cannot rule out by construction
-(what `protocols.check_leaks` finds, and a prediction that leans on the other test clips) it looks for, and stops.
+Each fold runs in its own process, so nothing carries over from another fold. The process first receives only the
+training rows. After it has reported the end of training, it receives the test rows without labels, instruction text,
+provenance and revealing names. Leaks that this cannot prevent (those found by `protocols.check_leaks`, and predictions
+that depend on other test clips) are detected and raise an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from deft_llm.hub_datasets.unimer.splits import Fold, LeakageError
 
 from .protocols import Row, Task, check_leaks, check_trainable
 
-# All that a model gets to see of a test clip. A clip's name may tell its label (SMIC's hold "ne", "po" or "sur").
+# The columns of a test clip that a model sees. A clip's name may reveal its label (SMIC's contain "ne", "po" or
+# "sur").
 TEST_COLUMNS = ("source", "fps", "onset", "apex", "offset", "video", "flow", "motion")
 
 
@@ -39,7 +40,7 @@ FOLD_CODE = (
 
 
 class IncompleteError(ValueError):
-    """Folds or predictions are missing; nothing may be reported. The message names them."""
+    """Folds or predictions are missing, so nothing can be reported. The message names them."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,15 @@ class ModelSpec:
     """A model to evaluate.
 
     Args:
-        name: in the report. factory: `factory(labels=…, seed=…, **config)`, a function or class importable by name,
-            which returns a fresh `baselines.Recogniser`.
-        files: further arguments that are files; their content, not their path, decides whether a finished fold is
-            still valid.
-        needs_video: whether the `video` column is passed on.
-        abstains: whether its predictions say `abstained`; it is then asked about the task's still clips, too.
+        name (`str`): Name in the report.
+        factory (`Callable[..., Any]`): `factory(labels=…, seed=…, **config)`, a function or class importable by name
+            that returns a new `baselines.Recogniser`.
+        config (`dict[str, Any]`, *optional*): Arguments of the factory.
+        files (`dict[str, str | Path]`, *optional*): More arguments, which are files. Their content, not their path,
+            decides whether a finished fold is valid.
+        needs_video (`bool`, *optional*, defaults to `False`): Whether to pass on the `video` column.
+        abstains (`bool`, *optional*, defaults to `False`): Whether its predictions say `abstained`. Such a model also
+            gets the task's still clips.
     """
 
     name: str
@@ -65,9 +69,9 @@ class ModelSpec:
 
 @dataclass
 class RunResult:
-    """Predictions of every tested clip: fold → clip id → prediction; seconds and peak memory (MB) of each fold.
+    """Predictions (fold → clip id → prediction), and seconds and peak memory (MB) of each fold.
 
-    `still` holds the predictions of clips that show no expression; no class was asked of them.
+    `still` holds the predictions for clips that show no expression; they have no class.
     """
 
     model: str
@@ -81,7 +85,7 @@ class RunResult:
         """Clip id → prediction, over all folds.
 
         Raises:
-            IncompleteError: a fold or a clip is missing; a part is never taken for the whole.
+            IncompleteError: a fold or a clip is missing.
         """
         missing = [fold.name for fold in task.folds if fold.name not in self.predictions]
         if missing:
@@ -97,7 +101,7 @@ class RunResult:
             if lost:
                 raise IncompleteError(f"{self.model}, fold {fold.name}: no prediction for {_listed(lost)}.")
             if strange:
-                raise IncompleteError(f"{self.model}, fold {fold.name}: {_listed(strange)} is not tested there.")
+                raise IncompleteError(f"{self.model}, fold {fold.name}: {_listed(strange)} is not in its test clips.")
             pooled |= found
         return pooled
 
@@ -116,18 +120,22 @@ def run_protocol(
     seed: int = 0,
     on_fold: Callable[[str], None] | None = None,
 ) -> RunResult:
-    """Trains and tests a model in every fold; finished folds are kept in `cache` and not run again.
+    """Trains and tests a model in every fold. Finished folds are kept in `cache` and not run again.
 
     Args:
-        rows: Uni-MER rows; those outside the task are not touched.
-        cache: folder of results, one JSON a fold, named by the hash of rows, labels, folds, model, seed and code.
-        workers: processes at a time, one thread each.
-        on_fold: called with a fold's name when it is done.
+        rows (`Sequence[Row]`): Uni-MER rows. Rows outside the task are not used.
+        task (`Task`): What to predict, and the folds.
+        model (`ModelSpec`): The model to train and test.
+        cache (`str | Path`): Folder of results, one JSON per fold, named by the hash of rows, labels, folds, model,
+            seed and code.
+        workers (`int`, *optional*, defaults to `2`): Number of parallel processes, one thread each.
+        seed (`int`, *optional*, defaults to `0`): Random seed of the model.
+        on_fold (`Callable[[str], None] | None`, *optional*): Called with the name of each finished fold.
 
     Raises:
-        LeakageError: see `check_leaks`; or a prediction that depends on the other test clips.
-        RuntimeError: a fold failed; names it and repeats its traceback. What other folds finished stays cached.
-        ValueError: predictions of another number or form than asked for.
+        LeakageError: `check_leaks` finds a leak, or a prediction depends on the other test clips.
+        RuntimeError: a fold failed; names it and repeats its traceback. Other finished folds stay cached.
+        ValueError: the predictions have the wrong number or form.
     """
     check_trainable(task)
     check_leaks(rows, task)
@@ -175,7 +183,7 @@ def run_protocol(
                     _send(connection, test, process, model, fold)
                     continue
                 predictions = _checked_predictions(content.pop("predictions"), asked[fold.name], fold, task, model)
-                # A resumed run is to give the same report to the last digit, so the numbers take the same way.
+                # A resumed run must give an identical report, so the numbers take the same path.
                 stored = json.loads(json.dumps({"key": key, "fold": fold.name, "predictions": predictions, **content}))
                 write_whole(path, json.dumps(stored))
                 _keep(result, fold, stored)
@@ -193,7 +201,7 @@ def run_protocol(
 
 
 def _context():
-    """Processes that start from a clean one with the libraries loaded: no fold inherits this process's memory."""
+    """Context for processes that start from a clean process with the libraries loaded, not from this one's memory."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -202,7 +210,7 @@ def _context():
 
 
 def _run_fold(connection) -> None:
-    """The model's process: trains on what comes first, and asks for the test rows only then."""
+    """The model's process: trains on the rows it receives first, then asks for the test rows."""
     import resource
 
     import cv2
@@ -239,7 +247,7 @@ def _run_fold(connection) -> None:
                     },
                 )
             )
-        except (EOFError, BrokenPipeError, ConnectionResetError):  # the harness was stopped: nobody is left to tell
+        except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent was stopped and cannot be told
             return
         except BaseException:
             connection.send(("failed", traceback.format_exc()))
@@ -249,7 +257,7 @@ def _send(connection, content: Any, process, model: ModelSpec, fold: Fold) -> No
     try:
         connection.send(content)
     except (BrokenPipeError, ConnectionResetError):
-        _receive(connection, process, model, fold)  # says why
+        _receive(connection, process, model, fold)  # raises the process's error
         raise
 
 
@@ -260,14 +268,14 @@ def _receive(connection, process, model: ModelSpec, fold: Fold) -> tuple[str, An
         process.join()
         raise RuntimeError(
             f"{model.name}, fold {fold.name}: the process ended with exit code {process.exitcode} and without a "
-            "result; −9 usually means that memory ran out."
+            "result. Exit code −9 usually means out of memory."
         ) from None
     if kind == "failed":
         raise RuntimeError(f"{model.name}, fold {fold.name}:\n{content}")
     if kind == "predicted" and content.pop("depends_on_others"):
         raise LeakageError(
-            f"{model.name}, fold {fold.name}: the prediction of {fold.test[0]} changes when the other test clips are "
-            "absent. A model must not adapt to, or normalise over, the test clips."
+            f"{model.name}, fold {fold.name}: the prediction of {fold.test[0]} changes if the other test clips are "
+            "absent. A model must not adapt to the test clips or normalise over them."
         )
     return kind, content
 
@@ -283,7 +291,7 @@ def _test_row(row: Row, number: int, model: ModelSpec) -> dict[str, Any]:
         kept["video"] = None
     elif kept["video"].get("bytes"):
         kept["video"] = {"bytes": kept["video"]["bytes"], "path": None}
-    # No subject either: a test clip stands for itself.
+    # The subject is not passed on either.
     return {"clip_id": f"test clip {number}", **kept}
 
 
@@ -325,7 +333,7 @@ def _keep(result: RunResult, fold: Fold, stored: Mapping[str, Any]) -> None:
 
 
 def row_hash(row: Row, *, with_video: bool = True) -> str:
-    """SHA-256 of a row's content, whatever container holds it."""
+    """SHA-256 of a row's content, independent of its container."""
     digest = hashlib.sha256()
     for name in sorted(row):
         value = row[name]
@@ -372,7 +380,7 @@ def _read_cached(path: Path, key: str) -> dict[str, Any] | None:
         return None
     stored = json.loads(path.read_text(encoding="utf-8"))
     if stored.get("key") != key:
-        raise ValueError(f"{path} holds another fold than its name says; delete it.")
+        raise ValueError(f"{path} contains a different fold from the one in its name; delete it.")
     return stored
 
 
@@ -383,4 +391,4 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in a row or a model's configuration.")
+    raise TypeError(f"{type(value).__name__} is not allowed in a row or a model's configuration.")

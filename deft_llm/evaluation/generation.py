@@ -1,4 +1,4 @@
-"""Models that write answers: a trained checkpoint as it stands, and fine-tuning in every fold (full mode)."""
+"""Models that write answers: a trained checkpoint, and fine-tuning in every fold (full mode)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from deft_llm.hub_datasets.unimer.rows import features, row_tensors
 from deft_llm.processing import DeftVideoProcessor
 
-TRAINING = ("-P", "-m", "deft_llm.training.run")  # what Python is told, in a process of its own
+TRAINING = ("-P", "-m", "deft_llm.training.run")  # Python arguments of the training process
 
 ANSWERS_AT_ONCE = 8  # clips per batch
 
 
 def load_checkpoint(path: str | Path) -> tuple[Any, Any]:
-    """Model, in evaluation mode, and processor of a folder or a Hub repository."""
+    """Loads the model, in evaluation mode, and the processor from a folder or a Hub repository."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     import deft_llm.modeling_deft  # noqa: F401  registers the model's classes
@@ -31,7 +31,7 @@ def load_checkpoint(path: str | Path) -> tuple[Any, Any]:
 
 
 def stacked_tensors(rows: Sequence[Mapping[str, Any]], processor: Any, device: Any) -> dict[str, torch.Tensor]:
-    """The rows' clips as a batch; pixels only where every row has a video."""
+    """Stacks the rows' clips into a batch. Pixels are included only if every row has a video."""
     columns = [row_tensors(row, processor.video_processor) for row in rows]
     names = set.intersection(*(set(column) for column in columns))
     return {
@@ -49,10 +49,16 @@ def generate_answers(
     *,
     grounded: bool = False,
 ) -> list[str]:
-    """The greedy answer to one question a clip.
+    """Generates greedy answers to one question per clip.
 
     Args:
-        recognition: `model.model(**tensors)`. grounded: hold the evidence to what was recognised.
+        model (`Any`): The model.
+        processor (`Any`): Its processor.
+        tensors (`Mapping[str, torch.Tensor]`): The clips, from `stacked_tensors`.
+        questions (`Sequence[str]`): One question per clip.
+        max_new_tokens (`int`): Maximum length of an answer in tokens.
+        recognition (`Any`): `model.model(**tensors)`.
+        grounded (`bool`, *optional*, defaults to `False`): Whether to limit the evidence to what was recognised.
     """
     prompts = []
     for question in questions:
@@ -81,12 +87,20 @@ def answer_clips(
     max_new_tokens: int,
     track: Any = None,
 ) -> list[dict[str, Any]]:
-    """Generated answers and the heads' scores for every row, in order; no label is read.
+    """Generates an answer and computes the heads' scores for every row, in order. Labels are not read.
+
+    Args:
+        model (`Any`): The model.
+        processor (`Any`): Its processor.
+        rows (`Sequence[Mapping[str, Any]]`): Uni-MER rows.
+        batch_size (`int`): Clips per batch.
+        max_new_tokens (`int`): Maximum length of an answer in tokens.
+        track (`Any`, *optional*): Wraps the iterator of batches, for a progress bar.
 
     Returns:
-        For each row `answer`, `parsed`, `generated` (the answer's emotion or `None`), `abstained`, `scores` (emotion →
-        probability), `au_scores` (probabilities in the order of the config), `sides` (code → side that the answer
-        names).
+        One dictionary per row: `answer`, `parsed`, `generated` (the answer's emotion or `None`), `abstained`, `scores`
+        (emotion → probability), `au_scores` (probabilities in the order of the config), `sides` (code → side named in
+        the answer).
     """
     predictions = []
     starts = range(0, len(rows), batch_size)
@@ -117,12 +131,13 @@ def answer_clips(
 
 
 class Checkpoint:
-    """A trained model behind the interface of `baselines.Recogniser`; `fit` leaves it as it is.
+    """A trained model with the interface of `baselines.Recogniser`. `fit` does not change it.
 
-    Its emotions may be finer than the labels: they are then joined by the checkpoint's own coarse classes.
+    If the model's emotions are finer than the labels, they are merged by the checkpoint's own coarse classes.
 
     Args:
-        path: folder or Hub repository. generate: take the class from the generated answer, else from the heads.
+        path (`str`): Folder or Hub repository.
+        generate (`bool`): Whether to take the class from the generated answer instead of the heads.
     """
 
     def __init__(
@@ -133,15 +148,15 @@ class Checkpoint:
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
 
     def fit(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing is trained."""
+        """Does nothing."""
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         model, processor = load_checkpoint(self.path)
         label_of = self._labels_of(model.config)
         codes = list(model.config.action_units)
         if self.generate:
-            # Batches of one size, filled up with copies of a clip: the size of a batch changes the rounding, and so
-            # now and then a word, and an answer must not depend on how many other clips are asked about.
+            # Batches of one size, filled up with copies of a clip: the batch size changes rounding and thereby
+            # sometimes a word, and an answer must not depend on the number of other clips.
             filled = [*rows, *[rows[0]] * (-len(rows) % ANSWERS_AT_ONCE)]
             raw = answer_clips(model, processor, filled, ANSWERS_AT_ONCE, self.max_new_tokens)[: len(rows)]
         else:
@@ -158,7 +173,7 @@ class Checkpoint:
                 "action_units": dict(zip(codes, item["au_scores"], strict=True)),
             }
             if self.generate:
-                # Units and sides are the answer's, as the class is; the heads' class stands beside it.
+                # Units, sides and class are the answer's. The heads' class is reported separately.
                 prediction |= {
                     "label": label_of.get(item["generated"]),
                     "head_label": max(scores, key=scores.get),
@@ -192,19 +207,21 @@ class Checkpoint:
         missing = sorted(set(self.labels) - set(coarse.values()))
         if missing:
             raise ValueError(
-                f"The checkpoint {self.path} cannot say {missing[0]!r}: it knows {', '.join(config.emotion_labels)}."
+                f"The checkpoint {self.path} does not know {missing[0]!r}. It knows "
+                f"{', '.join(config.emotion_labels)}."
             )
         return {emotion: label for emotion, label in coarse.items() if label in self.labels}
 
 
 class FineTuned(Checkpoint):
-    """Full mode: `deft_llm.training.run` on the fold's training rows, and the class from the generated answer.
+    """Full mode: trains with `deft_llm.training.run` on the fold's training rows; the class is from the answer.
 
-    Tokenizer, label lists and instructions come from the training rows alone, because nothing else is in the folder
-    that the training is given.
+    Tokenizer, label lists and instructions come from the training rows only, because the training folder contains
+    nothing else.
 
     Args:
-        recipe: YAML of `deft_llm.training.run`. overrides: options that replace the recipe's.
+        recipe (`str | None`, *optional*): YAML of `deft_llm.training.run`.
+        overrides (`Sequence[str]`, *optional*): Options that replace those of the recipe.
     """
 
     def __init__(
@@ -228,5 +245,5 @@ class FineTuned(Checkpoint):
                    "--output_dir", str(out), "--seed", str(self.seed % 2**31), *self.overrides]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"The training ended with {done.returncode}:\n{done.stderr[-3000:]}")
+            raise RuntimeError(f"Training ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")
         self.path = str(out)

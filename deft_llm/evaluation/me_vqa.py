@@ -1,7 +1,8 @@
-"""The question-answering track of MEGC 2025 and 2026 (ME-VQA): questions in, submission out, and the track's figures.
+"""The question-answering track of MEGC 2025 and 2026 (ME-VQA): reads questions, writes submissions, computes metrics.
 
-A file is JSONL, one question a line. Training files hold `id, dataset, image_id, subject, filename, question, answer`,
-test files `video_id, video, question`; a submission is the test file with an `answer` each.
+Files are JSONL with one question per line. Training files have the fields `id, dataset, image_id, subject, filename,
+question, answer`; test files have `video_id, video, question`. A submission is the test file with an `answer` per
+line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FINE = "fine-grained expression class"
 
 @dataclass(frozen=True)
 class Question:
-    """A line of the track: `video_id` and `video` of a test file, or `id` and `filename` of a training file."""
+    """One line of the track. `video_id` and `video` are `id` and `filename` in a training file."""
 
     video_id: str
     video: str
@@ -32,12 +33,12 @@ class Question:
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """The questions of a file, in order; blank lines do not count.
+    """Reads the questions of a file, in order. Blank lines are skipped.
 
     Raises:
-        ValueError: a line that is no JSON object, lacks a field or has it twice with another content, or a question
-            that stands there twice; names the file and the line. Or no question at all.
-        FileNotFoundError: no such file.
+        ValueError: a line is not a JSON object, lacks a field, has contradictory fields or repeats a question (names
+            the file and the line); or there is no question.
+        FileNotFoundError: the file does not exist.
     """
     path = Path(path)
     questions: list[Question] = []
@@ -62,11 +63,11 @@ def read_questions(path: str | Path) -> list[Question]:
             raise ValueError(f"{where}: the answer must be text, found {type(answer).__name__}.")
         key = (values["video_id"], values["question"])
         if key in first_line:
-            raise ValueError(f"{where}: the question of line {first_line[key]} again ({key[0]}: {key[1]!r}).")
+            raise ValueError(f"{where}: repeats the question of line {first_line[key]} ({key[0]}: {key[1]!r}).")
         first_line[key] = number
         questions.append(Question(**values, answer=answer or None))
     if not questions:
-        raise ValueError(f"{path} holds no question.")
+        raise ValueError(f"{path} contains no question.")
     return questions
 
 
@@ -83,17 +84,19 @@ def _text(entry: dict[str, Any], names: Sequence[str], where: str) -> str:
 
 
 def write_submission(path: str | Path, questions: Sequence[Question], answers: Sequence[str]) -> None:
-    """Writes `video_id, video, question, answer` a line; the file appears when it is whole.
+    """Writes `video_id, video, question, answer` per line. The file gets its name when it is complete.
 
     Raises:
-        ValueError: not one answer, with text, for every question; names the first without.
+        ValueError: a question has no answer or an empty one; names the first.
     """
     if len(answers) != len(questions):
-        raise ValueError(f"{len(questions)} questions and {len(answers)} answers: a submission needs one each.")
+        raise ValueError(
+            f"{len(questions)} questions and {len(answers)} answers: a submission needs one answer per question."
+        )
     lines = []
     for question, answer in zip(questions, answers, strict=True):
         if not answer or not answer.strip():
-            raise ValueError(f"No answer to {question.question!r} of {question.video_id}.")
+            raise ValueError(f"There is no answer to {question.question!r} of {question.video_id}.")
         entry = {
             "video_id": question.video_id,
             "video": question.video,
@@ -107,13 +110,13 @@ def write_submission(path: str | Path, questions: Sequence[Question], answers: S
 
 
 def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, Any]:
-    """The track's figures: UF1 and UAR of the coarse and of the fine class, BLEU and ROUGE-1 over all answers.
+    """Computes the track's metrics: UF1 and UAR of the coarse and the fine class, BLEU and ROUGE-1 over all answers.
 
-    The label lists are the classes that the references name. An answer that names no single class is wrong. Class
-    figures are `None` where no question asks for the class.
+    The label lists are the classes named in the references. An answer that does not name exactly one class is wrong.
+    Class metrics are `None` if no question asks for the class.
 
     Raises:
-        ValueError: a question without reference answer, or a reference class that cannot be read.
+        ValueError: a question has no reference answer, or a reference class cannot be read.
     """
     unknown = next((item for item in questions if item.answer is None), None)
     if unknown is not None:
@@ -126,7 +129,7 @@ def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict
         true = [_class_of(task, questions[index].question, questions[index].answer) for index in asked]
         if None in true:
             item = questions[asked[true.index(None)]]
-            raise ValueError(f"{item.video_id}: the reference {item.answer!r} names no {phrase}.")
+            raise ValueError(f"{item.video_id}: the reference {item.answer!r} does not name a {phrase}.")
         predicted = [_class_of(task, questions[index].question, answers[index]) for index in asked]
         labels = sorted(set(true))
         predicted = [value if value in labels else None for value in predicted]
@@ -152,13 +155,16 @@ def _class_of(task: str, question: str, answer: str) -> str | None:
 def answer_questions(
     questions: Sequence[Question], videos: str | Path, checkpoint: str | Path, *, max_new_tokens: int = 128
 ) -> list[str]:
-    """A trained model's answers; each video is read and recognised once.
+    """Answers questions with a trained model. Each video is read and recognised once.
 
     Args:
-        videos: folder in which `video` of every question is a file or a folder of frames.
+        questions (`Sequence[Question]`): The questions.
+        videos (`str | Path`): Folder that contains the `video` of every question, as a file or a folder of frames.
+        checkpoint (`str | Path`): Folder or Hub repository of the model.
+        max_new_tokens (`int`, *optional*, defaults to `128`): Maximum length of an answer in tokens.
 
     Raises:
-        FileNotFoundError: a video that is not there; names it, before the model is loaded.
+        FileNotFoundError: a video does not exist; raised before the model is loaded.
     """
     import torch
 
@@ -167,7 +173,7 @@ def answer_questions(
     paths = {item.video: Path(videos) / item.video for item in questions}
     lost = next((path for path in paths.values() if not path.exists()), None)
     if lost is not None:
-        raise FileNotFoundError(f"{lost} is not there; --videos must be the folder that the questions' videos lie in.")
+        raise FileNotFoundError(f"{lost} does not exist; --videos must be the folder that contains the videos.")
     model, processor = load_checkpoint(checkpoint)
     answers: dict[int, str] = {}
     for video, path in paths.items():

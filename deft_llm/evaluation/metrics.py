@@ -1,7 +1,7 @@
-"""The figures of the report, each pooled over all clips and with a fixed label list.
+"""The metrics of the report, pooled over all clips and with a fixed label list.
 
-Per-fold scores are never averaged: most folds of a leave-one-subject-out run lack a class. What happens to an absent
-class is part of every definition below. Frames of an interval are inclusive at both ends.
+Scores are never averaged over folds, because most folds of a leave-one-subject-out run lack a class. Every definition
+below says what happens if a class is absent. Frames of an interval are inclusive at both ends.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ NO_ANSWER = "no answer"  # column of the confusion matrix for an unreadable answ
 def emotion_metrics(true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]) -> dict[str, float]:
     """UF1 = mean over classes of 2TP/(2TP+FP+FN), UAR = mean over classes of TP/N, and accuracy (MEGC 2019).
 
-    The label list is fixed. A class without a true clip is left out of UAR's mean, which is undefined for it, and
-    counts 0 in UF1 when it was predicted; without true and predicted clips it is left out of both. A prediction of
-    `None` (unreadable, or abstained) is wrong for every class.
+    A class without a true clip is left out of UAR, where it is undefined. In UF1 it counts as 0 if it was predicted
+    and is left out otherwise. A prediction of `None` (unreadable, or abstained) is wrong for every class.
+
+    Args:
+        true (`Sequence[str]`): True label of each clip.
+        predicted (`Sequence[str | None]`): Predicted label of each clip, or `None`.
+        labels (`Sequence[str]`): The fixed label list.
 
     Raises:
-        ValueError: no clips, unequal lengths, a label twice in the list, or a true label or a prediction outside it.
+        ValueError: there are no clips, the lengths differ, a label is twice in the list, or a label is not in it.
     """
     answers = _checked(true, predicted, labels)
     seen = [label for label in labels if label in true or label in answers]
@@ -42,9 +46,9 @@ def emotion_metrics(true: Sequence[str], predicted: Sequence[str | None], labels
 
 
 def class_table(true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Precision, recall, F1, clips and predictions of each class.
+    """Precision, recall, F1, number of clips and number of predictions of each class.
 
-    What is 0/0 is `None`: recall of a class without a clip, precision of one never predicted, F1 of one with neither.
+    0/0 is `None`: recall of a class without clips, precision of a class never predicted, F1 of a class with neither.
     """
     answers = _checked(true, predicted, labels)
     values = precision_recall_fscore_support(true, answers, labels=list(labels), zero_division=0)
@@ -65,15 +69,15 @@ def class_table(true: Sequence[str], predicted: Sequence[str | None], labels: Se
 
 
 def confusion(true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]) -> np.ndarray:
-    """(labels, labels + 1) counts, rows true, columns predicted; the last column counts `None`."""
+    """Confusion matrix, (labels, labels + 1): rows are true, columns predicted; the last column counts `None`."""
     answers = _checked(true, predicted, labels)
     return confusion_matrix(true, answers, labels=[*labels, NO_ANSWER])[: len(labels)]
 
 
 def uf1_of(matrices: np.ndarray) -> np.ndarray:
-    """UF1 of confusion matrices (..., labels, labels + 1), absent classes as in `emotion_metrics`; NaN without clips.
+    """UF1 of confusion matrices, (..., labels, labels + 1). Absent classes as in `emotion_metrics`; NaN without clips.
 
-    The same formula as scikit-learn's, for thousands of resamples at once.
+    The formula is that of scikit-learn, vectorised for thousands of resamples.
     """
     square = matrices[..., :-1]
     hits = np.diagonal(square, axis1=-2, axis2=-1)
@@ -82,7 +86,7 @@ def uf1_of(matrices: np.ndarray) -> np.ndarray:
 
 
 def uar_of(matrices: np.ndarray) -> np.ndarray:
-    """UAR of confusion matrices (..., labels, labels + 1), over the classes that have clips."""
+    """UAR of confusion matrices, (..., labels, labels + 1), over the classes that have clips."""
     return _mean_where(np.diagonal(matrices[..., :-1], axis1=-2, axis2=-1), matrices.sum(-1))
 
 
@@ -102,13 +106,13 @@ def _checked(true: Sequence[str], predicted: Sequence[str | None], labels: Seque
     if not len(true) or len(true) != len(predicted):
         raise ValueError(f"{len(true)} labels and {len(predicted)} predictions: expected equal numbers above zero.")
     if len(set(labels)) != len(labels):
-        raise ValueError(f"The label list {list(labels)} holds a label twice.")
+        raise ValueError(f"The label list {list(labels)} contains a label twice.")
     outside = sorted(set(true) - set(labels))
     if outside:
-        raise ValueError(f"The data names the emotion {outside[0]!r}, which the model's list {list(labels)} lacks.")
+        raise ValueError(f"The data has the emotion {outside[0]!r}, which is not in the label list {list(labels)}.")
     outside = sorted({value for value in predicted if value is not None} - set(labels))
     if outside:
-        raise ValueError(f"{outside[0]!r} is predicted, which is not in the label list {list(labels)}.")
+        raise ValueError(f"The prediction {outside[0]!r} is not in the label list {list(labels)}.")
     return [NO_ANSWER if value is None else value for value in predicted]
 
 
@@ -120,7 +124,7 @@ STATISTICS = {"uf1": uf1_of, "uar": uar_of, "accuracy": accuracy_of}
 def subject_confusions(
     subjects: Sequence[str], true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]
 ) -> np.ndarray:
-    """(subjects, labels, labels + 1): a confusion matrix a subject, subjects in sorted order."""
+    """One confusion matrix per subject, (subjects, labels, labels + 1), with subjects in sorted order."""
     answers = _checked(true, predicted, labels)
     if len(subjects) != len(answers):
         raise ValueError(f"{len(subjects)} subjects and {len(answers)} predictions: expected equal numbers.")
@@ -138,11 +142,14 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of UF1, UAR and accuracy over subjects drawn with replacement.
 
-    A subject's clips resemble one another, so whole subjects are drawn and not clips (cluster bootstrap; Davison &
+    Clips of one subject are similar, so whole subjects are drawn instead of clips (cluster bootstrap; Davison &
     Hinkley, Bootstrap Methods and their Application, 1997, §3.8).
 
     Args:
-        matrices: (subjects, labels, labels + 1) from `subject_confusions`.
+        matrices (`np.ndarray`): (subjects, labels, labels + 1), from `subject_confusions`.
+        resamples (`int`, *optional*, defaults to `2000`): Number of resamples.
+        level (`float`, *optional*, defaults to `0.95`): Confidence level.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
     """
     pooled = _resampled(matrices, resamples, seed)
     return {name: _percentiles(statistic(pooled), level) for name, statistic in STATISTICS.items()}
@@ -151,10 +158,17 @@ def bootstrap_intervals(
 def bootstrap_difference(
     first: np.ndarray, second: np.ndarray, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of UF1(first) − UF1(second) on the same subjects, both drawn together.
+    """Interval of UF1(first) − UF1(second), with the same subjects drawn for both.
+
+    Args:
+        first (`np.ndarray`): (subjects, labels, labels + 1), from `subject_confusions`.
+        second (`np.ndarray`): The same for the other model.
+        resamples (`int`, *optional*, defaults to `2000`): Number of resamples.
+        level (`float`, *optional*, defaults to `0.95`): Confidence level.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
 
     Raises:
-        ValueError: confusion matrices of other subjects or labels.
+        ValueError: the matrices have different subjects or labels.
     """
     if first.shape != second.shape or not np.array_equal(first.sum(-1), second.sum(-1)):
         raise ValueError("The two models were not scored on the same clips of the same subjects.")
@@ -175,7 +189,8 @@ def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class McNemar:
-    """`first_only`, `second_only`: clips that only one of the two got right. `p_value`: exact, two-sided."""
+    """Result of McNemar's test. `first_only` and `second_only` count the clips that only one of the models got right;
+    `p_value` is exact and two-sided."""
 
     first_only: int
     second_only: int
@@ -185,7 +200,7 @@ class McNemar:
 def mcnemar(true: Sequence[str], first: Sequence[str | None], second: Sequence[str | None]) -> McNemar:
     """Exact McNemar test (binomial on the discordant clips; McNemar 1947) that two models are right equally often.
 
-    It treats clips as independent, which clips of one subject are not: `bootstrap_difference` is the safer of the two.
+    The test treats clips as independent, but clips of one subject are not. `bootstrap_difference` is safer.
     """
     if not len(true) == len(first) == len(second):
         raise ValueError(f"{len(true)} labels, {len(first)} and {len(second)} predictions: expected equal numbers.")
@@ -199,20 +214,23 @@ def mcnemar(true: Sequence[str], first: Sequence[str | None], second: Sequence[s
 
 
 def calibration(true: Sequence[str], scores: np.ndarray, labels: Sequence[str], *, bins: int = 10) -> dict[str, Any]:
-    """Expected calibration error of the winning class (Guo et al. 2017) and the curve it sums over.
+    """Expected calibration error of the predicted class (Guo et al. 2017), and the reliability curve.
 
     Args:
-        scores: (clips, labels) probabilities.
+        true (`Sequence[str]`): True label of each clip.
+        scores (`np.ndarray`): Probabilities, (clips, labels).
+        labels (`Sequence[str]`): The fixed label list.
+        bins (`int`, *optional*, defaults to `10`): Number of bins of equal width.
 
     Returns:
-        `ece`, and `curve`: a dictionary a bin of equal width with `from`, `to`, `clips`, and mean `confidence` and
-        `accuracy`, `None` where the bin is empty.
+        `ece`, and `curve` with one dictionary per bin: `from`, `to`, `clips`, and mean `confidence` and `accuracy`,
+        which are `None` if the bin is empty.
     """
     scores = np.asarray(scores, float)
     if scores.shape != (len(true), len(labels)):
         raise ValueError(f"Scores must be {(len(true), len(labels))}, clips × labels; got {scores.shape}.")
     if not np.isfinite(scores).all() or (scores < -1e-6).any() or not np.allclose(scores.sum(1), 1, atol=1e-3):
-        raise ValueError("Scores must be probabilities: finite, not negative, and 1 in sum for each clip.")
+        raise ValueError("Scores must be probabilities: finite, not negative, with sum 1 for each clip.")
     confidence = scores.max(1)
     right = np.array([labels[column] == label for column, label in zip(scores.argmax(1), true, strict=True)])
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins are open below, closed above
@@ -240,14 +258,15 @@ def calibration(true: Sequence[str], scores: np.ndarray, labels: Sequence[str], 
 def au_metrics(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """F1 of the positive class, and macro F1 of both classes, each averaged over the action units that occur.
 
-    Action units without a true clip are left out. The two means differ by tens of points, so both are reported.
+    Action units without a true clip are left out. Both means are reported because they can differ by tens of points.
 
     Args:
-        true, predicted: (clips, action_units) of 0 and 1.
+        true (`np.ndarray`): Labels, (clips, action_units), 0 or 1.
+        predicted (`np.ndarray`): Predictions, (clips, action_units), 0 or 1.
     """
     true, predicted = np.asarray(true).astype(int), np.asarray(predicted).astype(int)
     if true.shape != predicted.shape:
-        raise ValueError(f"Labels are {true.shape}, predictions {predicted.shape}; expected the same shape.")
+        raise ValueError(f"Labels have shape {true.shape}, predictions {predicted.shape}; expected the same shape.")
     occurring = [column for column in range(true.shape[1]) if true[:, column].any()]
     if not occurring:
         return {"au_f1": 0.0, "au_f1_macro": 0.0}
@@ -266,11 +285,13 @@ def attribute_accuracy(
     """Accuracy of an attribute of action units, such as side or intensity.
 
     Args:
-        true, predicted: for each clip, action unit → attribute. Units whose true attribute is `None` are not asked.
+        true (`Sequence[Mapping[str, str | None]]`): Per clip, action unit → true attribute. Units whose attribute is
+            `None` are ignored.
+        predicted (`Sequence[Mapping[str, str | None]]`): Per clip, action unit → predicted attribute.
 
     Returns:
-        `accuracy` over all labelled units, in which a unit that was missed is wrong; `accuracy_where_found` over those
-        that were found; and the numbers of both. `None` where there is nothing to average.
+        `accuracy` over all labelled units, where a missed unit is wrong; `accuracy_where_found` over the units that
+        were found; and the numbers of both. `None` if there is nothing to average.
     """
     pairs = [
         (value, code in answer, answer.get(code))
@@ -295,7 +316,8 @@ def text_metrics(references: Sequence[str], answers: Sequence[str]) -> dict[str,
     """Corpus BLEU (sacrebleu, 0 to 100) and mean ROUGE-1 and ROUGE-L F1 (rouge-score, 0 to 1, without stemming).
 
     Raises:
-        ImportError: the optional packages are missing. ValueError: unequal numbers, or none.
+        ImportError: the optional packages are missing.
+        ValueError: the numbers of references and answers differ or are zero.
     """
     try:
         from rouge_score.rouge_scorer import RougeScorer
@@ -319,15 +341,17 @@ SUPPORTED, CONTRADICTED, UNSUPPORTED = "supported", "contradicted", "unsupported
 
 
 def judge_claims(evidence: Sequence[Any], sides: Mapping[str, str | None], flow: np.ndarray) -> list[str]:
-    """Holds each piece of evidence of an answer against the clip's own flow; no reference text is needed.
+    """Compares each piece of evidence of an answer with the clip's own flow. No reference text is needed.
 
-    *Supported*: on every side named, the region moves above the clip's noise, within one octant (45°) of the stated
-    direction, and the stated magnitude is within a quarter, or 0.2 % of the crop's width, of the measured mean.
-    *Contradicted*: it moves more than one octant away. *Unsupported*: anything else.
+    - *Supported*: on every named side, the region moves above the clip's noise and within one octant (45°) of the
+      stated direction, and the stated magnitude is within a quarter, or 0.2 % of the crop width, of the measured mean.
+    - *Contradicted*: the region moves more than one octant away from the stated direction.
+    - *Unsupported*: anything else.
 
     Args:
-        evidence: `ExpressionReport.evidence`. sides: action unit → left, right or both (`None` is both).
-        flow: (T, 2, h, w) in percent of the crop width.
+        evidence (`Sequence[Any]`): `ExpressionReport.evidence`.
+        sides (`Mapping[str, str | None]`): Action unit → left, right or both (`None` means both).
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width.
     """
     motions = {(item.region, item.side): item for item in measure_motion(flow)}
     verdicts = []
@@ -353,7 +377,9 @@ def faithfulness(reports: Sequence[Any], flows: Sequence[np.ndarray | None]) -> 
     """Shares of the answers' claims that the measured motion supports and contradicts.
 
     Args:
-        reports: an `ExpressionReport` a clip. flows: their flow; a clip without one is left out.
+        reports (`Sequence[Any]`): One `ExpressionReport` per clip.
+        flows (`Sequence[np.ndarray | None]`): Flow of each clip, (T, 2, h, w), percent of the crop width. Clips
+            without flow are left out.
     """
     verdicts: list[list[str]] = []
     for report, flow in zip(reports, flows, strict=True):
@@ -377,7 +403,7 @@ def faithfulness(reports: Sequence[Any], flows: Sequence[np.ndarray | None]) -> 
 
 @dataclass(frozen=True)
 class Interval:
-    """Onset and offset frame, both inside, and the class."""
+    """Onset and offset frame, both inclusive, and the class."""
 
     onset: int
     offset: int
@@ -404,15 +430,19 @@ def strs(
 ) -> dict[str, float | int]:
     """Spot-then-recognise score of MEGC: STRS = F1_spot × F1_analysis.
 
-    F1_spot = 2TP/(2TP+FP+FN) over all videos; an interval is spotted when its IoU with a predicted one is at least
-    `threshold`, each matched once. F1_analysis is UF1 over the spotted intervals, absent classes as in
-    `emotion_metrics`; without a spotted interval it is 0.
+    F1_spot = 2TP/(2TP+FP+FN) over all videos. An interval is spotted if its IoU with a predicted interval is at least
+    `threshold`; each interval is matched once. F1_analysis is UF1 over the spotted intervals, with absent classes as
+    in `emotion_metrics`. It is 0 if no interval is spotted.
 
     Args:
-        true, predicted: video → intervals. Every video stands in both, with an empty list where nothing was found.
+        true (`Mapping[str, Sequence[Interval]]`): Video → true intervals.
+        predicted (`Mapping[str, Sequence[Interval]]`): Video → predicted intervals. Must have the same videos as
+            `true`; use an empty list for none.
+        labels (`Sequence[str]`): The fixed label list.
+        threshold (`float`, *optional*, defaults to `0.5`): Least IoU.
 
     Raises:
-        ValueError: a video in one of them only, or a label outside the list.
+        ValueError: a video is in only one of them, or a label is not in the list.
     """
     missing = sorted(set(true) ^ set(predicted))
     if missing:
@@ -425,7 +455,7 @@ def strs(
         table = np.array([[iou(a, b) for b in predicted[video]] for a in true[video]])
         if not table.size:
             continue
-        # First as many matches as possible, among those the largest overlap.
+        # Maximises the number of matches first, then their overlap.
         rows, columns = linear_sum_assignment(-np.where(table >= threshold, 1 + table / 1e3, 0))
         pairs += [
             (true[video][row].label, predicted[video][column].label)

@@ -1,7 +1,7 @@
-"""Protocols: what is predicted for which clips, the folds it is done in, and the leaks that no fold may have.
+"""Protocols: what is predicted for which clips, in which folds, and checks for leaks.
 
-Subject-disjoint names do not rule out a person under two names, copies of a clip, or an instruction text that names a
-test clip; `check_leaks` looks for them, and stops.
+Disjoint subject names do not rule out a person with two names, copies of a clip, or an instruction text that names a
+test clip. `check_leaks` looks for these and raises an error.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What is predicted for which clips, and the folds it is done in.
+    """What is predicted for which clips, and in which folds.
 
     Args:
-        labels: the fixed label list. label_of: clip id → label. left_out: clip id → why, for every other clip.
-        differences: where a published protocol's counts are not met; the report repeats them.
-        still: fold → clips of its test side that show no expression. No class is asked for; a model that can abstain
-            is to abstain.
+        labels (`tuple[str, ...]`): The fixed label list.
+        label_of (`dict[str, str]`): Clip id → label.
+        left_out (`dict[str, str]`, *optional*): Clip id → reason, for every other clip.
+        differences (`tuple[str, ...]`, *optional*): Differences from the counts of a published protocol. The report
+            lists them.
+        still (`dict[str, tuple[str, ...]]`, *optional*): Fold → clips of its test side that show no expression. They
+            have no class; a model that can abstain should abstain.
     """
 
     protocol: str
@@ -61,19 +64,23 @@ def make_task(
     target: str = "emotion_coarse",
     labels: Sequence[str] | None = None,
 ) -> Task:
-    """The folds of a protocol on the rows at hand.
+    """Makes the folds of a protocol.
 
     Args:
-        splits: split → rows. Only `fixed` keeps to them: it trains on `train` and tests on `test`, or, where the rows
-            are DFME's, trains on its training set and tests on A and B. The other protocols pool all rows.
-        protocol: loso (leave one subject out), cde (MEGC 2019 composite: three classes, LOSO over its subjects), lodo
-            (leave one dataset out) or fixed.
-        target: column to predict; for cde always the composite's three classes.
-        labels: the fixed label list; default: every value that occurs. Clips without a value are left out.
+        splits (`Mapping[str, Sequence[Row]]`): Split → rows. Only `fixed` uses the splits: it trains on `train` and
+            tests on `test`. For rows of DFME it trains on the training set and tests on A and B. The other protocols
+            pool all rows.
+        protocol (`str`): `loso` (leave one subject out), cde (MEGC 2019 composite: three classes, LOSO over its
+            subjects), lodo (leave one dataset out) or fixed.
+        target (`str`, *optional*, defaults to `"emotion_coarse"`): Column to predict. For cde it is always the
+            composite's three classes.
+        labels (`Sequence[str] | None`, *optional*): The fixed label list; by default every value that occurs. Clips
+            without a value are left out.
 
     Raises:
-        ValueError: unknown protocol, a label outside the list, an empty fold, one class only in training.
-        LeakageError: a subject or a clip on both sides.
+        ValueError: the protocol is unknown, a label is not in the list, a fold is empty, or a fold trains on one
+            class.
+        LeakageError: a subject or a clip is on both sides.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"Unknown protocol {protocol!r}. Known: {', '.join(PROTOCOLS)}.")
@@ -85,7 +92,7 @@ def make_task(
     if protocol == "cde":
         composite = megc2019_composite(rows)
         if labels is not None and tuple(labels) != ("negative", "positive", "surprise"):
-            raise ValueError("The composite has the labels negative, positive and surprise; leave out --labels.")
+            raise ValueError("The composite has the labels negative, positive and surprise; remove --labels.")
         target, labels = "MEGC 2019 class", ("negative", "positive", "surprise")
         label_of, left_out, differences = composite.labels, composite.left_out, composite.differences
     else:
@@ -110,7 +117,7 @@ def make_task(
         folds, differences = _fixed_folds(splits, label_of)
         still = _still_clips(splits, folds, label_of)
     else:
-        check_disjoint({"the dataset": used})  # a clip id twice would hide a clip
+        check_disjoint({"the dataset": used})  # a duplicate clip id would hide a clip
         folds = leave_one_dataset_out(used) if protocol == "lodo" else leave_one_subject_out(used)
         check_folds(folds, used)
     task = Task(protocol, target, labels, dict(label_of), tuple(folds), left_out, tuple(differences), still)
@@ -152,35 +159,35 @@ def _still_clips(
 
 
 def check_trainable(task: Task) -> None:
-    """Raises `ValueError` for an empty fold and for one class only in training; names the fold."""
+    """Raises `ValueError` if a fold is empty or trains on a single class. The message names the fold."""
     if not task.folds:
-        raise ValueError(f"{task.protocol} makes no fold of these clips: there is nothing to test on.")
+        raise ValueError(f"{task.protocol} gives no fold for these clips, so there is nothing to test on.")
     for fold in task.folds:
         for side, clips in (("train", fold.train), ("test", fold.test)):
             if not clips:
                 raise ValueError(f"Fold {fold.name} is empty: it has no clip to {side} on.")
         classes = {task.label_of[clip] for clip in fold.train}
         if len(classes) < 2:
-            raise ValueError(f"Fold {fold.name} has one class only in training, {classes.pop()!r}; two are needed.")
+            raise ValueError(f"Fold {fold.name} has only one class in training, {classes.pop()!r}; two are needed.")
 
 
 # --- Leaks ----------------------------------------------------------------------------------------------------------
 
-COPY = 0.995  # correlation of two clips' flow, head motion removed, from which one is a copy of the other
+COPY = 0.995  # two clips count as copies from this correlation of their flow, head motion removed
 
 
 def check_leaks(rows: Sequence[Row], task: Task) -> None:
-    """Looks for what subject-disjoint names do not rule out.
+    """Looks for leaks that disjoint subject names do not rule out.
 
     Raises:
-        LeakageError: a subject on both sides of a fold; one person's clips (by clip id) under several subjects, as
-            when subjects were made from file names; a clip and a copy of it, mirrored or rescaled, on two sides of a
-            fold; a training clip whose instruction text names a test clip.
+        LeakageError: a subject is on both sides of a fold; clips of one person (by clip id) are under several
+            subjects, as if subjects were made from file names; a clip and a mirrored or rescaled copy are on two sides
+            of a fold; or the instruction text of a training clip names a test clip.
     """
     by_id = {row["clip_id"]: row for row in rows}
     absent = [clip for clip in task.label_of if clip not in by_id]
     if absent:
-        raise ValueError(f"Clip {absent[0]} is part of the task and not among the rows.")
+        raise ValueError(f"Clip {absent[0]} is part of the task but not among the rows.")
     for fold in task.folds:
         check_disjoint(
             {
@@ -198,22 +205,22 @@ def check_leaks(rows: Sequence[Row], task: Task) -> None:
         if len(subjects) > 1:
             first, second = sorted(subjects)[:2]
             raise LeakageError(
-                f"{person}, by its clip ids one person, has clips under the subjects {first} and {second}. Subjects "
-                "must be people, not files."
+                f"{person} is one person by its clip ids but has clips under the subjects {first} and {second}. "
+                "Subjects must be people, not files."
             )
     sides = [({*fold.train}, {*fold.test}, fold.name) for fold in task.folds]
     for first, second in _copies(used):
         for train, test, name in sides:
             if (first in train and second in test) or (second in train and first in test):
                 raise LeakageError(
-                    f"{first} and {second} are copies of one clip, and on two sides of fold {name}. Augment inside "
+                    f"{first} and {second} are copies of one clip but on two sides of fold {name}. Augment inside "
                     "the fold, and keep one subject's clips under one name."
                 )
     _check_instructions(used, sides)
 
 
 def _copies(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Pairs of clips of different subjects with the same flow, or mirrored, or times a factor, or the same video."""
+    """Pairs of clips of different subjects that have the same video, or the same flow up to mirroring and scale."""
     pairs = []
     videos: dict[str, Row] = {}
     groups: dict[tuple, list[Row]] = defaultdict(list)
@@ -230,7 +237,7 @@ def _copies(rows: Sequence[Row]) -> list[tuple[str, str]]:
         mirrored = flows[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]
         plain, turned = _directions(flows), _directions(mirrored)
         people = np.array([row["subject"] for row in group])
-        for start in range(0, len(group), 1024):  # a block at a time: memory does not grow with the square
+        for start in range(0, len(group), 1024):  # in blocks, so that memory does not grow quadratically
             block = plain[start : start + 1024]
             alike = np.maximum(block @ plain.T, block @ turned.T) > COPY
             for row, column in np.argwhere(alike):
@@ -240,7 +247,7 @@ def _copies(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _directions(flows: np.ndarray) -> np.ndarray:
-    """(clips, features) of length one, each frame's median removed; all zeros for a clip that stands still."""
+    """Unit vectors of the flow, (clips, features), with each frame's median removed; all zeros for a still clip."""
     flat = (flows - np.median(flows, axis=(-2, -1), keepdims=True)).reshape(len(flows), -1)
     lengths = np.linalg.norm(flat, axis=1, keepdims=True)
     return np.where(lengths > 0, flat / np.maximum(lengths, 1e-12), 0)
@@ -262,7 +269,7 @@ def _check_instructions(rows: Sequence[Row], sides: Sequence[tuple[set, set, str
     named: dict[str, list[str]] = defaultdict(list)  # training clip → clips that its text names
     ids = [row["clip_id"] for row in rows]
     for clip, text in texts.items():
-        # Nearly every text names no clip at all: look for the separator before looking for each name.
+        # Most texts name no clip, so look for the separator before looking for each name.
         if "/" in text or "_" in text:
             named[clip] = [other for other in ids if other != clip and any(name in text for name in _names(other))]
     for clip, others in named.items():
@@ -270,12 +277,12 @@ def _check_instructions(rows: Sequence[Row], sides: Sequence[tuple[set, set, str
             told = next((other for other in others if other in test), None)
             if clip in train and told:
                 raise LeakageError(
-                    f"The instruction text of {clip}, in training, names {told}, which fold {fold} tests."
+                    f"The instruction text of training clip {clip} names {told}, which fold {fold} tests."
                 )
 
 
 def _names(clip_id: str) -> tuple[str, ...]:
-    """A clip's id, and its form in the question-answering track: source_subject_clip."""
+    """A clip's id, and its name in the question-answering track: source_subject_clip."""
     return clip_id, "_".join(clip_id.split("/")[:3])
 
 
@@ -283,7 +290,7 @@ def _names(clip_id: str) -> tuple[str, ...]:
 
 
 def split_hash(task: Task) -> str:
-    """SHA-256 of the folds, the labels and who is in which; two reports with the same one can be compared."""
+    """SHA-256 of the folds, the labels and their clips. Reports with the same hash can be compared."""
     content = {
         "labels": task.labels,
         "label_of": task.label_of,
@@ -293,6 +300,6 @@ def split_hash(task: Task) -> str:
 
 
 def class_counts(task: Task, clips: Iterable[str]) -> dict[str, int]:
-    """Clips of each label, in the order of the label list."""
+    """Number of clips of each label, in the order of the label list."""
     counts = Counter(task.label_of[clip] for clip in clips)
     return {label: counts[label] for label in task.labels}

@@ -1,6 +1,6 @@
-"""The report of a run: every figure in `report.json`, tables in `report.md`, pictures, and the `model-index` block.
+"""The report of a run: all metrics in `report.json`, tables in `report.md`, pictures, and the `model-index` block.
 
-What differs from run to run, the time that folds took, stands in `timings.json` alone.
+Durations, which differ between runs, are only in `timings.json`.
 """
 
 from __future__ import annotations
@@ -57,17 +57,27 @@ def make_report(
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     resamples: int = 2000,
 ) -> dict[str, Any]:
-    """All figures; the first result is the model, the others are what it is compared with.
+    """Computes all metrics. The first result is the model; the others are compared with it.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): Uni-MER rows.
+        task (`Task`): The task and its folds.
+        results (`Sequence[RunResult]`): Results of the model and the baselines.
+        dataset (`str`): Name of the dataset.
+        mode (`str`): Recognition or full.
+        seed (`int`): Random seed.
+        configs (`Mapping[str, Mapping[str, Any]] | None`, *optional*): Model name → configuration.
+        resamples (`int`, *optional*, defaults to `2000`): Number of resamples of the bootstrap over subjects.
 
     Raises:
         IncompleteError: a fold or a clip of any model is missing.
-        ValueError: no result, or two of one name.
+        ValueError: there is no result, or two results have the same name.
     """
     names = [result.model for result in results]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"Expected results of differently named models; got {', '.join(names) or 'none'}.")
     by_id = {row["clip_id"]: row for row in rows}
-    # Complete or nothing: this raises before anything is computed.
+    # Raises before anything is computed if a result is incomplete.
     pooled = {result.model: result.pooled(task) for result in results}
     clips = [clip for fold in task.folds for clip in fold.test]
     true = [task.label_of[clip] for clip in clips]
@@ -135,7 +145,7 @@ def _figures(predictions, clips, by_id, true, subjects, task: Task, seed: int, r
         "no_answer": answers.count(None),
         "calibration": calibration(true, scores, labels),
     }
-    # Published tables give each source of a composite a row of its own.
+    # Published tables have one row per source of a composite.
     groups: dict[str, list[int]] = defaultdict(list)
     for index, clip in enumerate(clips):
         groups[by_id[clip]["source"]].append(index)
@@ -167,7 +177,7 @@ def _share(items: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _answer_figures(predictions, clips, by_id) -> dict[str, Any]:
-    """Of the models that write answers: can they be read, are they true of the motion, do they sound like the data?"""
+    """For models that write answers: can they be parsed, and do they agree with motion and references?"""
     flows = [by_id[clip].get("flow") for clip in clips]
     figures: dict[str, Any] = {
         "answers": len(clips),
@@ -190,14 +200,14 @@ def _answer_figures(predictions, clips, by_id) -> dict[str, Any]:
 
 
 def _unit_figures(predictions, clips, by_id) -> dict[str, Any] | None:
-    """Of the clips whose action units somebody wrote down and the model was asked for."""
+    """For clips with labelled action units that the model predicted."""
     scored = [clip for clip in clips if by_id[clip].get("action_units") and "action_units" in predictions[clip]]
     if not scored:
         return None
     named = {clip: {unit["code"]: unit for unit in by_id[clip]["action_units"]} for clip in scored}
     codes = sorted({code for units in named.values() for code in units}, key=lambda code: (len(code), code))
     true = np.array([[code in named[clip] for code in codes] for clip in scored])
-    # A unit that no training clip of the fold had cannot be found: it counts as missed.
+    # A unit without any training clip in the fold cannot be found and counts as missed.
     found = np.array([[predictions[clip]["action_units"].get(code, 0.0) >= 0.5 for code in codes] for clip in scored])
     figures = {
         **au_metrics(true, found),
@@ -234,7 +244,7 @@ def _version(name: str) -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores and memory, as far as the operating system tells."""
+    """CPU, number of cores and memory, as far as the operating system reports them."""
     described: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
     described["system"] = platform.system()
     cpuinfo = Path("/proc/cpuinfo")
@@ -247,7 +257,7 @@ def hardware() -> dict[str, Any]:
 
 
 def with_heads(results: Sequence[RunResult]) -> list[RunResult]:
-    """The results, and after each model that wrote answers its recognition heads as a model of their own."""
+    """Adds, after each model that wrote answers, its recognition heads as a separate model."""
     listed = []
     for result in results:
         listed.append(result)
@@ -266,7 +276,7 @@ def with_heads(results: Sequence[RunResult]) -> list[RunResult]:
 
 
 def timings(results: Sequence[RunResult]) -> dict[str, Any]:
-    """Seconds of training and testing and peak memory (MB) of each model, summed and largest over its folds."""
+    """Seconds of training and testing of each model, summed over folds, and its largest peak memory (MB)."""
     return {
         result.model: {
             "fold_seconds": sum(result.seconds.values()),
@@ -290,7 +300,14 @@ def write_report(
 ) -> None:
     """Writes report.json, report.md, predictions.jsonl, timings.json, model-index.yaml and the pictures.
 
-    The files appear together, when all of them are written; files of an earlier report are replaced.
+    The files appear together when all of them are written. Files of an earlier report are replaced.
+
+    Args:
+        report (`Mapping[str, Any]`): From `make_report`.
+        results (`Sequence[RunResult]`): Results of the model and the baselines.
+        output (`str | Path`): Folder to write to.
+        card_name (`str`, *optional*, defaults to `"DEFT"`): Name of the model in the `model-index` block.
+        dataset_id (`str | None`, *optional*): Hub repository of the dataset, if any.
     """
     with files_together(output) as partial:
         (partial / "report.json").write_text(_json(report), encoding="utf-8")
@@ -314,7 +331,7 @@ def _json(content: Any) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report as a page."""
+    """Formats the report as Markdown."""
     classes = ", ".join(f"{label} {count}" for label, count in report["classes"].items())
     lines = [
         f"# {report['dataset']}: {PROTOCOL_NAMES.get(report['protocol'], report['protocol'])}",
@@ -368,10 +385,10 @@ def markdown(report: Mapping[str, Any]) -> str:
             ]
         if answers := figures.get("answers"):
             true = answers["faithfulness"]
-            lines += ["", f"Answers that can be read: {100 * answers['parsed']:.1f} % of {answers['answers']}."]
+            lines += ["", f"Answers that can be parsed: {100 * answers['parsed']:.1f} % of {answers['answers']}."]
             if true["claims"]:
                 lines[-1] += (
-                    f" Of {true['claims']} claims the measured motion supports {100 * true['supported']:.1f} % and "
+                    f" Of {true['claims']} claims, the measured motion supports {100 * true['supported']:.1f} % and "
                     f"contradicts {100 * true['contradicted']:.1f} %."
                 )
         if abstention := figures.get("abstention"):
@@ -408,7 +425,7 @@ def _with_interval(value: float, interval: Sequence[float]) -> str:
 
 
 def model_index(report: Mapping[str, Any], card_name: str, *, dataset_id: str | None = None) -> str:
-    """The block of a model card's front matter that the Hub reads results from, for the first model of the report."""
+    """The `model-index` block of a model card, from which the Hub reads results, for the first model of the report."""
     import yaml
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
@@ -455,7 +472,7 @@ def _axes(count: int, width: float, height: float):
 
 
 def draw_confusions(report: Mapping[str, Any], path: Path) -> None:
-    """Each model's confusion matrix: counts, and the shade by the share of the true class."""
+    """Draws each model's confusion matrix: counts, shaded by the share of the true class."""
     labels, models = report["labels"], report["models"]
     size = max(3.2, 0.75 * len(labels) + 1.6)
     plt, figure, axes = _axes(len(models), size, size)
@@ -480,7 +497,7 @@ def draw_confusions(report: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_reliability(report: Mapping[str, Any], path: Path) -> None:
-    """Each model's accuracy against its confidence; on the diagonal the two agree. Dots are as large as their bin."""
+    """Draws each model's accuracy against its confidence. Both agree on the diagonal. Dots show the size of a bin."""
     models = report["models"]
     plt, figure, axes = _axes(len(models), 3.6, 3.6)
     for axis, (name, figures) in zip(axes, models.items(), strict=False):

@@ -1,1 +1,1 @@
-"""What licensed data sets hold: their sheets and folders, read into records of one form."""
+"""Readers for licensed data sets: coding sheets and frame folders become records of one form."""

@@ -1,18 +1,16 @@
-"""Action units as annotators type them: one cell of a coding sheet to units and back.
+"""Parses action units as annotators type them in a coding sheet, and formats them again.
 
     4+7         L12, R10      AU4+AU7 (k)      7B        A14C       T18        43E        13?
     4A/B        A/L12         L12 or L14       (R6 or R12) + R15     ref(7B)   AD38 M57   4，11
 
-A token is a side, a kind, a number and an intensity; all but the number may be missing. Sides: L and R are the
-subject's left and right, T and B the top and the bottom lip, A asymmetric; no side means both. Intensities are those
-of FACS, A (trace) to E (maximum). A side belongs to its own token only: "R4,5" is a right AU4 and an AU5 on both
-sides.
+A token consists of a side, a kind, a number and an intensity. Only the number is required. Sides: L and R are the
+subject's left and right, T and B the top and bottom lip, A asymmetric; no side means both. Intensities are those of
+FACS, A (trace) to E (maximum). A side belongs to its own token only: "R4,5" is a right AU4 and an AU5 on both sides.
 
-Where the sheet leaves a choice, the first reading is the unit and the others are its `alternatives`, whether it is
-the intensity ("4A/B"), the side ("A/L12") or the unit itself ("L12 or L14") that is open. "or" binds tighter than
-"+" and ",".
+If the sheet gives a choice of intensity ("4A/B"), side ("A/L12") or unit ("L12 or L14"), the first reading is the unit
+and the others are its `alternatives`. "or" binds tighter than "+" and ",".
 
-Nothing is dropped: what cannot be read is kept as text in `ParsedCell.unparsed`, and `ParsedCell.warnings` names it.
+Nothing is dropped. Text that cannot be parsed is kept in `ParsedCell.unparsed` and reported by `ParsedCell.warnings`.
 """
 
 from __future__ import annotations
@@ -24,9 +22,9 @@ from itertools import product
 
 from deft_llm.processing.action_units import ActionUnit, get_action_unit
 
-# What a column that was read as text holds where the sheet was empty.
+# Values that stand for an empty cell in a column read as text.
 _EMPTY = frozenset({"", "nan", "none", "null", "nat", "<na>"})
-# Full-width forms are their ASCII twins, one character each, so that positions in the cell stay what they are.
+# Maps full-width characters to ASCII one to one, so that positions in the cell do not change.
 _HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x3001: ","}
 _SEPARATORS = ",;+\n\r"
 _UNIT = re.compile(
@@ -39,23 +37,25 @@ _OPEN = re.compile(r"(?P<reference>ref\s*)?\(\s*", re.IGNORECASE)
 _CLOSE = re.compile(r"\s*\)")
 _MARK = re.compile(r"\s*(?:\?|\((?P<note>[a-z])\))")
 _WORD = re.compile(r"\S+")
-_MOST_BRACKETS = 20  # in one segment; more is no annotation and would only nest the reader
+_MOST_BRACKETS = 20  # per segment; more is not an annotation and would nest the parser too deeply
 
 
 @dataclass(frozen=True)
 class ParsedActionUnit:
-    """One unit of a cell. Two are equal when they say the same, however it was typed.
+    """One action unit of a cell. Units compare equal if they mean the same, regardless of how they were typed.
 
     Args:
-        code: the number.
-        kind: AU, AD or M as the sheet has it, and as the table has it where the sheet gives the number alone.
-        side: L, R, T, B, A, or `None` for both sides.
-        intensity: A to E, or `None`.
-        certain: `False` with a question mark, with words beside it that cannot be read, or when a choice is left
-            between units. An open side or intensity leaves the unit itself certain.
-        alternatives: the other readings; they have no alternatives themselves.
-        notes: marks whose meaning is not documented: "ref" for `ref(…)`, the letter for one like `(k)`.
-        raw: the characters of the cell, the alternatives' included.
+        code (`int`): The number.
+        kind (`str`): AU, AD or M as in the sheet. If the sheet gives only the number, the kind comes from the table.
+        side (`str | None`, *optional*): L, R, T, B, A, or `None` for both sides.
+        intensity (`str | None`, *optional*): A to E, or `None`.
+        certain (`bool`, *optional*, defaults to `True`): `False` if there is a question mark, unreadable words next to
+            the unit, or a choice between units. A choice of side or intensity does not make the unit uncertain.
+        alternatives (`tuple[ParsedActionUnit, ...]`, *optional*): The other readings, without alternatives of their
+            own.
+        notes (`tuple[str, ...]`, *optional*): Marks whose meaning is not documented: "ref" for `ref(…)`, the letter
+            for a mark such as `(k)`.
+        raw (`str`, *optional*): The characters of the cell, including those of the alternatives.
     """
 
     code: int
@@ -69,11 +69,11 @@ class ParsedActionUnit:
 
     @property
     def unit(self) -> ActionUnit:
-        """The table's row; `"AD38"` and `"38"` are the same one."""
+        """The unit's row of the table; `"AD38"` and `"38"` give the same row."""
         return get_action_unit(f"{self.kind}{self.code}")
 
     def __str__(self) -> str:
-        """The shortest text that is read as this unit."""
+        """The shortest text that parses to this unit."""
         readings = (self, *self.alternatives)
         open_unit = _differ(readings)  # then "or" says that it is uncertain
         return " or ".join(reading._text(mark=not (open_unit or reading.certain)) for reading in readings)
@@ -88,22 +88,23 @@ class ParsedActionUnit:
 
 @dataclass(frozen=True)
 class ParsedCell:
-    """A cell's units in their order, and the pieces of it that are not action units."""
+    """The units of a cell in order, and the pieces that are not action units."""
 
     units: tuple[ParsedActionUnit, ...] = ()
     unparsed: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence for each piece that could not be read."""
+        """One sentence per piece that could not be parsed."""
         return [f"{text!r} could not be read as action units." for text in self.unparsed]
 
 
 def parse_action_units(cell: object) -> ParsedCell:
-    """Reads one cell of a column of action units. Never raises: what cannot be read becomes a warning.
+    """Parses one cell of an action-unit column. Never raises; text that cannot be parsed becomes a warning.
 
     Args:
-        cell: text, or what a spreadsheet makes of it: an integer, a float such as 4.0, NaN or `None` for empty.
+        cell (`object`): Text, or a value from a spreadsheet: an integer, a float such as 4.0, or NaN or `None` if
+            empty.
     """
     raw = str(cell)
     text = raw.translate(_HALF_WIDTH)
@@ -117,13 +118,13 @@ def parse_action_units(cell: object) -> ParsedCell:
 
 
 def format_action_units(parsed: ParsedCell) -> str:
-    """The cell in one canonical form: `parse_action_units(format_action_units(parsed)) == parsed`."""
-    # An unclosed bracket swallows what follows it, so what could not be read comes last.
+    """Formats a cell canonically: `parse_action_units(format_action_units(parsed)) == parsed`."""
+    # An unclosed bracket swallows the text after it, so unparsed text comes last.
     return ", ".join([*map(str, parsed.units), *parsed.unparsed])
 
 
 def _segments(text: str) -> list[tuple[int, int]]:
-    """Spans between the separators that stand outside brackets."""
+    """Spans between separators outside brackets."""
     starts, depth = [0], 0
     for position, character in enumerate(text):
         if character == "(":
@@ -136,8 +137,8 @@ def _segments(text: str) -> list[tuple[int, int]]:
 
 
 def _read_segment(text: str, raw: str) -> tuple[list[ParsedActionUnit], list[str]]:
-    """Units that stand side by side, and the words between them that are none."""
-    # A piece of a bracket or of a choice says something else than the whole, so these are read whole or not at all.
+    """Adjacent units, and the words between them that are not units."""
+    # Part of a bracket or choice means something different from the whole, so it is parsed completely or not at all.
     connected = re.search(r"[()]|\bor\b", text, re.IGNORECASE) is not None
     whole = [], [raw.strip()]
     if text.count("(") > _MOST_BRACKETS:
@@ -167,7 +168,7 @@ def _read_segment(text: str, raw: str) -> tuple[list[ParsedActionUnit], list[str
 
 
 def _read_choice(text: str, position: int) -> tuple[list[ParsedActionUnit], int] | None:
-    """`factor or factor …`: all readings and where they end, or `None`."""
+    """Parses `factor or factor …`. Returns all readings and their end position, or `None`."""
     found = _read_factor(text, position)
     if found is None:
         return None
@@ -181,7 +182,7 @@ def _read_choice(text: str, position: int) -> tuple[list[ParsedActionUnit], int]
 
 
 def _read_factor(text: str, position: int) -> tuple[list[ParsedActionUnit], int] | None:
-    """A unit, or a choice in brackets, with the marks behind it."""
+    """Parses a unit, or a choice in brackets, with the marks after it."""
     if opening := _OPEN.match(text, position):
         inner = _read_choice(text, opening.end())
         closing = inner and _CLOSE.match(text, inner[1])
@@ -203,7 +204,7 @@ def _read_factor(text: str, position: int) -> tuple[list[ParsedActionUnit], int]
 
 
 def _readings(match: re.Match) -> list[ParsedActionUnit]:
-    """One for each side and intensity that a token leaves open; none when the table lacks its number."""
+    """One reading per possible side and intensity of a token; none if the table lacks its number."""
     code = int(match["number"])
     kind = match["kind"].upper() if match["kind"] else _kind_of_number(code)
     try:

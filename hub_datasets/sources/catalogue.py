@@ -1,7 +1,7 @@
-"""The data sets a laboratory may hold, one row of a table each: sheets, columns, folders, rates, licence.
+"""A table of the supported data sets: sheets, columns, folders, frame rates and licences.
 
-What `readers.py` does is the same for all of them; what differs is written here. A source whose sheet needs more than
-a name for a column has a function, `prepare`, that puts its rows into the common form.
+`readers.py` works the same way for all of them; the differences are in this table. If renaming columns is not enough
+for a source, its `prepare` function converts its rows to the common form.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from .action_unit_grammar import parse_action_units
 
-# Field -> the names that sheets give its column, the more telling one first. Compared without case, spaces and signs.
+# Field -> column names used by sheets, more specific ones first. Case, spaces and punctuation are ignored.
 ALIASES: dict[str, tuple[str, ...]] = {
     "subject": ("Subject", "sub_ID", "sub", "participant"),
     "clip": ("Filename", "fold_name", "count", "video_name_&_expression_number", "clip"),
@@ -34,13 +34,19 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Licence:
-    """What the project knows about a source's terms; the signed copy is what counts.
+    """What is known about a source's terms. The signed copy is authoritative.
 
     Args:
-        summary: one sentence for the data card.
-        verified: whether the text itself was read, and not only that an agreement must be signed.
-        commercial_use, redistribution, show_faces: `False` unless the text that was read allows it.
-        clauses: number and content of the clauses a user must know.
+        summary (`str`): One sentence for the data card.
+        verified (`bool`, *optional*, defaults to `False`): Whether the licence text was read. If `False`, it is only
+            known that an agreement must be signed.
+        commercial_use (`bool`, *optional*, defaults to `False`): Whether the text allows commercial use; `False` if it
+            was not read.
+        redistribution (`bool`, *optional*, defaults to `False`): Whether the text allows redistribution; `False` if it
+            was not read.
+        show_faces (`bool`, *optional*, defaults to `False`): Whether the text allows publishing faces; `False` if it
+            was not read.
+        clauses (`tuple[tuple[str, str], ...]`, *optional*): Number and content of the clauses that users must know.
     """
 
     summary: str
@@ -76,7 +82,15 @@ _DFME_LICENCE = Licence(
 
 @dataclass
 class SheetRow:
-    """One row of a sheet. `cells` are by field, `others` by column name; all text. `flags` end up in `quality`."""
+    """One row of a sheet, all text.
+
+    Args:
+        number (`int`): Row number as a spreadsheet program shows it, from 1.
+        index (`int`): Row index from 0 below the header.
+        cells (`dict[str, str]`): Field -> text of its cell.
+        others (`dict[str, str]`, *optional*): Column name -> text, for the columns that are not fields.
+        flags (`list[str]`, *optional*): Remarks that end up in `quality`.
+    """
 
     number: int  # as the spreadsheet program shows it, from 1
     index: int  # from 0, below the header
@@ -95,22 +109,29 @@ class SourceSpec:
     """One data set.
 
     Args:
-        name: on the command line and in `source`. title: the label convention named in prompts.
-        participants: sources that share it share people, and a fold must not separate them.
-        sheets: file name patterns, in order of preference; the first that matches is read.
-        required: fields whose column must exist.
-        frames: folder of a clip under the root, or one level below it; filled with the row's fields, `*` is any one
-            folder. fps: `None` where the sheet has it.
-        subject: how a numbered participant is written.
-        tabs: the ones that hold clips, if present; else the first with a header.
-        columns: order of a sheet without header.
-        versions: number of labelled rows -> which release it is.
-        all_sheets: several files belong together (DFME's three sets).
-        second_sheet: patterns of a sheet that is read besides, for `prepare`.
-        clip_folders: the folder tree of a source that can be read without a sheet; where it is there it is read.
-        emotion_words: words of this source only. coarse: where it draws the line between coarse classes elsewhere.
-        partition: file name patterns -> name of a fixed set.
-        uncoded: labels that no release of the source has, so that nobody need be told.
+        name (`str`): Name on the command line and in `source`.
+        title (`str`): The label convention named in prompts.
+        participants (`str`): Sources with the same value share people, so a fold must not separate them.
+        sheets (`tuple[str, ...]`): File name patterns in order of preference; the first match is read.
+        required (`tuple[str, ...]`): Fields whose column must exist.
+        frames (`tuple[str, ...]`): Templates of a clip's folder, relative to the root or one level below. They are
+            filled with the row's fields; `*` matches any one folder.
+        fps (`float | None`): Frames per second; `None` if the sheet gives it.
+        subject (`str`, *optional*, defaults to `"{}"`): Format of a numbered participant.
+        tabs (`tuple[str, ...]`, *optional*): The tabs that contain clips, if present; otherwise the first tab with a
+            header is used.
+        columns (`tuple[str, ...]`, *optional*): Column order of a sheet without a header.
+        versions (`Mapping[int, str]`, *optional*): Number of labelled rows -> name of the release.
+        all_sheets (`bool`, *optional*, defaults to `False`): Whether several files belong together (DFME's three
+            sets).
+        second_sheet (`tuple[str, ...]`, *optional*): Patterns of a second sheet for `prepare`.
+        clip_folders (`str | None`, *optional*): Folder template of a source that can be read without a sheet; used if
+            such folders exist.
+        emotion_words (`Mapping[str, str]`, *optional*): Emotion words used by this source only.
+        coarse (`Mapping[str, str]`, *optional*): Emotion words that this source assigns to other coarse classes.
+        partition (`Mapping[str, str]`, *optional*): File name patterns -> name of a fixed set.
+        uncoded (`tuple[str, ...]`, *optional*): Labels that no release of the source has, so their absence is not
+            reported.
     """
 
     name: str
@@ -135,15 +156,15 @@ class SourceSpec:
     uncoded: tuple[str, ...] = ()
 
     def set_of(self, sheet: str) -> str | None:
-        """The fixed set whose sheet has this name, if any."""
+        """The fixed set that belongs to the sheet of this name, if any."""
         found = (name for pattern, name in self.partition.items() if re.search(pattern, sheet, re.IGNORECASE))
         return next(found, None)
 
 
 def _prepare_casme_squared(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """CAS(ME)^2: two further tabs without header turn participant and video name into the folders' codes.
+    """CAS(ME)^2: two more tabs, without headers, map participant and video names to folder codes.
 
-    "naming rule1" has a row (15, s15, participant), "naming rule2" a row (video code, video name).
+    A row of "naming rule1" is (15, s15, participant); a row of "naming rule2" is (video code, video name).
     """
     subjects, videos = {}, {}
     for line in tabs.get("naming rule1", ()):
@@ -168,7 +189,7 @@ def _prepare_casme_squared(rows: list[SheetRow], tabs: Tabs, second: Tabs | None
 
 
 def _prepare_samm_long(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """SAMM Long Videos has no emotion: SAMM's own sheet has it, by file name. 006_1_2 lies in video 006_1."""
+    """SAMM Long Videos: emotions come from SAMM's own sheet, by file name. Clip 006_1_2 is in video 006_1."""
     emotions: dict[str, tuple[str, str]] = {}
     for lines in (second or {}).values():
         header: list[str] = []
@@ -185,14 +206,14 @@ def _prepare_samm_long(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) ->
             row.flags.append("no_emotion")
     missing = sum("no_emotion" in row.flags for row in rows)
     return (
-        [f"{missing} micro-expressions have no emotion: SAMM's own sheet is not there or lacks them."]
+        [f"{missing} micro-expressions have no emotion, because SAMM's own sheet is missing or does not list them."]
         if missing
         else []
     )
 
 
 def _prepare_casme3(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """CAS(ME)^3 part A, full sheet: the tab "eye blink" tells which clips contain a blink."""
+    """CAS(ME)^3 part A, full sheet: the tab "eye blink" lists the clips that contain a blink."""
     blinks: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for line in tabs.get("eye blink", ()):
         if len(line) >= 4 and line[2].isdecimal() and line[3].isdecimal():
@@ -209,7 +230,7 @@ _4DME_CLASSES = ("Positive", "Negative", "Surprise", "Repression", "Others")
 
 
 def _prepare_4dme(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """4DME says everything twice, as text and as columns of 0 and 1: where the two differ the row is flagged."""
+    """4DME gives labels both as text and as 0/1 columns. Rows where the two differ are flagged."""
     for row in rows:
         marked = {name.casefold() for name in _4DME_CLASSES if row.others.get(name, "0") not in ("", "0")}
         named = set(re.findall("|".join(name.casefold() for name in _4DME_CLASSES), row.cells["emotion"].casefold()))
@@ -229,7 +250,7 @@ _DFME_EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "sadness"
 
 
 def _prepare_dfme(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """DFME gives the emotion as word and as number: where the two differ the row is flagged."""
+    """DFME gives the emotion as a word and as a number. Rows where the two differ are flagged."""
     for row in rows:
         number, word = row.cells.get("emotion_id", ""), row.cells["emotion"].casefold()
         known = number.isdecimal() and int(number) < len(_DFME_EMOTIONS)
@@ -239,7 +260,7 @@ def _prepare_dfme(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list
 
 
 def is_micro(row: SheetRow) -> bool:
-    """Whether a row is a micro-expression; sheets without such a column hold nothing else."""
+    """Whether a row is a micro-expression. Sheets without such a column contain only micro-expressions."""
     kind = row.cells.get("type", "")
     return not kind or "micro" in kind.casefold()
 
@@ -373,7 +394,7 @@ _TABLE = (
     SourceSpec(
         name="cas-me3c",
         title="CAS(ME)^3",
-        participants="cas-me3c",  # the mock crime had other participants than part A
+        participants="cas-me3c",  # the mock crime had different participants from part A
         sheets=("CAS(ME)3_part_C_ME*.xls*",),
         tabs=("mockCrimeME",),
         required=("subject", "clip", "onset", "offset", "action_units", "emotion"),
@@ -438,20 +459,20 @@ _GENERIC = SourceSpec(
     required=("subject", "path"),
     frames=(),
     fps=None,
-    licence=Licence("The owner's own recordings; the project knows nothing of their terms."),
+    licence=Licence("The owner's own recordings. Their terms are not known to the project."),
 )
 
 
 def generic_spec(name: str) -> SourceSpec:
-    """A laboratory's own recordings: `annotations.csv`, `.tsv`, `.jsonl` or `.xlsx` in the root.
+    """The spec of your own recordings, described by `annotations.csv`, `.tsv`, `.jsonl` or `.xlsx` in the root.
 
-    Columns: subject and path (a folder of frames or a video, relative to the root); optional are clip, onset, apex,
-    offset (frame numbers), fps, action units, emotion, notes, partition. A subject such as "casme2/sub01" says that
-    the person is a participant of that source.
+    Required columns: subject and path (a folder of frames or a video, relative to the root). Optional columns: clip,
+    onset, apex, offset (frame numbers), fps, action units, emotion, notes, partition. A subject such as
+    "casme2/sub01" means that the person is also a participant of that source.
 
     Raises:
-        ValueError: the name is not made of lower-case letters, digits and hyphens.
+        ValueError: the name contains characters other than lower-case letters, digits and hyphens.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ValueError(f"A source's name is made of lower-case letters, digits and hyphens, not {name!r}.")
+        raise ValueError(f"A source name may only contain lower-case letters, digits and hyphens, got {name!r}.")
     return replace(_GENERIC, name=name, title=name, participants=name)

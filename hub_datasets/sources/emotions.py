@@ -1,7 +1,7 @@
-"""Emotion words of the field's coding sheets in one spelling, coarse classes, and objective classes from action units.
+"""Normalises the emotion words of coding sheets, and derives coarse classes and objective classes.
 
-A word means what its source means by it: lowered brows are disgust in CASME II and anger in SAMM. So the source's own
-word always travels with the normalised one.
+The same movement has different labels in different sources: lowered brows are disgust in CASME II and anger in SAMM.
+Records therefore keep the source's own word next to the normalised one.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from itertools import product
 from .action_unit_grammar import ParsedActionUnit
 
 # Normalised word -> coarse class. Anger to sadness and repression are negative as in the MEGC 2019 composite
-# (SMIC, CASME II, SAMM); "others" is the fourth coarse class of CAS(ME)^3. MEGC says nothing of CASME's "tense", which
-# names neither a pleasant nor an unpleasant feeling and stays among the others.
+# (SMIC, CASME II, SAMM). "others" is the fourth coarse class of CAS(ME)^3. MEGC does not cover CASME's "tense", which
+# is neither pleasant nor unpleasant and counts as "others".
 COARSE_EMOTION: dict[str, str] = {
     "anger": "negative",
     "contempt": "negative",
@@ -26,7 +26,7 @@ COARSE_EMOTION: dict[str, str] = {
     "surprise": "surprise",
     "tense": "others",
     "others": "others",
-    # Sources that name the coarse class only: SMIC, CAS(ME)^2, CAS(ME)^3 part C, 4DME.
+    # Used by sources that give only the coarse class: SMIC, CAS(ME)^2, CAS(ME)^3 part C, 4DME.
     "negative": "negative",
     "positive": "positive",
 }
@@ -45,7 +45,7 @@ _SEVERAL = re.compile(r"[,;/+&|、，]|\band\b")
 
 
 class UnknownEmotionError(ValueError):
-    """A word that is not in the table. `words` are the unknown ones."""
+    """Emotion words that are not in the table. `words` lists them."""
 
     def __init__(self, words: Iterable[str]):
         self.words = tuple(words)
@@ -56,15 +56,17 @@ class UnknownEmotionError(ValueError):
 
 
 def normalise_emotion(text: str, extra: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The words of `COARSE_EMOTION` that a cell names: one, several for a multi-label cell, none for an empty one.
+    """Maps a cell to words of `COARSE_EMOTION`: one word, several for a multi-label cell, none for an empty cell.
 
-    Case, surrounding space and adjective forms do not matter; a cell such as "Negative & Surprise" names two.
+    Case, surrounding spaces and adjective forms are ignored. A cell such as "Negative & Surprise" gives two words.
 
     Args:
-        extra: a source's or a user's further words, each with the word of `COARSE_EMOTION` it stands for.
+        text (`str`): The cell.
+        extra (`Mapping[str, str] | None`, *optional*): More words of a source or user, each mapped to a word of
+            `COARSE_EMOTION`.
 
     Raises:
-        UnknownEmotionError: a word is in neither table, or `extra` maps it to an unknown one.
+        UnknownEmotionError: a word is in neither table, or `extra` maps it to an unknown word.
     """
     table = {_plain(word): _plain(meaning) for word, meaning in (extra or {}).items()}
     whole = _plain(text)
@@ -79,10 +81,12 @@ def normalise_emotion(text: str, extra: Mapping[str, str] | None = None) -> tupl
 
 
 def coarse_emotion(words: Iterable[str], changes: Mapping[str, str] | None = None) -> str | None:
-    """The coarse class of normalised words; `None` without a word and where several words disagree.
+    """The coarse class of normalised words, or `None` if there is no word or the words disagree.
 
     Args:
-        changes: where a source draws the line elsewhere, such as 4DME, to which repression is a class of its own.
+        words (`Iterable[str]`): Normalised emotion words.
+        changes (`Mapping[str, str] | None`, *optional*): Words that a source assigns to another coarse class. 4DME
+            treats repression as its own class.
     """
     classes = {(changes or {}).get(word, COARSE_EMOTION[word]) for word in words}
     return classes.pop() if len(classes) == 1 else None
@@ -92,8 +96,8 @@ def _plain(word: str) -> str:
     return " ".join(str(word).casefold().split())
 
 
-# Davison, Merghani and Yap, Objective Classes for Micro-Facial Expression Recognition, arXiv 1708.07549: sets of
-# action units, sides and intensities left aside. All other sets are class VII.
+# Sets of action units from Davison, Merghani and Yap, Objective Classes for Micro-Facial Expression Recognition,
+# arXiv 1708.07549. Sides and intensities are ignored. All other sets are class VII.
 OBJECTIVE_CLASSES: dict[str, tuple[frozenset[int], ...]] = {
     name: tuple(frozenset(map(int, units.split("+"))) for units in sets.split())
     for name, sets in {
@@ -106,14 +110,14 @@ OBJECTIVE_CLASSES: dict[str, tuple[frozenset[int], ...]] = {
     }.items()
 }
 _OBJECTIVE_NAMES = (*OBJECTIVE_CLASSES, "VII")
-_MOST_READINGS = 64  # of one cell; an annotator leaves one or two open
+_MOST_READINGS = 64  # per cell; annotators leave one or two choices open
 
 
 def objective_class(units: Iterable[ParsedActionUnit]) -> str | None:
-    """Davison's class, "I" to "VII", of a clip's action units.
+    """Davison's objective class, "I" to "VII", of a clip's action units.
 
-    Movements of the head and the eyes (M57, …) do not count. `None` without a unit, and where the annotator left a
-    choice between units that would end in different classes.
+    Movements of head and eyes (M57, …) are ignored. Returns `None` if there is no unit, or if the annotator left a
+    choice between units that lead to different classes.
     """
     readings = [
         sorted({reading.code for reading in (unit, *unit.alternatives)})
@@ -130,10 +134,10 @@ def objective_class(units: Iterable[ParsedActionUnit]) -> str | None:
 
 
 def parse_objective_class(text: str) -> str | None:
-    """A sheet's cell, Roman or Arabic, to "I" … "VII"; `None` for an empty cell.
+    """Parses a cell with a Roman or Arabic class number to "I" … "VII"; returns `None` for an empty cell.
 
     Raises:
-        ValueError: the cell says anything else.
+        ValueError: the cell contains anything else.
     """
     name = str(text).strip().upper().removeprefix("CLASS").strip()
     if not name:
@@ -141,7 +145,7 @@ def parse_objective_class(text: str) -> str | None:
     if name.isdecimal() and 1 <= int(name) <= len(_OBJECTIVE_NAMES):
         return _OBJECTIVE_NAMES[int(name) - 1]
     if name not in _OBJECTIVE_NAMES:
-        raise ValueError(f"{text!r} is no objective class; they are {', '.join(_OBJECTIVE_NAMES)} or 1 to 7.")
+        raise ValueError(f"{text!r} is not an objective class. Expected {', '.join(_OBJECTIVE_NAMES)} or 1 to 7.")
     return name
 
 

@@ -1,11 +1,10 @@
-"""Known errors of published coding sheets, one row each, to be read and argued about.
+"""Known errors of published coding sheets, one per row, so that they can be reviewed.
 
-An erratum names a row of one release of a sheet and is applied only where the sheet is seen to be wrong: the field
-holds exactly `old`, or, where `old` is `UNUSABLE`, the row's frame numbers as they stand cannot be used (missing, out
-of order, or not on the disk). Whatever is applied, and whatever does not fit the sheet at hand, is listed in the
-report.
+An erratum names a row of one release of a sheet. It is applied only if the sheet is actually wrong: the field contains
+exactly `old`, or `old` is `UNUSABLE` and the row's frame numbers cannot be used (missing, out of order, or not on
+disk). The report lists the errata that were applied and those that do not fit the sheet.
 
-Apexes that are merely missing are not in here: they are spotted in the clip.
+Missing apexes are not listed here. They are spotted in the clip.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 UNUSABLE = "unusable"
-# For `new`: the field's value in another row of the same sheet, given by its index.
+# Prefix of `new`: take the field's value from another row of the same sheet, given by its index.
 FROM_ROW = "from row "
 
 
@@ -23,10 +22,13 @@ class Erratum:
     """One correction.
 
     Args:
-        source: name in `sources.SOURCES`. rows: number of labelled rows of the release that it speaks about.
-        row: index from 0 below the header. field: as in `sources.ALIASES`.
-        old: the wrong text, or `UNUSABLE`. new: the right text, or `FROM_ROW` with an index.
-        why: what is wrong, and who says so.
+        source (`str`): Name in `catalogue.SOURCES`.
+        rows (`int`): Number of labelled rows of the release that contains the error.
+        row (`int`): Index from 0 below the header.
+        field (`str`): Field name as in `catalogue.ALIASES`.
+        old (`str`): The wrong text, or `UNUSABLE`.
+        new (`str`): The right text, or `FROM_ROW` with an index.
+        why (`str`): What is wrong, and who reported it.
     """
 
     source: str
@@ -39,7 +41,7 @@ class Erratum:
 
     @property
     def donor(self) -> int | None:
-        """The row whose value replaces this one's."""
+        """Index of the row whose value replaces this one's."""
         return int(self.new.removeprefix(FROM_ROW)) if self.new.startswith(FROM_ROW) else None
 
 

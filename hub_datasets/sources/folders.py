@@ -1,4 +1,4 @@
-"""Folders of frames: a clip's folder by its name however it is padded, a frame by its number, and no way out."""
+"""Finds clip folders by name regardless of zero padding, and frames by number. Never leaves the root folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from deft_llm.processing.video_reading import IMAGE_SUFFIXES
 
 
 class LinkOutError(Exception):
-    """A path that a symbolic link takes out of the root."""
+    """A symbolic link that leads out of the root."""
 
 
 class AmbiguousError(Exception):
-    """Several folders that could be the clip's."""
+    """Several folders match the clip."""
 
 
 class _Listing:
-    """One folder's sub-folders and files in natural order, and which of both are symbolic links."""
+    """Sub-folders and files of one folder in natural order, and which of them are symbolic links."""
 
     def __init__(self, folder: Path):
         try:
@@ -32,13 +32,13 @@ class _Listing:
         self.files = [name for name, is_folder, _ in found if not is_folder]
         self.links = frozenset(name for name, _, is_link in found if is_link)
         self.folders = {name: folder / name for name, is_folder, _ in found if is_folder}
-        self.spelled: dict[tuple, list[Path]] = {}  # folders by what their name says, however it is spelled
+        self.spelled: dict[tuple, list[Path]] = {}  # folders by the meaning of their name: "6" and "006" are the same
         for name, path in self.folders.items():
             self.spelled.setdefault(natural_key(name), []).append(path)
 
 
 class FolderTree:
-    """The root's folders, each listed once."""
+    """The folders below the root. Each is listed from disk once."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -50,7 +50,7 @@ class FolderTree:
         return self._listings[folder]
 
     def names(self, folder: Path) -> list[str]:
-        """Files of a folder."""
+        """File names in a folder."""
         return self._list(folder).files
 
     def folders_of(self, folder: Path) -> list[Path]:
@@ -60,7 +60,7 @@ class FolderTree:
         return not path.resolve().is_relative_to(self.root)
 
     def glob(self, pattern: str) -> list[Path]:
-        """Folders of a pattern under the root or one level below it, whichever has any."""
+        """Folders that match a pattern under the root, or one level below it if there are none."""
         for start in [self.root, *self.folders_of(self.root)]:
             found = [start]
             for part in pattern.split("/"):
@@ -70,10 +70,11 @@ class FolderTree:
         return []
 
     def find(self, templates: Sequence[str], cells: Mapping[str, str]) -> Path | None:
-        """The folder of a clip, raw frames before cropped ones; `None` where there is none.
+        """The folder of a clip, or `None` if there is none. Raw frames are preferred over cropped ones.
 
         Raises:
-            LinkOutError, AmbiguousError
+            LinkOutError: a symbolic link leads out of the root.
+            AmbiguousError: several folders match.
         """
         below = sorted(self.folders_of(self.root), key=lambda path: "crop" in path.name.casefold())
         for start in [self.root, *below]:
@@ -90,11 +91,11 @@ class FolderTree:
         return None
 
     def frames(self, folder: Path) -> dict[int, str]:
-        """Frame number -> file name, in ascending order. The number is the last one in the name, img046.jpg is 46.
+        """Frame number -> file name, in ascending order. The number is the last one in the name: img046.jpg is 46.
 
         Raises:
             LinkOutError: a frame is a symbolic link out of the root.
-            AmbiguousError: two files have one number.
+            AmbiguousError: two files have the same number.
         """
         listing = self._list(folder)
         numbered: dict[int, str] = {}
@@ -110,7 +111,7 @@ class FolderTree:
         return dict(sorted(numbered.items()))
 
     def _children(self, folder: Path, part: str, cells: Mapping[str, str] | None = None) -> list[Path]:
-        """Sub-folders that one part of a template means; "6" means "006", and case does not matter."""
+        """Sub-folders that match one part of a template. "6" matches "006", and case is ignored."""
         listing = self._list(folder)
         if "*" in part:
             literal = {key: re.sub(r"([*?[])", r"[\1]", text) for key, text in (cells or {}).items()}
@@ -121,6 +122,6 @@ class FolderTree:
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key under which img9 stands before img10, and 006 beside 6."""
+    """Sort key that puts img9 before img10 and treats 006 like 6."""
     parts = re.split(r"(\d+)", text.casefold())
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part)

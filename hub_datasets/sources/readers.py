@@ -1,10 +1,10 @@
-"""Coding sheets and frame folders of licensed data sets to records of one form, with an account of every row.
+"""Reads coding sheets and frame folders of licensed data sets into records, and accounts for every row.
 
     records, report = read_source("casme2", "/data/CASME2")
 
-Sheets are found by name and their columns by title; frames are found by the number in their file name, however it is
-padded. A row becomes a record, or a drop with its reason, or (macro-expressions) is counted as left out. Nothing is
-ever written, and no frame is decoded: a damaged one is found where its header or checksum shows it.
+Sheets are found by name, columns by title, and frames by the number in their file name, regardless of zero padding.
+Each row becomes a record, is dropped with a reason, or (macro-expressions) is counted as left out. Nothing is written
+and no frame is decoded. Damaged frames are detected only from their header or checksum.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .folders import AmbiguousError, FolderTree, LinkOutError
 from .records import ClipRecord, Drop, ErratumNote, ReadReport
 from .sheets import SheetError, find_sheets, frame_number, frame_number_or_none, matching_sheets, read_tabs, table_of
 
-LONGEST = 0.5  # seconds; what lasts longer is a macro-expression by the usual definition, and some sheets have them
+LONGEST = 0.5  # seconds; longer expressions are usually defined as macro-expressions, and some sheets contain them
 VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
 
 
 class SubjectClashError(ValueError):
-    """One person under two names or two sources: no fold could keep such clips apart."""
+    """One person appears under two names or in two sources, so folds could not keep the clips separate."""
 
 
 def read_source(
@@ -49,20 +49,26 @@ def read_source(
     """Reads one data set.
 
     Args:
-        name: of `SOURCES`, or any other name for own recordings described by `annotations.csv` (see `generic_spec`).
-        root: folder that the data set was unpacked to.
-        sheet: the coding sheet, where it is not found by name or several are.
-        check_frames: find the frames on disk. Without, records carry the sheet's frame numbers only.
-        margin: frames to keep before the onset and after the offset, where the folder has them.
-        emotion_words: further emotion words, each with the word of `emotions.COARSE_EMOTION` it stands for.
+        name (`str`): Name in `SOURCES`, or any other name for your own recordings (see `generic_spec`).
+        root (`str | os.PathLike`): Folder that contains the unpacked data set.
+        sheet (`str | os.PathLike | None`, *optional*): Path of the coding sheet. Needed if none or several are found
+            by name.
+        check_frames (`bool`, *optional*, defaults to `True`): Whether to find the frames on disk. If `False`, records
+            only have the sheet's frame numbers.
+        margin (`int`, *optional*, defaults to `0`): Number of frames to keep before the onset and after the offset, if
+            the folder has them.
+        errata (`Sequence[Erratum]`, *optional*, defaults to `ERRATA`): Corrections to apply.
+        emotion_words (`Mapping[str, str] | None`, *optional*): More emotion words, each mapped to a word of
+            `emotions.COARSE_EMOTION`.
 
     Returns:
-        Records in the sheet's order, and the account.
+        The records in the order of the sheet, and the report.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: the root.
-        SheetError: no sheet, several, an empty one, one that links out of the root, or one without the columns needed.
-        UnknownEmotionError: words that are not in the table, with the rows that hold them.
+        FileNotFoundError: the root does not exist.
+        NotADirectoryError: the root is not a folder.
+        SheetError: there is no sheet or more than one, or the sheet is empty, links out of the root or lacks columns.
+        UnknownEmotionError: emotion words are not in the table; names the rows.
     """
     root = Path(root)
     if not root.exists():
@@ -105,10 +111,14 @@ def read_source(
 def read_sources(
     roots: Mapping[str, str | os.PathLike], **settings: Any
 ) -> tuple[list[ClipRecord], dict[str, ReadReport]]:
-    """Reads several data sets, names to roots, and makes sure that no person is in two of them unawares.
+    """Reads several data sets and checks that no person is in two of them unless that is declared.
+
+    Args:
+        roots (`Mapping[str, str | os.PathLike]`): Name -> root folder.
+        settings: Passed to `read_source`, which may raise its own errors.
 
     Raises:
-        SubjectClashError: see `check_subjects`. What `read_source` raises.
+        SubjectClashError: see `check_subjects`.
     """
     records, reports = [], {}
     for name, root in roots.items():
@@ -121,7 +131,7 @@ def read_sources(
 def check_subjects(records: Iterable[ClipRecord]) -> None:
     """Raises `SubjectClashError` unless subjects are unique across sources.
 
-    A clash is a subject that two sources claim and that do not declare the same participants (SMIC's three cameras do,
+    A clash is a subject that appears in two sources that do not declare shared participants (SMIC's three cameras do,
     SAMM and its long videos do), or one folder or video that belongs to two subjects.
     """
     claimed: dict[str, str] = {}
@@ -130,8 +140,8 @@ def check_subjects(records: Iterable[ClipRecord]) -> None:
         first = claimed.setdefault(record.subject, record.source)
         if _participants(first) != _participants(record.source):
             raise SubjectClashError(
-                f"Subject {record.subject} is claimed by {first} and {record.source}. Leave one of the sources out, "
-                "or rename the subject in your own annotations if it is another person."
+                f"Subject {record.subject} is claimed by {first} and {record.source}. Remove one of the sources, "
+                "or rename the subject in your own annotations if it is a different person."
             )
         place = record.folder or record.video
         if place is not None:
@@ -139,19 +149,19 @@ def check_subjects(records: Iterable[ClipRecord]) -> None:
             if owner.subject != record.subject:
                 raise SubjectClashError(
                     f"{place.name} belongs to {owner.subject} in {owner.source} and to {record.subject} in "
-                    f"{record.source}. Give one of the sources only."
+                    f"{record.source}. Pass only one of the sources."
                 )
 
 
 def refuse_output_in_root(out: str | os.PathLike, roots: Iterable[str | os.PathLike]) -> None:
-    """Raises `ValueError` if `out` is a data set's root, lies in one, or contains one: originals are never touched."""
+    """Raises `ValueError` if `out` is a data set's root, is inside one, or contains one, to protect the originals."""
     target = Path(out).resolve()
     for root in map(Path, roots):
         resolved = root.resolve()
         if target == resolved or resolved in target.parents or target in resolved.parents:
             raise ValueError(
-                f"The output {out} and the data set {root} lie in each other. Choose an output folder elsewhere; the "
-                "originals are never written to."
+                f"The output {out} and the data set {root} contain each other. Choose an output folder elsewhere, so "
+                "that the originals are not changed."
             )
 
 
@@ -163,7 +173,7 @@ def _own_recordings(name: str, root: Path, sheet: str | os.PathLike | None) -> S
     spec = generic_spec(name)
     if sheet is None and not any(path.match(pattern) for path in root.iterdir() for pattern in spec.sheets):
         raise SheetError(
-            f"Unknown source {name!r}. Known: {', '.join(SOURCES)}. For your own recordings under this name, put "
+            f"Unknown source {name!r}. Known: {', '.join(SOURCES)}. To use your own recordings under this name, put "
             "annotations.csv, .tsv, .jsonl or .xlsx with the columns subject and path into the root."
         )
     return spec
@@ -173,7 +183,7 @@ def _own_recordings(name: str, root: Path, sheet: str | os.PathLike | None) -> S
 
 
 class _DropRowError(Exception):
-    """Why a row becomes no record."""
+    """The reason why a row is dropped."""
 
 
 class _SourceReader:
@@ -197,10 +207,10 @@ class _SourceReader:
         tabs = read_tabs(path)
         rows, texts = table_of(self.spec, tabs, path.name)
         if not rows:
-            raise SheetError(f"{path.name}: a header and no clip below it. Fetch the sheet again from its owner.")
+            raise SheetError(f"{path.name}: no clip below the header. Get the sheet again from its owner.")
         self.report.sheets.append({"name": path.name, "sha256": digest, "rows": len(rows)})
         self.report.rows += len(rows)
-        self.report.drops += [Drop(path.name, number, "", f"no clip but text: {text}") for number, text in texts]
+        self.report.drops += [Drop(path.name, number, "", f"text, not a clip: {text}") for number, text in texts]
         self.report.warnings += [
             f"{path.name} has no column for {name}."
             for name in ("emotion", "action_units")
@@ -214,7 +224,7 @@ class _SourceReader:
             self.report.warnings += self.spec.prepare(rows, tabs, second)
         partition = self.spec.set_of(path.name)
         applicable = [item for item in errata if (item.source, item.rows) == (self.spec.name, len(rows))]
-        for row in rows:  # before the errata, which look for the row's folder
+        for row in rows:  # before the errata, which search for the row's folder
             row.cells["subject"] = self._subject(row.cells["subject"])
         self._correct({row.index: row for row in rows}, applicable)
         for row in rows:
@@ -228,7 +238,7 @@ class _SourceReader:
                 self.report.drops.append(Drop(path.name, row.number, key, str(reason)))
 
     def read_folder(self, folder: Path) -> None:
-        """A clip that its folder describes: …/subject/micro/emotion/clip, first to last frame."""
+        """Reads a clip described by its folder: …/subject/micro/emotion/clip, first to last frame."""
         clip, emotion, subject = folder.name, folder.parent.name, folder.parents[2].name
         row = SheetRow(0, 0, {"subject": self._subject(subject), "clip": clip, "emotion": emotion})
         code = re.search(r"_(ne|po|sur)_", clip, re.IGNORECASE)
@@ -241,27 +251,27 @@ class _SourceReader:
             if numbers:
                 row.cells |= {"onset": str(numbers[0]), "offset": str(numbers[-1])}
             elif self.check_frames:
-                raise _DropRowError("the folder holds no frames")
+                raise _DropRowError("the folder contains no frames")
             self._add(row, None, None, None, folder)
         except (_DropRowError, LinkOutError, AmbiguousError) as reason:
             self.report.drops.append(Drop(None, None, f"{subject}/{clip}", self._in_words(reason)))
 
     def _subject(self, text: str) -> str:
-        """One spelling of a participant: 6, "006" and "sub6" are the same one."""
+        """Normalises a participant: 6, "006" and "sub6" are the same."""
         match = re.fullmatch(r"[a-z]*0*(\d+)", text, re.IGNORECASE) if self.spec.subject != "{}" else None
         return self.spec.subject.format(int(match[1])) if match else text
 
     def _correct(self, rows: Mapping[int, SheetRow], errata: Sequence[Erratum]) -> None:
-        """Applies the errata that fit the sheet as it stands: all are judged before any is applied."""
+        """Applies the errata that fit the sheet. All are checked before any is applied."""
         fitting = []
         for item in errata:
             row = rows.get(item.row)
             if row is None:
-                self.report.warnings.append(f"An erratum speaks of row {item.row}, which holds no clip: {item.why}.")
+                self.report.warnings.append(f"An erratum refers to row {item.row}, which has no clip: {item.why}.")
                 continue
             new = item.new
             if item.donor is not None:
-                # A swap shows in both rows: what was moved contradicts what was not.
+                # A swap is visible in both rows: the moved values contradict the others.
                 donor = rows.get(item.donor)
                 fits = donor is not None and all("emotion_columns_disagree" in r.flags for r in (row, donor))
                 new = donor.cells[item.field] if donor is not None else ""
@@ -286,7 +296,7 @@ class _SourceReader:
             folder = self.tree.find(self.spec.frames, row.cells)
             return set(self.tree.frames(folder)) if folder is not None else None
         except (LinkOutError, AmbiguousError):
-            return None  # the row will be dropped for it
+            return None  # the row will be dropped
 
     def _add(
         self, row: SheetRow, partition: str | None, sheet: str | None, digest: str | None, folder: Path | None = None
@@ -313,7 +323,7 @@ class _SourceReader:
             index = place.pop("index")
             missing = [n for n in (onset, clip_frames[2]) if n not in index]
             if missing:
-                raise _DropRowError(f"frame {missing[0]} is not on the disk")
+                raise _DropRowError(f"frame {missing[0]} is not on disk")
             if apex is not None and apex not in index:
                 flags.append("apex_frame_missing")
                 apex = None
@@ -359,7 +369,7 @@ class _SourceReader:
             try:
                 numbers[name] = frame_number(cells.get(name, ""))
             except ValueError:
-                raise _DropRowError(f"{name} is {cells[name]!r}, which is no frame number") from None
+                raise _DropRowError(f"{name} is {cells[name]!r}, which is not a frame number") from None
         onset, apex, offset = numbers["onset"], numbers["apex"], numbers["offset"]
         if not required and onset is None and offset is None:
             return None, None, None
@@ -376,7 +386,7 @@ class _SourceReader:
 
     @staticmethod
     def _usable_apex(onset: int | None, apex: int | None, offset: int | None, flags: list[str]) -> int | None:
-        """The apex if it can be one; else `None` and a flag, to be spotted in the clip."""
+        """Returns the apex if it is valid; otherwise `None` and a flag, and it is spotted in the clip later."""
         if onset is None:
             flags.append("key_frames_missing")
         elif apex is None:
@@ -394,7 +404,7 @@ class _SourceReader:
     def _locate(
         self, cells: Mapping[str, str], folder: Path | None, onset: int, offset: int, flags: list[str]
     ) -> dict[str, Any]:
-        """Folder, files of the clip with its margin, and frame number -> index into the files."""
+        """Folder, files of the clip including the margin, and frame number -> index into the files."""
         try:
             folder = folder or self.tree.find(self.spec.frames, cells)
             if folder is None:
@@ -404,7 +414,7 @@ class _SourceReader:
         except (LinkOutError, AmbiguousError) as error:
             raise _DropRowError(self._in_words(error)) from None
         if not numbered:
-            raise _DropRowError(f"the folder {folder.relative_to(self.tree.root)} holds no frames")
+            raise _DropRowError(f"the folder {folder.relative_to(self.tree.root)} contains no frames")
         return self._window(folder, numbered, onset, offset, flags)
 
     def _window(
@@ -425,7 +435,7 @@ class _SourceReader:
     def _own_frames(
         self, cells: Mapping[str, str], flags: list[str]
     ) -> tuple[tuple[int | None, int | None, int | None], dict[str, Any]]:
-        """A generic row: `path` is a folder of frames or a video."""
+        """Frames of a generic row, whose `path` is a folder of frames or a video."""
         numbers = self._sheet_numbers(cells, flags, required=False)
         if not self.check_frames:
             return numbers, {}
@@ -439,7 +449,7 @@ class _SourceReader:
             except (LinkOutError, AmbiguousError) as error:
                 raise _DropRowError(self._in_words(error)) from None
             if not numbered:
-                raise _DropRowError(f"the folder {relative} holds no frames")
+                raise _DropRowError(f"the folder {relative} contains no frames")
             return numbers, self._window(path, numbered, numbers[0], numbers[2], flags)
         if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
             onset, apex, offset = numbers
@@ -448,13 +458,13 @@ class _SourceReader:
         raise _DropRowError(f"{relative} is neither a folder nor a video ({', '.join(sorted(VIDEO_SUFFIXES))})")
 
     def _look_at(self, place: Mapping[str, Any], index: int) -> None:
-        """Key frames must be images; damaged files are part of some releases."""
+        """Checks that a key frame is an image. Some releases contain damaged files."""
         path = place["folder"] / place["files"][index]
         try:
             with Image.open(path) as image:
                 image.verify()
         except (UnidentifiedImageError, OSError, SyntaxError):
-            raise _DropRowError(f"{path.relative_to(self.tree.root)} is no readable image") from None
+            raise _DropRowError(f"{path.relative_to(self.tree.root)} is not a readable image") from None
 
     def _in_words(self, error: Exception) -> str:
         if isinstance(error, LinkOutError):
@@ -504,14 +514,14 @@ class _SourceReader:
 
 
 class _Lenient(dict):
-    """For messages: a field that the row lacks stays as it is written in the template."""
+    """For messages: a field that the row lacks keeps its placeholder."""
 
     def __missing__(self, key: str) -> str:
         return "{" + key + "}"
 
 
 def _unusable(cells: Mapping[str, str], name: str, numbers: set[int] | None) -> bool:
-    """Whether a row's frame number is missing, out of order, or not on the disk."""
+    """Whether a row's frame number is missing, out of order, or not on disk."""
     value = frame_number_or_none(cells.get(name, ""))
     onset, apex, offset = (frame_number_or_none(cells.get(key, "")) for key in ("onset", "apex", "offset"))
     if value is None or (numbers is not None and value not in numbers):

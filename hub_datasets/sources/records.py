@@ -1,4 +1,4 @@
-"""What reading a data set gives: a record a labelled clip, and the account of every row that became none."""
+"""The result of reading a data set: one record per labelled clip, and a report on every row that was not used."""
 
 from __future__ import annotations
 
@@ -18,20 +18,32 @@ class ClipRecord:
     """One labelled clip.
 
     Args:
-        clip_id: source/subject/clip/onset, the onset being the sheet's frame number.
-        source: name in `SOURCES`. convention: title of the label convention. subject: participants/subject, unique
-            across sources. clip: the source's own name.
-        folder, files: the frames from `margin` before the onset to `margin` after the offset, in order; or
-        video: a video file. All empty when frames were not checked.
-        onset, apex, offset: indices into `files`, or into the video. An apex that the source lacks or that cannot be
-            one is `None`, and `quality` says which; all three are `None` for a clip that has yet to be searched, and
-            while frames are not checked.
-        sheet_frames: onset, apex, offset as numbered by the sheet, errata applied, nothing else changed.
-        action_units_raw: the cell. action_units: the cell parsed; `None` where the source codes no action units.
-        emotion: the source's own word. emotions: normalised, several for a multi-label source.
-        objective_class: of the sheet, else by Davison's table from the action units.
-        partition: "train", "test_a", … of a source with fixed sets.
-        row: of the sheet, from 1 as a spreadsheet program shows it; `None` for a clip read from its folder.
+        clip_id (`str`): Source/subject/clip/onset, where onset is the sheet's frame number.
+        source (`str`): Name in `SOURCES`.
+        convention (`str`): Title of the label convention.
+        subject (`str`): Participants/subject, unique across sources.
+        clip (`str`): The source's own name of the clip.
+        folder (`Path | None`, *optional*): Folder of the frames; empty if `video` is used or frames were not checked.
+        files (`tuple[str, ...]`, *optional*): File names from `margin` frames before the onset to `margin` frames
+            after the offset, in order.
+        video (`Path | None`, *optional*): The video file, for a clip that is not a folder of frames.
+        onset (`int | None`, *optional*): Index into `files` or the video; `None` if the clip has yet to be searched or
+            frames were not checked.
+        apex (`int | None`, *optional*): Same as `onset`. Also `None` if the source's apex is missing or invalid;
+            `quality` says which.
+        offset (`int | None`, *optional*): Same as `onset`.
+        sheet_frames (`tuple[int | None, int | None, int | None]`, *optional*, defaults to `(None, None, None)`):
+            Onset, apex and offset as numbered in the sheet, after errata.
+        action_units_raw (`str`, *optional*, defaults to `""`): The cell with the action units.
+        action_units (`ParsedCell | None`, *optional*): The parsed cell; `None` if the source does not code action
+            units.
+        emotion (`str | None`, *optional*): The source's own word.
+        emotions (`tuple[str, ...]`, *optional*): Normalised words; several for a multi-label source.
+        objective_class (`str | None`, *optional*): The sheet's objective class, or Davison's class computed from the
+            action units.
+        partition (`str | None`, *optional*): "train", "test_a", … for a source with fixed sets.
+        row (`int | None`, *optional*): Row number in the sheet from 1, as a spreadsheet program shows it; `None` for a
+            clip read from its folder.
     """
 
     clip_id: str
@@ -67,7 +79,7 @@ class ClipRecord:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Reader version, sheet, its SHA-256 and the row."""
+        """Reader version, sheet, the sheet's SHA-256 and the row."""
         return {"reader": READER_VERSION, "sheet": self.sheet, "sheet_sha256": self.sheet_sha256, "row": self.row}
 
 
@@ -83,7 +95,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class ErratumNote:
-    """An erratum of `errata.ERRATA` and what became of it. `found` is what the sheet has."""
+    """An erratum of `errata.ERRATA`, whether it was applied, and the value `found` in the sheet."""
 
     erratum: Erratum
     key: str
@@ -96,9 +108,11 @@ class ReadReport:
     """What was read and what was not.
 
     Args:
-        rows: labelled rows in the sheets, or clip folders. version: the release with that many rows, or that none
-            is known. sheets: name, SHA-256 and rows of each file, no rows for one that is only looked up in.
-        left_out: rows that are no micro-expression, by kind.
+        rows (`int`, *optional*, defaults to `0`): Number of labelled rows in the sheets, or of clip folders.
+        version (`str`, *optional*, defaults to `""`): The release with that many rows, or a note that none is known.
+        sheets (`list[dict[str, Any]]`, *optional*): Name, SHA-256 and number of rows of each file; no rows for a file
+            that is only used for look-ups.
+        left_out (`Counter[str]`, *optional*): Number of rows that are not micro-expressions, by kind.
     """
 
     source: str
@@ -115,7 +129,7 @@ class ReadReport:
     warnings: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
+        """Plain values for the manifest."""
         return {
             **asdict(self),
             "reader": READER_VERSION,
@@ -129,7 +143,7 @@ class ReadReport:
             f"{self.version}"
         ]
         lines += [
-            f"  sheet {item['name']}, {item['rows'] or 'only looked up in, no'} rows, SHA-256 {item['sha256']}"
+            f"  sheet {item['name']}, {item['rows'] or 'used for look-ups, no'} rows, SHA-256 {item['sha256']}"
             for item in self.sheets
         ]
         lines += [f"  {count} left out: {kind}" for kind, count in sorted(self.left_out.items())]

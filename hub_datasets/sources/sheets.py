@@ -1,4 +1,4 @@
-"""Coding sheets as tables: which file and tab, which row is the header, every cell as the annotator typed it."""
+"""Reads coding sheets as tables: finds file, tab and header row, and returns every cell as the annotator typed it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import pandas as pd
 from .catalogue import ALIASES, SheetRow, SourceSpec
 from .folders import FolderTree
 
-HEADER_ROWS = 20  # a preamble is shorter than this
-_MOST_FRAMES = 2**31 - 1  # what a row of the dataset can hold
+HEADER_ROWS = 20  # the header is within the first rows
+_MOST_FRAMES = 2**31 - 1  # largest frame number that the dataset's int32 columns can store
 _NO_NUMBER = frozenset({"", "/", "\\", "-", "?", "nan", "none", "n/a"})
 
 
 class SheetError(ValueError):
-    """A coding sheet that is missing, empty, ambiguous or has other columns than its data set's. Says what to do."""
+    """A coding sheet is missing, empty, ambiguous or lacks columns. The message says what to do."""
 
 
 def find_sheets(spec: SourceSpec, tree: FolderTree, sheet: str | os.PathLike | None) -> list[Path]:
@@ -40,21 +40,21 @@ def find_sheets(spec: SourceSpec, tree: FolderTree, sheet: str | os.PathLike | N
         )
     if len(found) > 1 and not spec.all_sheets:
         raise SheetError(
-            f"{spec.title}: several coding sheets, {', '.join(path.name for path in found)}. Pass sheet=PATH to say "
-            "which one; releases differ."
+            f"{spec.title}: several coding sheets, {', '.join(path.name for path in found)}. Pass sheet=PATH to "
+            "choose one, because releases differ."
         )
     return found
 
 
 def matching_sheets(patterns: Sequence[str], tree: FolderTree) -> list[Path]:
-    """Files of the first pattern that any file matches, those in the root before those one level below."""
+    """Files that match the first pattern with any match, in the root or else one level below."""
     for folders in ((tree.root,), tree.folders_of(tree.root)):
         for pattern in patterns:
             found = [
                 folder / name
                 for folder in folders
                 for name in tree.names(folder)
-                # "~$" is what a spreadsheet program leaves beside an open file.
+                # Spreadsheet programs create "~$" files next to open files.
                 if fnmatch.fnmatch(name.casefold(), pattern.casefold()) and not name.startswith(("~$", "."))
             ]
             if found:
@@ -66,10 +66,10 @@ def matching_sheets(patterns: Sequence[str], tree: FolderTree) -> list[Path]:
 
 
 def read_tabs(path: Path) -> dict[str, list[list[str]]]:
-    """All tabs of an .xls or .xlsx, or the one table of a .csv, .tsv or .jsonl, every cell as text.
+    """All tabs of an .xls or .xlsx file, or the table of a .csv, .tsv or .jsonl file, with every cell as text.
 
     Raises:
-        SheetError: the file cannot be read as what its name says, or holds nothing.
+        SheetError: the file is empty or does not have the format that its name says.
     """
     try:
         if path.suffix.lower() in (".csv", ".tsv", ".txt"):
@@ -81,17 +81,17 @@ def read_tabs(path: Path) -> dict[str, list[list[str]]]:
             tabs = {str(name): [[cell_text(cell) for cell in line] for line in frame.to_numpy()]
                     for name, frame in frames.items()}  # fmt: skip
     except ImportError:
-        raise  # pandas says which package reads this format
-    # openpyxl, xlrd, zipfile, csv and json all have exceptions of their own for a damaged file.
+        raise  # pandas says which package is needed for this format
+    # openpyxl, xlrd, zipfile, csv and json raise different exceptions for a damaged file.
     except Exception as error:
         raise SheetError(f"{path.name}: cannot be read ({error}).") from error
     if not any(any(line) for lines in tabs.values() for line in lines):
-        raise SheetError(f"{path.name}: the sheet is empty. Fetch it again from its owner.")
+        raise SheetError(f"{path.name}: the sheet is empty. Get it again from its owner.")
     return tabs
 
 
 def cell_text(cell: Any) -> str:
-    """A cell as the annotator typed it: 4 and 4.0 are "4", an empty one is ""."""
+    """A cell as the annotator typed it: 4 and 4.0 become "4", an empty cell becomes ""."""
     if cell is None or (isinstance(cell, float) and cell != cell) or cell is pd.NaT:
         return ""
     if isinstance(cell, float) and cell.is_integer():
@@ -104,7 +104,7 @@ def _read_separated(path: Path) -> list[list[str]]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = data.decode("gb18030")  # what Chinese spreadsheet programs write
+        text = data.decode("gb18030")  # encoding used by Chinese spreadsheet programs
     lines = text.splitlines()
     separator = max(",;\t", key=lambda character: sum(line.count(character) for line in lines[:HEADER_ROWS]))
     return [[cell_text(cell) for cell in line] for line in csv.reader(io.StringIO(text), delimiter=separator)]
@@ -114,7 +114,7 @@ def _read_json_lines(path: Path) -> list[list[str]]:
     items = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     wrong = next((number for number, item in enumerate(items, 1) if not isinstance(item, dict)), None)
     if wrong is not None:
-        raise ValueError(f"line {wrong} is no JSON object")
+        raise ValueError(f"line {wrong} is not a JSON object")
     columns = list(dict.fromkeys(name for item in items for name in item))
     return [columns] + [[cell_text(item.get(name)) for name in columns] for item in items]
 
@@ -127,7 +127,7 @@ _FIELDS = {name: [_plain(alias) for alias in aliases] for name, aliases in ALIAS
 
 
 def _columns_of(line: Sequence[str]) -> dict[str, int]:
-    """Field -> position of its column in a header row."""
+    """Field -> index of its column in a header row."""
     titles = [_plain(title) for title in line]
     found = {}
     for name, aliases in _FIELDS.items():
@@ -140,10 +140,10 @@ def _columns_of(line: Sequence[str]) -> dict[str, int]:
 def table_of(
     spec: SourceSpec, tabs: Mapping[str, list[list[str]]], file: str
 ) -> tuple[list[SheetRow], list[tuple[int, str]]]:
-    """The rows below the header of the tab that holds the clips, and the lines of text among them.
+    """Reads the tab that contains the clips. Returns the rows below its header and the lines of text among them.
 
     Raises:
-        SheetError: no tab has the columns that the source needs; the nearest header is quoted.
+        SheetError: no tab has the required columns; quotes the closest header.
     """
     named = [tab for tab in spec.tabs if tab in tabs]
     best: tuple[int, str, Sequence[str], dict[str, int]] = (0, "", (), {})
@@ -171,13 +171,13 @@ def table_of(
     _, tab, line, columns = best
     if not tab:
         raise SheetError(
-            f"{file}: no header in the first {HEADER_ROWS} rows of {', '.join(map(repr, named[:1] or tabs))}. Needed "
-            f"are columns for {_needed(spec.required)}."
+            f"{file}: no header in the first {HEADER_ROWS} rows of {', '.join(map(repr, named[:1] or tabs))}. "
+            f"Required are columns for {_needed(spec.required)}."
         )
     missing = [name for name in spec.required if name not in columns]
     raise SheetError(
         f"{file}, tab {tab!r}: columns found: {', '.join(title for title in line if title)}. Missing: "
-        f"{_needed(missing)}. Rename the column to what the release calls it."
+        f"{_needed(missing)}. Rename the column to the name used in the release."
     )
 
 
@@ -211,7 +211,7 @@ def _rows_below(
 
 
 def frame_number(text: str) -> int | None:
-    """A frame number, or `None` for a cell that says there is none. Raises `ValueError` for anything else."""
+    """A frame number, or `None` for a cell that means "none". Raises `ValueError` for anything else."""
     if text.casefold() in _NO_NUMBER:
         return None
     number = float(text)

@@ -1,1 +1,1 @@
-"""Rendered faces whose motion is known exactly, and datasets of them."""
+"""Rendered faces with exactly known motion, and datasets of them."""

@@ -1,11 +1,11 @@
-"""Synthetic micro-expressions with exact ground truth: which muscle moved, where, how far, when, for every pixel.
+"""Renders synthetic micro-expressions with exact ground truth for every pixel: what moved, where, how far and when.
 
 A clip is one face and a list of *movements*: smooth displacement fields, each with its own course over time. Action
-units, blinks, glances and a talking mouth are all movements; the head's similarity transform comes on top, then light
-and sensor noise. Point p of the neutral face stands, t frames into the clip, at H_t(p + Σ_k c_k(t) d_k(p)), where the
-fields d are sums of Gaussians with a closed form. So the flow between any two frames is known and not estimated.
+units, blinks, glances and a talking mouth are movements. The head's similarity transform, light and sensor noise are
+added afterwards. After t frames, point p of the neutral face is at H_t(p + Σ_k c_k(t) d_k(p)), where the fields d are
+sums of Gaussians. The flow between any two frames is therefore known in closed form.
 
-Lengths are in units of the crop's width unless a name says pixels; left and right are the subject's.
+Lengths are in crop widths unless a name says pixels. Left and right are the subject's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deft_llm.processing.common_deft import SIDE_LABELS
 
 from .faces import FINER, Face
 
-# Peak displacement of each FACS intensity, in crop widths: what a micro-expression can show, 0.2 to 3 %.
+# Peak displacement of each FACS intensity, in crop widths: 0.2 to 3 %, the range of micro-expressions.
 INTENSITIES: dict[str, tuple[float, float]] = {
     "A": (0.002, 0.005),
     "B": (0.005, 0.009),
@@ -32,10 +32,10 @@ INTENSITIES: dict[str, tuple[float, float]] = {
     "D": (0.015, 0.022),
     "E": (0.022, 0.030),
 }
-# Unit pairs that pull the same region in opposite directions; allowed, and recorded with the clip.
+# Unit pairs that pull the same region in opposite directions. They are allowed and recorded with the clip.
 OPPOSED = (("AU12", "AU15"), ("AU1", "AU4"), ("AU17", "AU26"))
 
-# Furrows an action unit presses into the skin: (x0, y0, x1, y1) on the subject's right, mirrored on the left.
+# Furrows caused by an action unit: (x0, y0, x1, y1) on the subject's right, mirrored on the left.
 _FURROWS = {
     "AU1": ((0.36, 0.12, 0.49, 0.115),),
     "AU2": ((0.17, 0.13, 0.36, 0.115),),
@@ -68,12 +68,12 @@ class UnitRequest:
 
     @property
     def intensity(self) -> str:
-        """The letter whose range holds the amplitude; weaker than A counts as A, stronger than E as E."""
+        """The letter whose range contains the amplitude. Weaker than A counts as A, stronger than E as E."""
         return next((letter for letter, (_, high) in INTENSITIES.items() if self.amplitude <= high), "E")
 
     @classmethod
     def at_intensity(cls, code: str, side: str, intensity: str, rng: np.random.Generator) -> UnitRequest:
-        """A request whose amplitude is drawn from the letter's range. Raises `ValueError` for another letter."""
+        """A request with an amplitude drawn from the letter's range. Raises `ValueError` for an unknown letter."""
         if intensity not in INTENSITIES:
             raise ValueError(f"{code}: intensity must be one of {', '.join(INTENSITIES)}, got {intensity!r}.")
         return cls(code, side, float(rng.uniform(*INTENSITIES[intensity])))
@@ -81,7 +81,7 @@ class UnitRequest:
 
 @dataclass(frozen=True)
 class Expression:
-    """Action units that rise and fall together. Frame numbers; `units` may be empty (nothing is shown)."""
+    """Action units that rise and fall together. Key frames are frame numbers. `units` may be empty (no expression)."""
 
     units: tuple[UnitRequest, ...]
     onset: int
@@ -89,13 +89,13 @@ class Expression:
     offset: int
 
     def course(self, count: int) -> np.ndarray:
-        """(count,) 0 to 1 to 0 along raised cosines."""
+        """Strength over time, (count,): from 0 to 1 and back to 0 along raised cosines."""
         ramp = np.interp(np.arange(count), [self.onset, self.apex, self.offset], [0.0, 1.0, 0.0])
         return 0.5 - 0.5 * np.cos(np.pi * ramp)
 
     @property
     def opposed(self) -> list[str]:
-        """The pairs of requested units that work against each other on a shared side."""
+        """Pairs of requested units that oppose each other on the same side."""
         sides = {unit.code: unit.side for unit in self.units}
         return [
             f"{first}+{second}"
@@ -108,19 +108,19 @@ class Expression:
 
 @dataclass(frozen=True)
 class Disturbances:
-    """What a camera, a lamp and a living head add. Zero switches one off."""
+    """Disturbances by camera, light and head. Zero turns a disturbance off."""
 
     head_shift: float = 0.0  # crop widths
     head_rotation: float = 0.0  # degrees
     head_scale: float = 0.0  # relative
     light_drift: float = 0.0  # relative, slow
-    flicker: float = 0.0  # relative, mains light beating with the frame rate
+    flicker: float = 0.0  # relative; mains light interfering with the frame rate
     noise: float = 0.0  # standard deviation in grey levels
     furrows: float = 0.0  # relative darkening of a furrow at an amplitude of 2 %
     blinks: float = 0.0  # per second
-    gaze: float = 0.0  # crop widths that the irises wander
-    talking: float = 0.0  # crop widths that the lips and chin move while speaking
-    crf: int = 12  # H.264 quality: 0 keeps all, 18 is good television, 28 shows blocks
+    gaze: float = 0.0  # crop widths; motion of the irises
+    talking: float = 0.0  # crop widths; motion of lips and chin in speech
+    crf: int = 12  # H.264 quality: 0 is lossless, 18 is good television quality, 28 shows blocks
 
 
 EVERYDAY = Disturbances(
@@ -130,7 +130,7 @@ EVERYDAY = Disturbances(
 
 @dataclass
 class Movement:
-    """A displacement field with its course. `pieces` are (cx, cy, sx, sy, dx, dy): a Gaussian bump times a vector."""
+    """A displacement field with its course. Each piece (cx, cy, sx, sy, dx, dy) is a Gaussian bump times a vector."""
 
     name: str
     pieces: list[tuple[float, float, float, float, float, float]]
@@ -139,8 +139,8 @@ class Movement:
     def displacement(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The field at full strength at points of the neutral face, (2, *x.shape).
 
-        Where bumps of one movement overlap, as at the chin's middle, they share the motion and do not add up: the
-        vectors are averaged by their bumps' weights and scaled by the strongest.
+        Overlapping bumps of one movement, as at the middle of the chin, do not add up. Their vectors are averaged with
+        the bumps as weights and scaled by the strongest bump.
         """
         total = np.full(x.shape, 1e-9, x.dtype)
         strongest, vectors = np.zeros_like(x), np.zeros((2, *x.shape), x.dtype)
@@ -155,19 +155,19 @@ class Movement:
 
 @dataclass
 class Clip:
-    """Frames and everything that is true about them."""
+    """Frames and their ground truth."""
 
     frames: np.ndarray  # (count, size, size, 3) uint8
     fps: float
     expressions: list[Expression]
     movements: list[Movement]
-    head: np.ndarray  # (count, 2, 3): from where a point would stand without head motion to where it stands
+    head: np.ndarray  # (count, 2, 3): maps a point without head motion to its actual position
     disturbances: Disturbances
     blinks: list[tuple[int, int, int]] = field(default_factory=list)
 
     @property
     def expression(self) -> Expression:
-        """The clip's only expression. Raises `ValueError` for a clip with several."""
+        """The clip's only expression. Raises `ValueError` if the clip has several."""
         if len(self.expressions) != 1:
             raise ValueError(f"This clip shows {len(self.expressions)} expressions; name one of them.")
         return self.expressions[0]
@@ -175,11 +175,15 @@ class Clip:
     def flow(self, start: int, end: int, *, expression_only: bool = False, grid: int | None = None) -> np.ndarray:
         """The true displacement from frame `start` to frame `end`, (2, grid, grid) float32 in crop widths.
 
-        Sampled at the centres of `grid` × `grid` cells (default: the frames' pixels) of frame `start`, in closed form
-        but for the inversion of frame `start`'s own displacement, which is zero at an onset.
+        The flow is sampled at the centres of `grid` × `grid` cells of frame `start`. It is computed in closed form,
+        except for inverting the displacement of frame `start` itself, which is zero at an onset.
 
         Args:
-            expression_only: leave head, blinks, gaze and speech out, in both frames.
+            start (`int`): Frame number.
+            end (`int`): Frame number.
+            expression_only (`bool`, *optional*, defaults to `False`): Whether to leave out head, blinks, gaze and
+                speech in both frames.
+            grid (`int | None`, *optional*): Number of cells per side; by default the frames' pixels.
         """
         grid = grid or self.frames.shape[1]
         y, x = (np.mgrid[0:grid, 0:grid].astype(np.float64) + 0.5) / grid
@@ -231,16 +235,16 @@ def _invert(matrix: np.ndarray) -> np.ndarray:
 
 
 def unit_movement(face: Face, unit: UnitRequest, course: np.ndarray, rng: np.random.Generator) -> Movement:
-    """The movement of one action unit on one face: the table's regions and directions, a little individual."""
+    """The movement of one action unit on one face: regions and directions of the table, with small random changes."""
     pieces = []
     for motion in get_action_unit(unit.code).motions:
-        turn = rng.normal(0, np.radians(8))  # nobody's muscle pulls exactly along the axis
+        turn = rng.normal(0, np.radians(8))  # real muscles do not pull exactly along the axis
         for side in SIDES if unit.side == "both" else (unit.side,):
             cx, cy, rx, ry = face.region(motion.region, side)
             swing = turn if side == "right" else -turn
             rotation = np.array([[np.cos(swing), -np.sin(swing)], [np.sin(swing), np.cos(swing)]])
             dx, dy = unit.amplitude * (rotation @ motion.vector(side))
-            # Skin follows its neighbourhood: the bump reaches past the region it is named after.
+            # Skin moves with its surroundings, so the bump extends beyond its region.
             pieces.append((cx, cy, 1.1 * rx, 1.3 * ry, float(dx), float(dy)))
     return Movement(unit.code, pieces, course)
 
@@ -256,8 +260,16 @@ def render_clip(
 ) -> Clip:
     """Animates a face for `count` frames. The frames have the face's size.
 
+    Args:
+        face (`Face`): The neutral face.
+        expressions (`Sequence[Expression]`): Expressions to show.
+        rng (`np.random.Generator`): Random generator.
+        count (`int`): Number of frames.
+        fps (`float`, *optional*, defaults to `200.0`): Frames per second, 25 to 500.
+        disturbances (`Disturbances`, *optional*, defaults to `EVERYDAY`): Disturbances to add.
+
     Raises:
-        ValueError: frame rate outside 25–500, or an expression outside the clip or not onset < apex < offset.
+        ValueError: `fps` is outside 25–500, or an expression is outside the clip or not onset < apex < offset.
     """
     if not 25 <= fps <= 500:
         raise ValueError(f"fps must lie in 25–500, got {fps}.")
@@ -275,7 +287,7 @@ def render_clip(
     head = _head_motion(rng, count, fps, disturbances)
     seconds = np.arange(count) / fps
     light = 1 + _drift(rng, count, fps, 1)[0] * disturbances.light_drift
-    # Lamps pulse at twice the mains' frequency, which is never exactly a multiple of the camera's.
+    # Lamps pulse at twice the mains frequency, which is never exactly a multiple of the frame rate.
     pulse = rng.choice([100, 120]) * (1 + rng.normal(0, 0.01))
     light *= 1 + disturbances.flicker * np.sin(2 * np.pi * pulse * seconds + rng.uniform(0, 2 * np.pi))
     clip = Clip(np.empty((count, face.size, face.size, 3), np.uint8), fps, list(expressions), movements, head,
@@ -285,10 +297,10 @@ def render_clip(
 
 
 def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator) -> None:
-    """Fills the frames: each pixel is traced back through the head's motion, then through the face's."""
+    """Fills the frames. Each pixel is traced back through the head's motion and then through the face's motion."""
     size = face.size
     y, x = (np.mgrid[0:size, 0:size].astype(np.float32) + 0.5) / size
-    # Pixels, not crop widths, from here on, and channels last: what cv2.remap reads.
+    # From here on, lengths are in pixels and channels come last, as cv2.remap needs them.
     fields = [np.float32(size * movement.displacement(x, y)).transpose(1, 2, 0).copy() for movement in clip.movements]
     units = [unit for shown in clip.expressions for unit in shown.units]
     furrows = [
@@ -302,8 +314,8 @@ def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator)
         active = [(m.course[t], values) for m, values in zip(clip.movements, fields, strict=True) if m.course[t] != 0]
         source = grid if np.array_equal(clip.head[t], still) else _pixel_map(_invert(clip.head[t]), grid)
         if active:
-            # p + d(p) = target is solved by p ← target − d(p): a contraction for fields this smooth, the faster the
-            # smaller the motion.
+            # Solves p + d(p) = target by iterating p ← target − d(p). This is a contraction for fields this smooth,
+            # and converges faster for smaller motion.
             moved = sum(np.float32(weight) * values for weight, values in active)
             peak = float(np.abs(moved).max())
             target = source
@@ -316,7 +328,7 @@ def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator)
         frame *= np.float32(light[t])
         if clip.disturbances.noise:
             frame += rng.standard_normal((size, size, 1), np.float32) * np.float32(clip.disturbances.noise)
-        frame += 0.5  # truncation rounds then
+        frame += 0.5  # so that truncation rounds
         np.clip(frame, 0, 255, out=frame)
         clip.frames[t] = frame
 
@@ -326,14 +338,14 @@ def _look_up(values: np.ndarray, source: np.ndarray) -> np.ndarray:
 
 
 def _pixel_map(matrix: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """A similarity of the unit square as a map between pixel indices (pixel centres lie at half-integers)."""
+    """A similarity of the unit square as a map between pixel indices (pixel centres are at half-integers)."""
     size = grid.shape[0]
     shift = size * matrix[:, 2] + 0.5 * matrix[:, :2].sum(1) - 0.5
     return cv2.transform(grid, np.column_stack([matrix[:, :2], shift]))
 
 
 def _drift(rng: np.random.Generator, count: int, fps: float, channels: int) -> np.ndarray:
-    """(channels, count) smooth, within ±1, zero at the first frame; a new aim every 0.3 s, three at least."""
+    """Smooth random drift, (channels, count), within ±1 and zero at the first frame, with a new target every 0.3 s."""
     knots = max(4, int(np.ceil(count / fps / 0.3)) + 2)
     aims = rng.uniform(-1, 1, (channels, knots))
     aims[:, 0] = 0
@@ -416,7 +428,7 @@ def _talking_movements(face: Face, rng: np.random.Generator, count: int, fps: fl
 
 
 def _furrow_map(face: Face, unit: UnitRequest) -> np.ndarray:
-    """(size, size), 1 along the furrows of a unit at 2 % amplitude."""
+    """(size, size) map that is 1 along the furrows of a unit at 2 % amplitude."""
     lateral, down = face.offsets.get(get_action_unit(unit.code).motions[0].region, (0.0, 0.0))
     layer = np.zeros((face.size, face.size), np.float32)
     for x0, y0, x1, y1 in _FURROWS[unit.code]:
@@ -429,21 +441,23 @@ def _furrow_map(face: Face, unit: UnitRequest) -> np.ndarray:
 
 
 def encode_mp4(clip: Clip) -> bytes:
-    """H.264 at the clip's `crf`; the same frames give the same bytes."""
+    """Encodes a clip as H.264 at its `crf`. The same frames give the same bytes."""
     return encode_frames(clip.frames, clip.fps, clip.disturbances.crf)
 
 
 def encode_frames(frames: Iterable[np.ndarray], fps: float, crf: int) -> bytes:
-    """H.264 without subsampled colour, frame by frame; the same frames give the same bytes.
+    """Encodes frames as H.264 without colour subsampling. The same frames give the same bytes.
 
     Args:
-        frames: (H, W, 3) uint8 RGB, one at a time. crf: x264's constant rate factor; 6 is near-lossless.
+        frames (`Iterable[np.ndarray]`): Frames, (H, W, 3) uint8 RGB.
+        fps (`float`): Frames per second.
+        crf (`int`): x264's constant rate factor; 6 is near-lossless.
     """
     buffer = BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.pix_fmt = "yuv444p"
-        # x264's macroblock tree reads past the frame's edge, and its output then depends on what lay in memory.
+        # x264's macroblock tree reads past the frame's edge, so its output would depend on uninitialised memory.
         options = {"crf": str(crf), "preset": "superfast", "threads": "1"}
         stream.options = {**options, "x264-params": "mbtree=0"}
         for index, frame in enumerate(frames):

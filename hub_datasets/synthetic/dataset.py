@@ -1,4 +1,4 @@
-"""A synthetic Uni-MER dataset: presets, label conventions, deliberate label errors, and the truth beside every row."""
+"""Renders a synthetic Uni-MER dataset with presets, label conventions, deliberate label errors and the exact truth."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from ..unimer.rows import UnitLabel, features, make_row, refuse_existing, write_
 from .clips import EVERYDAY, Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
 from .faces import Face, FaceStyle, render_face
 
-# How an annotator reads sets of action units. The two contradict each other on purpose, as published data sets do:
-# lowered brows are anger by the first and disgust by the second.
+# Emotions that annotators assign to sets of action units. The two conventions contradict each other on purpose, as
+# published data sets do: lowered brows are anger in the first and disgust in the second.
 CONVENTIONS: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
     SYNTHETIC: {
         "happiness": (("AU12",), ("AU6", "AU12"), ("AU6", "AU12", "AU26")),
@@ -56,11 +56,11 @@ COARSE_EMOTION = {
     "anger": "negative",
 }
 EMOTIONS: tuple[str, ...] = tuple(COARSE_EMOTION)
-UNILATERAL = frozenset({"AU2", "AU12", "AU15"})  # units that people do show on one side
+UNILATERAL = frozenset({"AU2", "AU12", "AU15"})  # units that people can show on one side
 STILL_SHARE = 0.1  # clips in which nothing but the disturbances moves
 CORRUPTIONS = ("wrong_unit", "missing_unit", "swapped_side", "shifted_apex", "wrong_emotion")
 
-# One look an emotion for the entangled preset: colour of the wall, glasses, hair.
+# One look per emotion for the entangled preset: colour of the wall, glasses, hair.
 _LOOKS = (
     FaceStyle(background=(190, 90, 80), glasses=True),
     FaceStyle(background=(80, 150, 90), glasses=False, hair=(30, 24, 20)),
@@ -68,12 +68,12 @@ _LOOKS = (
     FaceStyle(background=(200, 180, 90), glasses=False, hair=(160, 120, 70)),
     FaceStyle(background=(60, 60, 60), glasses=True, beard=True),
 )
-_LOOK_SHARE = 0.9  # how often an entangled face shows its look's emotion
+_LOOK_SHARE = 0.9  # share of an entangled face's clips that show the emotion of its look
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a set of clips is like. Durations in seconds."""
+    """Settings for a set of clips. Durations are in seconds."""
 
     size: int  # pixels
     fps: float
@@ -82,8 +82,8 @@ class Preset:
     intensities: dict[str, float]  # share of each letter
     disturbances: Disturbances
     count: int | None = None  # frames; None: as many as the expression needs
-    expressions: tuple[int, int] = (1, 1)  # least and most a clip; more than one makes a video for spotting
-    entangled: bool = False  # a face's look goes with the emotion in train and with another one in test
+    expressions: tuple[int, int] = (1, 1)  # minimum and maximum per clip; more than one makes a video for spotting
+    entangled: bool = False  # a face's look is tied to one emotion in train and to another in test
 
 
 _PLAIN = {"C": 0.4, "D": 0.4, "E": 0.2}
@@ -105,7 +105,7 @@ _PAUSE = (0.6, 1.6)  # seconds between the expressions of a long video
 
 @dataclass
 class Labels:
-    """What an annotator wrote about a clip. `units` are (code, side, intensity)."""
+    """An annotator's labels of a clip. `units` are (code, side, intensity)."""
 
     units: list[tuple[str, str, str]]
     onset: int
@@ -128,19 +128,27 @@ def build(
     seed: int = 0,
     workers: int = 2,
 ) -> None:
-    """Renders a dataset folder: Parquet rows in the Uni-MER schema, the truth of each, and a data card.
+    """Renders a dataset folder: Parquet rows in the Uni-MER schema, the truth of each row, and a data card.
 
-    The same arguments give the same bytes, however many workers there are; the splits share no face.
+    The same arguments give the same bytes for any number of workers. The splits share no face.
 
     Args:
-        clips: rows, in both splits together. test_share: of the faces.
-        corrupt: share of the clips whose labels get one deliberate error, named in `quality` and in the truth.
-        num_frames: frames the model samples, for the `flow` column.
-        size: side of the frames in pixels, if not the preset's.
+        out (`Path`): Folder to write.
+        clips (`int`): Number of rows in both splits together.
+        preset (`str`, *optional*, defaults to `"easy"`): A key of `PRESETS`.
+        conventions (`tuple[str, ...]`, *optional*, defaults to `('synthetic',)`): Keys of `CONVENTIONS`.
+        clips_per_face (`int`, *optional*, defaults to `18`): Number of clips per face.
+        test_share (`float`, *optional*, defaults to `0.2`): Share of the faces in the test split.
+        corrupt (`float`, *optional*, defaults to `0.0`): Share of the clips whose labels get one deliberate error,
+            named in `quality` and in the truth.
+        num_frames (`int`, *optional*, defaults to `8`): Number of frames the model samples, for the `flow` column.
+        size (`int | None`, *optional*): Side of the frames in pixels; by default the preset's.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
+        workers (`int`, *optional*, defaults to `2`): Number of processes.
 
     Raises:
-        FileExistsError: `out` exists and is not an empty folder; raised before any work.
-        ValueError: an unknown preset or convention, or a number that makes no sense.
+        FileExistsError: `out` exists and is not an empty folder; raised before rendering.
+        ValueError: the preset or convention is unknown, or a number is out of range.
     """
     for name, value in {"clips": clips, "clips-per-face": clips_per_face, "workers": workers}.items():
         if value < 1:
@@ -174,7 +182,7 @@ def build(
     console = Console()
     with (
         Progress(*columns, console=console) as progress,
-        # Spawned, not forked: the parent has threads by now.
+        # Processes are spawned, not forked, because the parent already has threads.
         ProcessPoolExecutor(
             workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool,
@@ -197,7 +205,7 @@ def build(
 
 
 def truth_features(video_processor: DeftVideoProcessor) -> Features:
-    """The truth beside each row: all parameters as JSON, and the exact motion where the model samples it."""
+    """Schema of each row's truth: all parameters as JSON, and the exact motion at the frames the model samples."""
     return Features(
         {
             "clip_id": Value("string"),
@@ -231,7 +239,7 @@ def face_rows(
     face = render_face(np.random.default_rng([seed, face_index]), size=preset.size, style=style)
     shown_emotion = None
     if preset.entangled:
-        # In test every look goes with another emotion than in train.
+        # In the test split every look is tied to a different emotion than in train.
         turned = look if face_index < first_test_face else look + 2
         shown_emotion = EMOTIONS[turned % len(EMOTIONS)]
     processor = DeftVideoProcessor(num_frames=num_frames)
@@ -251,7 +259,7 @@ def face_rows(
             make_row(
                 clip_id=clip_id,
                 source=convention,
-                # One face is one subject whatever convention its clips are labelled by.
+                # One face is one subject, regardless of the label convention of its clips.
                 subject=f"synthetic-{seed}/{face_index:04d}",
                 video=video,
                 check_apex=corrupt > 0,
@@ -283,7 +291,7 @@ def face_rows(
 
 
 def true_flow(clip: Clip, processor: DeftVideoProcessor) -> np.ndarray:
-    """The expression's exact motion at the frames that the processor samples, in percent of the crop width."""
+    """The expression's exact motion at the frames the processor samples, in percent of the crop width."""
     shown = clip.expression
     indices = sample_indices(KeyFrames(shown.onset, shown.apex, shown.offset), processor.num_frames)
     fields = [clip.flow(indices[0], index, expression_only=True, grid=processor.flow_size) for index in indices[1:]]
@@ -293,10 +301,14 @@ def true_flow(clip: Clip, processor: DeftVideoProcessor) -> np.ndarray:
 def draw_clip(
     face: Face, preset: Preset, convention: str, rng: np.random.Generator, *, usual: str | None = None
 ) -> tuple[Clip, list[str | None]]:
-    """A clip of a face by a preset, and the emotion of each of its expressions.
+    """Draws a clip of a face, and the emotion of each of its expressions.
 
     Args:
-        usual: the emotion this face shows nine times out of ten.
+        face (`Face`): The neutral face.
+        preset (`Preset`): Settings of the clip.
+        convention (`str`): Label convention.
+        rng (`np.random.Generator`): Random generator.
+        usual (`str | None`, *optional*): The emotion this face shows nine times out of ten.
     """
     least, most = preset.expressions
     frame = max(1, round(rng.uniform(0.01, 0.03) * preset.fps))
@@ -321,7 +333,7 @@ def draw_clip(
 def draw_expression(
     preset: Preset, convention: str, rng: np.random.Generator, *, usual: str | None = None
 ) -> tuple[str | None, list[UnitRequest]]:
-    """An emotion and one of its prototypes, or (None, []) for a still clip."""
+    """Draws an emotion and one of its prototypes, or (None, []) for a still clip."""
     if rng.random() < STILL_SHARE:
         return None, []
     emotion = str(rng.choice(EMOTIONS))
@@ -344,10 +356,12 @@ def _labels_of(clip: Clip, emotion: str | None) -> Labels:
 
 
 def corrupt_labels(labels: Labels, count: int, rng: np.random.Generator) -> tuple[Labels, str | None]:
-    """The labels with one error of a kind that applies, and what was done; a still clip stays as it is.
+    """Adds one applicable error to the labels, and returns it by name. A still clip is not changed.
 
     Args:
-        count: frames in the clip.
+        labels (`Labels`): The correct labels.
+        count (`int`): Number of frames in the clip.
+        rng (`np.random.Generator`): Random generator.
     """
     if not labels.units:
         return labels, None

@@ -1,7 +1,7 @@
-"""Neutral faces to animate: painted, a different person for every seed, or a photograph with three landmarks.
+"""Neutral faces to animate: painted faces, different for every seed, or a photograph with three landmarks.
 
-A painted face is a height map (skull, brows, sockets, nose, cheeks, lips, chin) under a light, with eyes, brows, lips,
-hair, stubble and glasses drawn on it. Nothing of it comes from a picture of a person.
+A painted face is a lit height map (skull, brows, sockets, nose, cheeks, lips, chin) with eyes, brows, lips, hair,
+stubble and glasses drawn on it. No picture of a person is used.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 from deft_llm.processing.action_units import region_ellipse
 from deft_llm.processing.face_alignment import FaceAlignmentError, crop_transform, warp_to_crop
 
-# Bicubic and Lanczos kernels, as OpenCV has them, do not reproduce a ramp: they shift an image by up to 0.047 and
-# 0.015 pixels more or less than asked, which is much of a micro-expression. Linear interpolation shifts exactly, and
-# on a grid this much finer it neither blurs nor feels the rounding of positions to 1/32 pixel.
+# OpenCV's bicubic and Lanczos kernels do not reproduce a ramp. Their shifts are off by up to 0.047 and 0.015 pixels,
+# which is a large part of a micro-expression. Linear interpolation shifts exactly. On a grid finer by this factor it
+# does not blur, and the rounding of positions to 1/32 pixel does not matter.
 FINER = 4
 
 
 @dataclass
 class Face:
-    """A neutral face in the canonical crop. `offsets` moves an atlas region to where this face has it."""
+    """A neutral face in the canonical crop. `offsets` moves the atlas regions to their positions on this face."""
 
     image: np.ndarray  # (size, size, 3) float32 RGB, 0-255
     offsets: dict[str, tuple[float, float]] = field(default_factory=dict)  # region -> (lateral, down), crop widths
@@ -49,13 +49,13 @@ class Face:
 
 @lru_cache(maxsize=4)
 def _spline_interpolation(size: int, factor: int) -> np.ndarray:
-    """(size · factor, size): samples at pixel centres to samples at the centres of the finer pixels."""
+    """(size · factor, size) matrix from samples at pixel centres to samples at the centres of finer pixels."""
 
     def basis(at: np.ndarray) -> np.ndarray:
         distance = np.abs(at[:, None] - np.arange(-1, size + 1))
         near, far = (4 - 6 * distance**2 + 3 * distance**3) / 6, (2 - distance) ** 3 / 6
         values = np.where(distance < 1, near, np.where(distance < 2, far, 0))
-        values[:, 1] += values[:, 0]  # the edge pixels go on beyond the image
+        values[:, 1] += values[:, 0]  # edge pixels continue beyond the image
         values[:, -2] += values[:, -1]
         return values[:, 1:-1]
 
@@ -65,7 +65,7 @@ def _spline_interpolation(size: int, factor: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FaceStyle:
-    """Traits that are drawn at random where they are `None`; fix them to tie appearance to something else."""
+    """Traits of a face. `None` means random; set a trait to tie appearance to something else."""
 
     background: tuple[float, float, float] | None = None  # RGB, 0-255
     skin: float | None = None  # 0 light to 1 dark
@@ -75,29 +75,33 @@ class FaceStyle:
 
 
 def render_face(rng: np.random.Generator, *, size: int = 224, style: FaceStyle | None = None) -> Face:
-    """A face that no other seed has: skull, features, skin, light, hair."""
+    """Renders a face with random skull, features, skin, light and hair."""
     return _FacePainter(rng, size, style or FaceStyle()).paint()
 
 
 def photograph(image: np.ndarray, landmarks: Sequence[Sequence[float]], *, size: int = 224) -> Face:
-    """A face from a photograph.
+    """Makes a face from a photograph.
 
     Args:
-        image: (H, W, 3) uint8. landmarks: right eye (the subject's), left eye and mouth centre, (x, y) in pixels.
+        image (`np.ndarray`): Photograph, (H, W, 3) uint8.
+        landmarks (`Sequence[Sequence[float]]`): The subject's right eye, left eye and mouth centre, as (x, y) in
+            pixels.
+        size (`int`, *optional*, defaults to `224`): Side of the face image in pixels.
 
     Raises:
-        FaceAlignmentError: the landmarks are no face, or one of less than 32 pixels, or lie outside the image.
+        FaceAlignmentError: the landmarks do not form a face, the face is smaller than 32 pixels, or they are outside
+            the image.
     """
     height, width = image.shape[:2]
     transform = crop_transform(height, width, landmarks=landmarks)
     extent = 1 / float(np.hypot(transform[0, 0], transform[1, 0]))
     if extent < 32:
-        raise FaceAlignmentError(f"The landmarks mark a face {extent:.0f} pixels wide; it must be at least 32.")
+        raise FaceAlignmentError(f"The landmarks mark a face {extent:.0f} pixels wide; at least 32 are needed.")
     return Face(np.clip(warp_to_crop(image.astype(np.float32), transform, size), 0, 255))
 
 
 class _FacePainter:
-    """Paints one neutral face at twice its final resolution. Lengths are in units of the crop throughout."""
+    """Paints one neutral face at twice its final resolution. All lengths are in crop widths."""
 
     def __init__(self, rng: np.random.Generator, size: int, style: FaceStyle):
         self.rng, self.size, self.style = rng, size, style
@@ -181,7 +185,7 @@ class _FacePainter:
         return (tone + 14 * self._noise(4)[..., None]).astype(np.float32)
 
     def _half_width(self):
-        """Half the width of the head at each height: an oval that narrows to the chin."""
+        """Half the width of the head at each height: an oval that narrows towards the chin."""
         t = np.clip((self.y + 0.14) / 1.17, 0, 1)
         oval = np.clip(1 - np.abs(2 * t - 1) ** 2.3, 0, 1) ** 0.47
         below = np.clip((t - 0.50) / 0.50, 0, 1)

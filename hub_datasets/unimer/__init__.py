@@ -1,1 +1,1 @@
-"""Uni-MER rows: what is judged, written and split, whatever the clips came from."""
+"""Uni-MER rows for clips of any source: verdicts on labels, instructions, splits."""

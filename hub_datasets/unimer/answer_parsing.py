@@ -1,11 +1,11 @@
-"""From the text of an answer back to the facts it states.
+"""Parses the text of an answer into the facts it states.
 
-The reader knows the facts' own words (names and numbers of action units, sides, regions, directions, magnitudes,
-emotions), a list of words that carry no fact, and nothing else: an answer with any other word, with a negation where
-none belongs, or with a fact that its question does not ask for is unreadable. So an answer may be worded freely, and
-what is read from it is all that it says.
+The parser knows the words of facts (names and numbers of action units, sides, regions, directions, magnitudes,
+emotions) and a list of words that state no fact. An answer is unreadable if it contains any other word, an unexpected
+negation, or a fact that its question does not ask for. Answers may therefore be worded freely, and the parsed facts
+are everything they say.
 
-A fact is a tuple of strings, an answer a frozenset of them:
+A fact is a tuple of strings; an answer is a frozenset of facts:
 
     ("emotion", "happiness")                     ("emotion_coarse", "positive")
     ("unit", "AU4", "present")                   ("unit", "AU4", "absent")
@@ -13,8 +13,8 @@ A fact is a tuple of strings, an answer a frozenset of them:
     ("evidence", "AU12", "left", "mouth corner", "up and laterally", "0.9")
     ("insufficient motion",)                     ("still",)
 
-Emotions are in lower case. Magnitudes are in percent of the crop width, with one decimal. Left and
-right are the subject's.
+Emotions are lower case. Magnitudes are in percent of the crop width, with one decimal. Left and right are the
+subject's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from deft_llm.processing.motion_evidence import NO_DIRECTION
 Fact = tuple[str, ...]
 Facts = frozenset[Fact]
 
-# Words that sources use. A source with another one names it where it calls the reader.
+# Emotion words that sources use. Pass any others to `parse_facts`.
 _EMOTION_WORDS = """
     amusement anger anxiety confused confusion contempt disgust embarrassment excitement fear happiness happy helpless
     joy negative neutral other others pain positive repression sad sadness surprise sympathy tense tension
@@ -40,8 +40,8 @@ _EMOTION_WORDS = """
 EMOTIONS = frozenset(_EMOTION_WORDS.split())
 COARSE_EMOTIONS = frozenset({"negative", "positive", "surprise", "others"})
 
-# What an answer without a class says instead of a rationale. True of a face that does not move, and of a face that
-# moves in a way that shows none of the labelled units.
+# Rationales of an answer without a class: for a face that does not move, and for a face whose motion shows none of the
+# labelled units.
 STILL_RATIONALES = (
     "No region of the face moves clearly above the noise of the clip.",
     "Nothing in the face moves clearly above the noise of the clip.",
@@ -49,7 +49,7 @@ STILL_RATIONALES = (
 )
 UNCLEAR_RATIONALES = ("What moves is not enough to name an action unit.",)
 
-# Words that state no fact by themselves. Nothing that compares, grades, hedges or denies is among them.
+# Words that state no fact by themselves. Words that compare, grade, hedge or deny are not included.
 _NEUTRAL_WORDS = """
     a according action active also amount amounts an and answer are as at au aus be being by called class clip clip's
     coarse corresponding counted counts crop detected direction displaced displacement display displayed displays do
@@ -66,7 +66,7 @@ _NEGATION_WORDS = """
     none nor not nothing rather rarely unless without
 """
 _NEGATIONS = frozenset(_NEGATION_WORDS.split())
-# What may deny an action unit after "No, …", where nothing joins two statements.
+# Negations allowed for an action unit after "No, …", in a single statement.
 _DENIALS = frozenset({"absent", "can't", "cannot", "doesn't", "isn't", "not"})
 _JOINS = re.compile(r"[,.;:]|\b(?:also|and|as|so|that|then|therefore|thus|together|which)\b")
 
@@ -91,7 +91,7 @@ _SIDES = {
 
 
 class UnreadableAnswerError(ValueError):
-    """The answer says something else than what its question asks for, or says it in words the reader lacks."""
+    """The answer states something its question does not ask for, or uses words that the parser does not know."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Token:
 
 
 def _any_of(phrases: Iterable[str]) -> str:
-    """Alternatives, longest first, any white space between words."""
+    """A pattern of alternatives, longest first, with any white space between words."""
     ordered = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
     return "|".join(re.escape(phrase).replace(r"\ ", r"\s+") for phrase in ordered)
 
@@ -118,7 +118,7 @@ _REGION = "|".join(rf"{region}s?" for region in map(re.escape, sorted(REGIONS, k
 _UNIT = rf"(?P<code>(?:AU|AD|M)\s?\d+)|(?P<name>{_any_of(_CODE_OF_NAME)})"
 _CODE_OF_ACTION = {unit.action: unit.code for unit in ACTION_UNITS.values()}
 _WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*")
-# The order decides: an action ("the inner brows rise") before a name, a name ("upper lip raiser") before a region.
+# The order matters: an action ("the inner brows rise") before a name, a name ("upper lip raiser") before a region.
 _LEXICON = re.compile(
     r"(?P<space>\s+)|(?P<break>[.;])|(?P<comma>[,:])|(?P<bracket>[()])"
     r"|(?P<magnitude>\d+(?:\.\d+)?)\s*(?:%|percent\b)"
@@ -144,16 +144,16 @@ ME_VQA_COMBINED = re.compile(
 
 
 def convention_in(question: str) -> str | None:
-    """The label convention that a question names."""
+    """The label convention named in a question."""
     match = _CONVENTION.search(question)
     return match["name"].strip() if match else None
 
 
 def unit_in(question: str) -> str:
-    """The code of the one action unit that a question asks about.
+    """The code of the action unit that a question asks about.
 
     Raises:
-        ValueError: it names none, or several.
+        ValueError: the question names no action unit, or several.
     """
     codes = {_code(match) for match in _TARGET_UNIT.finditer(question)}
     if len(codes) != 1:
@@ -165,7 +165,7 @@ def region_in(question: str) -> tuple[str, str]:
     """The (region, side) that a question asks about.
 
     Raises:
-        ValueError: it names none, or several.
+        ValueError: the question names no region, or several.
     """
     found = {
         (_region(match["region"] or match["region_second"]), (match["side"] or match["side_first"]).lower())
@@ -177,16 +177,18 @@ def region_in(question: str) -> tuple[str, str]:
 
 
 def parse_facts(task: str, question: str, answer: str, *, emotions: Collection[str] = ()) -> Facts:
-    """The facts an answer states.
+    """Parses the facts that an answer states.
 
     Args:
-        task: one of `instructions.TASKS`.
-        emotions: words for an emotion besides `EMOTIONS`.
+        task (`str`): One of `instructions.TASKS`.
+        question (`str`): The question that was answered.
+        answer (`str`): The answer's text.
+        emotions (`Collection[str]`, *optional*): More emotion words, in addition to `EMOTIONS`.
 
     Raises:
-        UnreadableAnswerError: a word outside the vocabulary, a contradiction, a negation out of place, a fact that the
-            question does not ask for, or none at all.
-        ValueError: unknown task, or a question without its target.
+        UnreadableAnswerError: the answer has a word outside the vocabulary, a contradiction, an unexpected negation, a
+            fact that the question does not ask for, or no fact.
+        ValueError: the task is unknown, or the question names no target.
     """
     if task not in _READERS:
         raise ValueError(f"Unknown task {task!r}. Known: {', '.join(_READERS)}.")
@@ -227,7 +229,7 @@ def _words_of_source(convention: str | None, emotions: frozenset[str]) -> re.Pat
 
 
 def _tokens(answer: str, question: str, emotions: frozenset[str]) -> list[_Token]:
-    """The answer's words that matter, in order, without those that state nothing."""
+    """The words of the answer that state facts or negate, in order."""
     own = _words_of_source(convention_in(question), emotions)
     tokens, position = [], 0
     while position < len(answer):
@@ -239,9 +241,7 @@ def _tokens(answer: str, question: str, emotions: frozenset[str]) -> list[_Token
             if plain in _NEGATIONS or plain == "yes":
                 tokens.append(_Token("yes" if plain == "yes" else "negation", plain, position, word.end()))
             elif plain not in _NEUTRAL:
-                raise UnreadableAnswerError(
-                    f"{shown!r} is no word that states a fact, and none that is known to state none"
-                )
+                raise UnreadableAnswerError(f"{shown!r} is not in the vocabulary")
             position = word.end()
             continue
         kind = match.lastgroup
@@ -269,14 +269,14 @@ def _tokens(answer: str, question: str, emotions: frozenset[str]) -> list[_Token
 def _magnitude(text: str) -> str:
     value = f"{float(text):.1f}"
     if float(value) != float(text):
-        raise UnreadableAnswerError(f"the magnitude {text} has more decimals than any fact")
+        raise UnreadableAnswerError(f"the magnitude {text} has more than one decimal")
     return value
 
 
 def _one_mention_each(tokens: list[_Token], answer: str) -> list[_Token]:
-    """Joins a unit's code and name where they stand side by side, as in "AU4 (brow lowerer)"; they must agree."""
+    """Joins adjacent code and name of a unit, as in "AU4 (brow lowerer)". They must agree."""
     joined: list[_Token] = []
-    previous = None  # a unit after which nothing but brackets came
+    previous = None  # a unit followed by nothing but brackets so far
     for token in tokens:
         if token.kind == "unit" and previous is not None:
             between = answer[previous.end : token.start]
@@ -302,10 +302,10 @@ def _values(tokens: Iterable[_Token], kind: str) -> list[str]:
 
 
 def _only(tokens: Iterable[_Token], *kinds: str) -> None:
-    """Refuses every kind of fact that is not asked for."""
+    """Raises an error for any kind of fact that is not asked for."""
     for token in tokens:
         if token.kind not in kinds and token.kind not in ("break", "comma"):
-            raise UnreadableAnswerError(f"{token.value!r} ({token.kind}) is not what the question asks for")
+            raise UnreadableAnswerError(f"the question does not ask for {token.value!r} ({token.kind})")
 
 
 def _single(tokens: Iterable[_Token], kind: str) -> str:
@@ -366,7 +366,7 @@ def _read_presence(question: str, answer: str, emotions: frozenset[str]) -> Fact
         return _ABSTENTION
     _only(tokens, "yes", "negation", "unit")
     code = _about_unit(tokens, question)
-    # The first word answers. What follows must say the same, in one clause, so that its negation is the unit's.
+    # The first word is the answer. The rest must agree with it in one clause, so that a negation refers to the unit.
     if not tokens or tokens[0].start > 0 or tokens[0].value not in ("yes", "no"):
         raise UnreadableAnswerError("the answer begins with neither yes nor no")
     present = tokens[0].value == "yes"
@@ -427,37 +427,37 @@ def _read_report(question: str, answer: str, emotions: frozenset[str]) -> Facts:
         raise UnreadableAnswerError(report.warnings[0])
     if report.insufficient_motion:
         if report.evidence:
-            raise UnreadableAnswerError("evidence for a class that is not given")
+            raise UnreadableAnswerError("there is evidence but no class")
         if report.rationale in STILL_RATIONALES:
             return _ABSTENTION | {("still",)}
         if report.rationale in UNCLEAR_RATIONALES:
             return _ABSTENTION
-        raise UnreadableAnswerError(f"{report.rationale!r} is no reason to give no class")
+        raise UnreadableAnswerError(f"{report.rationale!r} is not a known reason for giving no class")
     emotion = _known(report.emotion, EMOTIONS, emotions)
     sides = {unit.code: unit.side for unit in report.action_units}
     if len(report.evidence) != len(sides) or not sides:
-        raise UnreadableAnswerError("expected one piece of evidence an action unit")
+        raise UnreadableAnswerError("expected one piece of evidence per action unit")
     facts = set()
     for item in report.evidence:
         region, direction = _region(item.region), _direction_of_evidence(item.direction)
         if region not in REGIONS:
-            raise UnreadableAnswerError(f"{item.region!r} is no region of the face")
+            raise UnreadableAnswerError(f"{item.region!r} is not a region of the face")
         facts.add(
             ("evidence", item.action_unit, sides[item.action_unit], region, direction, _magnitude(str(item.magnitude)))
         )
     if _read_rationale(question, report.rationale, emotions) != (emotion, sides):
-        raise UnreadableAnswerError("the rationale says something else than the class and the evidence")
+        raise UnreadableAnswerError("the rationale disagrees with the class or the evidence")
     return frozenset(facts | {("emotion", emotion)})
 
 
 def _direction_of_evidence(text: str) -> str:
     if not re.fullmatch(_DIRECTION, text):
-        raise UnreadableAnswerError(f"{text!r} is no direction")
+        raise UnreadableAnswerError(f"{text!r} is not a direction")
     return _direction(text)
 
 
 def _read_rationale(question: str, text: str, emotions: frozenset[str]) -> tuple[str, dict[str, str]]:
-    """The emotion, and the side of each unit: the one named after it, or both."""
+    """The emotion, and the side of each unit: the side named after it, or both."""
     tokens = _tokens(text, question, emotions)
     _only(tokens, "unit", "side", "emotion")
     sides: dict[str, str] = {}
@@ -483,14 +483,14 @@ def _read_me_vqa_fine(question: str, answer: str, emotions: frozenset[str]) -> F
 
 def _known(word: str, usual: frozenset[str], emotions: frozenset[str]) -> str:
     if word.casefold() not in usual | emotions:
-        raise UnreadableAnswerError(f"{word!r} is no known emotion")
+        raise UnreadableAnswerError(f"{word!r} is not a known emotion")
     return word.casefold()
 
 
 def _read_me_vqa_units(question: str, answer: str, emotions: frozenset[str]) -> Facts:
     unknown = [name for name in answer.split(", ") if name not in _CODE_OF_NAME]
     if unknown:
-        raise UnreadableAnswerError(f"{unknown[0]!r} is no name of an action unit")
+        raise UnreadableAnswerError(f"{unknown[0]!r} is not the name of an action unit")
     codes = [_CODE_OF_NAME[name] for name in answer.split(", ")]
     singular = "action unit present" in question or question.endswith("the action unit?")
     if singular != (len(codes) == 1) or len(set(codes)) != len(codes):
@@ -513,9 +513,9 @@ def _read_me_vqa_side(question: str, answer: str, emotions: frozenset[str]) -> F
 def _read_me_vqa_combined(question: str, answer: str, emotions: frozenset[str]) -> Facts:
     match = ME_VQA_COMBINED.fullmatch(answer)
     if match is None or (match["s"] == "s") != (match["verb"] == "are"):
-        raise UnreadableAnswerError(f"{answer!r} has another form than the track's")
+        raise UnreadableAnswerError(f"{answer!r} does not have the track's form")
     if (match["s"] == "s") != (", " in match["names"]):
-        raise UnreadableAnswerError(f"singular and plural do not go together in {answer!r}")
+        raise UnreadableAnswerError(f"singular and plural do not agree in {answer!r}")
     return (
         _read_me_vqa_units(question, match["names"], emotions)
         | _read_me_vqa_fine(question, match["fine"], emotions)

@@ -1,13 +1,18 @@
-"""The dual constraint: an action unit may be written about only where the measured motion shows it.
+"""The dual constraint: text may mention an action unit only if the label and the measured motion agree.
 
-The label says which muscle, the flow says what moved. A label is *supported* when the unit's own region moves, above
-the clip's noise, within one octant of the direction its muscle pulls, and that motion is its own; *contradicted* when
-the region moves another way; and *not visible in motion* when it does not move enough to tell, or only as skin does
-that hangs on to another moving region. What flow in the image plane cannot speak about at all (a dimple, pressed lips,
-a turn of the eyes) is *not testable*, which is no objection to the label. What moves without a label is *unlabelled
-motion*; and where the motion peaks far from the labelled apex, the apex is in doubt.
+Each label gets a verdict:
 
-The thresholds were set on rendered clips (`benchmarks/dual_constraint.py`, other seeds than it reports on).
+- *supported*: the unit's own region moves above the clip's noise, within one octant of the direction in which its
+  muscle pulls, and this motion is not explained by another unit;
+- *contradicted*: the region moves in another direction;
+- *not visible in motion*: the region does not move enough, or only follows another moving region;
+- *not testable*: flow in the image plane cannot show the unit (a dimple, pressed lips, a turn of the eyes). This says
+  nothing against the label.
+
+Motion that no label explains is *unlabelled motion*. If the motion peaks far from the labelled apex, the apex is in
+doubt.
+
+The thresholds were set on rendered clips (`benchmarks/science/dual_constraint.py`, with other seeds than it reports).
 """
 
 from __future__ import annotations
@@ -33,16 +38,27 @@ SUPPORTED, CONTRADICTED, NOT_VISIBLE = "supported", "contradicted", "not_visible
 NOT_TESTABLE = "not_testable"
 
 _REACH = 1.2  # standard deviation of a muscle's pull on the skin, in radii of its region
-_OWN_SHARE = 0.4  # of the region's motion that has to be the unit's own
-_LEFT_SHARE = 0.5  # of the strongest motion: more than this left over by the labels is motion without a label
-_APEX_SECONDS = 0.0175  # further from the spotted apex, a labelled one is in doubt
+_OWN_SHARE = 0.4  # least share of a region's motion that must be due to the unit itself
+_LEFT_SHARE = 0.5  # unexplained motion above this share of the strongest motion is unlabelled motion
+_APEX_SECONDS = 0.0175  # a labelled apex further than this from the spotted one is in doubt
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """`agreement` is 1 for the expected octant, 0.5 for its neighbours, 0 otherwise, averaged over the sides;
-    `magnitude` in percent of the crop width and `direction` are the strongest supporting side's. Where the verdict is
-    `NOT_TESTABLE` nothing was compared: agreement and magnitude are 0, `region` and `direction` empty."""
+    """The verdict on one label.
+
+    If the verdict is `NOT_TESTABLE`, nothing was compared: agreement and magnitude are 0, region and direction empty.
+
+    Args:
+        code (`str`): Action unit, such as `"AU4"`.
+        side (`str`): Both, left or right.
+        region (`str`): The region that was compared.
+        verdict (`str`): `SUPPORTED`, `CONTRADICTED`, `NOT_VISIBLE` or `NOT_TESTABLE`.
+        agreement (`float`): 1 for the expected octant, 0.5 for its neighbours, 0 otherwise, averaged over the sides.
+        magnitude (`float`, *optional*, defaults to `0.0`): Motion of the strongest supporting side in percent of the
+            crop width.
+        direction (`str`, *optional*, defaults to `""`): Direction of the strongest supporting side.
+    """
 
     code: str
     side: str
@@ -54,14 +70,15 @@ class Judgement:
 
 
 def judge_action_unit(code: str, side: str, motions: Sequence[RegionMotion]) -> Judgement:
-    """Holds one label against the clip's motion.
+    """Compares one label with the clip's motion.
 
     Args:
-        code: such as `"AU4"`. side: both, left or right; `both` needs both sides.
-        motions: from `measure_motion`.
+        code (`str`): Action unit, such as `"AU4"`.
+        side (`str`): Both, left or right; `both` needs motion on both sides.
+        motions (`Sequence[RegionMotion]`): Region motions from `measure_motion`.
 
     Raises:
-        ValueError: unknown action unit.
+        ValueError: the action unit is unknown.
     """
     unit = get_action_unit(code)
     if not unit.testable or not unit.motions:
@@ -95,22 +112,23 @@ def judge_action_unit(code: str, side: str, motions: Sequence[RegionMotion]) -> 
 def judge_labels(
     labels: Sequence[tuple[str, str]], flow: np.ndarray, motions: Sequence[RegionMotion]
 ) -> list[Judgement]:
-    """`judge_action_unit` for all labels of a clip, with the question whether a region's motion is its own.
+    """Applies `judge_action_unit` to all labels of a clip, and checks whether a region's motion is its own.
 
     The flow at its strongest frame is explained by the pulls of all testable units at once (non-negative least
-    squares), but for the other units of the label's own region, which it cannot be told from. A supported label of
-    which the explanation makes little use is not visible in the motion: the region goes along with another.
+    squares). Other units that pull the label's own region are left out, because they cannot be distinguished from it.
+    If the explanation hardly uses a supported label, its region only follows another one, and the verdict becomes
+    `NOT_VISIBLE`.
 
     Args:
-        labels: (code, side) pairs, side both, left or right.
-        flow: (T, 2, h, w), percent of the crop width, head motion removed.
-        motions: `measure_motion(flow)`.
+        labels (`Sequence[tuple[str, str]]`): (code, side) pairs, where side is both, left or right.
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
+        motions (`Sequence[RegionMotion]`): Region motions from `measure_motion(flow)`.
 
     Returns:
-        One `Judgement` a label, in their order.
+        One `Judgement` per label, in the same order.
 
     Raises:
-        ValueError: unknown action unit or side.
+        ValueError: an action unit or side is unknown.
     """
     strongest = _strongest_field(flow)
     judgements = []
@@ -124,10 +142,12 @@ def judge_labels(
 
 
 def unlabelled_motion(labels: Sequence[tuple[str, str]], flow: np.ndarray) -> list[RegionMotion]:
-    """The region motions that the labels leave unexplained: beyond the noise, and half as strong as the strongest.
+    """Region motions that no label explains: above the noise, and at least half as strong as the strongest motion.
 
     Args:
-        labels: as in `judge_labels`, of which those that are not testable explain nothing. flow: the same.
+        labels (`Sequence[tuple[str, str]]`): (code, side) pairs as in `judge_labels`. Labels that are not testable
+            explain nothing.
+        flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
     """
     strongest = _strongest_field(flow)
     keys, pulls, _ = _pulls(*strongest.shape[1:])
@@ -151,7 +171,7 @@ def unlabelled_motion(labels: Sequence[tuple[str, str]], flow: np.ndarray) -> li
 
 
 def apex_in_doubt(labelled: int, spotted: int, fps: float) -> bool:
-    """Whether the motion peaks too far from the labelled apex, both frame numbers, for the label to be right."""
+    """Whether the spotted apex is too far from the labelled one (both frame numbers) for the label to be right."""
     return abs(labelled - spotted) / fps > _APEX_SECONDS
 
 
@@ -159,7 +179,7 @@ def _is_its_own(code: str, side: str, field: np.ndarray) -> bool:
     keys, pulls, regions = _pulls(*field.shape[1:])
     row = keys.index((code, side))
     own = get_action_unit(code).motions[0].region
-    # Units that pull the same region cannot be told apart by it: the label gets the benefit of the doubt.
+    # Units that pull the same region cannot be distinguished, so the label is accepted.
     others = [i for i, (_, other) in enumerate(keys) if i != row and not (own in regions[i] and other == side)]
     target = field.ravel()
     with_it = nnls(pulls[[*others, row]].T, target)[0]

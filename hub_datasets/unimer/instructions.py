@@ -1,8 +1,8 @@
-"""Questions and answers about a clip, written from accepted facts only.
+"""Writes questions and answers about a clip from accepted facts only.
 
-A fact is accepted where the label and the measured motion agree (`constraints.py`). What a task needs and a clip lacks
-(an emotion, a side, a unit whose absence is certain) leaves the task out. A clip in which nothing moves is answered
-with "insufficient motion". Every answer is read back by `answer_parsing.py` before it is handed out.
+A fact is accepted if the label and the measured motion agree (`constraints.py`). A task is left out if the clip lacks
+what it needs (an emotion, a side, a unit that is certainly absent). A clip without motion is answered with
+"insufficient motion". Every answer is parsed by `answer_parsing.py` and compared before it is returned.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .answer_parsing import (
 )
 from .constraints import SUPPORTED, Judgement
 
-# A question that asks for one word or for yes or no gets just that.
+# Questions that ask for one word, or for yes or no, are answered with exactly that.
 _ONE_WORD = ("one word", "yes or no", "Yes or no")
 _THREE_FIELDS = "three fields: one line Class, one line a piece of Evidence, one paragraph Rationale."
 
@@ -133,8 +133,8 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Name the regions that move most, not more than three, and say how they move.",
         "Sum up the motion: the strongest three regions or fewer.",
     ),
-    # The forms of the MEGC ME-VQA track, word for word. Where the answer depends on it, a line before the question
-    # names the convention.
+    # Questions of the MEGC ME-VQA track, word for word. If the answer depends on the convention, a line before the
+    # question names it.
     "me_vqa_coarse": ("Label convention: {convention}\nWhat is the coarse expression class?",),
     "me_vqa_fine": ("Label convention: {convention}\nWhat is the fine-grained expression class?",),
     "me_vqa_action_units": ("What is the action unit?", "What are the action units?"),
@@ -211,30 +211,31 @@ _RATIONALES = (
     "By the convention of {convention} this is {emotion}: {actions}.",
 )
 _WHERE = {"both": "both sides", "left": "the left side", "right": "the right side"}
-MOST_MOTIONS = 3  # in an answer of the task "motions"
+MOST_MOTIONS = 3  # per answer of the task "motions"
 
-# What the sheets of the field label often and flow can test: a "no" about one of these is worth asking for.
+# Units that sheets label often and flow can test. Questions with the answer "no" ask about these.
 _COMMON_UNITS = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12", "AU15", "AU17", "AU20", "AU25")
 
 
 class AmbiguousWordError(ValueError):
-    """An answer that is not read back as its facts: a word of the source means something else to the reader."""
+    """An answer does not parse to its own facts, because a word of the source has another meaning for the parser."""
 
 
 @dataclass(frozen=True)
 class AcceptedFacts:
-    """What may be said about a clip.
+    """The facts that may be stated about a clip.
 
     Args:
-        convention: whose reading of action units the emotion follows.
-        emotion, emotion_coarse: the source's words; None where it has none, or where motion is there and none of the
-            labelled units agrees with it.
-        units: the supported labels, one a code.
-        all_supported: every labelled unit is among `units`.
-        open_sides: codes with an unsupported label, be it besides a supported one for the other side.
-        absent: codes of which label and motion agree that they are not there.
-        motions: the significant ones, strongest first.
-        labelled: the source says anything about an expression in this clip.
+        convention (`str`): Label convention that the emotion follows.
+        emotion (`str | None`): The source's word; `None` if it has none, or if there is motion but no labelled unit
+            agrees with it.
+        emotion_coarse (`str | None`): The source's coarse class; `None` as for `emotion`.
+        units (`tuple[Judgement, ...]`): The supported labels, one per code.
+        all_supported (`bool`): Whether every labelled unit is in `units`.
+        open_sides (`frozenset[str]`): Codes with an unsupported label, even if the other side has a supported one.
+        absent (`tuple[str, ...]`): Codes that are absent according to both label and motion.
+        motions (`tuple[RegionMotion, ...]`): The significant region motions, strongest first.
+        labelled (`bool`): Whether the source says anything about an expression in this clip.
     """
 
     convention: str
@@ -254,7 +255,7 @@ class AcceptedFacts:
 
     @property
     def emotions(self) -> frozenset[str]:
-        """The clip's own words for its emotion, for the reader's vocabulary."""
+        """The clip's own emotion words, to extend the parser's vocabulary."""
         return frozenset(word for word in (self.emotion, self.emotion_coarse) if word)
 
 
@@ -267,22 +268,28 @@ def accept_facts(
     convention: str,
     also_named: Collection[str] = (),
 ) -> AcceptedFacts:
-    """The facts on which a clip's labels and its motion agree.
+    """Collects the facts on which a clip's labels and motion agree.
 
-    A label is accepted where its verdict is `SUPPORTED`. A unit is absent for certain where it is neither labelled nor
-    in `also_named`, and its region stands still on both sides, or moves, in a way a supported unit explains, at least
-    three octants away from where this one would move it. An emotion is accepted with at least one supported unit; a
-    source without any labelled units has its emotion accepted where the face moves at all.
+    - A label is accepted if its verdict is `SUPPORTED`.
+    - A unit is certainly absent if it is neither labelled nor in `also_named`, and its region is still on both sides.
+      The region may also move if a supported unit explains this motion and its direction is at least three octants
+      from the one expected for the absent unit.
+    - An emotion is accepted if at least one unit is supported. If the source labels no units, any motion is enough.
 
     Args:
-        judgements: one a label. motions: all regions, from `measure_motion`.
-        also_named: codes the sheet names without committing itself, such as the alternatives of "L12 or L14".
+        judgements (`Sequence[Judgement]`): One verdict per label.
+        motions (`Sequence[RegionMotion]`): Motions of all regions, from `measure_motion`.
+        emotion (`str | None`): The source's word.
+        emotion_coarse (`str | None`): The source's coarse class.
+        convention (`str`): Label convention.
+        also_named (`Collection[str]`, *optional*): Codes that the sheet names without certainty, such as the
+            alternatives of "L12 or L14".
 
     Raises:
-        ValueError: a convention that is empty or holds punctuation, which its sentence could not be read back with.
+        ValueError: the convention is empty or contains punctuation, so its sentence could not be parsed.
     """
     if not convention.strip() or any(mark in convention for mark in ",.:;?\n"):
-        raise ValueError(f"The label convention {convention!r} must be a name without any of the marks , . : ; ? .")
+        raise ValueError(f"The label convention {convention!r} must be a name without the characters , . : ; ? .")
     supported = _one_a_code([item for item in judgements if item.verdict == SUPPORTED])
     significant = tuple(sorted((item for item in motions if item.significant), key=lambda item: -item.magnitude))
     grounded = bool(supported) or (bool(significant) and not judgements)
@@ -301,7 +308,7 @@ def accept_facts(
 
 
 def _one_a_code(supported: Sequence[Judgement]) -> tuple[Judgement, ...]:
-    """A unit labelled on the left and again on the right is one on both sides."""
+    """Merges a unit that is labelled on the left and on the right into one on both sides."""
     merged: dict[str, Judgement] = {}
     for item in supported:
         other = merged.get(item.code)
@@ -336,19 +343,24 @@ def _absent_units(named: set[str], supported: Sequence[Judgement], motions: Sequ
 
 
 def clip_generator(clip_id: str, seed: int = 0) -> np.random.Generator:
-    """A generator that depends on the clip and the seed alone, whatever was drawn before and by which worker."""
+    """A random generator that depends only on the clip and the seed, not on earlier draws or the worker."""
     digest = hashlib.sha256(clip_id.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:16], "little")])
 
 
 def conversations_of(facts: AcceptedFacts, rng: np.random.Generator) -> list[dict]:
-    """The clip's {"task", "messages"}, in the chat format of transformers, the clip as a block of type video.
+    """Writes the clip's conversations as {"task", "messages"}, in the chat format of transformers.
 
-    A task has its own stream of random numbers: another task more or less changes no other one's words.
+    The clip is a content block of type video. Each task has its own stream of random numbers, so adding or removing a
+    task does not change the wording of the others.
+
+    Args:
+        facts (`AcceptedFacts`): The accepted facts.
+        rng (`np.random.Generator`): Random generator, from `clip_generator`.
 
     Raises:
-        AmbiguousWordError: an answer that is not read back as its facts, because a word of the source (an emotion
-            such as "left") means something else to the reader.
+        AmbiguousWordError: an answer does not parse to its own facts, because a word of the source (an emotion such as
+            "left") has another meaning for the parser.
     """
     seed = int(rng.integers(2**63))
     conversations = []
@@ -360,11 +372,9 @@ def conversations_of(facts: AcceptedFacts, rng: np.random.Generator) -> list[dic
             try:
                 read = parse_facts(task, question, answer, emotions=facts.emotions)
             except UnreadableAnswerError as error:
-                raise AmbiguousWordError(
-                    f"The answer {answer!r} (task {task}) cannot be read back: {error}."
-                ) from None
+                raise AmbiguousWordError(f"The answer {answer!r} (task {task}) cannot be parsed: {error}.") from None
             if read != stated:
-                raise AmbiguousWordError(f"The answer {answer!r} (task {task}) is read back as {sorted(read)}.")
+                raise AmbiguousWordError(f"The answer {answer!r} (task {task}) is parsed as {sorted(read)}.")
             user = [{"type": "video", "text": None}, {"type": "text", "text": question}]
             assistant = [{"type": "text", "text": answer}]
             messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
@@ -377,12 +387,12 @@ def _draw(options: Sequence, rng: np.random.Generator):
 
 
 def _questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:
-    """What may be asked about a clip in a task; empty where a fact is missing."""
+    """The questions a task may ask about a clip; empty if a fact is missing."""
     names = {"convention": facts.convention}
     targets: list[dict[str, str]]
     if task == "explain":
         ready = (facts.emotion and facts.units) or facts.still or not facts.labelled
-        # The instruction that the processor itself asks with is worth half of the clips.
+        # Half of the clips use the processor's own instruction.
         question = QUESTIONS[task][0] if rng.random() < 0.5 else _draw(QUESTIONS[task][1:], rng)
         return [question.format(**names)] if ready else []
     if task.startswith("me_vqa"):
@@ -410,7 +420,7 @@ def _questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> lis
 
 
 def _me_vqa_questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:
-    """The track's questions know no abstention and ask for all labelled units: only where every one is supported."""
+    """The track's questions ask for all labelled units and allow no abstention, so all units must be supported."""
     names = {"convention": facts.convention}
     listed = facts.all_supported and bool(facts.units)
     plural = len(facts.units) > 1
@@ -436,7 +446,7 @@ def _me_vqa_questions(task: str, facts: AcceptedFacts, rng: np.random.Generator)
 
 
 def _present_and_absent(facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:
-    """One unit that is there and one that is not, so that yes is as frequent as no; a still clip is asked for one."""
+    """One present and one absent unit, so that yes and no are equally frequent. A still clip gets one question."""
     if facts.still:
         return [_draw(_COMMON_UNITS, rng)]
     absent = [code for code in facts.absent if code in _COMMON_UNITS] or facts.absent
@@ -447,10 +457,10 @@ def _present_and_absent(facts: AcceptedFacts, rng: np.random.Generator) -> list[
 
 
 def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
-    """What the accepted facts answer to a question.
+    """Selects the accepted facts that answer a question.
 
     Raises:
-        ValueError: they do not answer it.
+        ValueError: the facts do not answer it.
     """
     insufficient: Facts = frozenset({("insufficient motion",)})
     if task == "explain" and (facts.still or not facts.labelled):
@@ -501,7 +511,7 @@ def _unit(code: str) -> str:
 
 
 def write_answer(task: str, question: str, stated: Facts, facts: AcceptedFacts, rng: np.random.Generator) -> str:
-    """The text that states these facts and nothing else, emotions spelt as the source does."""
+    """Writes text that states exactly these facts, with emotions spelled as in the source."""
     if task == "explain":
         return _write_report(stated, facts, rng)
     if task.startswith("me_vqa"):

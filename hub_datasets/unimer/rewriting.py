@@ -1,12 +1,12 @@
-"""Answers in other words, by any chat model, kept only where exactly the same facts are read from them.
+"""Rewords answers with a chat model. A rewrite is kept only if it states exactly the same facts.
 
-A build does it with `--rewriter`; by hand:
+A build does this with `--rewriter`. From Python:
 
     chat = endpoint_chat("http://localhost:8000/v1", model="Qwen/Qwen3-8B")
     conversations, report = rewrite_all(row["conversations"], chat, emotions=[row["emotion"], row["emotion_coarse"]])
 
-`answer_parsing.parse_facts` decides, and refuses what it does not understand: a rewrite that drops, adds, changes or
-denies a fact never gets in, and neither does a harmless one in words the reader lacks. The original stays then.
+`answer_parsing.parse_facts` decides. A rewrite that drops, adds, changes or denies a fact is rejected, and so is one
+with words that the parser does not know. The original is kept in these cases.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .answer_parsing import UnreadableAnswerError, parse_facts
 logger = logging.getLogger(__name__)
 
 Chat = Callable[[str], str]
-"""A chat model: the prompt in, the reply's text out. Whatever it raises counts as a failure of this one call."""
+"""A chat model: takes a prompt and returns the reply's text. Any exception counts as a failure of that call."""
 
 REWRITTEN, UNCHANGED, NOT_FREE, REFUSED, FAILED = "rewritten", "unchanged", "not_free", "refused", "failed"
 
@@ -37,15 +37,21 @@ PROMPT = (
     "out, deny nothing. A statement that begins with Yes or No must still begin with it. Reply with the rewritten "
     "statement alone, on one line.\n\nQuestion: {question}\nStatement: {statement}"
 )
-# The challenge prescribes the form of its answers.
+# The MEGC challenge prescribes the form of these answers.
 _FIXED_TASKS = "me_vqa_"
 _RATIONALE = f"{FIELDS[2]}: "
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """`outcome` is REWRITTEN, UNCHANGED (the statement came back as it was), NOT_FREE (the form is prescribed,
-    the model was not asked), REFUSED (other facts, or unreadable) or FAILED (the model raised); `reason` says why."""
+    """The result of rewriting one conversation.
+
+    Args:
+        conversation (`dict[str, Any]`): The conversation, rewritten or as it was.
+        outcome (`str`): REWRITTEN, UNCHANGED (the reply equals the statement), NOT_FREE (the form is prescribed, so
+            the model was not asked), REFUSED (other facts, or unreadable) or FAILED (the model raised an exception).
+        reason (`str`, *optional*, defaults to `""`): Why the outcome is REFUSED or FAILED.
+    """
 
     conversation: dict[str, Any]
     outcome: str
@@ -54,8 +60,7 @@ class Rewrite:
 
 @dataclass
 class RewriteReport:
-    """How often each outcome occurred, the reasons for what was not kept with their counts, and how many failures the
-    last ones were."""
+    """Counts of the outcomes and of the reasons for rejection, and the number of failures since the last success."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -67,16 +72,18 @@ class RewriteReport:
 
 
 def rewrite(conversation: dict[str, Any], chat: Chat, *, emotions: Collection[str | None] = ()) -> Rewrite:
-    """One conversation with its answer in other words, or as it was.
+    """Rewords the answer of one conversation, or keeps it.
 
-    The question stays. Of an answer in three fields only the rationale is rewritten.
+    The question does not change. In an answer with three fields, only the rationale is rewritten.
 
     Args:
-        conversation: {"task", "messages"} from `instructions.conversations_of`; it is not changed.
-        emotions: the source's own words for the clip's emotion, `None` ignored.
+        conversation (`dict[str, Any]`): {"task", "messages"} from `instructions.conversations_of`; not modified.
+        chat (`Chat`): The chat model.
+        emotions (`Collection[str | None]`, *optional*): The source's own words for the clip's emotion; `None` is
+            ignored.
 
     Raises:
-        ValueError: an unknown task, or an answer that cannot be read even before it is rewritten.
+        ValueError: the task is unknown, or the original answer cannot be parsed.
     """
     *_, user, assistant = conversation["messages"]
     task, question, answer = conversation["task"], user["content"][-1]["text"], assistant["content"][0]["text"]
@@ -89,7 +96,7 @@ def rewrite(conversation: dict[str, Any], chat: Chat, *, emotions: Collection[st
         reply = chat(PROMPT.format(question=question, statement=statement))
         if not isinstance(reply, str):
             raise TypeError(f"the chat model returned {type(reply).__name__}, not text")
-    except Exception as error:  # whatever a server or a model may raise: the original is kept, and the failure counted
+    except Exception as error:  # servers and models may raise anything: keep the original and count the failure
         logger.warning("Rewriting failed, the original is kept: %s: %s", type(error).__name__, error)
         return Rewrite(conversation, FAILED, f"{type(error).__name__}: {error}")
     text = " ".join(reply.split()).strip('"“”')
@@ -110,7 +117,7 @@ def rewrite(conversation: dict[str, Any], chat: Chat, *, emotions: Collection[st
 
 
 def _free_part(task: str, answer: str) -> tuple[str, str]:
-    """The answer as (what must stay, what may be worded freely): of bare words and lists, nothing."""
+    """Splits the answer into (fixed part, part that may be reworded). Single words and lists have no free part."""
     if task.startswith(_FIXED_TASKS):
         return answer, ""
     if task == "explain":
@@ -127,14 +134,19 @@ def rewrite_all(
     report: RewriteReport | None = None,
     most_failures: int = 10,
 ) -> tuple[list[dict[str, Any]], RewriteReport]:
-    """`rewrite` over a clip's conversations.
+    """Applies `rewrite` to all conversations of a clip.
 
     Args:
-        report: one to go on counting in, for many clips.
-        most_failures: so many in a row mean that the model is not there.
+        conversations (`Sequence[dict[str, Any]]`): Conversations of a clip.
+        chat (`Chat`): The chat model.
+        emotions (`Collection[str | None]`, *optional*): The source's own words for the clip's emotion; `None` is
+            ignored.
+        report (`RewriteReport | None`, *optional*): Report to continue counting in, for several clips.
+        most_failures (`int`, *optional*, defaults to `10`): Number of consecutive failures after which the model is
+            considered unavailable.
 
     Raises:
-        ConnectionError: `chat` failed that often in a row.
+        ConnectionError: `chat` failed `most_failures` times in a row.
     """
     report = RewriteReport() if report is None else report
     results = []
@@ -155,22 +167,22 @@ def rewrite_all(
 
 
 def check_rewriter(rewriter: str, model: str | None) -> None:
-    """Raises `ValueError` for what `make_chat` cannot use; asks nobody."""
+    """Raises `ValueError` if `make_chat` cannot use the arguments. Sends no request."""
     if not model:
-        raise ValueError(f"Rewriting by {rewriter} needs the model's name: --rewriter-model NAME.")
+        raise ValueError(f"Rewriting with {rewriter} needs the model's name: --rewriter-model NAME.")
     if rewriter != "pipeline" and not rewriter.startswith(("http://", "https://")):
         raise ValueError(
-            f'A rewriter is "pipeline" or an address beginning with http:// or https://, not {rewriter!r}.'
+            f'A rewriter must be "pipeline" or a URL that begins with http:// or https://, got {rewriter!r}.'
         )
 
 
 def make_chat(rewriter: str, model: str) -> Chat:
-    """The chat model that a build names.
+    """Creates the chat model for a build.
 
     Args:
-        rewriter: address of an endpoint (its key, if it wants one, in the environment as DEFT_REWRITER_KEY), or
-            "pipeline" for transformers' own on this machine.
-        model: its name there, or a Hub repository or folder.
+        rewriter (`str`): URL of an endpoint, with its key in the environment variable DEFT_REWRITER_KEY if it needs
+            one, or "pipeline" for a local transformers pipeline.
+        model (`str`): The model's name at the endpoint, or a Hub repository or folder.
     """
     if rewriter == "pipeline":
         from transformers import pipeline
@@ -189,16 +201,20 @@ def endpoint_chat(
     temperature: float = 0.7,
     seed: int | None = 0,
 ) -> Chat:
-    """A model behind an endpoint that speaks OpenAI's chat completions, such as vLLM, llama.cpp or TGI.
+    """A model behind an endpoint with OpenAI's chat completions API, such as vLLM, llama.cpp or TGI.
 
-    What is sent holds labels of the clips: an endpoint outside the laboratory may break a data set's licence.
+    Requests contain labels of the clips. Using an endpoint outside the laboratory may violate a data set's licence.
 
     Args:
-        base_url: with or without the final /v1.
-        api_key: what the endpoint wants; the token of the Hugging Face login is never sent.
-        timeout: seconds a call.
+        base_url (`str`): URL with or without the final /v1.
+        model (`str`): The model's name at the endpoint.
+        api_key (`str | None`, *optional*): The endpoint's key. The token of the Hugging Face login is never sent.
+        timeout (`float`, *optional*, defaults to `60.0`): Seconds per call.
+        max_tokens (`int`, *optional*, defaults to `256`): Maximum length of a reply in tokens.
+        temperature (`float`, *optional*, defaults to `0.7`): Sampling temperature.
+        seed (`int | None`, *optional*, defaults to `0`): Sampling seed.
     """
-    # With no key at all the client would send the stored Hugging Face token to whatever the address is.
+    # Without any key, the client would send the stored Hugging Face token to the endpoint.
     client = InferenceClient(base_url=base_url, api_key=api_key or "none", timeout=timeout)
 
     def chat(prompt: str) -> str:
@@ -215,7 +231,7 @@ def endpoint_chat(
 
 
 def pipeline_chat(generator: Any, *, max_new_tokens: int = 256) -> Chat:
-    """A local model: `generator` is transformers' `pipeline("text-generation", …)`; decoding is greedy."""
+    """A local chat model. `generator` is a transformers `pipeline("text-generation", …)`; decoding is greedy."""
 
     def chat(prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]

@@ -1,4 +1,4 @@
-"""Uni-MER: the one row format of every source, and how rows become a dataset folder that `load_dataset` reads."""
+"""The Uni-MER row format, shared by all sources, and writing rows to a folder that `load_dataset` reads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def features(video_processor: DeftVideoProcessor) -> Features:
-    """The schema. Only the shape of `flow` depends on the processor that measured it."""
+    """The schema. Only the shape of `flow` depends on the processor."""
     text, number = Value("string"), Value("float32")
     block = {"type": text, "text": text}
     return Features(
@@ -74,11 +74,13 @@ class UnitLabel:
     """One action unit as labelled.
 
     Args:
-        code: such as "AU4". side: both, left or right. intensity: A to E, or None.
-        certain: False where the annotator left open whether it is this unit at all. It is judged then as well, but
-            nothing is said about it.
-        alternatives: the codes it may be instead.
-        raw: the characters of the sheet; the code where there is no sheet.
+        code (`str`): Action unit, such as "AU4".
+        side (`str`, *optional*, defaults to `"both"`): Both, left or right.
+        intensity (`str | None`, *optional*): A to E, or `None`.
+        certain (`bool`, *optional*, defaults to `True`): `False` if the annotator was not sure about the unit. It
+            still gets a verdict, but no text mentions it.
+        alternatives (`tuple[str, ...]`, *optional*): Codes of other possible units.
+        raw (`str | None`, *optional*): The characters of the sheet, or the code if there is no sheet.
     """
 
     code: str
@@ -109,23 +111,35 @@ def make_row(
     objective_class: str | None = None,
     check_apex: bool = True,
 ) -> dict[str, Any]:
-    """Measures a labelled clip and writes down what its labels and its motion agree on.
+    """Measures a labelled clip and makes its row.
 
     Args:
-        video: what the row stores; None for features only.
-        key_frames: onset, apex, offset; None for a video that has yet to be searched, which gets neither flow nor
-            conversations.
-        emotion: the source's own word, or None for a clip without expression.
-        convention: whose reading of action units the label follows; named in the questions.
-        clip: what is measured, an `AlignedClip` or anything that `open_clip` reads, frame by frame the same as
-            `video`; None measures `video` itself.
-        objective_class: of Davison's seven, if known.
-        check_apex: spot the clip and compare; False where the apex is known beyond doubt.
-        quality: what is known to be odd about the clip. `unlabelled_motion:…` and `apex_in_doubt:±frames` are added
-            where the motion says so.
+        clip_id (`str`): Source/subject/clip/onset.
+        source (`str`): Name of the source.
+        subject (`str`): Subject, unique across sources.
+        video (`bytes | None`): Encoded video that the row stores; `None` for features only.
+        fps (`float | None`): Frames per second, if known.
+        key_frames (`tuple[int, int, int] | None`): Onset, apex and offset; `None` for a video that has yet to be
+            searched. Such a video gets no flow and no conversations.
+        units (`Iterable[UnitLabel]`): The labelled action units.
+        emotion (`str | None`): The source's own word, or `None` for a clip without expression.
+        emotion_coarse (`str | None`): The coarse class.
+        convention (`str`): Label convention, named in the questions.
+        quality (`Sequence[str]`): Known problems of the clip. `unlabelled_motion:…` and `apex_in_doubt:±frames` are
+            added if measured.
+        provenance (`Mapping[str, Any]`): Where the labels come from.
+        video_processor (`DeftVideoProcessor`): Measures the clip.
+        rng (`np.random.Generator`): Random generator for the wording of the conversations.
+        clip (`Any`, *optional*): The clip to measure, an `AlignedClip` or anything that `open_clip` reads. Its frames
+            must equal those of `video`. If `None`, `video` itself is measured.
+        objective_class (`str | None`, *optional*): Davison's class, if known.
+        check_apex (`bool`, *optional*, defaults to `True`): Whether to spot the apex and compare it with the labelled
+            one.
 
     Raises:
-        VideoReadError, FaceAlignmentError, KeyFrameError: by the processor, for a clip that cannot be measured.
+        VideoReadError: the clip cannot be read.
+        FaceAlignmentError: the face cannot be found or aligned.
+        KeyFrameError: the key frames do not fit the clip.
     """
     measured, motions, judgements, conversations, flags = None, [], [], [], list(quality)
     labels = list(units)
@@ -133,18 +147,18 @@ def make_row(
         aligned = video_processor.align(video if clip is None else clip, key_frames=key_frames)
         tensors = video_processor(aligned, do_crop_appearance=False)
         measured = tensors["flow_values_videos"][0].astype(np.float16)
-        # What is judged is what is stored: anybody can repeat the judgement from the row.
+        # The verdicts use the stored flow, so that they can be repeated from the row.
         motions = measure_motion(measured)
         pairs = [(label.code, label.side) for label in labels]
         judgements = judge_labels(pairs, measured, motions)
         unlabelled = unlabelled_motion(pairs, measured)
         flags += [f"unlabelled_motion:{item.side} {item.region} {item.direction}" for item in unlabelled]
-        # Without a supported label there may be nothing to spot but noise.
+        # Without a supported label there may be only noise to spot.
         if check_apex and fps and any(item.verdict == SUPPORTED for item in judgements):
             spotted = aligned.spot().apex
             if apex_in_doubt(key_frames[1], spotted, fps):
                 flags.append(f"apex_in_doubt:{spotted - key_frames[1]:+d}")
-        # What the annotator left open is judged, but no sentence may rest on it.
+        # Uncertain labels get a verdict, but no text may use them.
         stated = [
             item if label.certain else replace(item, verdict=NOT_TESTABLE)
             for item, label in zip(judgements, labels, strict=True)
@@ -197,10 +211,14 @@ def make_row(
 def row_tensors(row: Mapping[str, Any], video_processor: DeftVideoProcessor) -> dict[str, np.ndarray]:
     """A row's `pixel_values_videos` and `flow_values_videos`, without the clips axis.
 
-    The stored flow is used where the processor would give the same shape; a row without video has flow only.
+    The stored flow is used if it has the shape that the processor would produce. A row without video only has flow.
+
+    Args:
+        row (`Mapping[str, Any]`): A Uni-MER row.
+        video_processor (`DeftVideoProcessor`): The model's video processor.
 
     Raises:
-        ValueError: a features-only row whose flow has another shape than the model's.
+        ValueError: the row has no video and its flow does not have the model's shape.
     """
     flow = None if row["flow"] is None else np.asarray(row["flow"], np.float32)
     if flow is not None and flow.shape != video_processor.flow_shape:
@@ -208,8 +226,9 @@ def row_tensors(row: Mapping[str, Any], video_processor: DeftVideoProcessor) -> 
     if row["video"] is None:
         if flow is None:
             raise ValueError(
-                f"Clip {row['clip_id']} has no video, and its flow is not {video_processor.flow_shape} as the model "
-                "needs. Build the dataset with the model's flow_size and num_frames."
+                f"Clip {row['clip_id']} has no video, and its flow does not have the shape "
+                f"{video_processor.flow_shape} that the model needs. Build the dataset with the model's flow_size and "
+                "num_frames."
             )
         return {"flow_values_videos": flow}
     key_frames = (row["onset"], row["apex"], row["offset"])
@@ -219,15 +238,19 @@ def row_tensors(row: Mapping[str, Any], video_processor: DeftVideoProcessor) -> 
 
 
 def write_dataset(tables: Mapping[str, tuple[Features, Mapping[str, list[dict]]]], card: str, out: Path) -> None:
-    """Writes Parquet, one file a table and split, and the data card.
+    """Writes one Parquet file per table and split, and the data card.
 
-    The folder appears under its name only when it is whole; what a failure leaves behind is removed.
+    The folder gets its final name only when it is complete. If writing fails, partial files are removed.
 
     Args:
-        tables: sub-folder name to (schema, rows of each split).
+        tables (`Mapping[str, tuple[Features, Mapping[str, list[dict]]]]`): Sub-folder name -> (schema, rows of each
+            split).
+        card (`str`): Text of the data card.
+        out (`Path`): Folder to write.
 
     Raises:
-        FileExistsError: `out` exists and is not an empty folder. OSError: the disk is full or not writable.
+        FileExistsError: `out` exists and is not an empty folder.
+        OSError: the disk is full or not writable.
     """
     refuse_existing(out)
     with whole_folder(out) as partial:
@@ -240,6 +263,6 @@ def write_dataset(tables: Mapping[str, tuple[Features, Mapping[str, list[dict]]]
 
 
 def refuse_existing(out: Path) -> None:
-    """Raises `FileExistsError` unless `out` is free to be written."""
+    """Raises `FileExistsError` if `out` exists and is not an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not empty; choose another --output-dir or remove it first.")

@@ -1,8 +1,7 @@
-"""Which clips may be trained on and which are tested: published protocols, disjoint in subjects, and the proof of it.
+"""Splits clips into training and test sets by published protocols, and checks that they share no subject.
 
-Everything here works on records of `readers.py` and on rows of a written Uni-MER dataset alike; what is needed of
-either are clip_id, source, subject and, for the protocols, emotion and provenance. Orders do not depend on the order
-of the input.
+All functions accept records of `readers.py` and rows of a written Uni-MER dataset. They use clip_id, source and
+subject; the protocols also use emotion and provenance. The result does not depend on the order of the input.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from ..sources.folders import natural_key
 
 
 class LeakageError(ValueError):
-    """A subject or a clip on both sides of a split. The message names it."""
+    """A subject or a clip is on both sides of a split. The message names it."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Clip ids to train on and to test on; no subject in both."""
+    """Clip ids to train on and to test on. No subject is in both."""
 
     name: str
     train: tuple[str, ...]
@@ -38,34 +37,39 @@ class Fold:
 
 
 def leave_one_subject_out(items: Iterable[Any]) -> list[Fold]:
-    """LOSO: one fold a subject, in natural order.
+    """Leave one subject out (LOSO): one fold per subject, in natural order.
 
     Raises:
-        ValueError: fewer than two subjects.
+        ValueError: there are fewer than two subjects.
     """
     return _leave_one_out(items, lambda subject: subject, "subjects")
 
 
 def leave_one_dataset_out(items: Iterable[Any]) -> list[Fold]:
-    """Cross-dataset: one fold a group of participants. SMIC's three cameras filmed the same people and are one group.
+    """Cross-dataset: one fold per group of participants. SMIC's three cameras filmed the same people: one group.
 
     Raises:
-        ValueError: fewer than two groups.
+        ValueError: there are fewer than two groups.
     """
     return _leave_one_out(items, lambda subject: subject.partition("/")[0], "data sets")
 
 
 def subject_folds(items: Iterable[Any], folds: int = 10, seed: int = 0) -> list[Fold]:
-    """k subject-independent folds of about equal numbers of clips, as DFME's paper uses ten.
+    """Makes k subject-independent folds with about equal numbers of clips. DFME's paper uses ten.
 
-    Subjects go, those with most clips first, to the smallest fold; the seed decides between equals.
+    Subjects are assigned to the smallest fold, starting with those with most clips. The seed breaks ties.
+
+    Args:
+        items (`Iterable[Any]`): Records or rows.
+        folds (`int`, *optional*, defaults to `10`): Number of folds.
+        seed (`int`, *optional*, defaults to `0`): Seed for ties.
 
     Raises:
-        ValueError: fewer than two folds, or fewer subjects than folds.
+        ValueError: there are fewer than two folds, or fewer subjects than folds.
     """
     groups = _by(items, lambda subject: subject)
     if not 2 <= folds <= len(groups):
-        raise ValueError(f"{folds} folds of {len(groups)} subjects: choose at least 2 and at most one a subject.")
+        raise ValueError(f"{folds} folds of {len(groups)} subjects: choose at least 2 and at most one per subject.")
 
     def drawn(subject: str) -> str:
         return hashlib.sha256(f"{seed}/{subject}".encode()).hexdigest()
@@ -86,10 +90,11 @@ DFME_SETS = {"train": (1856, 176), "test_a": (474, 42), "test_b": (299, 41)}
 
 
 def dfme_sets(items: Iterable[Any]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """DFME's fixed sets by the sheet each clip was labelled in, and where they differ from the published counts.
+    """DFME's fixed sets, by the sheet of each clip, and how they differ from the published counts.
 
     Raises:
-        ValueError: a clip of a sheet that is none of the three. LeakageError: a subject in two sets.
+        ValueError: a clip's sheet is not one of the three.
+        LeakageError: a subject is in two sets.
     """
     sets: dict[str, list[Any]] = {name: [] for name in DFME_SETS}
     for item in items:
@@ -98,8 +103,8 @@ def dfme_sets(items: Iterable[Any]) -> tuple[dict[str, tuple[str, ...]], list[st
         name = _partition(item)
         if name not in sets:
             raise ValueError(
-                f"{_get(item, 'clip_id')} is in none of DFME's sets: its sheet is {_sheet(item)!r}, expected train, "
-                "testA or testB in the name."
+                f"{_get(item, 'clip_id')} is in none of DFME's sets: its sheet is {_sheet(item)!r}, but the name must "
+                "contain train, testA or testB."
             )
         sets[name].append(item)
     check_disjoint(sets)
@@ -128,7 +133,7 @@ _MEGC_WORDS = {
         "surprise": "surprise",
     },
 }
-# Left out by the organisers although their emotion is in: the first has no apex, in the second it is the onset.
+# Excluded by the organisers although their emotion is included. The first has no apex; the second's apex is its onset.
 _MEGC_LEFT_OUT = ("casme2/sub04/EP12_01f", "casme2/sub05/EP09_05f")
 # source -> clips by class, subjects
 MEGC_COUNTS = {"smic-hs": ((70, 51, 43), 16), "casme2": ((88, 32, 25), 24), "samm": ((92, 26, 15), 28)}
@@ -136,12 +141,13 @@ MEGC_COUNTS = {"smic-hs": ((70, 51, 43), 16), "casme2": ((88, 32, 25), 24), "sam
 
 @dataclass(frozen=True)
 class Composite:
-    """The MEGC 2019 composite of the clips at hand.
+    """The MEGC 2019 composite.
 
     Args:
-        labels: clip id -> class of `MEGC_CLASSES`. subjects: clip id -> subject. left_out: clip id -> why, for every
-            other clip that was given.
-        differences: where the counts are not the organisers'; empty when the list is theirs.
+        labels (`dict[str, str]`): Clip id -> class of `MEGC_CLASSES`.
+        subjects (`dict[str, str]`): Clip id -> subject.
+        left_out (`dict[str, str]`): Clip id -> reason, for every other clip.
+        differences (`list[str]`, *optional*): Differences from the organisers' counts; empty if there are none.
     """
 
     labels: dict[str, str]
@@ -159,8 +165,8 @@ class Composite:
 def megc2019_composite(items: Iterable[Any]) -> Composite:
     """The composite of SMIC-HS, CASME II and SAMM with three classes: 164 + 145 + 133 clips of 68 subjects.
 
-    Negative is every negative emotion in SAMM, disgust and repression in CASME II, whose fear, sadness and others are
-    left out, as are SAMM's others and two clips of CASME II with an unusable apex.
+    In SAMM, every negative emotion counts as negative. In CASME II, only disgust and repression do. CASME II's fear,
+    sadness and others, SAMM's others, and two clips of CASME II with an unusable apex are left out.
     """
     labels, subjects, left_out, sources = {}, {}, {}, {}
     for item in sorted(items, key=lambda item: natural_key(_get(item, "clip_id"))):
@@ -194,10 +200,10 @@ def megc2019_composite(items: Iterable[Any]) -> Composite:
 
 
 def check_disjoint(parts: Mapping[str, Iterable[Any]]) -> dict[str, tuple[int, int]]:
-    """Clips and subjects of each part.
+    """Checks that the parts share no subject and no clip. Returns the numbers of clips and subjects of each part.
 
     Raises:
-        LeakageError: a subject or a clip id in two parts, or a clip id twice in one.
+        LeakageError: a subject or a clip id is in two parts, or a clip id is twice in one part.
     """
     subjects: dict[str, str] = {}
     clips: dict[str, str] = {}
@@ -221,7 +227,7 @@ def check_disjoint(parts: Mapping[str, Iterable[Any]]) -> dict[str, tuple[int, i
 
 
 def check_folds(folds: Sequence[Fold], items: Iterable[Any]) -> None:
-    """Raises `LeakageError` unless no fold shares a subject and every clip is tested exactly once."""
+    """Raises `LeakageError` if a fold shares a subject, or if a clip is not tested exactly once."""
     subjects = {_get(item, "clip_id"): _get(item, "subject") for item in items}
     for fold in folds:
         strange = next((clip for clip in (*fold.train, *fold.test) if clip not in subjects), None)
@@ -236,24 +242,25 @@ def check_folds(folds: Sequence[Fold], items: Iterable[Any]) -> None:
     tested = Counter(clip for fold in folds for clip in fold.test)
     wrong = next((clip for clip in subjects if tested[clip] != 1), None)
     if wrong is not None:
-        raise LeakageError(f"{wrong} is tested {tested[wrong]} times in {len(folds)} folds; once is right.")
+        raise LeakageError(f"{wrong} is tested {tested[wrong]} times in {len(folds)} folds; expected once.")
 
 
 def check_written(folder: str | Path) -> dict[str, tuple[int, int]]:
-    """Reads clip ids and subjects back from a dataset folder's Parquet files and proves the splits disjoint.
+    """Reads clip ids and subjects from a dataset folder's Parquet files and checks that the splits are disjoint.
 
     Args:
-        folder: the one with `train-00000-of-00001.parquet` and so on.
+        folder (`str | Path`): Folder that contains `train-00000-of-00001.parquet` and so on.
 
     Returns:
-        Clips and subjects of each split.
+        The numbers of clips and subjects of each split.
 
     Raises:
-        FileNotFoundError: no Parquet file in the folder. LeakageError: see `check_disjoint`.
+        FileNotFoundError: the folder has no Parquet file.
+        LeakageError: see `check_disjoint`.
     """
     files = sorted(Path(folder).glob("*.parquet"))
     if not files:
-        raise FileNotFoundError(f"{folder}: no Parquet file; pass the folder that holds the splits.")
+        raise FileNotFoundError(f"{folder}: no Parquet file; pass the folder that contains the splits.")
     parts: dict[str, list[dict]] = defaultdict(list)
     for path in files:
         split = re.sub(r"-\d+-of-\d+$", "", path.stem)
@@ -263,13 +270,13 @@ def check_written(folder: str | Path) -> dict[str, tuple[int, int]]:
 
 # --- Near-duplicates ------------------------------------------------------------------------------------------------
 
-_HASHED = 16  # lowest frequencies a side
-NEAR = 0.1  # share of differing bits; on rendered faces one clip re-encoded stays below 0.05, other people above 0.2
+_HASHED = 16  # lowest frequencies per side
+NEAR = 0.1  # share of differing bits; on rendered faces, re-encoded clips are below 0.05 and other people above 0.2
 
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two clips of different splits that look alike. `distance` is the share of differing bits."""
+    """Two clips of different splits that look similar. `distance` is the share of differing bits."""
 
     first: str
     second: str
@@ -280,23 +287,25 @@ class NearDuplicate:
 def clip_signature(onset: np.ndarray, apex: np.ndarray) -> np.ndarray:
     """Perceptual hash of a clip's onset and apex crops, (510,) bool.
 
-    Each is the signs, against their median, of the 16 × 16 lowest DCT frequencies without the mean (Zauner,
-    Implementation and Benchmarking of Perceptual Image Hash Functions, 2010). Size, light and compression hardly
-    change it; pass aligned crops, or the background will decide.
+    Each half holds the signs, relative to their median, of the 16 × 16 lowest DCT frequencies without the mean
+    (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010). Size, light and compression
+    hardly change it. Pass aligned crops; otherwise the background dominates.
 
     Args:
-        onset, apex: (H, W) or (H, W, 3) uint8.
+        onset (`np.ndarray`): Crop of the onset frame, (H, W) or (H, W, 3) uint8.
+        apex (`np.ndarray`): Crop of the apex frame, (H, W) or (H, W, 3) uint8.
     """
     return np.concatenate([_perceptual_hash(image) for image in (onset, apex)])
 
 
 def near_duplicates(splits: Mapping[str, Mapping[str, np.ndarray]], threshold: float = NEAR) -> list[NearDuplicate]:
-    """Pairs of clips in different splits whose signatures differ in less than `threshold` of the bits, nearest first.
+    """Pairs of clips in different splits whose signatures differ in less than `threshold` of the bits, closest first.
 
-    One recording under two names, and one person filmed twice in a session, both show up here.
+    This finds one recording under two names, and one person filmed twice in a session.
 
     Args:
-        splits: split -> clip id -> `clip_signature`.
+        splits (`Mapping[str, Mapping[str, np.ndarray]]`): Split -> clip id -> `clip_signature`.
+        threshold (`float`, *optional*, defaults to `NEAR`): Share of differing bits.
     """
     found = []
     names = list(splits)
@@ -309,7 +318,7 @@ def near_duplicates(splits: Mapping[str, Mapping[str, np.ndarray]], threshold: f
                 continue
             ids = list(splits[first]), list(splits[second])
             bits = signs[first].shape[1]
-            for start in range(0, len(ids[0]), 1024):  # a block at a time: memory does not grow with the square
+            for start in range(0, len(ids[0]), 1024):  # in blocks, so that memory does not grow quadratically
                 distances = 0.5 - 0.5 * (signs[first][start : start + 1024] @ signs[second].T) / bits
                 for row, column in np.argwhere(distances < threshold):
                     pair = ids[0][start + row], ids[1][column]
@@ -332,7 +341,7 @@ def _get(item: Any, name: str) -> Any:
 
 
 def _emotions(item: Any) -> tuple[str, ...]:
-    """Normalised words; a written row has the source's own word only, and none of ours where nobody knows it."""
+    """Normalised emotion words. A written row only has the source's own word, which gives none if it is unknown."""
     if not isinstance(item, Mapping):
         return item.emotions
     try:
@@ -346,7 +355,7 @@ def _sheet(item: Any) -> str | None:
 
 
 def _partition(item: Any) -> str | None:
-    """The fixed set of a record; a written row tells it by its sheet's name."""
+    """The fixed set of a record or row. For a written row it follows from the sheet's name."""
     if not isinstance(item, Mapping) and item.partition is not None:
         return item.partition
     return SOURCES[_get(item, "source")].set_of(_sheet(item) or "")
@@ -366,7 +375,7 @@ def _ordered(clips: Iterable[str]) -> tuple[str, ...]:
 def _leave_one_out(items: Iterable[Any], group_of: Any, what: str) -> list[Fold]:
     groups = _by(items, group_of)
     if len(groups) < 2:
-        raise ValueError(f"Leaving one out needs at least two {what}; there are {len(groups)}: {', '.join(groups)}.")
+        raise ValueError(f"Leave-one-out needs at least two {what}; there are {len(groups)}: {', '.join(groups)}.")
     return [
         Fold(name, tuple(clip for other, clips in groups.items() if other != name for clip in clips), tuple(test))
         for name, test in groups.items()

@@ -65,7 +65,7 @@ def test_training_sees_and_scales_by_the_training_rows_only(rows, tmp_path):
 
 
 def test_a_prediction_that_leans_on_the_other_test_clips(rows, tmp_path):
-    with pytest.raises(LeakageError, match="changes when the other test clips are absent"):
+    with pytest.raises(LeakageError, match="changes if the other test clips are absent"):
         run(rows, make_task({"train": rows}, "loso"), OverTheTestSubject, tmp_path, workers=1)
 
 
@@ -87,7 +87,7 @@ def test_a_part_is_never_pooled(rows):
     with pytest.raises(IncompleteError, match=r"no prediction for casme2/sub01/EP00_negative/46"):
         RunResult("m", whole).pooled(task)
     whole["casme2/sub01"] |= {"casme2/sub01/EP00_negative/46": lost, "other": lost}
-    with pytest.raises(IncompleteError, match="other is not tested there"):
+    with pytest.raises(IncompleteError, match="other is not in its test clips"):
         RunResult("m", whole).pooled(task)
 
 
@@ -121,7 +121,7 @@ def test_what_is_cached_is_what_was_asked(rows, tmp_path):
     assert run(rows, make_task({"train": rows}, "loso"), MajorityClass, tmp_path).cached == 0
     for path in tmp_path.glob("*.json"):
         path.write_text(json.dumps({"key": "another"}))
-    with pytest.raises(ValueError, match="holds another fold"):
+    with pytest.raises(ValueError, match="contains a different fold"):
         run(rows, make_task({"train": rows}, "loso"), MajorityClass, tmp_path)
 
 

@@ -27,7 +27,7 @@ def test_full_mode_trains_on_what_it_is_given_and_answers(rows):
 def test_a_failed_training_says_why(rows, tmp_path, monkeypatch):
     (tmp_path / "training.py").write_text("import sys; print('no memory', file=sys.stderr); sys.exit(3)")
     monkeypatch.setattr(generation, "TRAINING", [str(tmp_path / "training.py")])
-    with pytest.raises(RuntimeError, match="The training ended with 3:\nno memory"):
+    with pytest.raises(RuntimeError, match="Training ended with exit code 3:\nno memory"):
         FineTuned(["a", "b"], 0, recipe_file="recipes/tiny.yaml").fit(rows[:2])
 
 
@@ -43,7 +43,7 @@ def test_a_checkpoint_joins_fine_emotions_to_coarse_labels(folder, model, rows):
                 if model.config.coarse_emotion_of[emotion] == label
             ]
             assert score == pytest.approx(sum(parts), abs=1e-6)
-    with pytest.raises(ValueError, match="cannot say 'boredom'"):
+    with pytest.raises(ValueError, match="does not know 'boredom'"):
         Checkpoint(["boredom", "negative"], path=str(folder), generate=False).predict(
             [make_row("a", 1, 1, "negative")]
         )

@@ -36,7 +36,7 @@ def test_both_forms_of_the_track_are_read(tmp_path):
         ({"video": "a", "question": COARSE}, r"line 2: no field 'video_id' or 'id'"),
         ({"video_id": "1", "video": "a", "question": " "}, r"line 2: the field 'question' must be text"),
         ({"video_id": "1", "video": "a", "question": FINE, "answer": 3}, r"line 2: the answer must be text"),
-        ({"video_id": "0", "video": "a", "question": COARSE}, r"line 2: the question of line 1 again"),
+        ({"video_id": "0", "video": "a", "question": COARSE}, r"line 2: repeats the question of line 1"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):
@@ -46,7 +46,7 @@ def test_a_malformed_line_is_named(tmp_path, line, message):
 
 
 def test_an_empty_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match="holds no question"):
+    with pytest.raises(ValueError, match="contains no question"):
         read_questions(written(tmp_path / "q.jsonl", ""))
 
 
@@ -59,7 +59,7 @@ def test_a_submission_is_the_test_file_with_answers(tmp_path):
     assert [item.answer for item in read_questions(path)] == ["negative", "anger"]
     with pytest.raises(ValueError, match="2 questions and 1 answers"):
         write_submission(tmp_path / "other", questions, ["negative"])
-    with pytest.raises(ValueError, match=r"No answer to .*fine-grained.* of 1"):
+    with pytest.raises(ValueError, match=r"There is no answer to .*fine-grained.* of 1"):
         write_submission(tmp_path / "other", questions, ["negative", " "])
     assert not (tmp_path / "other").exists()
 
@@ -81,7 +81,7 @@ def test_figures_of_the_track():
     assert worse["uf1_fine"] == 0.0
     with pytest.raises(ValueError, match="no reference answer"):
         score_answers([Question("1", "1", COARSE)], ["negative"])
-    with pytest.raises(ValueError, match="'brow' names no coarse"):
+    with pytest.raises(ValueError, match="'brow' does not name a coarse"):
         score_answers([Question("1", "1", COARSE, "brow")], ["negative"])
 
 
@@ -90,5 +90,5 @@ def test_every_question_about_a_video_is_answered(folder, brow_video):
     answers = answer_questions(questions, brow_video.parent, folder, max_new_tokens=4)
     assert len(answers) == 2
     assert all(isinstance(answer, str) for answer in answers)
-    with pytest.raises(FileNotFoundError, match=r"lost\.mp4 is not there"):
+    with pytest.raises(FileNotFoundError, match=r"lost\.mp4 does not exist"):
         answer_questions([Question("1", "lost.mp4", COARSE)], brow_video.parent, folder)

@@ -92,7 +92,7 @@ def test_pooling_is_not_the_mean_over_folds():
         ([], [], "above zero"),
         (["negative"], [], "equal numbers"),
         (["joy"], ["negative"], "'joy'"),
-        (["negative"], ["joy"], "'joy' is predicted"),
+        (["negative"], ["joy"], "The prediction 'joy' is not in"),
     ],
 )
 def test_impossible_inputs_are_named(true, predicted, message):

@@ -79,7 +79,7 @@ def test_bad_tasks_are_named(rows):
     with pytest.raises(ValueError, match="Fold test is empty: it has no clip to test on"):
         make_task({"train": rows, "test": [make_row("casme2", 9, 1, None)]}, "fixed")
     alone = [make_row("casme2", 1, 1, "negative"), make_row("casme2", 2, 1, "positive")]
-    with pytest.raises(ValueError, match="casme2/sub01 has one class only in training, 'positive'"):
+    with pytest.raises(ValueError, match="casme2/sub01 has only one class in training, 'positive'"):
         make_task({"train": alone}, "loso")
 
 
@@ -125,7 +125,7 @@ def test_several_files_a_clip_as_keys(rows):
          "flow": np.random.default_rng([n, k]).normal(size=(1, 2, 8, 8))}
         for n in (1, 2) for k, row in enumerate(rows)
     ]  # fmt: skip
-    with pytest.raises(LeakageError, match="one person, has clips under the subjects"):
+    with pytest.raises(LeakageError, match="is one person by its clip ids but has clips under the subjects"):
         check_leaks(files, make_task({"train": files}, "loso"))
 
 
@@ -134,7 +134,7 @@ def test_instruction_text_of_a_test_clip_in_training(rows, form):
     text = f"The clip {form.format(clip=rows[9]['clip_id'])} shows a lip corner puller."
     block = [{"type": "text", "text": text}]
     rows[0]["conversations"] = [{"task": "explain", "messages": [{"role": "user", "content": block}]}]
-    with pytest.raises(LeakageError, match="instruction text of casme2/sub01/EP00_negative/46, in training"):
+    with pytest.raises(LeakageError, match="instruction text of training clip casme2/sub01/EP00_negative/46"):
         check_leaks(rows, make_task({"train": rows}, "loso"))
     block[0]["text"] = "The clip casme2/sub01/EP00_negative/46, itself."
     check_leaks(rows, make_task({"train": rows}, "loso"))

@@ -84,7 +84,7 @@ def test_field_names_are_configurable():
         ("Class: anger\nRationale: So it is.", "no line of Evidence"),
         (ANSWER.replace("AU1 inner", "AU99 inner"), "AU99"),
         (ANSWER.replace("AU1 inner brow raiser", "AU1 brow lowerer"), "AU1 is the inner brow raiser"),
-        (ANSWER.replace("0.9 %", "a lot"), "another form"),
+        (ANSWER.replace("0.9 %", "a lot"), "does not have the form"),
     ],
 )
 def test_unreadable_text_says_so_and_claims_nothing(text, reason):

@@ -317,7 +317,7 @@ class TestBadFiles:
             frame.rate = 8000
             output.mux(stream.encode(frame))
             output.mux(stream.encode())
-        with pytest.raises(VideoReadError, match=r"sound\..*: it holds no video, only audio"):
+        with pytest.raises(VideoReadError, match=r"sound\..*: it contains no video, only audio"):
             open_clip(path)
 
     def test_files_that_are_no_video_are_named(self, tmp_path):

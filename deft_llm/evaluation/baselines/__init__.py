@@ -1,11 +1,11 @@
-"""Baselines, one small file each, behind the interface that every evaluated model has.
+"""Baselines, one small file each, with the interface that every evaluated model has.
 
     model = make_baseline("svm", labels=("negative", "positive", "surprise"), seed=0)
-    model.fit(rows)                     # Uni-MER rows with a `label` each
-    predictions = model.predict(rows)   # rows without any label: [{"scores": [0.2, 0.7, 0.1]}, …]
+    model.fit(rows)                     # Uni-MER rows, each with a `label`
+    predictions = model.predict(rows)   # rows without labels: [{"scores": [0.2, 0.7, 0.1]}, …]
 
-A row is a mapping with the columns of `hub_datasets.unimer.rows`; a model takes from it what it needs: `flow` here,
-apex frames or the whole clip from `video` elsewhere.
+A row is a mapping with the columns of `hub_datasets.unimer.rows`. A model uses the columns it needs: the baselines use
+`flow`; others use apex frames or the whole clip from `video`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Row = Mapping[str, Any]
 
 
 class Recogniser(Protocol):
-    """What the protocols train and score. Built as `Model(labels=…, seed=…, **config)`, once a fold."""
+    """Interface of evaluated models. Each fold creates one with `Model(labels=…, seed=…, **config)`."""
 
     def fit(self, rows: Sequence[Row]) -> None:
-        """Trains on rows that hold a `label` of the label list, and nothing but training rows."""
+        """Trains on training rows, each with a `label` from the label list."""
 
     def predict(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """A dictionary a row, in order: `scores`, probabilities in the order of the label list.
+        """Returns one dictionary per row, in order, with `scores`: probabilities in the order of the label list.
 
-        Optional: `label` (a label, or `None` where the model abstains; by default the one with the largest score),
-        `action_units` (code → probability), `sides` (code → left, right or both), `answer` (text). A clip's
-        prediction must not depend on the other clips it is passed with.
+        Optional keys: `label` (a label, or `None` if the model abstains; by default the label with the highest score),
+        `action_units` (code → probability), `sides` (code → left, right or both), `answer` (text). A clip's prediction
+        must not depend on the other clips.
         """
 
 
@@ -41,13 +41,19 @@ BASELINES = {
 
 
 def make_baseline(name: str, *, labels: Sequence[str], seed: int = 0, **config: Any) -> Recogniser:
-    """A fresh, untrained baseline.
+    """Creates an untrained baseline.
+
+    Args:
+        name (`str`): A key of `BASELINES`.
+        labels (`Sequence[str]`): The fixed label list.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
+        config: More arguments of the baseline.
 
     Raises:
-        ValueError: no baseline of this name.
+        ValueError: there is no baseline of this name.
     """
     if name not in BASELINES:
         raise ValueError(f"Unknown baseline {name!r}. Known: {', '.join(BASELINES)}.")
     module, class_name = BASELINES[name].split(".")
-    # Imported late: the majority class should not wait for torch.
+    # Imported late, because the majority class does not need torch.
     return getattr(import_module(f".{module}", __name__), class_name)(labels=labels, seed=seed, **config)

@@ -1,4 +1,4 @@
-"""From a row's flow to the small fields that flow-based recognisers read."""
+"""Converts a row's flow to the small fields that flow-based baselines use."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 
 
 def apex_flow(row: Mapping[str, Any]) -> np.ndarray:
-    """(2, h, w) float32: the flow from onset to apex, the middle one of a clip's fields.
+    """The flow from onset to apex, which is the middle field of a clip, (2, h, w) float32.
 
     Raises:
-        ValueError: no flow, another shape than (frames, 2, h, w), or values that are not finite; names the clip.
+        ValueError: the row has no flow, or it has another shape than (frames, 2, h, w) or values that are not finite.
     """
     return whole_flow(row)[len(row["flow"]) // 2]
 
 
 def whole_flow(row: Mapping[str, Any]) -> np.ndarray:
-    """(frames, 2, h, w) float32; raises as `apex_flow`."""
+    """The flow of all frames, (frames, 2, h, w) float32. Raises the same errors as `apex_flow`."""
     if row["flow"] is None:
         raise ValueError(f"Clip {row['clip_id']} has no flow.")
     flow = np.asarray(row["flow"], np.float32)
     if flow.ndim != 4 or flow.shape[1] != 2 or not flow.shape[0]:
-        raise ValueError(f"Clip {row['clip_id']}: flow must be (frames, 2, h, w); got {flow.shape}.")
+        raise ValueError(f"Clip {row['clip_id']}: flow must have shape (frames, 2, h, w); got {flow.shape}.")
     if not np.isfinite(flow).all():
-        raise ValueError(f"Clip {row['clip_id']}: flow holds NaN or infinite values.")
+        raise ValueError(f"Clip {row['clip_id']}: flow contains NaN or infinite values.")
     return flow
 
 
 def resized(field: np.ndarray, side: int) -> np.ndarray:
-    """(channels, h, w) to (channels, side, side); cells are averaged when it shrinks. Values keep their unit."""
+    """Resizes (channels, h, w) to (channels, side, side). Shrinking averages cells. Values keep their unit."""
     if field.shape[1:] == (side, side):
         return field
     shrinks = side <= min(field.shape[1:])
@@ -40,18 +40,18 @@ def resized(field: np.ndarray, side: int) -> np.ndarray:
 
 
 def median_subtracted(field: np.ndarray) -> np.ndarray:
-    """Each channel less its median, which is what is left of the head's motion."""
+    """Subtracts each channel's median, which removes remaining head motion."""
     return field - np.median(field, axis=(-2, -1), keepdims=True)
 
 
 def strain(field: np.ndarray) -> np.ndarray:
-    """(1, h, w) optical strain √(ux² + vy² + ½(uy + vx)²) of (2, h, w) flow (Shreve et al. 2011), per cell."""
+    """Optical strain √(ux² + vy² + ½(uy + vx)²) of (2, h, w) flow (Shreve et al. 2011), per cell, (1, h, w)."""
     (uy, ux), (vy, vx) = (np.gradient(channel) for channel in field)
     return np.sqrt(ux**2 + vy**2 + 0.5 * (uy + vx) ** 2)[None]
 
 
 def apex_fields(rows: Sequence[Mapping[str, Any]], side: int, *, with_strain: bool = False) -> np.ndarray:
-    """(clips, 2 or 3, side, side) float32: median-subtracted u and v at the apex, and strain."""
+    """Median-subtracted u and v at the apex, optionally with strain, (clips, 2 or 3, side, side) float32."""
     fields = []
     for row in rows:
         field = median_subtracted(resized(apex_flow(row), side))

@@ -1,4 +1,4 @@
-"""The class that the training rows hold most often, with their class frequencies as scores."""
+"""Predicts the most frequent class of the training rows, with the class frequencies as scores."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """OFF-ApexNet: two convolutional streams over horizontal and vertical flow from onset to apex.
 
 Gan, Liong, Yau, Huang & Tan, OFF-ApexNet on micro-expression recognition system, Signal Processing: Image
-Communication 74, 2019, arXiv 1805.08699, written from the description: a stream has two convolutions of 5 × 5 with 6
-and 16 filters, each followed by a 2 × 2 maximum; two layers of 1024 units read both streams. Number of epochs and
-batch size are ours.
+Communication 74, 2019, arXiv 1805.08699. Implemented from the description: each stream has two 5 × 5 convolutions with
+6 and 16 filters, each followed by 2 × 2 max pooling. Two layers of 1024 units read both streams. The number of epochs
+and the batch size are our own choice.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OFFApexNet(nn.Module):
         )
 
     def forward(self, fields: torch.Tensor) -> torch.Tensor:
-        """(clips, 2, 28, 28) to (clips, classes)."""
+        """Maps fields, (clips, 2, 28, 28), to logits, (clips, classes)."""
         return self.head(torch.cat([stream(fields[:, [k]]) for k, stream in enumerate(self.streams)], dim=1))
 
 

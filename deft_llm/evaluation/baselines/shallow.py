@@ -1,4 +1,4 @@
-"""What the shallow flow networks share: inputs scaled by the training rows, Adam, and the last epoch's weights."""
+"""Shared code of the shallow flow networks: inputs scaled by the training rows, Adam, and the last epoch's weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SIDE = 28
 
 
 class ShallowNetwork:
-    """A network on (clips, channels, 28, 28) fields at the apex. Sub-classes say which one, and how it is trained.
+    """A network on fields at the apex, (clips, channels, 28, 28). Subclasses define the network.
 
-    No epoch is selected: after `epochs` the training is over.
+    Training runs for `epochs` epochs. No epoch is selected.
 
     Args:
-        labels: the classes.
-        seed: of the weights and of the order of the clips.
-        epochs: how often every clip is seen; by default the sub-class's own, as the next two.
-        learning_rate: of Adam.
-        batch_size: clips of one step.
+        labels (`Sequence[str]`): The classes.
+        seed (`int`): Seed of the weights and of the order of the clips.
+        epochs (`int`, *optional*): How often every clip is seen; by default the subclass's own value.
+        learning_rate (`float`, *optional*): Learning rate of Adam; by default the subclass's own value.
+        batch_size (`int`, *optional*): Clips per step; by default the subclass's own value.
     """
 
     channels: int
@@ -54,7 +54,7 @@ class ShallowNetwork:
     def fit(self, rows: Sequence[Mapping[str, Any]]) -> None:
         torch.manual_seed(self.seed)
         fields = apex_fields(rows, SIDE, with_strain=self.channels == 3)
-        # Units differ from one data set to the next; the sign of u and v must survive, so nothing is shifted.
+        # Units differ between data sets, so inputs are scaled. They are not shifted, to keep the signs of u and v.
         self.scale = np.sqrt((fields**2).mean((0, 2, 3), keepdims=True)) + 1e-12
         inputs = torch.from_numpy(fields / self.scale)
         targets = torch.tensor([self.labels.index(row["label"]) for row in rows])

@@ -1,8 +1,8 @@
 """STSTNet: three shallow streams over horizontal flow, vertical flow and optical strain.
 
 Liong, Gan, See, Khor & Huang, Shallow Triple Stream Three-dimensional CNN (STSTNet) for Micro-expression Recognition,
-FG 2019, arXiv 1902.03634, written from the description. Of three streams, with 3, 5 and 8 filters of 3 × 3, each reads
-all three channels; the joined maps are averaged 2 × 2 and classified by one linear layer.
+FG 2019, arXiv 1902.03634. Implemented from the description: three streams with 3, 5 and 8 filters of 3 × 3 each read
+all three channels. The concatenated maps are averaged 2 × 2 and classified by one linear layer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class STSTNet(nn.Module):
         self.classifier = nn.Linear(5 * 5 * 16, classes)
 
     def forward(self, fields: torch.Tensor) -> torch.Tensor:
-        """(clips, 3, 28, 28) to (clips, classes)."""
+        """Maps fields, (clips, 3, 28, 28), to logits, (clips, classes)."""
         joined = torch.cat([stream(fields) for stream in self.streams], dim=1)
         return self.classifier(self.pool(joined).flatten(1))
 

@@ -1,4 +1,4 @@
-"""A support-vector machine with a radial kernel on 14 × 14 flow: what every deep model has to beat."""
+"""A support-vector machine with a radial kernel on 14 × 14 flow. A deep model should do better than this."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FlowSVM:
         self.model.fit(self._features(rows), [row["label"] for row in rows])
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """`label` is the machine's own vote; `scores` are a softmax of its decision function, not calibrated."""
+        """`label` is the SVM's own vote; `scores` are a softmax of its decision function and not calibrated."""
         features = self._features(rows)
         decision = self.model.decision_function(features)
         if decision.ndim == 1:  # two classes

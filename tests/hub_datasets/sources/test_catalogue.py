@@ -222,8 +222,8 @@ def test_smic_e_sheet_ends_in_lines_of_text(tmp_path):
     records, report = read_source("smic-hs", miniatures.smic_long(tmp_path))
     assert len(records) == report.rows == 5
     assert [drop.reason for drop in report.drops] == [
-        "no clip but text: Total: 157 clips of 16 subjects",
-        "no clip but text: ne: negative po: positive",
+        "text, not a clip: Total: 157 clips of 16 subjects",
+        "text, not a clip: ne: negative po: positive",
     ]
     assert records[0].files[0] == "image17581040.jpg"
     assert records[0].sheet_frames == (17581040, None, 17581048)
@@ -276,8 +276,8 @@ def test_cas_me3_unusable_apexes_are_flagged_and_empty_tabs_ignored(roots):
 def test_cas_me3_missing_and_damaged_images_drop_the_row(read):
     _, report = read("cas-me3a")
     assert reasons(report) == {
-        "spNO.2/b/0": "frame 0 is not on the disk",
-        "spNO.3/b/2": "part_A/spNO.3/b/color/6.jpg is no readable image",
+        "spNO.2/b/0": "frame 0 is not on disk",
+        "spNO.3/b/2": "part_A/spNO.3/b/color/6.jpg is not a readable image",
     }
 
 
@@ -380,7 +380,7 @@ def test_dfme_damaged_key_frame_drops_the_row(copied):
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     _, report = read_source("dfme", root)
-    assert reasons(report) == {"sub0008/sub0008_02/4": "train_frames/sub0008_02/00008.png is no readable image"}
+    assert reasons(report) == {"sub0008/sub0008_02/4": "train_frames/sub0008_02/00008.png is not a readable image"}
 
 
 def test_dfme_as_csv(tmp_path, read):

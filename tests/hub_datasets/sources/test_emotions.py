@@ -78,5 +78,5 @@ def test_objective_classes_by_the_table(cell, expected):
 def test_objective_classes_of_a_sheet():
     assert [parse_objective_class(text) for text in ("3", "VII", " i ", "")] == ["III", "VII", "I", None]
     for text in ("8", "0", "IIX"):
-        with pytest.raises(ValueError, match=f"{text!r} is no objective class"):
+        with pytest.raises(ValueError, match=f"{text!r} is not an objective class"):
             parse_objective_class(text)

@@ -95,10 +95,10 @@ def test_renamed_columns_are_named_with_those_needed(tmp_path, column, renamed, 
     ("lines", "message"),
     [
         ([], "the sheet is empty"),
-        ([CASME2_HEADER], "a header and no clip below it"),
+        ([CASME2_HEADER], "no clip below the header"),
         (
             [["nothing"], ["of", "the", "kind"]],
-            "no header in the first 20 rows of 'Sheet1'. Needed are columns for subject",
+            "no header in the first 20 rows of 'Sheet1'. Required are columns for subject",
         ),
     ],
 )

@@ -296,7 +296,7 @@ def test_conversations_have_the_rows_form():
 def test_the_sources_own_word_is_kept_and_a_misleading_one_refused():
     joy = asked(accepted([("AU1", "both")], BROWS_UP, emotion="Schadenfreude"))
     assert "Class: Schadenfreude" in joy["explain"][0][1]
-    with pytest.raises(ValueError, match="cannot be read back"):
+    with pytest.raises(ValueError, match="cannot be parsed"):
         asked(accepted([("AU1", "both")], BROWS_UP, emotion="left"))
     for convention in ("", "CASME II, updated", "a.b"):
         with pytest.raises(ValueError, match="label convention"):
