@@ -1,0 +1,26 @@
+"""Code in the documentation that nothing else runs."""
+
+import re
+from pathlib import Path
+
+from fastapi.testclient import TestClient
+
+ROOT = Path(__file__).parents[1]
+
+
+def block_after(page: str, mark: str) -> str:
+    """The Python block of a page in docs/ that follows a comment."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.search(rf"<!-- {re.escape(mark)}.*?-->\n```python\n(.*?)```", text, re.DOTALL)[1]
+
+
+def test_the_server_of_the_hub_page_answers(folder, brow_video):
+    names = {}
+    exec(block_after("hub.md", "serve.py").replace("org/deft-llm", str(folder)), names)
+    client = TestClient(names["app"])
+    answered = client.post("/explain", files={"clip": brow_video.read_bytes()})
+    assert answered.status_code == 200
+    assert set(answered.json()["scores"]) == set(names["explain"].processor.emotion_labels)
+    refused = client.post("/explain", files={"clip": b"no video"})
+    assert refused.status_code == 422
+    assert "not a video" in refused.json()["detail"]
