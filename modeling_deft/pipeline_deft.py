@@ -150,7 +150,9 @@ class DeftVideoTextToTextPipeline(Pipeline):
 
     def save_pretrained(self, save_directory, **kwargs):
         """Saves the model, the processor and their code, so that `pipeline(model=save_directory)` loads them again."""
+        own = self.model.config.custom_pipelines
         super().save_pretrained(save_directory, **kwargs)
+        self.model.config.custom_pipelines = own  # saving leaves the model as it was
         self.processor.save_pretrained(save_directory, **kwargs)
 
 

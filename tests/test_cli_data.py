@@ -61,7 +61,10 @@ def test_the_form_of_a_command_is_checked(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: (root / "annotations.csv").write_text("subject,path\n", encoding="utf-8"), "no clip below it"),
+        (
+            lambda root: (root / "annotations.csv").write_text("subject,path\n", encoding="utf-8"),
+            "no clip below the header",
+        ),
         (lambda root: (root / "annotations.csv").write_text("person,where\n1,a\n", encoding="utf-8"), "subject"),
         (lambda root: (root / "annotations.csv").unlink(), "Unknown source 'mylab'"),
         (lambda root: shutil.rmtree(root), "no such folder"),

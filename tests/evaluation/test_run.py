@@ -163,7 +163,7 @@ def test_a_trained_model_is_scored_by_what_it_answers_and_the_card_is_filled(dat
     assert sum(line["model"] == "DEFT, trained before" for line in lines) == 12
     assert "Card filled" in capsys.readouterr().out
     card = (model / "README.md").read_text(encoding="utf-8")
-    assert f"% of\n{still}; clips with an expression" in card
+    assert f"% of\n{still}. Clips with an expression" in card
 
 
 def test_a_still_clip_of_a_person_in_training_is_refused(dataset, folder, tmp_path, capsys):

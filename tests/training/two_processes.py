@@ -61,7 +61,7 @@ def main(result: str, options: list[str]) -> None:
     alone = losses_of(model, batch_of(run, 0, 1), 3, 1)
     model.load_state_dict(before)
     mesh = init_device_mesh("cpu", (world,))
-    blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    blocks = [module for module in reversed(list(model.modules())) if type(module).__name__ in model._no_split_modules]
     for module in [*blocks, model]:
         fully_shard(module, mesh=mesh)
     sharded = losses_of(model, batch_of(run, rank, world), 3, world)
