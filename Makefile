@@ -44,7 +44,7 @@ $(VENV)/range-%/.ready: constraints-%.txt $(READY)
 	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
 	own=$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
 	echo "import site; site.addsitedir('$$site')" >$$own/deft_main.pth
-	@$(@D)/bin/python -m pip install --quiet --constraint $< transformers
+	@$(@D)/bin/python -m pip install --quiet --no-deps --constraint $< transformers
 	@touch $@
 
 $(SUITES)/%/.ready:
