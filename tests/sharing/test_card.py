@@ -68,8 +68,8 @@ def test_a_report_of_the_checkpoint_is_shown_with_its_intervals(carded, tmp_path
     row = "| DEFT, trained before | 0.765 (0.744 to 0.777) | 0.876 (0.855 to 0.888) | 0.961 (0.940 to 0.973) |"
     assert row in card.text
     assert "| majority | 0.123 (" in card.text
-    assert "Still clips it abstained from: 87.5 % of\n8; clips with an expression" in card.text
-    assert "Answers that can be read back: 96.1 %" in card.text
+    assert "Still clips it abstained from: 87.5 % of\n8. Clips with an expression" in card.text
+    assert "Answers that can be parsed: 96.1 %" in card.text
     assert "Action units: F1 0.777, macro F1 over presence and absence\n0.888." in card.text
     assert "not this checkpoint's own" not in card.text
     (f1, *_) = card.data.eval_results
