@@ -28,7 +28,7 @@ def load_explainer(model: str, *, revision: str | None = None) -> Any:
         A `DeftVideoTextToTextPipeline`.
 
     Raises:
-        FileNotFoundError: There is no such folder, and no Hub repository that can be read.
+        FileNotFoundError: The folder does not exist, and a Hub repository of that name cannot be read.
         ValueError: The model is not a DEFT model.
     """
     import torch

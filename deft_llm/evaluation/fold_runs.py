@@ -71,7 +71,7 @@ class ModelSpec:
 class RunResult:
     """Predictions (fold → clip id → prediction), and seconds and peak memory (MB) of each fold.
 
-    `still` holds the predictions for clips that show no expression; they have no class.
+    `still` holds the predictions for clips that show no expression. These clips are not scored by class.
     """
 
     model: str

@@ -37,7 +37,7 @@ def read_questions(path: str | Path) -> list[Question]:
 
     Raises:
         ValueError: a line is not a JSON object, lacks a field, has contradictory fields or repeats a question (names
-            the file and the line); or there is no question.
+            the file and the line); or the file does not contain a question.
         FileNotFoundError: the file does not exist.
     """
     path = Path(path)

@@ -50,7 +50,7 @@ def make_baseline(name: str, *, labels: Sequence[str], seed: int = 0, **config: 
         config: More arguments of the baseline.
 
     Raises:
-        ValueError: there is no baseline of this name.
+        ValueError: The name is not that of a baseline.
     """
     if name not in BASELINES:
         raise ValueError(f"Unknown baseline {name!r}. Known: {', '.join(BASELINES)}.")
