@@ -333,9 +333,14 @@ def _guarded(command: Callable[[], Any]) -> int:
     except ImportError as error:
         return _refused(_with_extra(error))
     except (
-        ValueError, TypeError, FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError,
+        ValueError,
+        TypeError,
+        FileExistsError,
+        FileNotFoundError,
+        IsADirectoryError,
+        NotADirectoryError,
         PermissionError,
-    ) as error:  # fmt: skip
+    ) as error:
         return _refused(str(error))
     except (OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -170,9 +170,12 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
                     with gr.Row(elem_classes="deft-examples"):
                         for number, path in enumerate(EXAMPLES, start=1):
                             button = gr.Button(
-                                f"Face {number}", icon=path.with_suffix(".jpg"), size="sm", min_width=60,
+                                f"Face {number}",
+                                icon=path.with_suffix(".jpg"),
+                                size="sm",
+                                min_width=60,
                                 elem_classes="deft-example",
-                            )  # fmt: skip
+                            )
                             examples.append((button, path))
             with gr.Column(scale=1, min_width=320, elem_classes="deft-result"):
                 result = gr.HTML(draw_nothing(), elem_id="deft-result")
@@ -186,8 +189,10 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
         for button, path in examples:
             button.click(
                 lambda path=str(path), progress=gr.Progress(): for_page(path, "crop", progress)[0],  # noqa: B008
-                None, result, **options,
-            )  # fmt: skip
+                None,
+                result,
+                **options,
+            )
         # The endpoint for programs has an answer of its own: data, and no page.
         answer = gr.JSON(visible=False)
         gr.Button(visible=False).click(

@@ -120,9 +120,14 @@ class Explainer:
         self._reading, self._alignment, self._tracking, self._clips, self._units, self._common = (
             importlib.import_module(f"{beside}.{name}")
             for name in (
-                "video_reading", "face_alignment", "region_tracking", "aligned_clip", "action_units", "common_deft",
+                "video_reading",
+                "face_alignment",
+                "region_tracking",
+                "aligned_clip",
+                "action_units",
+                "common_deft",
             )
-        )  # fmt: skip
+        )
         return pipe
 
     def explain(
@@ -266,9 +271,10 @@ def _check_length(frames: int, fps: float | None) -> None:
         raise ClipProblem(f"This clip has {frames} frames; up to {MAX_FRAMES} are read here. Cut it shorter.", 413)
     if frames < 8:
         raise ClipProblem(
-            "This is a single picture; motion needs a clip." if frames == 1 else
-            f"This clip has {frames} frames only; motion needs at least 8.",
-        )  # fmt: skip
+            "This is a single picture; motion needs a clip."
+            if frames == 1
+            else f"This clip has {frames} frames only; motion needs at least 8.",
+        )
 
 
 def _film_frames(keys: tuple[int, int, int], count: int, sampled: list[int]) -> list[int]:

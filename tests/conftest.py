@@ -35,8 +35,15 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 def pytest_configure(config):
     """Marks of transformers' own test suites (`test_transformers_mixins.py`)."""
-    for mark in ("accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test", "order", "slow",
-                 "torch_compile_test"):  # fmt: skip
+    for mark in (
+        "accelerate_tests",
+        "flash_attn_test",
+        "flash_attn_3_test",
+        "flash_attn_4_test",
+        "order",
+        "slow",
+        "torch_compile_test",
+    ):
         config.addinivalue_line("markers", f"{mark}: transformers' own")
 
 
@@ -88,8 +95,16 @@ def spotted_video(face, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     """48 clips of four faces: every emotion and action unit of the generator occurs."""
-    settings = {"preset": PRESETS["easy"], "conventions": ("synthetic",), "clips_per_face": 12, "total": 48,
-                "first_test_face": 4, "corrupt": 0.0, "num_frames": 8, "seed": 1}  # fmt: skip
+    settings = {
+        "preset": PRESETS["easy"],
+        "conventions": ("synthetic",),
+        "clips_per_face": 12,
+        "total": 48,
+        "first_test_face": 4,
+        "corrupt": 0.0,
+        "num_frames": 8,
+        "seed": 1,
+    }
     rows = [row for face_index in range(4) for row in face_rows(face_index, **settings)[0]]
     return Dataset.from_list(rows, features=features(DeftVideoProcessor(num_frames=8)))
 

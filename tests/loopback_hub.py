@@ -403,11 +403,21 @@ class _Handler(BaseHTTPRequestHandler):
         match = re.match(r"^\s*---\n(.*?)\n---", readme, re.DOTALL)
         card = yaml.safe_load(match[1]) if match else {}
         info = {
-            "id": name, "modelId": name, "author": name.partition("/")[0], "sha": commit.oid, "private":
-            repository.private, "gated": repository.gated, "disabled": False, "tags": card.get("tags", []),
-            "cardData": card, "siblings": [{"rfilename": path} for path in sorted(commit.files)],
-            "lastModified": _DATE, "createdAt": _DATE, "downloads": 0, "likes": 0,
-        }  # fmt: skip
+            "id": name,
+            "modelId": name,
+            "author": name.partition("/")[0],
+            "sha": commit.oid,
+            "private": repository.private,
+            "gated": repository.gated,
+            "disabled": False,
+            "tags": card.get("tags", []),
+            "cardData": card,
+            "siblings": [{"rfilename": path} for path in sorted(commit.files)],
+            "lastModified": _DATE,
+            "createdAt": _DATE,
+            "downloads": 0,
+            "likes": 0,
+        }
         if "pipeline_tag" in card:
             info["pipeline_tag"] = card["pipeline_tag"]
         self._json(info)

@@ -19,9 +19,22 @@ from deft_llm.processing.motion_evidence import parse_motion
 from tests.evaluation.made_up_rows import make_row
 
 COMMANDS = [
-    ["explain"], ["measure"], ["spot"], ["train"], ["evaluate"], ["card"], ["push"], ["data"], ["data", "build"],
-    ["data", "synthesize"], ["data", "inspect"], ["data", "push"], ["demo"], ["demo", "clip"], ["demo", "explain"],
-]  # fmt: skip
+    ["explain"],
+    ["measure"],
+    ["spot"],
+    ["train"],
+    ["evaluate"],
+    ["card"],
+    ["push"],
+    ["data"],
+    ["data", "build"],
+    ["data", "synthesize"],
+    ["data", "inspect"],
+    ["data", "push"],
+    ["demo"],
+    ["demo", "clip"],
+    ["demo", "explain"],
+]
 
 
 def run(*words):
@@ -139,8 +152,13 @@ def test_what_is_wrong_is_said_in_a_sentence(words, message, brow_video, folder,
 
     for number in range(12):
         Image.new("RGB", (64, 64)).save(tmp_path / "frames" / f"{number}.png")
-    places = {"clip": brow_video, "model": folder, "empty": tmp_path / "empty", "frames": tmp_path / "frames",
-              "broken": tmp_path / "broken.mp4"}  # fmt: skip
+    places = {
+        "clip": brow_video,
+        "model": folder,
+        "empty": tmp_path / "empty",
+        "frames": tmp_path / "frames",
+        "broken": tmp_path / "broken.mp4",
+    }
     assert main([word.format(**places) for word in words.split()]) == REFUSED
     captured = capfd.readouterr()
     assert "Traceback" not in captured.err
@@ -213,8 +231,12 @@ def test_every_module_of_an_extra_is_known():
 
     extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     extras = extras["project"]["optional-dependencies"]
-    packages = {"sklearn": "scikit-learn", "skimage": "scikit-image", "python_calamine": "python-calamine",
-                "rouge_score": "rouge-score"}  # fmt: skip
+    packages = {
+        "sklearn": "scikit-learn",
+        "skimage": "scikit-image",
+        "python_calamine": "python-calamine",
+        "rouge_score": "rouge-score",
+    }
     for extra, names in cli.EXTRAS.items():
         brought = " ".join(extras[extra])
         for module in names:
@@ -226,11 +248,24 @@ def test_every_module_of_an_extra_is_known():
 
 def test_underscores_and_several_values_are_understood():
     assert cli._dashed(["--output_dir", "a_b", "--max_new_tokens=4_0", "-x_y"]) == [
-        "--output-dir", "a_b", "--max-new-tokens=4_0", "-x_y",
-    ]  # fmt: skip
+        "--output-dir",
+        "a_b",
+        "--max-new-tokens=4_0",
+        "-x_y",
+    ]
     assert cli._repeated(["build", "--source", "a=A", "b=B", "--accept-licence", "a", "b", "--seed", "1"]) == [
-        "build", "--source", "a=A", "--source", "b=B", "--accept-licence", "a", "--accept-licence", "b", "--seed", "1",
-    ]  # fmt: skip
+        "build",
+        "--source",
+        "a=A",
+        "--source",
+        "b=B",
+        "--accept-licence",
+        "a",
+        "--accept-licence",
+        "b",
+        "--seed",
+        "1",
+    ]
 
 
 # --- Each command, once ---------------------------------------------------------------------------------------------
@@ -277,8 +312,20 @@ def test_data(tmp_path, capsys):
 def test_train_and_evaluate_and_card(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "deft"
-    options = ["--max-steps", "1", "--warmup_steps", "0", "--per-device-train-batch-size", "2", "--use-cpu", "true",
-               "--preprocessing-workers", "1", "--disable-tqdm", "true"]  # fmt: skip
+    options = [
+        "--max-steps",
+        "1",
+        "--warmup_steps",
+        "0",
+        "--per-device-train-batch-size",
+        "2",
+        "--use-cpu",
+        "true",
+        "--preprocessing-workers",
+        "1",
+        "--disable-tqdm",
+        "true",
+    ]
     words = ["train", "--config", "tiny.yaml", "--dataset", str(data / "data"), "--output-dir", str(out), *options]
     assert main(words) == DONE
     assert "Model folder written to" in capsys.readouterr().out
@@ -288,8 +335,26 @@ def test_train_and_evaluate_and_card(data, tmp_path, capsys, monkeypatch):
     assert "holds a finished model" in capsys.readouterr().err
 
     evaluation = tmp_path / "evaluation"
-    assert main(["evaluate", "--dataset", str(data / "data"), "--model", str(out), "--output_dir", str(evaluation),
-                 "--target", "emotion", "--max-new-tokens", "4", "--resamples", "10"]) == DONE  # fmt: skip
+    assert (
+        main(
+            [
+                "evaluate",
+                "--dataset",
+                str(data / "data"),
+                "--model",
+                str(out),
+                "--output_dir",
+                str(evaluation),
+                "--target",
+                "emotion",
+                "--max-new-tokens",
+                "4",
+                "--resamples",
+                "10",
+            ]
+        )
+        == DONE
+    )
     assert "Card filled" in capsys.readouterr().out
     assert main(["card", str(out), "--report", str(evaluation / "report.json"), "--dataset-id", "org/x"]) == DONE
     front = yaml.safe_load((out / "README.md").read_text(encoding="utf-8").split("---\n")[1])

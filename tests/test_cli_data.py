@@ -90,9 +90,10 @@ def test_nothing_built_ends_with_three(tmp_path, capsys):
 
 def test_own_recordings_need_no_licence_and_a_clean_build_ends_with_zero(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        building, "run_processes",
+        building,
+        "run_processes",
         lambda work, shards, *_: [build_shard(work, number) for number in range(len(shards))],
-    )  # fmt: skip
+    )
     root = own_csv(tmp_path / "own")
     (tmp_path / "model.task").touch()
     assert run(root, tmp_path / "out", "--face-source", "mylab=cropped") == DONE
@@ -113,5 +114,7 @@ def test_values_of_options():
     assert pairs("--sheet", ["samm=a.csv", "samm=a.csv", "mmew=b=c"]) == {"samm": "a.csv", "mmew": "b=c"}
     assert [plain(text) for text in ("true", "false", "-3", "04:00:00")] == [True, False, -3, "04:00:00"]
     assert [visibility_of(*flags) for flags in ((False, False), (True, False), (False, True))] == [
-        "public", "private", "gated",
-    ]  # fmt: skip
+        "public",
+        "private",
+        "gated",
+    ]

@@ -206,8 +206,13 @@ def test_a_push_of_the_trainer_keeps_pipeline_and_card(elsewhere, hub, revisions
     }
     done = subprocess.run(
         [sys.executable, "train_sft.py", *(str(word) for pair in arguments.items() for word in pair)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     files = hub.files(NAME)
     assert set(hub.files(NAME, revision=revisions[0])) - {"old_helper.py"} <= set(files)

@@ -138,8 +138,11 @@ def test_no_module_imports_itself_in_a_circle(late):
 
 
 def test_no_file_is_longer_than_can_be_read():
-    files = [path for top in ("deft_llm", "hub_datasets", "benchmarks", "docs", "space", *FLAT)
-             for path in (ROOT / top).rglob("*.py")] + list(ROOT.glob("*.py"))  # fmt: skip
+    files = [
+        path
+        for top in ("deft_llm", "hub_datasets", "benchmarks", "docs", "space", *FLAT)
+        for path in (ROOT / top).rglob("*.py")
+    ] + list(ROOT.glob("*.py"))
     assert len(files) > 100
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     long = {name: lines for name, lines in lengths.items() if lines > LONGEST}

@@ -100,9 +100,10 @@ def train(
         conventions=model.config.label_conventions,
     )
     usable = [
-        index for index, row in enumerate(clips.rows)
+        index
+        for index, row in enumerate(clips.rows)
         if any(item["task"] in settings["task_weights"] for item in row["conversations"])
-    ]  # fmt: skip
+    ]
     rate, size = settings["learning_rate"], settings["per_device_train_batch_size"]
     collator.step_size = size
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=settings["weight_decay"])
@@ -165,8 +166,10 @@ def identity_probe(states: torch.Tensor, faces: np.ndarray) -> float:
     values, number = np.unique(faces, return_inverse=True)
     rank = np.array([np.sum(number[:index] == face) for index, face in enumerate(number)])
     halves = rank % 2 == 0, rank % 2 == 1
-    found = [probe().fit(states[one], number[one]).score(states[other], number[other]) for one, other in
-             (halves, halves[::-1])]  # fmt: skip
+    found = [
+        probe().fit(states[one], number[one]).score(states[other], number[other])
+        for one, other in (halves, halves[::-1])
+    ]
     return 100 * (float(np.mean(found)) - 1 / len(values))
 
 
@@ -400,9 +403,14 @@ def cost(place: Path, clips: int) -> None:
     arguments = ModelArguments(**{name: value for name, value in settings.items() if name in names})
     # A language model of a size at which a prefill is more than overhead.
     arguments.text = {
-        **settings["text"], "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64,
-    }  # fmt: skip
+        **settings["text"],
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+    }
     model, processor = build_model(arguments, rows["train"])
     model.eval()
     tensors = sets["test"].clips(slice(0, 1))

@@ -33,9 +33,11 @@ SHOWN = {
     "positive": ("AU12", "AU12", "AU12", "AU6 AU12", "AU6 AU12", "AU14"),
     "surprise": ("AU1 AU2", "AU1 AU2", "AU2", "AU1 AU2 AU5", "AU5", "AU1"),
 }
-EMOTION = {"smic-hs": {"negative": "negative", "positive": "positive"},
-           "casme2": {"negative": "disgust", "positive": "happiness"},
-           "samm": {"negative": "anger", "positive": "happiness"}}  # fmt: skip
+EMOTION = {
+    "smic-hs": {"negative": "negative", "positive": "positive"},
+    "casme2": {"negative": "disgust", "positive": "happiness"},
+    "samm": {"negative": "anger", "positive": "happiness"},
+}
 
 
 def make_rows(

@@ -154,8 +154,9 @@ def bound_table(clips: int) -> None:
             # Rayleigh: the mean length of an isotropic error with this deviation along each axis.
             whole.append(np.sqrt(np.pi / 2) * result.deviation()[shown.apex].numpy()[textured].mean())
         error, two, whole = np.mean(measured), np.mean(two), np.mean(whole)
-        table.add_row(f"{noise:g}", f"{error:.4f}", f"{two:.4f}", f"{error / two:.2f}", f"{whole:.4f}",
-                      f"{error / whole:.2f}")  # fmt: skip
+        table.add_row(
+            f"{noise:g}", f"{error:.4f}", f"{two:.4f}", f"{error / two:.2f}", f"{whole:.4f}", f"{error / whole:.2f}"
+        )
     console.print(table)
     console.print(
         "Two frames: motion constant under a window of σ = 7 px, each pair by itself. The clip: the smooth fields of "

@@ -37,17 +37,35 @@ QWEN3 = {"model_type": "qwen3", "vocab_size": 151936, "num_key_value_heads": 8, 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 SIZES = {
-    "Qwen/Qwen3-0.6B": {**QWEN3, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-                        "num_attention_heads": 16, "tie_word_embeddings": True},
-    "Qwen/Qwen3-4B": {**QWEN3, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
-                      "num_attention_heads": 32, "tie_word_embeddings": True},
-    "Qwen/Qwen3-8B": {**QWEN3, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
-                      "num_attention_heads": 32, "tie_word_embeddings": False},
+    "Qwen/Qwen3-0.6B": {
+        **QWEN3,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen3-4B": {
+        **QWEN3,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen3-8B": {
+        **QWEN3,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "tie_word_embeddings": False,
+    },
     "facebook/dinov2-base": {"model_type": "dinov2", **BASE, "image_size": 518, "patch_size": 14},
     "facebook/dinov2-large": {"model_type": "dinov2", **LARGE, "image_size": 518, "patch_size": 14},
     "MCG-NJU/videomae-base": {"model_type": "videomae", **BASE, "intermediate_size": 3072},
     "MCG-NJU/videomae-large": {"model_type": "videomae", **LARGE, "intermediate_size": 4096},
-}  # fmt: skip
+}
 
 # What the estimates take for granted.
 UNITS, EMOTIONS, CLIPS, TOKENS, SCORED = 20, 7, 10_000, 260, 130
@@ -57,9 +75,13 @@ PEAK, UTILISATION = 989e12, 0.35  # an H200-class GPU in bfloat16, and the share
 def run_script(*options: str, kill_at: int | None = None, check: bool = True) -> subprocess.CompletedProcess:
     script = ["train_sft.py"] if kill_at is None else ["tests/training/killed_run.py", str(kill_at)]
     done = subprocess.run(
-        [sys.executable, *script, *options], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, *script, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
-    )  # fmt: skip
+    )
     if check and done.returncode:
         sys.exit(f"train_sft.py ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return done
@@ -79,8 +101,19 @@ def synthesized(folder: Path, *options: str) -> str:
 
 
 def options_of(data: str, *more: str) -> list[str]:
-    return ["--config", "recipes/tiny.yaml", "--dataset", data, "--use_cpu", "true", "--disable_tqdm", "true",
-            "--logging_steps", "1", *more]  # fmt: skip
+    return [
+        "--config",
+        "recipes/tiny.yaml",
+        "--dataset",
+        data,
+        "--use_cpu",
+        "true",
+        "--disable_tqdm",
+        "true",
+        "--logging_steps",
+        "1",
+        *more,
+    ]
 
 
 AUGMENTED = ("--mirror", "0.5", "--flow_noise", "1", "--temporal_crop", "0.5", "--appearance_jitter", "0.5")
@@ -90,8 +123,17 @@ def data_share(data: str, work: Path) -> None:
     """Median over the last steps of the part of a step spent waiting for the next batch."""
     for name, more in {"as the recipe is": (), "with every augmentation": AUGMENTED}.items():
         out = work / f"share-{len(more)}"
-        run_script(*options_of(data, *more), "--max_steps", "30", "--save_strategy", "steps", "--save_steps", "30",
-                   "--output_dir", str(out))  # fmt: skip
+        run_script(
+            *options_of(data, *more),
+            "--max_steps",
+            "30",
+            "--save_strategy",
+            "steps",
+            "--save_steps",
+            "30",
+            "--output_dir",
+            str(out),
+        )
         entries = history(out)[10:]
         shares = [entry["data_wait_share"] for entry in entries]
         clips = statistics.median(entry["clips_per_second"] for entry in entries)
@@ -154,9 +196,12 @@ def one_trainer(name: str, data: str, out: str, result: str) -> None:
             }
 
         trainer = SFTTrainer(
-            model=hybrid.model, args=hybrid.args, train_dataset=hybrid.train_dataset,
-            processing_class=hybrid.processing_class, data_collator=without_labels,
-        )  # fmt: skip
+            model=hybrid.model,
+            args=hybrid.args,
+            train_dataset=hybrid.train_dataset,
+            processing_class=hybrid.processing_class,
+            data_collator=without_labels,
+        )
     else:
         trainer = hybrid
     # The same clips in the same order, with the same conversations.
@@ -178,8 +223,10 @@ def one_trainer(name: str, data: str, out: str, result: str) -> None:
 
 def _fixed_batches(trainer: Any, clips: Any) -> Any:
     size = trainer.args.per_device_train_batch_size
-    rows = [[{**clips[index % len(clips)], "epoch": 0, "place": index} for index in range(s, s + size)]
-            for s in range(0, STEPS * size, size)]  # fmt: skip
+    rows = [
+        [{**clips[index % len(clips)], "epoch": 0, "place": index} for index in range(s, s + size)]
+        for s in range(0, STEPS * size, size)
+    ]
     return trainer.accelerator.prepare(
         torch.utils.data.DataLoader(rows, batch_size=None, collate_fn=trainer.data_collator)
     )
@@ -188,8 +235,19 @@ def _fixed_batches(trainer: Any, clips: Any) -> Any:
 def resumed(data: str, work: Path) -> None:
     """Runs killed by SIGKILL at random steps and resumed, against an undisturbed one; every random thing is on."""
     steps, rng = 24, random.Random(time.time_ns())
-    more = [*options_of(data, *AUGMENTED), "--max_steps", str(steps), "--per_device_train_batch_size", "8",
-            "--use_peft", "true", "--save_strategy", "steps", "--save_steps", "5"]  # fmt: skip
+    more = [
+        *options_of(data, *AUGMENTED),
+        "--max_steps",
+        str(steps),
+        "--per_device_train_batch_size",
+        "8",
+        "--use_peft",
+        "true",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "5",
+    ]
     run_script(*more, "--output_dir", str(work / "straight"))
     expected = [(entry["step"], entry["loss"], entry["grad_norm"]) for entry in history(work / "straight")]
     equal = []
@@ -206,12 +264,24 @@ def resumed(data: str, work: Path) -> None:
 def two_processes(data: str, work: Path) -> None:
     """Without what draws for the clips of one process together."""
     alone = ["--appearance_swap", "0", "--expert_dropout", "0"]
-    more = [*options_of(data, *AUGMENTED, *alone), "--max_steps", str(STEPS), "--save_strategy", "steps",
-            "--save_steps", str(STEPS)]  # fmt: skip
+    more = [
+        *options_of(data, *AUGMENTED, *alone),
+        "--max_steps",
+        str(STEPS),
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        str(STEPS),
+    ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train_sft.py"]
     batch = "--per_device_train_batch_size"
-    subprocess.run([*command, *more, batch, "4", "--output_dir", str(work / "two")], cwd=ROOT, check=True,
-                   capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    subprocess.run(
+        [*command, *more, batch, "4", "--output_dir", str(work / "two")],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     run_script(*more, batch, "8", "--output_dir", str(work / "one"))
     run_script(*more, batch, "2", "--gradient_accumulation_steps", "4", "--output_dir", str(work / "accumulated"))
     one = [entry["loss"] for entry in history(work / "one")]
@@ -263,14 +333,21 @@ def full_size(recipe: dict[str, Any], device: str) -> Any:
 
     configs = {name: AutoConfig.for_model(**SIZES[recipe[name]]) for name in ("text", "structure", "texture")}
     config = DeftConfig(
-        text_config=configs["text"], structure_config=configs["structure"], texture_config=configs["texture"],
-        motion_config=recipe["motion"], image_size=recipe["image_size"],
+        text_config=configs["text"],
+        structure_config=configs["structure"],
+        texture_config=configs["texture"],
+        motion_config=recipe["motion"],
+        image_size=recipe["image_size"],
         action_units=[code for code, unit in ACTION_UNITS.items() if unit.testable][:UNITS],
-        emotion_labels=[str(number) for number in range(EMOTIONS)], expert_size=recipe["expert_size"],
-        structure_tokens=recipe["structure_tokens"], texture_tokens=recipe["texture_tokens"],
+        emotion_labels=[str(number) for number in range(EMOTIONS)],
+        expert_size=recipe["expert_size"],
+        structure_tokens=recipe["structure_tokens"],
+        texture_tokens=recipe["texture_tokens"],
         texture_share=recipe["texture_share"],
-        structure_token_id=1, texture_token_id=2, motion_token_id=3,
-    )  # fmt: skip
+        structure_token_id=1,
+        texture_token_id=2,
+        motion_token_id=3,
+    )
     with torch.device(device):
         return DeftForConditionalGeneration(config)
 
@@ -286,11 +363,14 @@ def made_up_batch(model: Any, recipe: dict[str, Any], size: int, device: str) ->
     labels = torch.full_like(ids, -100)
     labels[:, -SCORED:] = 10
     batch = {
-        "input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids),
+        "input_ids": ids,
+        "labels": labels,
+        "attention_mask": torch.ones_like(ids),
         "pixel_values_videos": torch.randn(size, frames, 3, side, side),
         "flow_values_videos": torch.randn(size, frames - 1, 2, flow, flow),
-        "emotion_labels": torch.zeros(size, dtype=torch.long), "au_labels": torch.zeros(size, config.motion_tokens),
-    }  # fmt: skip
+        "emotion_labels": torch.zeros(size, dtype=torch.long),
+        "au_labels": torch.zeros(size, config.motion_tokens),
+    }
     return {name: value.to(device) for name, value in batch.items()}
 
 
@@ -318,9 +398,13 @@ def estimate(name: str) -> dict[str, float]:
     width = text.num_attention_heads * text.head_dim
     kv = text.num_key_value_heads * text.head_dim
     inner = 3 * (text.hidden_size + text.intermediate_size)
-    adapters = recipe.get("lora_r", 0) * text.num_hidden_layers * (
-        2 * (text.hidden_size + width) + 2 * (text.hidden_size + kv) + inner
-    ) if lora else 0  # fmt: skip
+    adapters = (
+        recipe.get("lora_r", 0)
+        * text.num_hidden_layers
+        * (2 * (text.hidden_size + width) + 2 * (text.hidden_size + kv) + inner)
+        if lora
+        else 0
+    )
 
     # Memory: 16 bytes a trained parameter (weight, gradient, two moments); frozen language weights in bfloat16; with
     # PEFT the experts' first weights once more. Activations: one checkpoint a layer, one layer's insides at a time
@@ -343,9 +427,14 @@ def estimate(name: str) -> dict[str, float]:
     flops = TOKENS * per_token + 4 * seen
     hours = recipe["num_train_epochs"] * CLIPS * flops / (UTILISATION * PEAK) / 3600
     return {
-        "language": language / 1e9, "experts": experts / 1e9, "adapters": adapters / 1e6,
-        "memory": (fixed + activations) / 1e9, "activations": activations / 1e9, "tflop": flops / 1e12, "hours": hours,
-    }  # fmt: skip
+        "language": language / 1e9,
+        "experts": experts / 1e9,
+        "adapters": adapters / 1e6,
+        "memory": (fixed + activations) / 1e9,
+        "activations": activations / 1e9,
+        "tflop": flops / 1e12,
+        "hours": hours,
+    }
 
 
 def estimates() -> None:
@@ -421,10 +510,14 @@ def main() -> None:
         needs_data = {"share", "trainer", "resume", "processes"} & set(arguments.parts)
         data = synthesized(work / "easy", "--clips", "120") if needs_data else ""
         steps = {
-            "share": lambda: data_share(data, work), "trainer": lambda: against_trl(data, work),
-            "resume": lambda: resumed(data, work), "processes": lambda: two_processes(data, work),
-            "recipe": lambda: tiny_recipe(arguments.dataset, work), "estimates": estimates, "gpu": on_gpu,
-        }  # fmt: skip
+            "share": lambda: data_share(data, work),
+            "trainer": lambda: against_trl(data, work),
+            "resume": lambda: resumed(data, work),
+            "processes": lambda: two_processes(data, work),
+            "recipe": lambda: tiny_recipe(arguments.dataset, work),
+            "estimates": estimates,
+            "gpu": on_gpu,
+        }
         for name in arguments.parts:
             steps[name]()
 

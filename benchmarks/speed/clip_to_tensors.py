@@ -34,8 +34,12 @@ def video(frames: int, seed: int = 0) -> bytes:
 
 
 def processors(num_frames: int, flow_frames: int) -> dict[str, DeftVideoProcessor]:
-    names = {"whole_clip (default)": "whole_clip", "lucas_kanade": "lucas_kanade", "farneback": "farneback",
-             "dis": "dis"}  # fmt: skip
+    names = {
+        "whole_clip (default)": "whole_clip",
+        "lucas_kanade": "lucas_kanade",
+        "farneback": "farneback",
+        "dis": "dis",
+    }
     if hasattr(cv2, "optflow"):
         names["tvl1"] = "tvl1"
     return {

@@ -25,8 +25,25 @@ from deft_llm.processing.optical_flow import FLOW_ESTIMATORS
 from deft_llm.processing.whole_clip_flow import whole_clip_flow
 
 SIDE, COUNT = 128, 64
-VIEWS = ("view", "expand", "t.default", "transpose", "select", "slice", "unsqueeze", "squeeze", "permute", "alias",
-         "detach", "as_strided", "_unsafe_view", "unbind", "split", "diagonal.default", "empty")  # fmt: skip
+VIEWS = (
+    "view",
+    "expand",
+    "t.default",
+    "transpose",
+    "select",
+    "slice",
+    "unsqueeze",
+    "squeeze",
+    "permute",
+    "alias",
+    "detach",
+    "as_strided",
+    "_unsafe_view",
+    "unbind",
+    "split",
+    "diagonal.default",
+    "empty",
+)
 
 
 class CountedBytes(TorchDispatchMode):

@@ -56,8 +56,11 @@ def main() -> None:
             "inputs_embeds": deft.model.embed_prompts(prompt["input_ids"], deft.model(**clip)),
             "attention_mask": prompt["attention_mask"],
         }
-        inputs = {"DEFT": (deft, prompt | clip), "stock": (stock, on(device, stock_inputs(1, dtype=DTYPE))),
-                  "bare language model": (bare, embedded)}  # fmt: skip
+        inputs = {
+            "DEFT": (deft, prompt | clip),
+            "stock": (stock, on(device, stock_inputs(1, dtype=DTYPE))),
+            "bare language model": (bare, embedded),
+        }
         written = {name: generated(*one, 4)()[0, -4:].tolist() for name, one in inputs.items()}
         if written["DEFT"] != written["bare language model"]:
             raise SystemExit(f"the language model alone writes something else: {written}")
@@ -77,9 +80,11 @@ def main() -> None:
             f"generation of {ANSWER} tokens": generated(deft, prompt | clip, ANSWER),
         }
         side_by_side(
-            f"one clip, {device}", alternate(calls, rounds=arguments.rounds), f"generation of {ANSWER} tokens",
+            f"one clip, {device}",
+            alternate(calls, rounds=arguments.rounds),
+            f"generation of {ANSWER} tokens",
             {"recognition": "≤ 0.02"},
-        )  # fmt: skip
+        )
         counts = (8, 32, 128)
         growth("tokens generated", counts, lambda count: generated(deft, prompt | clip, count))
 

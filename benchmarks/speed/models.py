@@ -17,9 +17,17 @@ STRUCTURE, TEXTURE, MOTION, WORD = 1, 2, 3, 10
 UNITS = [code for code, unit in ACTION_UNITS.items() if unit.testable][:20]
 EMOTIONS = [str(number) for number in range(7)]
 
-QWEN3_06B = {"model_type": "qwen3", "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072,
-             "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-             "tie_word_embeddings": True}  # fmt: skip
+QWEN3_06B = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224}
 DINOV2_BASE = {"model_type": "dinov2", **BASE, "patch_size": 14}
 VIDEOMAE_BASE = {"model_type": "videomae", **BASE, "intermediate_size": 3072, "num_frames": 16}
@@ -70,9 +78,13 @@ def large_model(dtype: torch.dtype) -> DeftForConditionalGeneration:
     recipe = yaml.safe_load((RECIPES / "qwen3-0.6b-lora.yaml").read_text(encoding="utf-8"))
     names = ("expert_size", "structure_tokens", "texture_tokens", "texture_share", "image_size")
     return model_of(
-        QWEN3_06B, DINOV2_BASE, VIDEOMAE_BASE, recipe["motion"], dtype=dtype,
+        QWEN3_06B,
+        DINOV2_BASE,
+        VIDEOMAE_BASE,
+        recipe["motion"],
+        dtype=dtype,
         **{name: recipe[name] for name in names},
-    )  # fmt: skip
+    )
 
 
 def clips_of(config: DeftConfig, count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:

@@ -67,10 +67,15 @@ def untrained_model(folder: Path) -> Path:
 
 def start(model: Path, place: Path, port: int, max_new_tokens: int) -> subprocess.Popen:
     environment = {
-        **os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(place / "uploads"), "DEFT_MODEL": str(model.resolve()), "DEFT_FACE_FINDER": "cascade",
-        "DEFT_MAX_NEW_TOKENS": str(max_new_tokens), "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(place / "uploads"),
+        "DEFT_MODEL": str(model.resolve()),
+        "DEFT_FACE_FINDER": "cascade",
+        "DEFT_MAX_NEW_TOKENS": str(max_new_tokens),
+        "HF_HUB_OFFLINE": "1",
+    }
     return subprocess.Popen(
         [sys.executable, "-S", str(ROOT / "space" / "app.py")],
         cwd=place,

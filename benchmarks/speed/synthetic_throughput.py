@@ -21,9 +21,16 @@ CLIPS, FACES, ROUNDS = 18, 4, 3
 
 def main() -> None:
     job = partial(
-        face_rows, preset=PRESETS["realistic"], conventions=("synthetic",), clips_per_face=CLIPS, total=10**6,
-        first_test_face=10**6, corrupt=0.0, num_frames=8, seed=0,
-    )  # fmt: skip
+        face_rows,
+        preset=PRESETS["realistic"],
+        conventions=("synthetic",),
+        clips_per_face=CLIPS,
+        total=10**6,
+        first_test_face=10**6,
+        corrupt=0.0,
+        num_frames=8,
+        seed=0,
+    )
     context = multiprocessing.get_context("spawn")
     rates: dict[int, list[float]] = {1: [], 2: []}
     with ProcessPoolExecutor(1, context) as one, ProcessPoolExecutor(2, context) as two:

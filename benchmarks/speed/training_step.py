@@ -78,9 +78,12 @@ def one(name: str, size: int, steps: int, result: Path) -> None:
     else:
         lora = TuningArguments()
         settings = LoraConfig(
-            r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout,
-            target_modules=LORA_TARGETS, task_type="CAUSAL_LM",
-        )  # fmt: skip
+            r=lora.lora_r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            target_modules=LORA_TARGETS,
+            task_type="CAUSAL_LM",
+        )
         model = get_peft_model(model, settings)
 
     def collate(_: list) -> dict[str, Any]:
@@ -89,14 +92,27 @@ def one(name: str, size: int, steps: int, result: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         settings = SFTConfig(
-            folder, per_device_train_batch_size=size, max_steps=steps, bf16=gpu, use_cpu=not gpu, report_to=[],
-            gradient_checkpointing=True, save_strategy="no", logging_steps=steps, disable_tqdm=True,
-            remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}, max_length=None,
-        )  # fmt: skip
+            folder,
+            per_device_train_batch_size=size,
+            max_steps=steps,
+            bf16=gpu,
+            use_cpu=not gpu,
+            report_to=[],
+            gradient_checkpointing=True,
+            save_strategy="no",
+            logging_steps=steps,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+        )
         trainer = (DeftSFTTrainer if name == "DEFT" else SFTTrainer)(
-            model=model, args=settings, train_dataset=Dataset.from_dict({"clip": range(size * steps)}),
-            data_collator=collate, processing_class=words(),
-        )  # fmt: skip
+            model=model,
+            args=settings,
+            train_dataset=Dataset.from_dict({"clip": range(size * steps)}),
+            data_collator=collate,
+            processing_class=words(),
+        )
         clock = Clock()
         trainer.add_callback(clock)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -121,8 +137,18 @@ def in_a_process(name: str, batch: int, steps: int) -> dict[str, Any]:
     """What `one` writes."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, __file__, "--one", name, "--result", str(result), "--batch", str(batch),
-                   "--steps", str(steps)]  # fmt: skip
+        command = [
+            sys.executable,
+            __file__,
+            "--one",
+            name,
+            "--result",
+            str(result),
+            "--batch",
+            str(batch),
+            "--steps",
+            str(steps),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(done.stderr[-3000:])

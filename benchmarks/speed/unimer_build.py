@@ -70,10 +70,25 @@ def write_root(root: Path, sizes: list[int]) -> None:
 
 def command(root: Path, size: int, out: Path, workers: int, shard_size: int, cache: Path | None = None) -> list[str]:
     return [
-        sys.executable, "-m", "deft_llm.cli", "data", "build", "--source", f"rendered={root}", "--sheet",
-        f"rendered={root / f'clips-{size}.csv'}", "--output-dir", str(out), "--face-source", "cropped", "--workers",
-        str(workers), "--shard-size", str(shard_size), *(["--cache", str(cache)] if cache else []),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "deft_llm.cli",
+        "data",
+        "build",
+        "--source",
+        f"rendered={root}",
+        "--sheet",
+        f"rendered={root / f'clips-{size}.csv'}",
+        "--output-dir",
+        str(out),
+        "--face-source",
+        "cropped",
+        "--workers",
+        str(workers),
+        "--shard-size",
+        str(shard_size),
+        *(["--cache", str(cache)] if cache else []),
+    ]
 
 
 def timed(arguments: list[str], out: Path) -> dict[str, float]:

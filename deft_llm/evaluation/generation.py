@@ -141,9 +141,15 @@ class Checkpoint:
     """
 
     def __init__(
-        self, labels: Sequence[str], seed: int = 0, *, path: str, generate: bool, batch_size: int = 16,
+        self,
+        labels: Sequence[str],
+        seed: int = 0,
+        *,
+        path: str,
+        generate: bool,
+        batch_size: int = 16,
         max_new_tokens: int = 256,
-    ):  # fmt: skip
+    ):
         self.labels, self.path, self.generate = list(labels), path, generate
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
 
@@ -225,9 +231,15 @@ class FineTuned(Checkpoint):
     """
 
     def __init__(
-        self, labels: Sequence[str], seed: int = 0, *, recipe: str | None = None, overrides: Sequence[str] = (),
-        max_new_tokens: int = 256, recipe_file: str | Path | None = None,
-    ):  # fmt: skip
+        self,
+        labels: Sequence[str],
+        seed: int = 0,
+        *,
+        recipe: str | None = None,
+        overrides: Sequence[str] = (),
+        max_new_tokens: int = 256,
+        recipe_file: str | Path | None = None,
+    ):
         super().__init__(labels, seed, path="", generate=True, max_new_tokens=max_new_tokens)
         self.seed, self.recipe, self.overrides = seed, recipe_file or recipe, list(overrides)
 
@@ -241,8 +253,19 @@ class FineTuned(Checkpoint):
         schema = features(DeftVideoProcessor(num_frames=fields + 1, flow_size=side))
         kept = [{name: row.get(name) for name in schema} for row in rows]
         Dataset.from_list(kept, features=schema).to_parquet(data / "train-00000-of-00001.parquet")
-        command = [sys.executable, *TRAINING, "--config", str(self.recipe), "--dataset", str(data),
-                   "--output_dir", str(out), "--seed", str(self.seed % 2**31), *self.overrides]  # fmt: skip
+        command = [
+            sys.executable,
+            *TRAINING,
+            "--config",
+            str(self.recipe),
+            "--dataset",
+            str(data),
+            "--output_dir",
+            str(out),
+            "--seed",
+            str(self.seed % 2**31),
+            *self.overrides,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"Training ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")

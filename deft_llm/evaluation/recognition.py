@@ -40,11 +40,36 @@ from deft_llm.processing.action_units import (
 
 # Action units of the prior with how often they are drawn: clips of 2031 in the cross-dataset table of meb (Varanka
 # et al., arXiv 2211.11425), which holds seven datasets. The others that flow can show are drawn rarely.
-_FREQUENT = {"AU4": 708, "AU1": 304, "AU2": 280, "AU14": 277, "AU7": 252, "AU12": 176, "AU5": 134, "AU9": 117,
-             "AU17": 86, "AU10": 75, "AU6": 60, "AU15": 52, "AU20": 20, "AU24": 20, "AU16": 10, "AU18": 10,
-             "AU25": 20, "AU26": 20}  # fmt: skip
-_TOGETHER = (("AU4", "AU7"), ("AU1", "AU2"), ("AU1", "AU5"), ("AU2", "AU5"), ("AU6", "AU12"), ("AU4", "AU10"),
-             ("AU4", "AU9"), ("AU15", "AU17"))  # fmt: skip
+_FREQUENT = {
+    "AU4": 708,
+    "AU1": 304,
+    "AU2": 280,
+    "AU14": 277,
+    "AU7": 252,
+    "AU12": 176,
+    "AU5": 134,
+    "AU9": 117,
+    "AU17": 86,
+    "AU10": 75,
+    "AU6": 60,
+    "AU15": 52,
+    "AU20": 20,
+    "AU24": 20,
+    "AU16": 10,
+    "AU18": 10,
+    "AU25": 20,
+    "AU26": 20,
+}
+_TOGETHER = (
+    ("AU4", "AU7"),
+    ("AU1", "AU2"),
+    ("AU1", "AU5"),
+    ("AU2", "AU5"),
+    ("AU6", "AU12"),
+    ("AU4", "AU10"),
+    ("AU4", "AU9"),
+    ("AU15", "AU17"),
+)
 PRIOR_UNITS = tuple(code for code in _FREQUENT if get_action_unit(code).motions)
 
 
@@ -312,8 +337,16 @@ def _trained_prior(settings: RecognitionConfig, frames: int, seed: int) -> torch
     return expert
 
 
-_PRIOR_SETTINGS = ("flow_size", "patch_size", "hidden_size", "num_layers", "num_heads", "amplitude", "prior_steps",
-                   "prior_batch")  # fmt: skip
+_PRIOR_SETTINGS = (
+    "flow_size",
+    "patch_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "amplitude",
+    "prior_steps",
+    "prior_batch",
+)
 
 
 # The expert and its losses, the clips that are made up for it, and the atlas that says where the units move.

@@ -101,10 +101,12 @@ def make_report(
                 "uf1_difference": models[names[0]]["uf1"] - models[other]["uf1"],
                 "uf1_difference_interval": [low, high],
                 "mcnemar": {
-                    "model_only": test.first_only, "other_only": test.second_only, "p_value": test.p_value,
+                    "model_only": test.first_only,
+                    "other_only": test.second_only,
+                    "p_value": test.p_value,
                 },
             }
-        )  # fmt: skip
+        )
     trained = sorted({clip for fold in task.folds for clip in fold.train})
     return {
         "dataset": dataset,
@@ -485,8 +487,15 @@ def draw_confusions(report: Mapping[str, Any], path: Path) -> None:
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.6 else "black"
-            axis.text(column, row, f"{count}\n{100 * shares[row, column]:.0f} %", ha="center", va="center",
-                      color=colour, fontsize=9)  # fmt: skip
+            axis.text(
+                column,
+                row,
+                f"{count}\n{100 * shares[row, column]:.0f} %",
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=9,
+            )
         axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
         axis.set_yticks(range(len(labels)), labels)
         axis.set_xlabel("predicted")

@@ -71,7 +71,8 @@ def write_run(
         },
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "pretrained": {
-            name: part for name, part in (parts or {}).items()
+            name: part
+            for name, part in (parts or {}).items()
             if isinstance(part, str) and not part.lstrip().startswith("{") and not Path(part).exists()
         },
         "steps": steps,
@@ -81,7 +82,7 @@ def write_run(
         "hardware": _hardware(model),
         "versions": {name: _version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "loss_weights": dict(config.loss_weights),
-    }  # fmt: skip
+    }
     write_whole(Path(folder) / RUN_FILE, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -256,8 +256,14 @@ def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset
     schema["au_side_label"] = [dataset.features["onset"]]
     # Said rather than found out from the pickled processor, whose tokenizer has other bytes in every process.
     uncoded = uncoded_sources(dataset)
-    known = [dataset._fingerprint, video_processor.to_json_string(), processor.action_units, processor.emotion_labels,
-             sorted(uncoded), code_fingerprint(*PREPARING_CODE)]  # fmt: skip
+    known = [
+        dataset._fingerprint,
+        video_processor.to_json_string(),
+        processor.action_units,
+        processor.emotion_labels,
+        sorted(uncoded),
+        code_fingerprint(*PREPARING_CODE),
+    ]
     prepared = dataset.map(
         clip_features,
         fn_kwargs={"processor": processor, "uncoded": uncoded},

@@ -278,8 +278,9 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
         if data.streaming:
             uncoded = clips.uncoded_sources(train)
             source = splits[data.train_split]
-            rows = clips.stream(source, processor, train["clip_id"], uncoded, seed=training.seed,
-                                shuffle_buffer=data.shuffle_buffer)  # fmt: skip
+            rows = clips.stream(
+                source, processor, train["clip_id"], uncoded, seed=training.seed, shuffle_buffer=data.shuffle_buffer
+            )
             watched = None
             if evaluation is not None:
                 source = splits[data.eval_split or data.train_split]
@@ -338,9 +339,16 @@ def train(run: Run, command: str = "") -> int:
     written, out = finish(run), Path(training.output_dir)
     if training.should_save:
         write_run(
-            out, written, run.clips, dataset=run.dataset, steps=trainer.state.global_step, seconds=seconds,
-            seed=training.seed, parts=run.parts, command=command,
-        )  # fmt: skip
+            out,
+            written,
+            run.clips,
+            dataset=run.dataset,
+            steps=trainer.state.global_step,
+            seconds=seconds,
+            seed=training.seed,
+            parts=run.parts,
+            command=command,
+        )
         fill_card(out)
         if run.tuning.use_peft:
             shutil.copy(out / "README.md", out / ADAPTER / "README.md")  # instead of PEFT's empty form

@@ -130,9 +130,12 @@ class DeftSFTTrainer(SFTTrainer):
         config = self.accelerator.unwrap_model(self.model).config
         labels = inputs["au_labels"]
         located = torch.tensor(
-            [code in config.action_unit_regions and len(config.action_unit_regions[code]) > 0
-             for code in config.action_units], device=labels.device,
-        )  # fmt: skip
+            [
+                code in config.action_unit_regions and len(config.action_unit_regions[code]) > 0
+                for code in config.action_units
+            ],
+            device=labels.device,
+        )
         named = torch.tensor(
             [bool(config.action_unit_name_ids.get(code)) for code in config.action_units], device=labels.device
         )

@@ -31,8 +31,12 @@ def run_processes(work: Path, shards: Sequence[int], workers: int, console: Cons
     with console.status("Looking for finished shards"):
         todo = [number for number in range(len(shards)) if not is_finished(work, number)]
     columns = (
-        TextColumn("Measuring clips"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn("Measuring clips"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     # Spawned, not forked: this process has threads.
     context = multiprocessing.get_context("spawn")
     with (

@@ -32,9 +32,12 @@ _SHOWN = 320  # pixels of a crop in the picture
 
 
 def inspect(
-    folder: str | os.PathLike, *, clip: str | None = None, picture: str | os.PathLike | None = None,
+    folder: str | os.PathLike,
+    *,
+    clip: str | None = None,
+    picture: str | os.PathLike | None = None,
     console: Console | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Prints the tables of a folder that `build` or `synthesize` has written, or one clip, and draws the clip.
 
     Args:
@@ -219,9 +222,13 @@ def print_clip(row: Mapping[str, Any], console: Console) -> None:
     table = _table(row["clip_id"], ["unit", "sheet", "side", "verdict", "agreement", "region"], left=4)
     for unit in row["action_units"]:
         table.add_row(
-            f"{unit['code']} {get_action_unit(unit['code']).name}", unit["raw"], unit["side"],
-            unit["verdict"].replace("_", " "), f"{unit['agreement']:.2f}", unit["region"],
-        )  # fmt: skip
+            f"{unit['code']} {get_action_unit(unit['code']).name}",
+            unit["raw"],
+            unit["side"],
+            unit["verdict"].replace("_", " "),
+            f"{unit['agreement']:.2f}",
+            unit["region"],
+        )
     console.print(table)
     for text in [_headline(row), *_motion_lines(row), "", _explanation(row)]:
         console.print(text, highlight=False, markup=False)
@@ -360,9 +367,16 @@ def _draw_units(axis: Any, units: Sequence[Mapping[str, Any]]) -> None:
             taken[region, side] += 1
             colour = _COLOURS.get(unit["verdict"], "black")
             axis.add_patch(
-                Ellipse((cx, cy), 2 * rx * grown, 2 * ry * grown, fill=False, color=colour, linewidth=2.2,
-                        linestyle="-" if unit["certain"] else ":")
-            )  # fmt: skip
+                Ellipse(
+                    (cx, cy),
+                    2 * rx * grown,
+                    2 * ry * grown,
+                    fill=False,
+                    color=colour,
+                    linewidth=2.2,
+                    linestyle="-" if unit["certain"] else ":",
+                )
+            )
     names = [
         Line2D([], [], color=_COLOURS.get(unit["verdict"], "black"), lw=3, label=_unit_name(unit)) for unit in units
     ]
@@ -394,9 +408,16 @@ def _draw_course(axis: Any, row: Mapping[str, Any], flow: np.ndarray, keys: KeyF
     apex = at[apex_position(len(flow) + 1)]
     axis.axvline(apex, color="#cccccc", zorder=0)
     axis.annotate(
-        "apex", (apex, 1), xycoords=("data", "axes fraction"), ha="left", va="top", fontsize=8.5, color="#606060",
-        xytext=(3, -3), textcoords="offset points",
-    )  # fmt: skip
+        "apex",
+        (apex, 1),
+        xycoords=("data", "axes fraction"),
+        ha="left",
+        va="top",
+        fontsize=8.5,
+        color="#606060",
+        xytext=(3, -3),
+        textcoords="offset points",
+    )
     axis.set_xlabel("ms since the onset" if fps else "frames since the onset")
     axis.set_ylabel("motion in % of the crop's width")
     axis.spines[["top", "right"]].set_visible(False)

@@ -112,9 +112,14 @@ def commit_files(
     operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
     told = explained(repo_id, kind, api, revision, head)
     done = told(
-        api.create_commit, repo_id, operations, repo_type=kind, commit_message=message, revision=revision,
+        api.create_commit,
+        repo_id,
+        operations,
+        repo_type=kind,
+        commit_message=message,
+        revision=revision,
         parent_commit=head,
-    )  # fmt: skip
+    )
     return done.oid
 
 

@@ -309,14 +309,21 @@ _TABLE = (
         title="CASME II",
         participants="casme2",
         sheets=(
-            "CASME2-coding-2*.xls*", "CASME2-coding*.xls*", "CASME2_label*.xls*", "*CASME2*.xls*", "*CASME*II*.xls*"
+            "CASME2-coding-2*.xls*",
+            "CASME2-coding*.xls*",
+            "CASME2_label*.xls*",
+            "*CASME2*.xls*",
+            "*CASME*II*.xls*",
         ),
         required=_LABELLED,
         frames=("{subject}/{clip}",),
         fps=200,
         subject="sub{:02d}",
         versions={
-            247: "paper", 250: "without the rows whose units are '?'", 255: "released sheet", 256: "as used by meb"
+            247: "paper",
+            250: "without the rows whose units are '?'",
+            255: "released sheet",
+            256: "as used by meb",
         },
         licence=_SIGNED,
     ),
@@ -359,7 +366,15 @@ _TABLE = (
         tabs=("CASFEcode_final", "CASMEcode_final", "code_final"),
         required=("subject", "clip", "onset", "apex", "offset", "action_units", "emotion", "type"),
         columns=(
-            "subject", "clip", "onset", "apex", "offset", "action_units", "emotion", "type", "self-reported emotion"
+            "subject",
+            "clip",
+            "onset",
+            "apex",
+            "offset",
+            "action_units",
+            "emotion",
+            "type",
+            "self-reported emotion",
         ),
         frames=("{subject}/*_{video}*",),
         fps=30,
@@ -386,7 +401,7 @@ _TABLE = (
             860: "v2, micro-expressions",
             921: "v1, of which its authors list 22 rows as wrongly labelled",
             943: "as in the paper",
-            4206: "v2, with 3346 macro-expressions"
+            4206: "v2, with 3346 macro-expressions",
         },
         prepare=_prepare_casme3,
         licence=_SIGNED,
@@ -440,14 +455,17 @@ _TABLE = (
         fps=None,
         subject="sub{:04d}",
         versions={
-            1856: "challenge, train", 474: "challenge, test A", 299: "challenge, test B", 2629: "challenge, all three",
+            1856: "challenge, train",
+            474: "challenge, test A",
+            299: "challenge, test B",
+            2629: "challenge, all three",
             7526: "all",
         },
         prepare=_prepare_dfme,
         partition={r"train": "train", r"test[\W_]*a": "test_a", r"test[\W_]*b": "test_b"},
         licence=_DFME_LICENCE,
     ),
-)  # fmt: skip
+)
 SOURCES: dict[str, SourceSpec] = {spec.name: spec for spec in _TABLE}
 PARTICIPANTS = frozenset(spec.participants for spec in _TABLE)
 

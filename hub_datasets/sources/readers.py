@@ -327,8 +327,11 @@ class _SourceReader:
             if apex is not None and apex not in index:
                 flags.append("apex_frame_missing")
                 apex = None
-            place |= {"onset": index[onset], "apex": None if apex is None else index[apex],
-                      "offset": index[clip_frames[2]]}  # fmt: skip
+            place |= {
+                "onset": index[onset],
+                "apex": None if apex is None else index[apex],
+                "offset": index[clip_frames[2]],
+            }
             for number in {onset, apex, clip_frames[2]} - {None}:
                 self._look_at(place, index[number])
         place.pop("index", None)

@@ -78,8 +78,10 @@ def read_tabs(path: Path) -> dict[str, list[list[str]]]:
             tabs = {path.stem: _read_json_lines(path)}
         else:
             frames = pd.read_excel(path, sheet_name=None, header=None, dtype=object, engine="calamine")
-            tabs = {str(name): [[cell_text(cell) for cell in line] for line in frame.to_numpy()]
-                    for name, frame in frames.items()}  # fmt: skip
+            tabs = {
+                str(name): [[cell_text(cell) for cell in line] for line in frame.to_numpy()]
+                for name, frame in frames.items()
+            }
     except ImportError:
         raise  # pandas says which package is needed for this format
     # openpyxl, xlrd, zipfile, csv and json raise different exceptions for a damaged file.

@@ -290,8 +290,15 @@ def render_clip(
     # Lamps pulse at twice the mains frequency, which is never exactly a multiple of the frame rate.
     pulse = rng.choice([100, 120]) * (1 + rng.normal(0, 0.01))
     light *= 1 + disturbances.flicker * np.sin(2 * np.pi * pulse * seconds + rng.uniform(0, 2 * np.pi))
-    clip = Clip(np.empty((count, face.size, face.size, 3), np.uint8), fps, list(expressions), movements, head,
-                disturbances, blinks)  # fmt: skip
+    clip = Clip(
+        np.empty((count, face.size, face.size, 3), np.uint8),
+        fps,
+        list(expressions),
+        movements,
+        head,
+        disturbances,
+        blinks,
+    )
     _render(face, clip, light, rng)
     return clip
 
@@ -416,8 +423,11 @@ def _talking_movements(face: Face, rng: np.random.Generator, count: int, fps: fl
     syllables = 0.5 - 0.5 * np.cos(2 * np.pi * rng.uniform(3, 5) * seconds)
     syllables *= 0.6 + 0.4 * np.sin(2 * np.pi * rng.uniform(0.5, 1.5) * seconds + rng.uniform(0, 6))
     moving: Mapping[str, tuple[float, float]] = {
-        "lower lip": (0.0, 1.0), "chin": (0.0, 0.9), "upper lip": (0.0, -0.25), "mouth corner": (0.3, 0.2),
-    }  # fmt: skip
+        "lower lip": (0.0, 1.0),
+        "chin": (0.0, 0.9),
+        "upper lip": (0.0, -0.25),
+        "mouth corner": (0.3, 0.2),
+    }
     pieces = []
     for region, (medial, down) in moving.items():
         for side in SIDES:

@@ -89,9 +89,17 @@ class Preset:
 _PLAIN = {"C": 0.4, "D": 0.4, "E": 0.2}
 _MIXED = {"A": 0.1, "B": 0.25, "C": 0.3, "D": 0.2, "E": 0.15}
 _LABORATORY = Disturbances(
-    head_shift=0.012, head_rotation=1.0, head_scale=0.008, light_drift=0.03, flicker=0.008, noise=2.0, furrows=0.10,
-    blinks=0.3, gaze=0.004, crf=14,
-)  # fmt: skip
+    head_shift=0.012,
+    head_rotation=1.0,
+    head_scale=0.008,
+    light_drift=0.03,
+    flicker=0.008,
+    noise=2.0,
+    furrows=0.10,
+    blinks=0.3,
+    gaze=0.004,
+    crf=14,
+)
 PRESETS: dict[str, Preset] = {
     "easy": Preset(160, 200.0, (0.05, 0.07), (0.05, 0.07), _PLAIN, EVERYDAY),
     "realistic": Preset(224, 100.0, (0.07, 0.13), (0.08, 0.14), _MIXED, _LABORATORY, count=32),

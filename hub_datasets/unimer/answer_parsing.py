@@ -133,8 +133,11 @@ _LEXICON = re.compile(
     re.IGNORECASE,
 )
 _TARGET_UNIT = re.compile(rf"(?<![\w-])(?:{_UNIT})(?![\w-])", re.IGNORECASE)
-_TARGET_REGION = re.compile(rf"(?P<region>{_REGION}) on the (?P<side>left|right)|"
-                            rf"(?P<side_first>left|right) (?P<region_second>{_REGION})", re.IGNORECASE)  # fmt: skip
+_TARGET_REGION = re.compile(
+    rf"(?P<region>{_REGION}) on the (?P<side>left|right)|"
+    rf"(?P<side_first>left|right) (?P<region_second>{_REGION})",
+    re.IGNORECASE,
+)
 _CONVENTION = re.compile(r"convention(?: of|:) (?P<name>[^,.:;?\n]+)")
 
 ME_VQA_COMBINED = re.compile(

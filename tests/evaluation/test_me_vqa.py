@@ -16,11 +16,18 @@ def written(path, *lines):
 def test_both_forms_of_the_track_are_read(tmp_path):
     path = written(
         tmp_path / "q.jsonl",
-        {"id": "casme2_sub01_EP02_01f_1", "dataset": "casme2", "image_id": 1, "subject": "sub01",
-         "filename": "EP02_01f", "question": COARSE, "answer": "negative"},
+        {
+            "id": "casme2_sub01_EP02_01f_1",
+            "dataset": "casme2",
+            "image_id": 1,
+            "subject": "sub01",
+            "filename": "EP02_01f",
+            "question": COARSE,
+            "answer": "negative",
+        },
         "",
         {"video_id": 7, "video": "007.mp4", "question": FINE},
-    )  # fmt: skip
+    )
     assert read_questions(path) == [
         Question("casme2_sub01_EP02_01f_1", "EP02_01f", COARSE, "negative"),
         Question("7", "007.mp4", FINE, None),
@@ -67,10 +74,12 @@ def test_a_submission_is_the_test_file_with_answers(tmp_path):
 def test_figures_of_the_track():
     pytest.importorskip("sacrebleu")
     questions = [
-        Question("1", "1", COARSE, "negative"), Question("2", "2", COARSE, "surprise"),
-        Question("3", "3", COARSE, "negative"), Question("1", "1", FINE, "anger"),
+        Question("1", "1", COARSE, "negative"),
+        Question("2", "2", COARSE, "surprise"),
+        Question("3", "3", COARSE, "negative"),
+        Question("1", "1", FINE, "anger"),
         Question("1", "1", "What is the action unit?", "brow lowerer"),
-    ]  # fmt: skip
+    ]
     perfect = score_answers(questions, [item.answer for item in questions])
     assert (perfect["uf1_coarse"], perfect["uar_coarse"], perfect["uf1_fine"]) == (1.0, 1.0, 1.0)
     assert (perfect["clips_coarse"], perfect["clips_fine"], perfect["rouge1"]) == (3, 1, 1.0)

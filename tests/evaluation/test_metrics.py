@@ -67,8 +67,13 @@ def test_a_class_that_is_predicted_but_absent_costs_uf1():
 def test_the_table_leaves_undefined_figures_empty():
     table = {row["label"]: row for row in class_table(["negative"] * 2, ["negative", "surprise"], LABELS)}
     assert table["negative"] == {
-        "label": "negative", "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "clips": 2, "predicted": 1,
-    }  # fmt: skip
+        "label": "negative",
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+        "clips": 2,
+        "predicted": 1,
+    }
     assert (table["positive"]["precision"], table["positive"]["recall"], table["positive"]["f1"]) == (None,) * 3
     assert (table["surprise"]["precision"], table["surprise"]["recall"], table["surprise"]["f1"]) == (0.0, None, 0.0)
 
@@ -192,8 +197,11 @@ def test_sides_of_units():
     true = [{"AU4": "both", "AU12": "left"}, {"AU14": None, "AU1": "right"}]
     predicted = [{"AU4": "both"}, {"AU14": "left", "AU1": "left"}]
     assert attribute_accuracy(true, predicted) == {
-        "accuracy": pytest.approx(1 / 3), "accuracy_where_found": 0.5, "labelled": 3, "found": 2,
-    }  # fmt: skip
+        "accuracy": pytest.approx(1 / 3),
+        "accuracy_where_found": 0.5,
+        "labelled": 3,
+        "found": 2,
+    }
     assert attribute_accuracy([{}], [{}])["accuracy"] is None
 
 
@@ -242,9 +250,12 @@ def test_faithfulness_over_answers():
     flow = moving("mouth corner", "left", 0.0, -1.0)
     result = faithfulness([honest, mixed, silent, honest], [flow, flow, flow, None])
     assert result == {
-        "claims": 3, "supported": pytest.approx(2 / 3), "contradicted": pytest.approx(1 / 3),
-        "answers_with_claims": 2, "answers_all_supported": 0.5,
-    }  # fmt: skip
+        "claims": 3,
+        "supported": pytest.approx(2 / 3),
+        "contradicted": pytest.approx(1 / 3),
+        "answers_with_claims": 2,
+        "answers_all_supported": 0.5,
+    }
     assert faithfulness([silent], [flow])["supported"] is None
 
 

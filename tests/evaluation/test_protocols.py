@@ -121,10 +121,15 @@ def test_one_recording_under_two_names(rows):
 def test_several_files_a_clip_as_keys(rows):
     """Subjects made from file names: a person's clips, and one clip's files, land on both sides."""
     files = [
-        {**row, "clip_id": row["clip_id"].replace("/46", f"_{n}/46"), "subject": f"casme2/file{n}-{k}",
-         "flow": np.random.default_rng([n, k]).normal(size=(1, 2, 8, 8))}
-        for n in (1, 2) for k, row in enumerate(rows)
-    ]  # fmt: skip
+        {
+            **row,
+            "clip_id": row["clip_id"].replace("/46", f"_{n}/46"),
+            "subject": f"casme2/file{n}-{k}",
+            "flow": np.random.default_rng([n, k]).normal(size=(1, 2, 8, 8)),
+        }
+        for n in (1, 2)
+        for k, row in enumerate(rows)
+    ]
     with pytest.raises(LeakageError, match="is one person by its clip ids but has clips under the subjects"):
         check_leaks(files, make_task({"train": files}, "loso"))
 

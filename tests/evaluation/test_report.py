@@ -104,8 +104,15 @@ def test_files(rows, task, tmp_path):
     results = [result_of(task, "DEFT"), result_of(task, "svm", {"samm/sub03/EP00_negative/46"})]
     report = report_of(rows, task, *results)
     write_report(report, results, tmp_path)
-    names = ["confusion.png", "model-index.yaml", "predictions.jsonl", "reliability.png", "report.json", "report.md",
-             "timings.json"]  # fmt: skip
+    names = [
+        "confusion.png",
+        "model-index.yaml",
+        "predictions.jsonl",
+        "reliability.png",
+        "report.json",
+        "report.md",
+        "timings.json",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
     assert "seconds" not in (tmp_path / "report.json").read_text(encoding="utf-8")
@@ -136,6 +143,8 @@ def test_the_block_of_the_model_card(rows, task):
     (result,) = entry["results"]
     assert result["dataset"]["type"] == "org/set"
     assert [(metric["type"], metric["value"]) for metric in result["metrics"]] == [
-        ("f1", 1.0), ("recall", 1.0), ("accuracy", 1.0),
-    ]  # fmt: skip
+        ("f1", 1.0),
+        ("recall", 1.0),
+        ("accuracy", 1.0),
+    ]
     assert result["metrics"][0]["args"]["interval_95"] == [1.0, 1.0]

@@ -24,8 +24,9 @@ def flow_only(tmp_path_factory):
     for split, subjects in (("train", (1, 2)), ("test", (3, 4))):
         rows = [
             {**make_row(("casme2", "samm")[s % 2], s, c, LABELS[c % 3]), "action_units": []}
-            for s in subjects for c in range(9)
-        ]  # fmt: skip
+            for s in subjects
+            for c in range(9)
+        ]
         Dataset.from_list(rows, features=schema).to_parquet(folder / f"{split}-00000-of-00001.parquet")
     return folder
 

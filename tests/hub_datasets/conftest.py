@@ -28,11 +28,28 @@ def everything(tmp_path_factory):
     licensed = [name for name in roots if name in SOURCES]
     done = subprocess.run(
         command(
-            "build", "--source", *sources, "--accept-licence", *licensed, "--output-dir", place / "uni-mer",
-            "--face-source", "cropped", "--split", "fixed", "--shard-size", 8, "--features-only", "--workers", 2,
+            "build",
+            "--source",
+            *sources,
+            "--accept-licence",
+            *licensed,
+            "--output-dir",
+            place / "uni-mer",
+            "--face-source",
+            "cropped",
+            "--split",
+            "fixed",
+            "--shard-size",
+            8,
+            "--features-only",
+            "--workers",
+            2,
         ),
-        capture_output=True, text=True, check=False, env=None,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=None,
+    )
     return done, roots, place / "uni-mer"
 
 
@@ -45,9 +62,17 @@ def manifest(everything):
 def rendered(tmp_path_factory):
     out = tmp_path_factory.mktemp("rendered") / "data"
     build_synthetic(
-        out=out, clips=2, clips_per_face=1, test_share=0.5, preset="easy", seed=4, workers=1,
-        conventions=("synthetic",), corrupt=0.0, num_frames=8,
-    )  # fmt: skip
+        out=out,
+        clips=2,
+        clips_per_face=1,
+        test_share=0.5,
+        preset="easy",
+        seed=4,
+        workers=1,
+        conventions=("synthetic",),
+        corrupt=0.0,
+        num_frames=8,
+    )
     return out
 
 

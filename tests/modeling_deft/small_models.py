@@ -11,11 +11,27 @@ from deft_llm.modeling_deft import DeftForConditionalGeneration
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 VOCABULARY, IMAGE, FRAMES, FLOW = 120, 32, 4, 16
 STRUCTURE, TEXTURE, MOTION = 110, 111, 112
-SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 8, "vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": 1,
-         "bos_token_id": 2, "max_position_embeddings": 256}  # fmt: skip
-VISION = {"image_size": IMAGE, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-          "intermediate_size": 48}  # fmt: skip
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": VOCABULARY,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+    "max_position_embeddings": 256,
+}
+VISION = {
+    "image_size": IMAGE,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
 TEXTS = {
     "qwen3": {"model_type": "qwen3", **SMALL, "tie_word_embeddings": True},
     "llama": {"model_type": "llama", **SMALL, "tie_word_embeddings": False},
@@ -32,14 +48,27 @@ FAMILIES = {
 SHARES = {"gemma3-siglip-videomae": 0.5}
 UNITS = ["AU1", "AU4", "AU12"]
 OTHERS = {
-    "motion_config": {"flow_size": FLOW, "patch_size": 4, "num_flow_frames": FRAMES, "hidden_size": 32,
-                      "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2},
-    "action_units": UNITS, "emotion_labels": ["anger", "happiness"], "expert_size": 32, "structure_tokens": 2,
-    "texture_tokens": 3, "structure_token_id": STRUCTURE, "texture_token_id": TEXTURE, "motion_token_id": MOTION,
+    "motion_config": {
+        "flow_size": FLOW,
+        "patch_size": 4,
+        "num_flow_frames": FRAMES,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
+    "action_units": UNITS,
+    "emotion_labels": ["anger", "happiness"],
+    "expert_size": 32,
+    "structure_tokens": 2,
+    "texture_tokens": 3,
+    "structure_token_id": STRUCTURE,
+    "texture_token_id": TEXTURE,
+    "motion_token_id": MOTION,
     "action_unit_regions": {code: [[0.5, 0.3, 0.2, 0.2]] for code in UNITS},
     "action_unit_name_ids": {code: [5 + index, 9] for index, code in enumerate(UNITS)},
     "label_conventions": ["casme2", "samm"],
-}  # fmt: skip
+}
 
 
 def parts_of(family: str) -> dict[str, Any]:

@@ -30,15 +30,25 @@ def test_full_size_differs_in_the_config_only():
     sizes = {name: recipe[name] for name in names}
     config = DeftConfig(
         text_config={
-            "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
+            "model_type": "qwen3",
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "tie_word_embeddings": True,
         },
         structure_config={"model_type": "dinov2", "image_size": 518, "patch_size": 14},
         texture_config={"model_type": "videomae", "image_size": 224, "num_frames": recipe["num_frames"]},
         motion_config=recipe["motion"],
-        action_units=[f"AU{number}" for number in range(30)], emotion_labels=["anger", "happiness"],
-        structure_token_id=1, texture_token_id=2, motion_token_id=3, **sizes,
-    )  # fmt: skip
+        action_units=[f"AU{number}" for number in range(30)],
+        emotion_labels=["anger", "happiness"],
+        structure_token_id=1,
+        texture_token_id=2,
+        motion_token_id=3,
+        **sizes,
+    )
     with torch.device("meta"):
         model = DeftForConditionalGeneration(config)
 
@@ -58,13 +68,23 @@ def test_full_size_differs_in_the_config_only():
 def test_another_family_of_language_models_and_an_image_backbone_over_time(model, clips):
     values = model.config.to_dict()
     values["text_config"] = {
-        "model_type": "llama", "vocab_size": 800, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2,
-    }  # fmt: skip
+        "model_type": "llama",
+        "vocab_size": 800,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     values["texture_config"] = {
-        "model_type": "vit", "image_size": 64, "patch_size": 16, "hidden_size": 32, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "intermediate_size": 64,
-    }  # fmt: skip
+        "model_type": "vit",
+        "image_size": 64,
+        "patch_size": 16,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     other = DeftModel(DeftConfig(**values)).eval()
     with torch.no_grad():
         features = other.get_video_features(**clips)

@@ -172,9 +172,10 @@ def test_every_parameter_learns_from_the_hybrid_loss(model):
         # Pooling heads of the backbones are not asked; the mask token is for their own pretraining.
         spare = ("mask_token", ".pooler.", ".head.")
         still = [
-            name for name, p in model.named_parameters()
+            name
+            for name, p in model.named_parameters()
             if (p.grad is None or not p.grad.abs().max() > 0) and not any(part in name for part in spare)
-        ]  # fmt: skip
+        ]
         # Keys' biases shift all scores of a softmax alike.
         assert [name for name in still if not name.endswith(("key.bias", "k_proj.bias"))] == []
     finally:
@@ -184,8 +185,9 @@ def test_every_parameter_learns_from_the_hybrid_loss(model):
 
 
 def test_config_keeps_what_the_parts_are():
-    config = DeftConfig(text_config=TEXTS["gemma3"], structure_config=FAMILIES["llama-vit-vit"][1],
-                        texture_config=VIDEOMAE, **OTHERS)  # fmt: skip
+    config = DeftConfig(
+        text_config=TEXTS["gemma3"], structure_config=FAMILIES["llama-vit-vit"][1], texture_config=VIDEOMAE, **OTHERS
+    )
     assert (config.text_config.model_type, config.structure_config.model_type) == ("gemma3_text", "vit")
     assert config.get_text_config().vocab_size == VOCABULARY
 

@@ -18,10 +18,12 @@ def test_light_and_a_moving_head_leave_no_trace_in_the_texture():
     brighter = 1.1 * face + 0.2
     moved = torch.nn.functional.grid_sample(
         face[None],
-        torch.nn.functional.affine_grid(torch.tensor([[[1.005, 0.01, 0.008], [-0.01, 1.005, -0.006]]]), (1, 3, 48, 48),
-                                        align_corners=False),
-        padding_mode="border", align_corners=False,
-    )[0]  # fmt: skip
+        torch.nn.functional.affine_grid(
+            torch.tensor([[[1.005, 0.01, 0.008], [-0.01, 1.005, -0.006]]]), (1, 3, 48, 48), align_corners=False
+        ),
+        padding_mode="border",
+        align_corners=False,
+    )[0]
     wrinkled = face.clone()
     wrinkled[:, 20:23, 18:30] -= 0.4
     changes = residual_changes(torch.stack([face, brighter, moved, wrinkled])[None])[0]

@@ -149,9 +149,13 @@ def test_generate_answers_a_batch_as_one_by_one(pipe, videos, batch_size):
 
     def answers(some):
         inputs = pipe.processor.apply_chat_template(
-            some, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
+            some,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
             processor_kwargs={"padding": True},
-        )  # fmt: skip
+        )
         sequences = pipe.model.generate(**inputs, max_new_tokens=12, do_sample=False)
         return pipe.processor.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 

@@ -237,9 +237,11 @@ def test_report_of_scores_takes_every_unit(unit):
     """A recognition head may know units that flow cannot test: named, without motion as evidence."""
     head = SimpleNamespace(action_units=[unit.code], emotion_labels=["surprise"])
     outputs = SimpleNamespace(
-        emotion_logits=torch.zeros(1, 1), au_logits=torch.full((1, 1), 9.0), au_side_logits=torch.zeros(1, 1, 3),
+        emotion_logits=torch.zeros(1, 1),
+        au_logits=torch.full((1, 1), 9.0),
+        au_side_logits=torch.zeros(1, 1, 3),
         au_intensity=torch.zeros(1, 1),
-    )  # fmt: skip
+    )
     motion = unit.motions[0] if unit.motions else get_action_unit("AU12").motions[0]
     report = DeftProcessor._report_of_scores(head, outputs, 0, measure_motion(flow_of(motion)), 0.5)
     assert [(found.code, found.name) for found in report.action_units] == [(unit.code, unit.name)]

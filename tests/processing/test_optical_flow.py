@@ -39,8 +39,12 @@ def endpoint_error(flow, truth):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_sign_axis_and_unit(estimator, grey):
-    frames = np.stack([moved(grey, np.full((2, SIDE, SIDE), 0, np.float32) + shift) for shift in
-                       (np.float32([[[2]], [[0]]]), np.float32([[[0]], [[-3]]]))])  # fmt: skip
+    frames = np.stack(
+        [
+            moved(grey, np.full((2, SIDE, SIDE), 0, np.float32) + shift)
+            for shift in (np.float32([[[2]], [[0]]]), np.float32([[[0]], [[-3]]]))
+        ]
+    )
     flow = estimate_flow(grey, frames, estimator=estimator)
     assert flow.shape == (2, 2, SIDE, SIDE)
     middle = np.median(flow[:, :, 30:-30, 30:-30], axis=(2, 3))
@@ -111,8 +115,12 @@ def test_raft_without_torchvision_says_so(grey, monkeypatch):
 def test_head_motion_is_removed_and_the_expression_stays():
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) - SIDE / 2
     angle, scale = np.radians(3), 1.03
-    head = np.stack([scale * np.cos(angle) * x - scale * np.sin(angle) * y - x + 3.8,
-                     scale * np.sin(angle) * x + scale * np.cos(angle) * y - y - 2.0])  # fmt: skip
+    head = np.stack(
+        [
+            scale * np.cos(angle) * x - scale * np.sin(angle) * y - x + 3.8,
+            scale * np.sin(angle) * x + scale * np.cos(angle) * y - y - 2.0,
+        ]
+    )
     expression = bump(45, 97, 0, -1.5, sigma=7)
     flow = np.float32(head + expression)[None]
     # One stable region is occupied by something that moves on its own, as a blinking lid would.

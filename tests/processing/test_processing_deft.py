@@ -108,9 +108,11 @@ def outputs_for(processor, emotion, codes):
     au_logits = torch.tensor([[5.0 if code in codes else -5.0 for code in processor.action_units]])
     sides = torch.tensor([0.0, 0.0, 5.0]).expand(1, len(processor.action_units), 3)  # the right one
     return SimpleNamespace(
-        emotion_logits=emotion_logits, au_logits=au_logits, au_side_logits=sides,
+        emotion_logits=emotion_logits,
+        au_logits=au_logits,
+        au_side_logits=sides,
         au_intensity=torch.full_like(au_logits, 2.2),
-    )  # fmt: skip
+    )
 
 
 def brow_flow(dx=0.0, dy=1.0):

@@ -118,8 +118,13 @@ class TestExactFrames:
         content = brow_video.read_bytes()
         expected = open_clip(brow_video).frames([0, 9])
         monkeypatch.chdir(brow_video.parent)
-        for source in (brow_video.name, content, bytearray(content), {"bytes": content, "path": None},
-                       {"path": str(brow_video)}):  # fmt: skip
+        for source in (
+            brow_video.name,
+            content,
+            bytearray(content),
+            {"bytes": content, "path": None},
+            {"path": str(brow_video)},
+        ):
             for isolate in (True, False):
                 np.testing.assert_array_equal(open_clip(source, isolate=isolate).frames([0, 9]), expected)
 

@@ -20,17 +20,30 @@ def model_figures(uf1, uar, accuracy, **more):
 
 # Of a trained model on its test split, in the form of `evaluation.report.make_report`, as far as the card reads it.
 FIXED_REPORT = {
-    "dataset": "rendered", "protocol": "fixed", "target": "emotion", "clips": 23, "subjects": 7, "folds": 1,
+    "dataset": "rendered",
+    "protocol": "fixed",
+    "target": "emotion",
+    "clips": 23,
+    "subjects": 7,
+    "folds": 1,
     "models": {
         "DEFT, trained before": model_figures(
-            0.7654, 0.8765, 0.9612, action_units={"au_f1": 0.777, "au_f1_macro": 0.888}, answers={"parsed": 0.961},
-            abstention={"still_clips": 8, "still_clips_abstained": 0.875, "expressive_clips": 29,
-                        "expressive_clips_abstained": 0.0625},
+            0.7654,
+            0.8765,
+            0.9612,
+            action_units={"au_f1": 0.777, "au_f1_macro": 0.888},
+            answers={"parsed": 0.961},
+            abstention={
+                "still_clips": 8,
+                "still_clips_abstained": 0.875,
+                "expressive_clips": 29,
+                "expressive_clips_abstained": 0.0625,
+            },
         ),
         "DEFT, trained before: recognition head": model_figures(0.4321, 0.5432, 0.6543),
         "majority": model_figures(0.1234, 0.2345, 0.3456),
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -138,8 +151,13 @@ def test_a_protocols_report(carded, tmp_path):
 def test_licensed_sources_bring_their_terms(carded, model, dataset):
     rows = dataset.to_dict()
     rows["source"] = ["dfme"] * 10 + ["mylab"] * (len(dataset) - 10)
-    write_run(carded, model, type(dataset).from_dict({key: rows[key] for key in ("source", "subject")}),
-              dataset="org/x", steps=1)  # fmt: skip
+    write_run(
+        carded,
+        model,
+        type(dataset).from_dict({key: rows[key] for key in ("source", "subject")}),
+        dataset="org/x",
+        steps=1,
+    )
     fill_card(carded)
     card = read(carded)
     assert card.data.to_dict()["license"] == "other"

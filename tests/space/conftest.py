@@ -47,11 +47,17 @@ def serving(place: Path, **variables: str):
     place.mkdir(parents=True, exist_ok=True)
     packages = os.pathsep.join(path for path in sys.path if Path(path).name == "site-packages")
     environment = {
-        **os.environ, "PYTHONPATH": packages, "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(place / "uploads"), "DEFT_FACE_FINDER": "cascade",
-        "DEFT_MAX_NEW_TOKENS": "8", "OMP_NUM_THREADS": "1",
-        "HF_MODULES_CACHE": str(place / "modules"), "no_proxy": "127.0.0.1,localhost", **variables,
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": packages,
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(place / "uploads"),
+        "DEFT_FACE_FINDER": "cascade",
+        "DEFT_MAX_NEW_TOKENS": "8",
+        "OMP_NUM_THREADS": "1",
+        "HF_MODULES_CACHE": str(place / "modules"),
+        "no_proxy": "127.0.0.1,localhost",
+        **variables,
+    }
     log = place / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(

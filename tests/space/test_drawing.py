@@ -36,11 +36,17 @@ class Tags(HTMLParser):
 def explanation():
     rng = np.random.default_rng(0)
     report = {
-        "emotion": "anger", "coarse_emotion": "negative", "scores": {"anger": 0.75, "surprise": 0.25},
+        "emotion": "anger",
+        "coarse_emotion": "negative",
+        "scores": {"anger": 0.75, "surprise": 0.25},
         "action_units": [{"code": "AU4", "name": "brow lowerer", "side": "both", "intensity": None, "score": 0.9}],
         "evidence": [{"action_unit": "AU4", "region": "inner brow", "direction": "down", "magnitude": 0.7}],
-        "rationale": "The brows lower.", "insufficient_motion": False, "parsed": True, "text": "", "warnings": [],
-    }  # fmt: skip
+        "rationale": "The brows lower.",
+        "insufficient_motion": False,
+        "parsed": True,
+        "text": "",
+        "warnings": [],
+    }
     frames = rng.integers(0, 255, (4, CROP, CROP, 3), np.uint8)
     return Explanation(
         report=report,
@@ -84,9 +90,13 @@ def test_it_says_what_was_found(explanation):
 
 def test_what_a_model_writes_stays_text(explanation):
     report = explanation.report | {
-        "emotion": NASTY, "coarse_emotion": NASTY, "scores": {NASTY: 1.0}, "rationale": NASTY, "warnings": [NASTY],
+        "emotion": NASTY,
+        "coarse_emotion": NASTY,
+        "scores": {NASTY: 1.0},
+        "rationale": NASTY,
+        "warnings": [NASTY],
         "evidence": [{"action_unit": "AU4", "region": NASTY, "direction": NASTY, "magnitude": 1.0}],
-    }  # fmt: skip
+    }
     drawn = draw(replace(explanation, report=report, region=NASTY, notes=[NASTY]))
     page = Tags(drawn)
     assert "script" not in {tag for tag, _ in page.opened}

@@ -100,8 +100,10 @@ def test_by_keyboard_alone(open_page, brow_video):
             if page.evaluate("selector => document.activeElement.matches(selector)", selector):
                 return
             page.keyboard.press("Tab")
-        raise AssertionError(f"{selector} cannot be reached by Tab; the focus is on "
-                             f"{page.evaluate('document.activeElement.outerHTML.slice(0, 200)')}")  # fmt: skip
+        raise AssertionError(
+            f"{selector} cannot be reached by Tab; the focus is on "
+            f"{page.evaluate('document.activeElement.outerHTML.slice(0, 200)')}"
+        )
 
     tab_to("#deft-clip button.upload-container")
     for attempt in range(12):  # the button is drawn a moment before it listens

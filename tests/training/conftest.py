@@ -23,11 +23,20 @@ def settings():
 
     def make(out, **changes) -> SFTConfig:
         values = {
-            "output_dir": str(out), "per_device_train_batch_size": 4, "max_steps": 2, "learning_rate": 1e-3,
-            "logging_steps": 1, "save_strategy": "no", "bf16": False, "gradient_checkpointing": False,
-            "max_length": None, "remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True},
-            "disable_tqdm": True, "use_cpu": True,
-        }  # fmt: skip
+            "output_dir": str(out),
+            "per_device_train_batch_size": 4,
+            "max_steps": 2,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "max_length": None,
+            "remove_unused_columns": False,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+            "disable_tqdm": True,
+            "use_cpu": True,
+        }
         return SFTConfig(**(values | changes))
 
     return make

@@ -70,8 +70,11 @@ def test_flow_is_mirrored_as_the_flow_of_the_mirrored_video(brow_clip):
     straight = video_processor(frames, key_frames=keys)
     turned = video_processor(np.ascontiguousarray(frames[:, :, ::-1]), key_frames=keys)
     row = {name: straight[name][0] for name in straight} | {
-        "au_label": [], "au_side_label": [], "au_intensity_label": [], "conversations": [],
-    }  # fmt: skip
+        "au_label": [],
+        "au_side_label": [],
+        "au_intensity_label": [],
+        "conversations": [],
+    }
     ours = mirrored(row, [])
     difference = np.abs(ours["flow_values_videos"] - turned["flow_values_videos"][0])
     assert difference.mean() < 0.05 * np.abs(straight["flow_values_videos"]).max()
@@ -83,8 +86,10 @@ def test_flow_is_mirrored_as_the_flow_of_the_mirrored_video(brow_clip):
 def test_sides_and_sided_units_change_places(prepared):
     units = ["AU4", "M61", "M62"]
     row = dict(prepared[0]) | {
-        "au_label": [1.0, 1.0, 0.0], "au_side_label": [1, -100, 0], "au_intensity_label": [2.0, 3.0, -100.0],
-    }  # fmt: skip
+        "au_label": [1.0, 1.0, 0.0],
+        "au_side_label": [1, -100, 0],
+        "au_intensity_label": [2.0, 3.0, -100.0],
+    }
     turned = mirrored(row, units)
     assert turned["au_label"] == [1.0, 0.0, 1.0]
     assert turned["au_side_label"] == [2, 0, -100]

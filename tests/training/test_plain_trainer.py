@@ -113,5 +113,8 @@ def test_predictions_are_logits_and_what_the_heads_found(model, tmp_path):
     with torch.no_grad():
         outputs = model(**collate(rows()[:1]))
     assert predictions[0].shape == outputs.logits.shape
-    assert any(torch.allclose(torch.as_tensor(value), outputs.au_logits, atol=1e-4) for value in predictions[1:]
-               if torch.as_tensor(value).shape == outputs.au_logits.shape)  # fmt: skip
+    assert any(
+        torch.allclose(torch.as_tensor(value), outputs.au_logits, atol=1e-4)
+        for value in predictions[1:]
+        if torch.as_tensor(value).shape == outputs.au_logits.shape
+    )

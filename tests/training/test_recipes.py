@@ -13,12 +13,24 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 # What stands for the pretrained part of each family.
 SHRUNKEN = {
-    "Qwen/Qwen3-": {"model_type": "qwen3", **SMALL, "num_key_value_heads": 1, "head_dim": 16,
-                    "max_position_embeddings": 2048},
-    "facebook/dinov2-": {"model_type": "dinov2", "image_size": 32, "patch_size": 8, "hidden_size": 32,
-                         "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2},
+    "Qwen/Qwen3-": {
+        "model_type": "qwen3",
+        **SMALL,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "max_position_embeddings": 2048,
+    },
+    "facebook/dinov2-": {
+        "model_type": "dinov2",
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "mlp_ratio": 2,
+    },
     "MCG-NJU/videomae-": {"model_type": "videomae", "image_size": 32, "patch_size": 16, "num_frames": 8, **SMALL},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +60,30 @@ def test_a_recipe_takes_two_steps(name, data, tmp_path, monkeypatch):
     if name != "tiny":
         motion = {**recipe["motion"], "flow_size": 32, "hidden_size": 24, "num_hidden_layers": 1}
         options += ["--image_size", "32", "--num_frames", "8", "--expert_size", "64", "--motion", json.dumps(motion)]
-    options += ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "true", "--bf16", "false",
-                "--logging_steps", "1", "--preprocessing_workers", "1", "--dataloader_num_workers", "0",
-                "--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true", "--appearance_dropout",
-                "0"]  # fmt: skip
+    options += [
+        "--max_steps",
+        "2",
+        "--per_device_train_batch_size",
+        "2",
+        "--use_cpu",
+        "true",
+        "--bf16",
+        "false",
+        "--logging_steps",
+        "1",
+        "--preprocessing_workers",
+        "1",
+        "--dataloader_num_workers",
+        "0",
+        "--eval_strategy",
+        "no",
+        "--save_strategy",
+        "no",
+        "--disable_tqdm",
+        "true",
+        "--appearance_dropout",
+        "0",
+    ]
     data_arguments, model_arguments, tuning, training = parse_arguments(options)
     assert tuning.use_peft == name.endswith("lora")
     # The recipe's own settings got through.

@@ -30,9 +30,24 @@ def data(dataset, tmp_path_factory):
 @pytest.fixture
 def options(data, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(data / "cache"))
-    return ["--config", TINY, "--dataset", str(data / "data"), "--max_steps", "2", "--use_cpu", "true",
-            "--preprocessing_workers", "1", "--per_device_train_batch_size", "4", "--disable_tqdm", "true",
-            "--logging_steps", "1"]  # fmt: skip
+    return [
+        "--config",
+        TINY,
+        "--dataset",
+        str(data / "data"),
+        "--max_steps",
+        "2",
+        "--use_cpu",
+        "true",
+        "--preprocessing_workers",
+        "1",
+        "--per_device_train_batch_size",
+        "4",
+        "--disable_tqdm",
+        "true",
+        "--logging_steps",
+        "1",
+    ]
 
 
 # --- Options --------------------------------------------------------------------------------------------------------
@@ -58,8 +73,22 @@ def test_help_names_every_option_of_ours_and_imports_nothing_heavy():
 def test_one_command_writes_a_complete_folder(options, data, tmp_path, capsys):
     """YAML in, a folder out that loads anywhere, with a card that says how it came about."""
     out = tmp_path / "deft"
-    assert training_run.main([*options, "--output_dir", str(out), "--eval_share", "0.5", "--eval_strategy", "steps",
-                           "--eval_steps", "2"]) == training_run.DONE  # fmt: skip
+    assert (
+        training_run.main(
+            [
+                *options,
+                "--output_dir",
+                str(out),
+                "--eval_share",
+                "0.5",
+                "--eval_strategy",
+                "steps",
+                "--eval_steps",
+                "2",
+            ]
+        )
+        == training_run.DONE
+    )
     told = capsys.readouterr().out
     assert "12 clips of 1 subjects" in told
     assert "Calibrated on the held-out clips: emotion_temperature" in told
@@ -85,8 +114,12 @@ def test_stages_follow_one_another(options, tmp_path):
     rest = [option for option in options if option not in ("--config", TINY)]
     rest += ["--bf16", "false", "--learning_rate", "0.01"]
     assert training_run.main([*rest, "--model", folders[0], "--output_dir", folders[1], "--stage", "connectors"]) == 0
-    assert training_run.main([*rest, "--model", folders[1], "--output_dir", folders[2], "--stage", "language",
-                           "--use_peft", "true"]) == 0  # fmt: skip
+    assert (
+        training_run.main(
+            [*rest, "--model", folders[1], "--output_dir", folders[2], "--stage", "language", "--use_peft", "true"]
+        )
+        == 0
+    )
     states = [AutoModelForImageTextToText.from_pretrained(folder).state_dict() for folder in folders]
     for first, second, moved in ((0, 1, "connectors."), (1, 2, "language_model.")):
         for name, value in states[first].items():

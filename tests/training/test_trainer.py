@@ -125,8 +125,13 @@ def test_accumulated_steps_are_those_of_the_whole_batch(model, processor, prepar
     # What depends on who else is in a batch cannot be put together from parts of it.
     model.config.appearance_swap = model.config.expert_dropout = 0.0
     for parts in (1, 4):
-        args = settings(tmp_path / str(parts), max_steps=3, per_device_train_batch_size=8 // parts,
-                        gradient_accumulation_steps=parts, learning_rate=1e-3)  # fmt: skip
+        args = settings(
+            tmp_path / str(parts),
+            max_steps=3,
+            per_device_train_batch_size=8 // parts,
+            gradient_accumulation_steps=parts,
+            learning_rate=1e-3,
+        )
         trainer = trainer_of(copy.deepcopy(model), processor, args, prepared)
         trainer.train()
         found.append([entry for entry in trainer.state.log_history if "loss" in entry])
@@ -158,9 +163,13 @@ def test_evaluation_sees_held_out_clips_as_they_are(model, processor, prepared, 
     collator = DeftCollator(processor, None, 0.5, augmentation=Augmentation(0.5, 0.5, 0.5, 1.0))
     own = copy.deepcopy(model)
     trainer = trainer_of(
-        own, processor, args, prepared.select(range(16)), eval_dataset=prepared.select(range(16, 20)),
+        own,
+        processor,
+        args,
+        prepared.select(range(16)),
+        eval_dataset=prepared.select(range(16, 20)),
         data_collator=collator,
-    )  # fmt: skip
+    )
     trainer.train()
     entry = [entry for entry in trainer.state.log_history if "eval_loss" in entry][-1]
     weights = own.config.loss_weights.items()
@@ -186,9 +195,12 @@ def test_a_loss_that_is_no_number_stops_with_its_clips(model, processor, prepare
             return batch
 
     trainer = trainer_of(
-        own, processor, settings(tmp_path, max_steps=30, weight_decay=0.0), prepared,
+        own,
+        processor,
+        settings(tmp_path, max_steps=30, weight_decay=0.0),
+        prepared,
         data_collator=Poisoned(processor, {"explain": 1.0}, 0.0),
-    )  # fmt: skip
+    )
     with pytest.raises(NonFiniteLossError) as caught:
         trainer.train()
     assert prepared[bad]["clip_id"] in str(caught.value)
@@ -210,9 +222,12 @@ def test_sigterm_ends_the_step_with_a_checkpoint(model, processor, prepared, set
     before = signal.getsignal(signal.SIGTERM)
     args = settings(tmp_path, max_steps=10)
     trainer = trainer_of(
-        copy.deepcopy(model), processor, args, prepared,
+        copy.deepcopy(model),
+        processor,
+        args,
+        prepared,
         callbacks=[At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))],
-    )  # fmt: skip
+    )
     trainer.train()
     assert trainer.stopped
     assert trainer.state.global_step == 3
@@ -245,10 +260,18 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(
 
 def test_the_best_checkpoint_is_remembered_where_it_lies(model, processor, prepared, settings, tmp_path):
     args = settings(
-        tmp_path, max_steps=3, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
-        save_total_limit=1, load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=True,
+        tmp_path,
+        max_steps=3,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,
         learning_rate=5e-3,
-    )  # fmt: skip
+    )
     trainer = trainer_of(
         copy.deepcopy(model), processor, args, prepared.select(range(16)), eval_dataset=prepared.select(range(4))
     )
@@ -277,10 +300,32 @@ def options(data, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--dataset", str(data), "--use_cpu", "true",
-           "--preprocessing_workers", "1", "--logging_steps", "1", "--warmup_steps", "2", "--disable_tqdm", "true",
-           "--mirror", "0.5", "--flow_noise", "1", "--temporal_crop", "0.5", "--appearance_jitter", "0.5",
-           "--balance", "source,emotion"]  # fmt: skip
+    yield [
+        "--config",
+        str(ROOT / "recipes" / "tiny.yaml"),
+        "--dataset",
+        str(data),
+        "--use_cpu",
+        "true",
+        "--preprocessing_workers",
+        "1",
+        "--logging_steps",
+        "1",
+        "--warmup_steps",
+        "2",
+        "--disable_tqdm",
+        "true",
+        "--mirror",
+        "0.5",
+        "--flow_noise",
+        "1",
+        "--temporal_crop",
+        "0.5",
+        "--appearance_jitter",
+        "0.5",
+        "--balance",
+        "source,emotion",
+    ]
     torch.set_num_threads(threads)
 
 
@@ -293,8 +338,21 @@ def run_of(*options):
 @pytest.mark.parametrize("steps", [(1, 2), (3, 9)], ids=["before the first checkpoint", "after it"])
 def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(options, tmp_path, steps):
     """Bit for bit, over the border of an epoch (six steps)."""
-    options = [*options, "--max_steps", "9", "--per_device_train_batch_size", "8", "--use_peft", "true",
-               "--lora_dropout", "0.2", "--save_strategy", "steps", "--save_steps", "2"]  # fmt: skip
+    options = [
+        *options,
+        "--max_steps",
+        "9",
+        "--per_device_train_batch_size",
+        "8",
+        "--use_peft",
+        "true",
+        "--lora_dropout",
+        "0.2",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "2",
+    ]
     step = random.randint(*steps)
     killed = tmp_path / "killed"
     command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), str(step), *options]
@@ -315,11 +373,26 @@ def test_two_processes_train_like_one(options, tmp_path):
     options = [*options, "--max_steps", "20", "--appearance_swap", "0", "--expert_dropout", "0"]
     result = tmp_path / "result.json"
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         str(ROOT / "tests/training/two_processes.py"), str(result), *options, "--per_device_train_batch_size", "5",
-         "--output_dir", str(tmp_path / "two")],
-        capture_output=True, text=True, check=False, timeout=500,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            str(ROOT / "tests/training/two_processes.py"),
+            str(result),
+            *options,
+            "--per_device_train_batch_size",
+            "5",
+            "--output_dir",
+            str(tmp_path / "two"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(result.read_text())
     one = run_of(*options, "--per_device_train_batch_size", "10", "--output_dir", str(tmp_path / "one"))

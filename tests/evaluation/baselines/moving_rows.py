@@ -9,8 +9,11 @@ LABELS = ("negative", "positive", "surprise")
 
 def moving_rows(count: int, side: int = 20) -> list[dict]:
     """Each class moves another corner of the field; a weak noise lies over it."""
-    corners = {"negative": (slice(0, 8), slice(0, 8)), "positive": (slice(0, 8), slice(-8, None)),
-               "surprise": (slice(-8, None), slice(0, 8))}  # fmt: skip
+    corners = {
+        "negative": (slice(0, 8), slice(0, 8)),
+        "positive": (slice(0, 8), slice(-8, None)),
+        "surprise": (slice(-8, None), slice(0, 8)),
+    }
     rows = []
     for number in range(count):
         label = LABELS[number % 3]

@@ -24,9 +24,21 @@ def rows_of(folder):
 
 def command(root, out, *more):
     return [
-        sys.executable, "-m", "deft_llm.cli", "data", "build", "--source", f"mylab={root}", "--output-dir", str(out),
-        "--face-source", "cropped", "--shard-size", "2", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "deft_llm.cli",
+        "data",
+        "build",
+        "--source",
+        f"mylab={root}",
+        "--output-dir",
+        str(out),
+        "--face-source",
+        "cropped",
+        "--shard-size",
+        "2",
+        *more,
+    ]
 
 
 class Killed(BaseException):

@@ -30,8 +30,10 @@ def _die(work, number):
 def test_the_local_executor_of_datatrove_makes_the_same_bytes(own_root, own_built, tmp_path):
     done = subprocess.run(
         command(own_root, tmp_path / "out", "--executor", "local", "--workers", "2"),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert digest(tmp_path / "out") == digest(own_built[0])
     assert not (tmp_path / "out.building").exists()

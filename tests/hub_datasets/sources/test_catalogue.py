@@ -61,8 +61,12 @@ def test_casme2_margin_keeps_frames_around_the_expression(read):
 
 def test_casme2_subject_numbers_become_names(read):
     assert {record.subject for record in read("casme2")[0].values()} == {
-        "casme2/sub01", "casme2/sub04", "casme2/sub05", "casme2/sub17", "casme2/sub26"
-    }  # fmt: skip
+        "casme2/sub01",
+        "casme2/sub04",
+        "casme2/sub05",
+        "casme2/sub17",
+        "casme2/sub26",
+    }
 
 
 def test_casme2_action_units_may_be_numbers_or_text(read):
@@ -128,8 +132,12 @@ def test_samm_padding_differs_by_clip(read):
     records, _ = read("samm")
     assert records["006_1_2"].files[0] == "006_00558.jpg"
     assert records["006_1_3"].files[:5] == (
-        "006_0096.jpg", "006_0097.jpg", "006_0098.jpg", "006_0099.jpg", "006_0100.jpg"
-    )  # fmt: skip
+        "006_0096.jpg",
+        "006_0097.jpg",
+        "006_0098.jpg",
+        "006_0099.jpg",
+        "006_0100.jpg",
+    )
     assert records["007_3_1"].files[0] == "007_005.jpg"
     assert {records["006_1_2"].subject, records["007_3_1"].subject} == {"samm/006", "samm/007"}
 
@@ -179,8 +187,9 @@ def test_samm_long_videos_take_emotions_from_samm_and_leave_macro_out(read):
     assert records["011_9_1"].emotion is None
     assert "no_emotion" in records["011_9_1"].quality
     assert [(item["name"], item["rows"]) for item in report.sheets] == [
-        ("SAMM_LongVideos_V2_Release.xlsx", 4), ("SAMM_Micro_FACS_Codes_v2.xlsx", None)
-    ]  # fmt: skip
+        ("SAMM_LongVideos_V2_Release.xlsx", 4),
+        ("SAMM_Micro_FACS_Codes_v2.xlsx", None),
+    ]
 
 
 def test_samm_and_its_long_videos_share_their_people(roots):
@@ -195,9 +204,7 @@ def test_smic_is_read_from_its_folders_one_camera_at_a_time(read, camera, clips,
     assert len(records) == report.rows == clips  # non_micro is not among them
     record = records["s20_ne_01"]
     assert (record.fps, record.emotion, record.emotion_coarse) == (fps, "negative", "negative")
-    assert record.folder.parts[-6:] == (
-        "SMIC_all_cropped", camera.upper(), "s20", "micro", "negative", "s20_ne_01"
-    )  # fmt: skip
+    assert record.folder.parts[-6:] == ("SMIC_all_cropped", camera.upper(), "s20", "micro", "negative", "s20_ne_01")
     assert (record.onset, record.apex, record.offset) == (0, None, 8)
     assert record.action_units is None
 

@@ -13,8 +13,11 @@ from tests.hub_datasets.miniatures import CASME2_HEADER, write_xlsx
 
 
 def test_an_unknown_emotion_names_word_row_and_known_words_until_it_is_mapped(tmp_path):
-    rows = [[1, "a", None, 1, 2, 3, None, 4, "gloom"], [1, "b", None, 1, 2, 3, None, 4, "awe"],
-            [2, "a", None, 1, 2, 3, None, 4, "gloom"]]  # fmt: skip
+    rows = [
+        [1, "a", None, 1, 2, 3, None, 4, "gloom"],
+        [1, "b", None, 1, 2, 3, None, 4, "awe"],
+        [2, "a", None, 1, 2, 3, None, 4, "gloom"],
+    ]
     write_xlsx(tmp_path / "CASME2-coding-20190701.xlsx", {"Sheet1": [CASME2_HEADER, *rows]})
     with pytest.raises(
         UnknownEmotionError, match=r"'gloom' in row 2, row 4; 'awe' in row 3\..*Known: anger, .*others"

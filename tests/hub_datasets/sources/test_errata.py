@@ -64,8 +64,11 @@ def test_an_erratum_may_rest_on_what_is_on_the_disk(roots):
 
 
 def test_swapped_rows_of_4dme_are_put_right_only_where_they_are_swapped(tmp_path):
-    swap = [replace(item, rows=4, row=item.row - 144, new=f"from row {item.donor - 144}")
-            for item in ERRATA if item.source == "4dme"]  # fmt: skip
+    swap = [
+        replace(item, rows=4, row=item.row - 144, new=f"from row {item.donor - 144}")
+        for item in ERRATA
+        if item.source == "4dme"
+    ]
     for swapped in (True, False):
         root = miniatures.four_dme(tmp_path / str(swapped), swapped=swapped)
         records, report = read_source("4dme", root, errata=swap)

@@ -11,8 +11,15 @@ from tests.hub_datasets.miniatures import CASME2_HEADER, DFME_HEADER, write_xls,
 
 def test_rows_are_counted_as_the_spreadsheet_program_does(tmp_path):
     """Blank rows and columns before the table, blank rows within it."""
-    lines = [[], [None, "notes"], [], CASME2_HEADER, [1, "a", None, 1, 2, 3, None, 4, "fear"], [],
-             [1, "b", None, 1, 2, 3, None, 4, "fear"]]  # fmt: skip
+    lines = [
+        [],
+        [None, "notes"],
+        [],
+        CASME2_HEADER,
+        [1, "a", None, 1, 2, 3, None, 4, "fear"],
+        [],
+        [1, "b", None, 1, 2, 3, None, 4, "fear"],
+    ]
     for suffix, write in (("xlsx", write_xlsx), ("xls", write_xls)):
         root = tmp_path / suffix
         write(root / f"CASME2-coding-20190701.{suffix}", {"Sheet1": [[None, *line] for line in lines]})
@@ -23,10 +30,20 @@ def test_rows_are_counted_as_the_spreadsheet_program_does(tmp_path):
 
 @pytest.mark.parametrize(
     ("position", "title"),
-    [(position, title) for position, name in
-     {0: "subject", 1: "clip", 3: "onset", 4: "apex", 5: "offset", 7: "action_units", 8: "emotion"}.items()
-     for title in (*ALIASES[name], ALIASES[name][0].upper(), f" {ALIASES[name][-1]} ")],
-)  # fmt: skip
+    [
+        (position, title)
+        for position, name in {
+            0: "subject",
+            1: "clip",
+            3: "onset",
+            4: "apex",
+            5: "offset",
+            7: "action_units",
+            8: "emotion",
+        }.items()
+        for title in (*ALIASES[name], ALIASES[name][0].upper(), f" {ALIASES[name][-1]} ")
+    ],
+)
 def test_columns_are_known_by_every_title_in_use(tmp_path, position, title):
     header = [title if place == position else name for place, name in enumerate(CASME2_HEADER)]
     write_xlsx(

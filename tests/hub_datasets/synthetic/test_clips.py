@@ -49,10 +49,12 @@ def test_flow_from_the_onset_is_the_closed_form(face):
     (movement,) = clip.movements
     for row, column in ((8, 16), (9, 24), (20, 20), (30, 5)):
         point = np.array([(column + 0.5) / 40, (row + 0.5) / 40])
-        weights = np.array([
-            np.exp(-0.5 * (((point[0] - cx) / sx) ** 2 + ((point[1] - cy) / sy) ** 2))
-            for cx, cy, sx, sy, *_ in movement.pieces
-        ])  # fmt: skip
+        weights = np.array(
+            [
+                np.exp(-0.5 * (((point[0] - cx) / sx) ** 2 + ((point[1] - cy) / sy) ** 2))
+                for cx, cy, sx, sy, *_ in movement.pieces
+            ]
+        )
         vectors = np.array([piece[4:] for piece in movement.pieces])
         moved = point + weights.max() * (weights @ vectors) / (weights.sum() + 1e-9)
         expected = clip.head[16][:, :2] @ moved + clip.head[16][:, 2] - point

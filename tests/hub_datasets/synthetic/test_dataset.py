@@ -40,8 +40,16 @@ def digest(folder):
 
 
 def rows_of(preset, faces=1, **changes):
-    settings = {"preset": PRESETS[preset], "conventions": ("synthetic",), "clips_per_face": 4, "total": 10**6,
-                "first_test_face": 10**6, "corrupt": 0.0, "num_frames": 8, "seed": 1}  # fmt: skip
+    settings = {
+        "preset": PRESETS[preset],
+        "conventions": ("synthetic",),
+        "clips_per_face": 4,
+        "total": 10**6,
+        "first_test_face": 10**6,
+        "corrupt": 0.0,
+        "num_frames": 8,
+        "seed": 1,
+    }
     parts = [face_rows(index, **(settings | changes)) for index in range(faces)]
     return [row for rows, _ in parts for row in rows], [truth for _, truths in parts for truth in truths]
 
@@ -115,8 +123,15 @@ def test_the_convention_is_named_in_the_question():
 
 
 def test_entangled_looks_go_with_emotions_in_train_and_with_others_in_test():
-    settings = {"preset": PRESETS["entangled"], "conventions": ("synthetic",), "clips_per_face": 12, "total": 10**6,
-                "corrupt": 0.0, "num_frames": 2, "seed": 1}  # fmt: skip
+    settings = {
+        "preset": PRESETS["entangled"],
+        "conventions": ("synthetic",),
+        "clips_per_face": 12,
+        "total": 10**6,
+        "corrupt": 0.0,
+        "num_frames": 2,
+        "seed": 1,
+    }
     usual = {}
     for face_index, first_test_face in ((0, 5), (5, 5)):
         rows, _ = face_rows(face_index, first_test_face=first_test_face, **settings)

@@ -92,9 +92,12 @@ def test_every_task_asks_in_many_ways_and_names_the_convention_where_it_decides(
             )
             assert ("{convention}" in question) == decides, question
             filled = question.format(
-                convention="CAS(ME)^3", unit="AU12 (lip corner puller)", name="lip corner puller", side="left",
+                convention="CAS(ME)^3",
+                unit="AU12 (lip corner puller)",
+                name="lip corner puller",
+                side="left",
                 region="lower lid",
-            )  # fmt: skip
+            )
             assert convention_in(filled) == ("CAS(ME)^3" if decides else None)
             if "{unit}" in question or "{name}" in question:
                 assert unit_in(filled) == "AU12"

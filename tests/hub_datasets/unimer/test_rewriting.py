@@ -194,10 +194,18 @@ def test_a_local_pipeline(processor):
     tokenizer = copy.deepcopy(processor.tokenizer)
     tokenizer.chat_template = processor.chat_template
     config = AutoConfig.for_model(
-        "qwen3", hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, vocab_size=len(tokenizer), max_position_embeddings=2048,
-        eos_token_id=None, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        "qwen3",
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=2048,
+        eos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     torch.manual_seed(0)
     generator = pipeline("text-generation", model=AutoModelForCausalLM.from_config(config), tokenizer=tokenizer)
     chat = pipeline_chat(generator, max_new_tokens=12)

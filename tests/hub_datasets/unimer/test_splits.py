@@ -47,9 +47,12 @@ def full(tmp_path_factory):
 def row_of(record):
     """What a written row keeps of a record."""
     return {
-        "clip_id": record.clip_id, "source": record.source, "subject": record.subject, "emotion": record.emotion,
+        "clip_id": record.clip_id,
+        "source": record.source,
+        "subject": record.subject,
+        "emotion": record.emotion,
         "provenance": record.provenance,
-    }  # fmt: skip
+    }
 
 
 def test_the_composite_is_the_organisers(full):
@@ -57,10 +60,16 @@ def test_the_composite_is_the_organisers(full):
     assert composite.differences == []
     counts = Counter((clip.split("/")[0], label) for clip, label in composite.labels.items())
     assert counts == {
-        ("smic-hs", "negative"): 70, ("smic-hs", "positive"): 51, ("smic-hs", "surprise"): 43,
-        ("casme2", "negative"): 88, ("casme2", "positive"): 32, ("casme2", "surprise"): 25,
-        ("samm", "negative"): 92, ("samm", "positive"): 26, ("samm", "surprise"): 15,
-    }  # fmt: skip
+        ("smic-hs", "negative"): 70,
+        ("smic-hs", "positive"): 51,
+        ("smic-hs", "surprise"): 43,
+        ("casme2", "negative"): 88,
+        ("casme2", "positive"): 32,
+        ("casme2", "surprise"): 25,
+        ("samm", "negative"): 92,
+        ("samm", "positive"): 26,
+        ("samm", "surprise"): 15,
+    }
     assert Counter(clip.split("/")[0] for clip in composite.labels) == {"casme2": 145, "samm": 133, "smic-hs": 164}
     assert len(composite.labels) + len(composite.left_out) == len(full)
 
@@ -159,8 +168,12 @@ def test_dfme_sets_are_told_by_the_sheet_in_records_and_rows(tmp_path):
 
 def test_a_dfme_clip_of_no_set_or_a_subject_of_two_is_an_error():
     def row(clip, sheet):
-        return {"clip_id": f"dfme/sub0001/{clip}/1", "source": "dfme", "subject": "dfme/sub0001",
-                "provenance": {"sheet": sheet}}  # fmt: skip
+        return {
+            "clip_id": f"dfme/sub0001/{clip}/1",
+            "source": "dfme",
+            "subject": "dfme/sub0001",
+            "provenance": {"sheet": sheet},
+        }
 
     with pytest.raises(ValueError, match=r"in none of DFME's sets: its sheet is 'all\.xlsx'"):
         dfme_sets([row("a", "all.xlsx")])

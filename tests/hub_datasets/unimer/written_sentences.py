@@ -69,19 +69,32 @@ def random_clip(rng: np.random.Generator) -> Clip:
     """One in eight stands still; one in eight has no labelled action units."""
     share = rng.choice([0.0, 0.1, 0.5, 1.0], p=[0.125, 0.375, 0.375, 0.125])
     motions = tuple(
-        RegionMotion(region, side, rng.uniform(0.0, 6.0), str(rng.choice((*DIRECTIONS, NO_DIRECTION))), 0.8,
-                     bool(rng.random() < share))
-        for region in REGIONS for side in SIDES
-    )  # fmt: skip
+        RegionMotion(
+            region,
+            side,
+            rng.uniform(0.0, 6.0),
+            str(rng.choice((*DIRECTIONS, NO_DIRECTION))),
+            0.8,
+            bool(rng.random() < share),
+        )
+        for region in REGIONS
+        for side in SIDES
+    )
     codes = rng.permutation(list(ACTION_UNITS))[: 0 if rng.random() < 0.125 else rng.integers(1, 6)]
     verdicts = (CONTRADICTED, NOT_VISIBLE, NOT_TESTABLE)
     trusted = rng.choice([0.5, 1.0]) if share else 0.0
     judgements = tuple(
-        Judgement(str(code), str(rng.choice(("both", *SIDES))), str(rng.choice(REGIONS)),
-                  SUPPORTED if rng.random() < trusted else str(rng.choice(verdicts)), 1.0,
-                  rng.uniform(0.3, 12.0), str(rng.choice(DIRECTIONS)))
+        Judgement(
+            str(code),
+            str(rng.choice(("both", *SIDES))),
+            str(rng.choice(REGIONS)),
+            SUPPORTED if rng.random() < trusted else str(rng.choice(verdicts)),
+            1.0,
+            rng.uniform(0.3, 12.0),
+            str(rng.choice(DIRECTIONS)),
+        )
         for code in codes
-    )  # fmt: skip
+    )
     emotion = str(rng.choice(sorted(EMOTIONS))) if rng.random() < 0.9 else None
     if emotion and rng.random() < 0.2:
         emotion = emotion.capitalize()
