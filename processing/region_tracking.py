@@ -1,22 +1,53 @@
 """Tracks each region of the face from frame to frame, relative to the head.
 
 Key frames and expressions are found from this inexpensive measurement, two numbers per region and frame. It takes one
-pass and keeps a single reference frame, regardless of the video's length.
+pass and keeps a single reference frame, regardless of the video's length. Where the head cannot be followed, it says
+why, finds the face again and goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from .action_units import REGIONS, SIDES, STABLE_REGIONS, ellipse_mask, region_ellipse
 from .face_alignment import warp_to_crop
+from .head_motion import STILL, HeadPose, HeadTracker, depth_error, warp_head_back
 
 TRACKING_RESOLUTION = 128  # pixels, side of the grey crop on which regions are followed
 # Rows of the arrays that `track_regions` yields.
 TRACKED_REGIONS: tuple[tuple[str, str], ...] = tuple((region, side) for region in REGIONS for side in SIDES)
+_PATIENCE = 3  # frames without the face before it is looked for again
+_PAUSE = 5  # frames between two looks
+_FAR_TURN = 0.6  # share of the range of poses at which the face is placed anew
+_FAR_LIKENESS = 0.6  # likeness below which it is
+
+
+@dataclass(frozen=True, eq=False)
+class FollowedFrame:
+    """What is known about the face in one frame of a video.
+
+    Args:
+        motion (`np.ndarray` of shape `(len(TRACKED_REGIONS), 2)`): Where each region has gone since the first frame,
+            without the head's motion, in percent of the crop's width. Of a frame that cannot be measured, it is the
+            motion of the last frame that could.
+        reason (`str`, *optional*): Why the frame cannot be measured.
+        pose (`HeadPose`): Of the head, relative to the frame in which the face was last placed.
+        placed (`bool`): The face was placed anew in this frame. Poses before and after cannot be compared.
+    """
+
+    motion: np.ndarray
+    reason: str | None
+    pose: HeadPose
+    placed: bool = False
+
+    @property
+    def error(self) -> float:
+        """Standard deviation of what the head's turn may leave in `motion`, in percent of the crop's width."""
+        return depth_error(self.pose)
 
 
 def track_regions(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterator[np.ndarray]:
@@ -31,10 +62,65 @@ def track_regions(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterat
     Yields:
         (len(TRACKED_REGIONS), 2) float32, percent of the crop width, +x right, +y down; zeros for the first frame.
     """
-    tracker = _RegionTracker(TRACKING_RESOLUTION)
+    for frame in follow_face(frames, transform):
+        yield frame.motion
+
+
+def follow_face(
+    frames: Iterable[np.ndarray],
+    transform: np.ndarray,
+    *,
+    find: Callable[[np.ndarray], np.ndarray | None] | None = None,
+) -> Iterator[FollowedFrame]:
+    """Follows head and regions through a video of any length, in constant memory.
+
+    The face is placed anew, and the regions' motion is chained, before the head's pose leaves the range of the fit, or
+    when the face comes back after it was lost.
+
+    Args:
+        frames (`Iterable[np.ndarray]`): Frames, (H, W, 3) uint8 RGB.
+        transform (`np.ndarray`): (2, 3) transform to the canonical crop of the first frame, from `crop_transform`.
+        find (`Callable`, *optional*): Gives the transform of a frame, or None where it has no face. Without it, the
+            face is expected to come back where it was at first.
+
+    Yields:
+        `FollowedFrame`: One per frame. The motion of the first frame is zero.
+    """
+    side = TRACKING_RESOLUTION
+    regions, head, first, lost = _RegionTracker(side), None, transform, 0
+    motion = np.zeros((len(TRACKED_REGIONS), 2), np.float32)
     for frame in frames:
-        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        yield tracker.update(warp_to_crop(grey, transform, TRACKING_RESOLUTION))
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        placed = head is None
+        if placed:
+            head, pose, reason = HeadTracker(grey, transform), STILL, None
+        else:
+            pose = head.follow(grey)
+            reason = pose.why_not()
+        if reason is not None:
+            lost += 1
+            if lost >= _PATIENCE and (lost - _PATIENCE) % _PAUSE == 0:
+                again = first if find is None else find(frame)
+                if again is not None:
+                    transform, head, pose, reason, placed = again, HeadTracker(grey, again), STILL, None, True
+                    regions.restart()
+        if reason is not None:
+            yield FollowedFrame(motion, reason, pose)
+            continue
+        lost = 0
+        crop = _crop_of(grey, transform, pose, side)
+        motion = regions.update(crop)
+        yield FollowedFrame(motion, None, pose, placed)
+        if pose.range_used > _FAR_TURN or pose.likeness < _FAR_LIKENESS:
+            transform = pose.placed(transform)
+            head = HeadTracker(grey, transform)
+            regions.restart(_crop_of(grey, transform, STILL, side))
+
+
+def _crop_of(grey: np.ndarray, transform: np.ndarray, pose: HeadPose, side: int) -> np.ndarray:
+    # float32 before the warp: eight bits after it would round away a tenth of a pixel.
+    frame = grey.astype(np.float32)
+    return warp_to_crop(frame, transform, side) if pose is STILL else warp_head_back(frame, transform, pose, side)
 
 
 class _RegionTracker:
@@ -80,6 +166,14 @@ class _RegionTracker:
         if self._age >= _RENEWAL:
             self._renew(image)
         return np.stack([way.real, way.imag], axis=-1).astype(np.float32)
+
+    def restart(self, crop: np.ndarray | None = None) -> None:
+        """Goes on from another placement of the face: from the next crop, or from this one of the current frame."""
+        self._chained, self._moved = self._chained + self._moved, np.zeros_like(self._moved)
+        self._scale, self._shift = 1 + 0j, 0j
+        self._previous = None
+        if crop is not None:
+            self.update(crop)
 
     def _renew(self, image: np.ndarray) -> None:
         """Makes the frame, warped back along the head's motion, the new reference."""

@@ -1,0 +1,385 @@
+"""The head as a rigid body: its rotation, scale and shift in every frame, found from the picture itself.
+
+A face that turns out of the image plane does not move as an affine map does: the tip of the nose moves farther than
+the eyes. The head is therefore a surface in space, a generic face's depth over the canonical crop, that is rotated,
+scaled and shifted (6 numbers per frame) and seen by a camera at a usual distance. They are fitted to the band-passed picture by inverse
+compositional Gauss-Newton steps (Baker & Matthews 2004, "Lucas-Kanade 20 years on"), coarse to fine, from the previous
+frame's pose. Pixels that do not follow get less weight in every step, so that eyes and a mouth that move by themselves
+do not turn the head.
+
+Where the fit leaves its range or no longer looks like the first frame, the frame cannot be measured, and the pose says
+why. Inside the range, what a wrong depth can leave is stated as an error of the flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from .face_shape import face_depth
+
+# How far a head may turn, grow and shrink, and move in one frame, relative to the frame in which the face was placed.
+MOST_TURN = 12.0  # degrees out of the image plane
+MOST_ROLL = 20.0  # degrees within it
+MOST_SCALE = 1.25
+MOST_STEP = 0.08  # crop widths per frame: beyond, the exposure blurs the face
+LEAST_LIKENESS = 0.5  # correlation of the band-passed pictures inside the face
+LEAST_WIDTH = 48.0  # pixels of the crop's width: below, a per cent of it is half a pixel
+MOST_HIDDEN = 0.10  # share of the face outside the picture
+# Crop widths (0.166 m) per metre of the camera's distance: 0.25 is a camera at 0.66 m. What another distance changes is
+# removed from the flow afterwards.
+PERSPECTIVE = 0.25
+# A person's depth differs from the generic face's by about this much (crop widths, standard deviation).
+DEPTH_ERROR = 0.018
+
+_LEVELS = ((32, 6), (64, 6))  # side of the crop in pixels, number of steps
+_FACE = (0.42, 0.46)  # radii of the ellipse that is compared, crop widths
+_BAND = 0.066  # width of the box of the band-pass, crop widths: shading varies more slowly
+# Information that each unknown gets without the picture, as a share of that of the shift: flat pictures do not turn.
+_DAMPING = np.array([1e-4, 1e-4, 5e-6, 5e-6, 5e-6, 5e-6])
+
+
+@dataclass(frozen=True, eq=False)
+class HeadPose:
+    """Where the head is in one frame, relative to the frame in which the face was placed.
+
+    Points are (x, y, z) in crop widths, x and y from the crop's middle, z towards the camera. A point of the head is
+    seen at (x, y) / (1 − `PERSPECTIVE` · z), times `scale`, plus `shift`.
+
+    Args:
+        rotation (`np.ndarray` of shape `(3, 3)`): Of the head in space.
+        scale (`float`): More than 1 if the head came nearer.
+        shift (`np.ndarray` of shape `(2,)`): In crop widths, +x right, +y down.
+        likeness (`float`): Correlation of this frame, warped back, with the first one inside the face, −1 to 1.
+        hidden (`float`): Share of the face that lies outside the picture, 0 to 1.
+        step (`float`): Farthest that a point of the face moved since the previous frame, in crop widths.
+    """
+
+    rotation: np.ndarray
+    scale: float
+    shift: np.ndarray
+    likeness: float = 1.0
+    hidden: float = 0.0
+    step: float = 0.0
+
+    @property
+    def turn(self) -> float:
+        """Angle out of the image plane in degrees: between the line of sight and the face's own normal."""
+        return float(np.degrees(np.arccos(np.clip(self.rotation[2, 2], -1, 1))))
+
+    @property
+    def roll(self) -> float:
+        """Angle within the image plane in degrees, clockwise."""
+        return float(np.degrees(np.arctan2(self.rotation[1, 0] - self.rotation[0, 1], self.rotation[:2, :2].trace())))
+
+    @property
+    def range_used(self) -> float:
+        """Share of the range in which the pose can be measured, 0 to 1 and more."""
+        grown = abs(np.log(self.scale)) / np.log(MOST_SCALE)
+        return float(max(self.turn / MOST_TURN, abs(self.roll) / MOST_ROLL, grown))
+
+    def placed(self, transform: np.ndarray) -> np.ndarray:
+        """The transform of this frame's pixels to the canonical crop.
+
+        Args:
+            transform (`np.ndarray` of shape `(2, 3)`): That of the frame in which the face was placed.
+        """
+        angle = np.radians(self.roll)
+        back = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) / self.scale
+        middle = np.array([0.5, 0.5])
+        return np.column_stack([back @ transform[:, :2], back @ (transform[:, 2] - middle - self.shift) + middle])
+
+    def move(self, points: np.ndarray) -> np.ndarray:
+        """Where points of the head are seen in this frame.
+
+        Args:
+            points (`np.ndarray` of shape `(3, N)`): In the first frame's position, in crop widths.
+
+        Returns:
+            `np.ndarray` of shape `(2, N)`: In crop widths from the crop's middle.
+        """
+        turned = self.rotation @ points
+        return turned[:2] * (self.scale / (1 - PERSPECTIVE * turned[2])) + self.shift[:, None]
+
+    def why_not(self) -> str | None:
+        """Why the frame cannot be measured, or None if it can."""
+        if self.hidden > MOST_HIDDEN:
+            return "the face is cut off by the border of the picture"
+        if self.likeness < LEAST_LIKENESS:
+            return "the face cannot be followed: it is hidden, blurred or gone"
+        if self.turn > MOST_TURN or abs(self.roll) > MOST_ROLL:
+            return "the head turns too far"
+        if not 1 / MOST_SCALE < self.scale < MOST_SCALE:
+            return "the head comes too near or goes too far away"
+        if self.step > MOST_STEP:
+            return "the head moves too fast for the frame rate"
+        return None
+
+
+STILL = HeadPose(np.eye(3), 1.0, np.zeros(2))
+
+
+class HeadTracker:
+    """Follows one head from frame to frame.
+
+    Args:
+        frame (`np.ndarray`): (H, W) uint8 or float32, grey levels, in which the face is placed.
+        transform (`np.ndarray` of shape `(2, 3)`): From frame pixels to the canonical crop, from `crop_transform`.
+    """
+
+    def __init__(self, frame: np.ndarray, transform: np.ndarray):
+        self._transform = transform
+        self._views = [_View(*_shrunk(frame, transform, side), side) for side, _ in _LEVELS]
+        self.pose = STILL
+
+    def follow(self, frame: np.ndarray) -> HeadPose:
+        """The pose in the next frame. Its fit starts from the previous frame's pose, or anew where that one failed.
+
+        Args:
+            frame (`np.ndarray`): (H, W), as the first one.
+        """
+        shrunk = [_shrunk(frame, self._transform, side) for side, _ in _LEVELS]
+        before = self.pose
+        found = self._fit(shrunk, before if before.likeness >= LEAST_LIKENESS else STILL)
+        if found.likeness < LEAST_LIKENESS:
+            moved = self._fit(shrunk, self._searched(*shrunk[0]))
+            found = moved if moved.likeness > found.likeness else found
+        face = self._views[-1].points[:, self._views[-1].inside]
+        step = float(np.hypot(*(found.move(face) - before.move(face))).max())
+        height, width = frame.shape[:2]
+        at = _to_frame(self._transform, found.move(face))
+        outside = (at < 0).any(0) | (at[0] > width) | (at[1] > height)
+        self.pose = HeadPose(found.rotation, found.scale, found.shift, found.likeness, float(outside.mean()), step)
+        return self.pose
+
+    def _fit(self, shrunk: list[tuple[np.ndarray, np.ndarray]], pose: HeadPose) -> HeadPose:
+        for view, (frame, transform), (_, steps) in zip(self._views, shrunk, _LEVELS, strict=True):
+            pose = view.fit(frame, transform, pose, steps)
+        return pose
+
+    def _searched(self, frame: np.ndarray, transform: np.ndarray) -> HeadPose:
+        """A pose that is only shifted, to where the middle of the first frame's face looks most like this frame."""
+        view = self._views[0]
+        side, rest = view.side, view.side // 4
+        crop = _band_passed(_sample(frame, transform, 2 * _square(2 * side)), side)
+        middle = view.reference.reshape(side, side)[rest:-rest, rest:-rest]
+        alike = cv2.matchTemplate(crop, np.ascontiguousarray(middle), cv2.TM_CCOEFF_NORMED)
+        y, x = np.unravel_index(int(alike.argmax()), alike.shape)
+        still = side // 2 + rest
+        return HeadPose(np.eye(3), 1.0, np.array([x - still, y - still]) / side)
+
+
+class _View:
+    """The first frame's face at one resolution, and what each unknown would change in it."""
+
+    def __init__(self, frame: np.ndarray, transform: np.ndarray, side: int):
+        self.side = side
+        x, y = _square(side)
+        self.points = _surface(side)
+        self.inside = np.flatnonzero((x / _FACE[0]) ** 2 + (y / _FACE[1]) ** 2 < 1)
+        image = _band_passed(_sample(frame, transform, _square(side)), side)
+        self.reference = image.ravel()
+        across = (cv2.Scharr(image, cv2.CV_32F, 1, 0, scale=1 / 32) * side).ravel()
+        down = (cv2.Scharr(image, cv2.CV_32F, 0, 1, scale=1 / 32) * side).ravel()
+        moved = np.float32(_rigid_modes(side)[:6].reshape(6, 2, -1))
+        self._changes = (across * moved[:, 0] + down * moved[:, 1])[:, self.inside]
+        self._values = self.reference[self.inside]
+        shift = float(np.mean(np.square(self._changes[:2]))) * len(self.inside)
+        self._damping = np.diag(_DAMPING * max(shift, 1e-6))
+
+    def fit(self, frame: np.ndarray, transform: np.ndarray, pose: HeadPose, steps: int) -> HeadPose:
+        weights = np.ones_like(self._values)
+        for _ in range(steps):
+            image = self._fetched(frame, transform, pose)
+            gain = float(weights @ (image * self._values)) / max(float(weights @ np.square(self._values)), 1e-9)
+            error = image / np.clip(gain, 0.5, 2.0) - self._values
+            scale = 3.5 * 1.4826 * float(np.median(np.abs(error))) + 1e-6
+            weights = 1 / np.square(1 + np.square(error / scale))  # Geman & McClure's
+            weighted = self._changes * weights
+            step = np.linalg.solve(
+                (weighted @ self._changes.T).astype(np.float64) + self._damping, (weighted @ error).astype(np.float64)
+            )
+            pose = _composed(pose, step)
+            if np.abs(step).max() < 3e-4:  # crop widths and radians: a 25th of a pixel of the crop
+                break
+        image = self._fetched(frame, transform, pose)
+        norm = float(np.linalg.norm(image) * np.linalg.norm(self._values))
+        likeness = float(image @ self._values) / norm if norm > 0 else 0.0
+        return HeadPose(pose.rotation, pose.scale, pose.shift, likeness)
+
+    def _fetched(self, frame: np.ndarray, transform: np.ndarray, pose: HeadPose) -> np.ndarray:
+        image = _sample(frame, transform, pose.move(self.points))
+        return _band_passed(image, self.side).ravel()[self.inside]
+
+
+def _composed(pose: HeadPose, step: np.ndarray) -> HeadPose:
+    """The pose after the inverse of a small motion of the first frame's face."""
+    turn, _ = cv2.Rodrigues(-step[3:])
+    rotation = pose.rotation @ turn
+    scale = pose.scale * (1 - step[2])
+    return HeadPose(rotation, scale, pose.shift - scale * (rotation[:2, :2] @ step[:2]))
+
+
+def warp_head_back(frame: np.ndarray, transform: np.ndarray, pose: HeadPose, side: int) -> np.ndarray:
+    """The face crop of a frame with the head's motion undone, so that only the skin moves from crop to crop.
+
+    Args:
+        frame (`np.ndarray`): (H, W) or (H, W, 3), uint8 or float32.
+        transform (`np.ndarray` of shape `(2, 3)`): From pixels of the first frame to the canonical crop.
+        pose (`HeadPose`): Of the head in `frame`.
+        side (`int`): Side of the crop in pixels.
+
+    Returns:
+        `np.ndarray`: (side, side) or (side, side, 3), of the frame's type.
+    """
+    return _sample(*_shrunk(frame, transform, side), pose.move(_surface(side)))
+
+
+def rigid_motion(pose: HeadPose, side: int) -> np.ndarray:
+    """The head's own motion over the crop, (2, side, side) float64, in crop widths."""
+    points = _surface(side)
+    return (pose.move(points) - _square(side)).reshape(2, side, side)
+
+
+def depth_error(pose: HeadPose) -> float:
+    """Standard deviation of the motion that a wrong depth leaves, in percent of the crop's width."""
+    return 100 * DEPTH_ERROR * float(np.sin(np.radians(pose.turn)))
+
+
+def remove_rigid_motion(
+    flow: np.ndarray, poses: Sequence[HeadPose] | None = None, *, iterations: int = 8
+) -> np.ndarray:
+    """Subtracts what the head's motion leaves in flow between crops of `warp_head_back`.
+
+    1. Each field's small rigid motion in space, which most of the face follows: shift, growth, three rotations and the
+       camera's distance, by iteratively reweighted least squares over the whole face with Tukey's biweight. What moves
+       by itself does not take part in the end.
+    2. What this person's depth adds to the generic face's: motion that follows the rotations out of the image plane
+       over the clip, one number per place. It is bounded by what faces differ, so that a nod at the same time as an
+       expression does not take the expression away.
+
+    Args:
+        flow (`np.ndarray`): (T, 2, H, H), in percent of the crop's width.
+        poses (`Sequence[HeadPose]`, *optional*): The T poses of the head that were undone before.
+        iterations (`int`): Number of reweighting steps.
+
+    Returns:
+        `np.ndarray`: (T, 2, H, H) float32.
+    """
+    left = _without_rigid_modes(np.asarray(flow, np.float64), iterations)
+    if poses is not None and len(poses):
+        left = left - _depth_motion(left, poses)
+        left = _without_rigid_modes(left, iterations)
+    return left.astype(np.float32)
+
+
+# The rotations are hardly told from expressions; each unknown gets this share of the shift's information towards zero.
+_RIGID_DAMPING = np.array([1e-6, 1e-6, 1e-6, 3e-4, 3e-4, 1e-6, 1e-4, 1e-4])
+_DEPTH_DETAIL = 0.05  # crop widths: a person's depth differs from the generic face's smoothly
+_DEPTH_BOUND = 2.5  # standard deviations
+
+
+def _without_rigid_modes(flow: np.ndarray, iterations: int) -> np.ndarray:
+    side = flow.shape[-1]
+    modes, inside = _rigid_modes(side), _face_of(side)
+    design = modes[:, :, inside].reshape(len(modes), -1)
+    left = np.empty_like(flow)
+    for index, field in enumerate(flow):
+        target = field[:, inside]
+        weights = np.ones(target.shape[1])
+        for _ in range(iterations):
+            weighted = design * np.tile(weights, 2)
+            normal = weighted @ design.T
+            normal += np.diag(_RIGID_DAMPING * normal[0, 0] + 1e-12)
+            numbers = np.linalg.solve(normal, weighted @ target.ravel())
+            rest = np.hypot(*(target - (numbers @ design).reshape(2, -1)))
+            scale = 4.685 * 1.4826 * max(float(np.median(rest)), 1e-6)
+            weights = np.where(rest < scale, np.square(1 - np.square(rest / scale)), 0.0)
+        left[index] = field - np.tensordot(numbers, modes, 1)
+    return left
+
+
+def _depth_motion(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndarray:
+    """(T, 2, H, H): what a person's depth, beside the generic one's, moves when the head turns."""
+    side = flow.shape[-1]
+    # A point that is nearer by one moves by this much, in percent.
+    nearer = np.stack([100 * pose.scale * pose.rotation[:2, 2] for pose in poses])
+    energy = float(np.square(nearer).sum())
+    least = len(poses) * np.square(100 * np.sin(np.radians(0.5)))  # below half a degree there is nothing to see
+    depth = np.einsum("tc,tcyx->yx", nearer, flow) / (energy + least)
+    depth = cv2.GaussianBlur(depth, (0, 0), _DEPTH_DETAIL * side, borderType=cv2.BORDER_REPLICATE)
+    depth = np.clip(depth, -_DEPTH_BOUND * DEPTH_ERROR, _DEPTH_BOUND * DEPTH_ERROR)
+    return nearer[:, :, None, None] * depth
+
+
+@lru_cache(maxsize=4)
+def _rigid_modes(side: int) -> np.ndarray:
+    """(8, 2, side, side): what a small shift, growth and rotation of the head moves in the picture, and what another
+    distance of the camera changes in the two rotations out of the image plane."""
+    x, y, z = _surface(side).reshape(3, side, side)
+    near = 1 - PERSPECTIVE * z
+    one, zero = np.ones_like(x), np.zeros_like(x)
+
+    def seen(dx: np.ndarray, dy: np.ndarray, dz: np.ndarray) -> list[np.ndarray]:
+        return [dx / near + PERSPECTIVE * x * dz / near**2, dy / near + PERSPECTIVE * y * dz / near**2]
+
+    shifts = [[one, zero], [zero, one], [x / near, y / near]]
+    turns = [seen(zero, -z, y), seen(z, zero, -x), seen(-y, x, zero)]
+    return np.stack([*shifts, *turns, [x * y, y * y], [x * x, x * y]])
+
+
+@lru_cache(maxsize=4)
+def _face_of(side: int) -> np.ndarray:
+    x, y = _square(side)
+    return ((x / _FACE[0]) ** 2 + (y / _FACE[1]) ** 2 < 1).reshape(side, side)
+
+
+@lru_cache(maxsize=8)
+def _square(side: int) -> np.ndarray:
+    """(2, side²) float64: the pixels' centres from the crop's middle, in crop widths."""
+    y, x = np.mgrid[0:side, 0:side].astype(np.float64)
+    square = np.stack([(x + 0.5) / side - 0.5, (y + 0.5) / side - 0.5]).reshape(2, -1)
+    square.setflags(write=False)
+    return square
+
+
+@lru_cache(maxsize=8)
+def _surface(side: int) -> np.ndarray:
+    """(3, side²) float64: the point of the head that is seen at each pixel of the crop."""
+    depth = face_depth(side, side).reshape(1, -1).astype(np.float64)
+    surface = np.concatenate([_square(side) * (1 - PERSPECTIVE * depth), depth])
+    surface.setflags(write=False)
+    return surface
+
+
+def _to_frame(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Frame pixels of points in crop widths from the crop's middle, (2, N); a pixel's centre is at + 0.5."""
+    return np.linalg.solve(transform[:, :2], points + 0.5 - transform[:, 2:])
+
+
+def _sample(frame: np.ndarray, transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    side = round(points.shape[1] ** 0.5)
+    x, y = np.float32(_to_frame(transform, points) - 0.5).reshape(2, side, side)
+    return cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _shrunk(frame: np.ndarray, transform: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The frame with as many pixels per crop width as the crop has, if it has more, and its transform."""
+    share = float(np.hypot(*transform[:, 0])) * side
+    if share >= 1:
+        return np.float32(frame), transform
+    height, width = frame.shape[:2]
+    small = (max(round(width * share), 2), max(round(height * share), 2))
+    scaled = transform.copy()
+    scaled[:, :2] *= (width / small[0], height / small[1])
+    return np.float32(cv2.resize(frame, small, interpolation=cv2.INTER_AREA)), scaled
+
+
+def _band_passed(image: np.ndarray, unit: int) -> np.ndarray:
+    """Without noise and without shading. `unit` is the crop's width in pixels of the image."""
+    box = 2 * round(_BAND * unit) + 1
+    return cv2.GaussianBlur(image, (0, 0), 0.8) - cv2.blur(image, (box, box))
