@@ -17,6 +17,7 @@ from deft_llm.hub_datasets.unimer.rows import features
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.motion_evidence import parse_motion
 from tests.evaluation.made_up_rows import make_row
+from tests.processes import output_of
 
 COMMANDS = [
     name.split()
@@ -71,10 +72,9 @@ def test_help_lists_commands_and_exit_codes_and_imports_nothing_heavy():
         "    assert main([*words, '--help']) == 0, words\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'cv2', 'numpy', 'trl'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
-    first, *others = re.split(r"^==.*\n", done.stdout, flags=re.MULTILINE)[1:]
+    told = output_of([sys.executable, "-c", code])
+    assert told.splitlines()[-1] == "[]"
+    first, *others = re.split(r"^==.*\n", told, flags=re.MULTILINE)[1:]
     for name in ("explain", "measure", "spot", "data", "train", "evaluate", "card", "push", "demo"):
         assert re.search(rf"^ *{name} ", first, re.MULTILINE)
     # What starts a line like a command is one: scripts read the list.

@@ -20,6 +20,7 @@ from deft_llm.training.augmentation import Augmentation
 from deft_llm.training.data import DeftCollator, prepare
 from deft_llm.training.parts import build_model, set_stage
 from deft_llm.training.trainer import DeftSFTTrainer, NonFiniteLossError, peak_flops
+from tests.processes import output_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -337,8 +338,7 @@ def test_two_processes_train_like_one(options, tmp_path):
     script = ["--nproc_per_node", "2", str(ROOT / "tests/training/two_processes.py"), str(result)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *script, *options]
     command += ["--per_device_train_batch_size", "5", "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
+    output_of(command, timeout=500)
     found = json.loads(result.read_text())
     one = run_of(*options, "--per_device_train_batch_size", "10", "--output_dir", str(tmp_path / "one"))
     assert len(found["ddp"]) == 20
