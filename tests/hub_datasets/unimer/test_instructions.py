@@ -77,14 +77,7 @@ def test_every_task_asks_in_many_ways_and_names_the_convention_where_it_decides(
         if not task.startswith("me_vqa"):
             assert len(questions) >= 8, task
         for question in questions:
-            decides = task in (
-                "explain",
-                "emotion",
-                "emotion_coarse",
-                "me_vqa_coarse",
-                "me_vqa_fine",
-                "me_vqa_combined",
-            )
+            decides = task in "explain emotion emotion_coarse me_vqa_coarse me_vqa_fine me_vqa_combined".split()
             assert ("{convention}" in question) == decides, question
             filled = question.format(
                 convention="CAS(ME)^3",
