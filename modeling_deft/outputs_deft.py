@@ -20,13 +20,9 @@ class DeftVideoFeatures(BaseModelOutputWithPooling):
     last_hidden_state (`(clips, tokens, expert_size)`): the experts' states before the connectors, in prompt order.
     hidden_states (`tuple` of `(clips, (frames - 1) · patches, hidden size)`): of the motion expert, its embeddings and
         the output of each layer; only with `output_hidden_states`.
-    expert_tokens (`dict[str, (clips, tokens, text hidden size)]`): the same by expert, missing experts left out.
-    emotion_logits (`(clips, emotions)`), au_logits (`(clips, action_units)`): from the experts alone.
-    expert_states (`dict[str, (clips, tokens, expert_size)]`): the same before the connectors, nothing silenced.
-    au_side_logits (`(clips, action_units, 3)`): both sides, left, right; means something where the unit is present.
-    au_intensity (`(clips, action_units)`): 0 for A to 4 for E, likewise.
-    expert_gates (`(clips, 3)`): weight of structure, texture and motion in the emotion; they sum to 1.
-    au_attentions (`(clips, action_units, frames - 1, patches)`): where each action unit's query looked; sums to 1.
+    expert_tokens (`dict[str, (clips, tokens, text hidden size)]`): `pooler_output` by expert, without missing ones.
+
+    The other fields are those of [`DeftRecognitionOutput`] and described there.
     """
 
     expert_tokens: dict[str, torch.FloatTensor] | None = None

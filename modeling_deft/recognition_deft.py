@@ -28,7 +28,8 @@ class DeftRecognitionOutput(ModelOutput):
     au_intensity (`(clips, action_units)`): 0 for A to 4 for E, likewise.
     expert_gates (`(clips, 3)`): weight of structure, texture and motion in the emotion; they sum to 1.
     au_attentions (`(clips, action_units, frames - 1, patches)`): where each action unit's query looked; sums to 1.
-    expert_states (`dict[str, (clips, tokens, expert_size)]`): the experts' tokens, missing experts left out.
+    expert_states (`dict[str, (clips, tokens, expert_size)]`): the experts' tokens, nothing silenced, missing experts
+        left out.
     shown_states (`dict[str, (clips, tokens, expert_size)]`): the same as the language model is to see them. In
         training some clips are shown with the structure of another clip of the batch.
     dropped_experts (`(clips, 3)`, *optional*): True where a clip is to be judged without the expert.

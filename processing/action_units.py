@@ -341,19 +341,6 @@ _BY_CODE = ACTION_UNITS | {
     f"{kind}{unit.number}": unit for unit in ACTION_UNITS.values() if unit.kind != "M" for kind in ("AU", "AD")
 }
 
-# Other names in use, from older editions of FACS and manuals of detectors.
-_SYNONYMS = {
-    "nasolabial furrow deepener": "AU11",
-    "cheek puffer": "AU13",
-    "lip puckerer": "AU18",
-    "lip funneller": "AU22",
-    "lip presser": "AU24",
-    "eyes closed": "AU43",
-    "jaw clench": "AU31",
-    "nostril dilate": "AU38",
-    "nostril compress": "AU39",
-}
-
 
 def get_action_unit(code: str) -> ActionUnit:
     """The row of the table for a code such as `"AU4"`. AU and AD share one numbering, so `"AD38"` gives the row AU38.
@@ -365,30 +352,6 @@ def get_action_unit(code: str) -> ActionUnit:
         return _BY_CODE[code]
     except KeyError:
         raise ValueError(f"Unknown action unit {code!r}. Known: {', '.join(ACTION_UNITS)}.") from None
-
-
-def code_of_name(name: str) -> str:
-    """The code of a FACS name such as `"lip corner puller"`, as used by the MEGC question-answering track.
-
-    Case, hyphens, spacing and plurals are ignored. For the inverse, use `get_action_unit(code).name`.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    try:
-        return _CODES[_plain(name)]
-    except KeyError:
-        raise ValueError(f"There is no action unit named {name!r}.") from None
-
-
-def _plain(name: str) -> str:
-    words = name.casefold().replace("-", " ").split()
-    return " ".join(word.removesuffix("s") for word in words)
-
-
-_CODES = {_plain(unit.name): unit.code for unit in ACTION_UNITS.values()} | {
-    _plain(name): code for name, code in _SYNONYMS.items()
-}
 
 
 def region_ellipse(region: str, side: str) -> tuple[float, float, float, float]:

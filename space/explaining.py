@@ -117,16 +117,9 @@ class Explainer:
         pipe.model.eval()
         # The modules that lie beside the video processor, wherever transformers has put them.
         beside = type(pipe.processor.video_processor).__module__.rpartition(".")[0]
+        names = "video_reading face_alignment region_tracking aligned_clip action_units common_deft".split()
         self._reading, self._alignment, self._tracking, self._clips, self._units, self._common = (
-            importlib.import_module(f"{beside}.{name}")
-            for name in (
-                "video_reading",
-                "face_alignment",
-                "region_tracking",
-                "aligned_clip",
-                "action_units",
-                "common_deft",
-            )
+            importlib.import_module(f"{beside}.{name}") for name in names
         )
         return pipe
 

@@ -3,7 +3,6 @@
 import atexit
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +27,7 @@ from deft_llm.hub_datasets.synthetic.dataset import PRESETS, face_rows
 from deft_llm.hub_datasets.synthetic.faces import Face, render_face
 from deft_llm.hub_datasets.unimer.rows import features
 from deft_llm.processing import DeftVideoProcessor
+from tests.processes import output_of
 
 ROOT = Path(__file__).parents[1]
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
@@ -35,15 +35,8 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 def pytest_configure(config):
     """Marks of transformers' own test suites (`test_transformers_mixins.py`)."""
-    for mark in (
-        "accelerate_tests",
-        "flash_attn_test",
-        "flash_attn_3_test",
-        "flash_attn_4_test",
-        "order",
-        "slow",
-        "torch_compile_test",
-    ):
+    flash = "flash_attn_test flash_attn_3_test flash_attn_4_test"
+    for mark in f"accelerate_tests {flash} order slow torch_compile_test".split():
         config.addinivalue_line("markers", f"{mark}: transformers' own")
 
 
@@ -95,16 +88,8 @@ def spotted_video(face, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     """48 clips of four faces: every emotion and action unit of the generator occurs."""
-    settings = {
-        "preset": PRESETS["easy"],
-        "conventions": ("synthetic",),
-        "clips_per_face": 12,
-        "total": 48,
-        "first_test_face": 4,
-        "corrupt": 0.0,
-        "num_frames": 8,
-        "seed": 1,
-    }
+    settings = {"preset": PRESETS["easy"], "conventions": ("synthetic",), "clips_per_face": 12, "total": 48}
+    settings |= {"first_test_face": 4, "corrupt": 0.0, "num_frames": 8, "seed": 1}
     rows = [row for face_index in range(4) for row in face_rows(face_index, **settings)[0]]
     return Dataset.from_list(rows, features=features(DeftVideoProcessor(num_frames=8)))
 
@@ -182,16 +167,6 @@ def without_package(tmp_path):
         packages = os.pathsep.join(path for path in sys.path if Path(path).name == "site-packages")
         environment = {**os.environ, **variables, "PYTHONPATH": packages}
         guard = "import importlib.util; assert importlib.util.find_spec('deft_llm') is None\n"
-        done = subprocess.run(
-            [sys.executable, "-S", "-c", guard + code],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+        return output_of([sys.executable, "-S", "-c", guard + code], cwd=tmp_path, env=environment)
 
     return run

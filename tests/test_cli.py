@@ -17,23 +17,15 @@ from deft_llm.hub_datasets.unimer.rows import features
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.motion_evidence import parse_motion
 from tests.evaluation.made_up_rows import make_row
+from tests.processes import output_of
 
 COMMANDS = [
-    ["explain"],
-    ["measure"],
-    ["spot"],
-    ["train"],
-    ["evaluate"],
-    ["card"],
-    ["push"],
-    ["data"],
-    ["data", "build"],
-    ["data", "synthesize"],
-    ["data", "inspect"],
-    ["data", "push"],
-    ["demo"],
-    ["demo", "clip"],
-    ["demo", "explain"],
+    name.split()
+    for name in (
+        *("explain", "measure", "spot", "train", "evaluate", "card", "push"),
+        *("data", "data build", "data synthesize", "data inspect", "data push"),
+        *("demo", "demo clip", "demo explain"),
+    )
 ]
 
 
@@ -80,10 +72,9 @@ def test_help_lists_commands_and_exit_codes_and_imports_nothing_heavy():
         "    assert main([*words, '--help']) == 0, words\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'cv2', 'numpy', 'trl'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
-    first, *others = re.split(r"^==.*\n", done.stdout, flags=re.MULTILINE)[1:]
+    told = output_of([sys.executable, "-c", code])
+    assert told.splitlines()[-1] == "[]"
+    first, *others = re.split(r"^==.*\n", told, flags=re.MULTILINE)[1:]
     for name in ("explain", "measure", "spot", "data", "train", "evaluate", "card", "push", "demo"):
         assert re.search(rf"^ *{name} ", first, re.MULTILINE)
     # What starts a line like a command is one: scripts read the list.
@@ -122,10 +113,7 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("train --config nowhere.yaml --dataset d --output-dir o", "There is no recipe nowhere.yaml."),
         ("train --config tiny.yaml --dataset d --output-dir o --mirorr 1", "The nearest is 'mirror'."),
         ("evaluate", "Missing option '--output-dir'."),
-        (
-            "evaluate --output-dir o --dataset d",
-            "nothing to evaluate: give --model, or --baselines, or both.",
-        ),
+        ("evaluate --output-dir o --dataset d", "nothing to evaluate: give --model, or --baselines, or both."),
         ("evaluate --output-dir o --model m", "--dataset is missing."),
         ("evaluate --output-dir o --questions q", "--questions needs --videos and --model."),
         ("evaluate --output-dir o --protocol holdout", "'holdout' is not one of 'loso', 'cde', 'lodo', 'fixed'"),
@@ -247,25 +235,11 @@ def test_every_module_of_an_extra_is_known():
 
 
 def test_underscores_and_several_values_are_understood():
-    assert cli._dashed(["--output_dir", "a_b", "--max_new_tokens=4_0", "-x_y"]) == [
-        "--output-dir",
-        "a_b",
-        "--max-new-tokens=4_0",
-        "-x_y",
-    ]
-    assert cli._repeated(["build", "--source", "a=A", "b=B", "--accept-licence", "a", "b", "--seed", "1"]) == [
-        "build",
-        "--source",
-        "a=A",
-        "--source",
-        "b=B",
-        "--accept-licence",
-        "a",
-        "--accept-licence",
-        "b",
-        "--seed",
-        "1",
-    ]
+    words = "--output_dir a_b --max_new_tokens=4_0 -x_y"
+    assert cli._dashed(words.split()) == "--output-dir a_b --max-new-tokens=4_0 -x_y".split()
+    several = "build --source a=A b=B --accept-licence a b --seed 1"
+    once_each = "build --source a=A --source b=B --accept-licence a --accept-licence b --seed 1"
+    assert cli._repeated(several.split()) == once_each.split()
 
 
 # --- Each command, once ---------------------------------------------------------------------------------------------
@@ -312,21 +286,11 @@ def test_data(tmp_path, capsys):
 def test_train_and_evaluate_and_card(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "deft"
-    options = [
-        "--max-steps",
-        "1",
-        "--warmup_steps",
-        "0",
-        "--per-device-train-batch-size",
-        "2",
-        "--use-cpu",
-        "true",
-        "--preprocessing-workers",
-        "1",
-        "--disable-tqdm",
-        "true",
-    ]
-    words = ["train", "--config", "tiny.yaml", "--dataset", str(data / "data"), "--output-dir", str(out), *options]
+    options = (
+        "--config tiny.yaml --max-steps 1 --warmup_steps 0 --per-device-train-batch-size 2 --use-cpu true "
+        "--preprocessing-workers 1 --disable-tqdm true"
+    ).split()
+    words = ["train", *options, "--dataset", str(data / "data"), "--output-dir", str(out)]
     assert main(words) == DONE
     assert "Model folder written to" in capsys.readouterr().out
     run_told = json.loads((out / "training_run.json").read_text(encoding="utf-8"))
@@ -335,26 +299,8 @@ def test_train_and_evaluate_and_card(data, tmp_path, capsys, monkeypatch):
     assert "holds a finished model" in capsys.readouterr().err
 
     evaluation = tmp_path / "evaluation"
-    assert (
-        main(
-            [
-                "evaluate",
-                "--dataset",
-                str(data / "data"),
-                "--model",
-                str(out),
-                "--output_dir",
-                str(evaluation),
-                "--target",
-                "emotion",
-                "--max-new-tokens",
-                "4",
-                "--resamples",
-                "10",
-            ]
-        )
-        == DONE
-    )
+    words = ["evaluate", "--dataset", str(data / "data"), "--model", str(out), "--output_dir", str(evaluation)]
+    assert main([*words, *"--target emotion --max-new-tokens 4 --resamples 10".split()]) == DONE
     assert "Card filled" in capsys.readouterr().out
     assert main(["card", str(out), "--report", str(evaluation / "report.json"), "--dataset-id", "org/x"]) == DONE
     front = yaml.safe_load((out / "README.md").read_text(encoding="utf-8").split("---\n")[1])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from deft_llm.hub_datasets.build.publishing import push
 from deft_llm.sharing.push import push_model
 from tests.loopback_hub import OWNER_TOKEN, READER_TOKEN, LoopbackHub
 from tests.modeling_deft.small_models import CLOSE
+from tests.processes import output_of
 
 ROOT = Path(__file__).parents[1]
 NAME = "org/deft-llm"
@@ -204,16 +204,8 @@ def test_a_push_of_the_trainer_keeps_pipeline_and_card(elsewhere, hub, revisions
         "--push_to_hub": "true",
         "--hub_model_id": NAME,
     }
-    done = subprocess.run(
-        [sys.executable, "train_sft.py", *(str(word) for pair in arguments.items() for word in pair)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = [word for pair in arguments.items() for word in pair]
+    output_of([sys.executable, "train_sft.py", *words], cwd=ROOT, env=environment)
     files = hub.files(NAME)
     assert set(hub.files(NAME, revision=revisions[0])) - {"old_helper.py"} <= set(files)
     card = ModelCard(files["README.md"].decode())

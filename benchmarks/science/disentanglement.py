@@ -173,7 +173,7 @@ def identity_probe(states: torch.Tensor, faces: np.ndarray) -> float:
     return 100 * (float(np.mean(found)) - 1 / len(values))
 
 
-def unit_probe(model: Any, name: str, train_found: Any, train_units: np.ndarray, found: Any, units: np.ndarray):
+def unit_probe(name: str, train_found: Any, train_units: np.ndarray, found: Any, units: np.ndarray):
     """Macro F1 and balanced accuracy above chance, in percent, of a probe for each unit; fitted on other faces."""
     f1, balanced = [], []
     for column in range(units.shape[1]):
@@ -287,7 +287,7 @@ def experts_job(seed: int, *, place: Path, clips: int, steps: int) -> dict[str, 
     for name in ("motion", "texture", "structure"):
         result[f"identity from {name} tokens, above chance"] = identity_probe(found[f"{name}_tokens"], faces)
     for name in ("motion", "texture", "structure"):
-        f1, balanced = unit_probe(model, name, train_found, train_units, found, units)
+        f1, balanced = unit_probe(name, train_found, train_units, found, units)
         result[f"AU from {name} tokens, macro F1"] = f1
         result[f"AU from {name} tokens, balanced accuracy above chance"] = balanced
     mass, pointing = attention_in_region(model, found, units)

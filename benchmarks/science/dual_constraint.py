@@ -66,7 +66,7 @@ def label_table(clips: int) -> Table:
         alarms += [not value for value in supported(right)]
         clip_alarms.append(unexplained(right))
         for kind in ERRORS:
-            wrong = _with_error(right, kind, len(clip.frames), rng)
+            wrong = _with_error(right, kind, rng)
             if wrong is not None:
                 changed = [unit not in right.units for unit in wrong.units]
                 refused = any(new and not good for new, good in zip(changed, supported(wrong), strict=True))
@@ -83,12 +83,12 @@ def label_table(clips: int) -> Table:
     return table
 
 
-def _with_error(labels: Labels, kind: str, count: int, rng: np.random.Generator) -> Labels | None:
+def _with_error(labels: Labels, kind: str, rng: np.random.Generator) -> Labels | None:
     """The labels with an error of this kind, or None where there can be none."""
     if not labels.units or (kind == "swapped_side" and all(side == "both" for _, side, _ in labels.units)):
         return None
     while True:
-        wrong, note = corrupt_labels(labels, count, rng)
+        wrong, note = corrupt_labels(labels, rng)
         if note.startswith(kind):
             return wrong
 

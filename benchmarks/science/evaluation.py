@@ -146,8 +146,9 @@ def main() -> int:
     from deft_llm.evaluation.baselines import make_baseline
     from deft_llm.evaluation.fold_runs import ModelSpec, run_protocol
     from deft_llm.evaluation.protocols import make_task
-    from deft_llm.evaluation.recognition import DeftRecogniser, RecognitionConfig, prior_path
+    from deft_llm.evaluation.recognition import DeftRecogniser
     from deft_llm.evaluation.report import make_report, write_report
+    from deft_llm.training.recognition import RecognitionConfig, prior_path
 
     rows = make_rows(arguments.seed, noise=arguments.noise, subjects=arguments.subjects, crop=tuple(arguments.crop))
     task = make_task({"train": rows}, "loso", labels=MEGC_CLASSES)

@@ -32,35 +32,29 @@ RECIPES = ROOT / "recipes"
 PARTS = ("share", "trainer", "resume", "processes", "recipe", "estimates", "gpu")
 STEPS = 20
 
+
+def qwen3(hidden: int, intermediate: int, *, layers: int, heads: int, tied: bool) -> dict[str, Any]:
+    """The config of a Qwen3 of a size."""
+    return {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "tie_word_embeddings": tied,
+    }
+
+
 # The published sizes of the pretrained parts that recipes name, as their configs have them.
-QWEN3 = {"model_type": "qwen3", "vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 SIZES = {
-    "Qwen/Qwen3-0.6B": {
-        **QWEN3,
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "tie_word_embeddings": True,
-    },
-    "Qwen/Qwen3-4B": {
-        **QWEN3,
-        "hidden_size": 2560,
-        "intermediate_size": 9728,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "tie_word_embeddings": True,
-    },
-    "Qwen/Qwen3-8B": {
-        **QWEN3,
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "tie_word_embeddings": False,
-    },
+    "Qwen/Qwen3-0.6B": qwen3(1024, 3072, layers=28, heads=16, tied=True),
+    "Qwen/Qwen3-4B": qwen3(2560, 9728, layers=36, heads=32, tied=True),
+    "Qwen/Qwen3-8B": qwen3(4096, 12288, layers=36, heads=32, tied=False),
     "facebook/dinov2-base": {"model_type": "dinov2", **BASE, "image_size": 518, "patch_size": 14},
     "facebook/dinov2-large": {"model_type": "dinov2", **LARGE, "image_size": 518, "patch_size": 14},
     "MCG-NJU/videomae-base": {"model_type": "videomae", **BASE, "intermediate_size": 3072},
@@ -101,39 +95,19 @@ def synthesized(folder: Path, *options: str) -> str:
 
 
 def options_of(data: str, *more: str) -> list[str]:
-    return [
-        "--config",
-        "recipes/tiny.yaml",
-        "--dataset",
-        data,
-        "--use_cpu",
-        "true",
-        "--disable_tqdm",
-        "true",
-        "--logging_steps",
-        "1",
-        *more,
-    ]
+    options = "--config recipes/tiny.yaml --use_cpu true --disable_tqdm true --logging_steps 1"
+    return [*options.split(), "--dataset", data, *more]
 
 
-AUGMENTED = ("--mirror", "0.5", "--flow_noise", "1", "--temporal_crop", "0.5", "--appearance_jitter", "0.5")
+AUGMENTED = "--mirror 0.5 --flow_noise 1 --temporal_crop 0.5 --appearance_jitter 0.5".split()
 
 
 def data_share(data: str, work: Path) -> None:
     """Median over the last steps of the part of a step spent waiting for the next batch."""
-    for name, more in {"as the recipe is": (), "with every augmentation": AUGMENTED}.items():
+    for name, more in {"as the recipe is": [], "with every augmentation": AUGMENTED}.items():
         out = work / f"share-{len(more)}"
-        run_script(
-            *options_of(data, *more),
-            "--max_steps",
-            "30",
-            "--save_strategy",
-            "steps",
-            "--save_steps",
-            "30",
-            "--output_dir",
-            str(out),
-        )
+        steps = "--max_steps 30 --save_strategy steps --save_steps 30".split()
+        run_script(*options_of(data, *more), *steps, "--output_dir", str(out))
         entries = history(out)[10:]
         shares = [entry["data_wait_share"] for entry in entries]
         clips = statistics.median(entry["clips_per_second"] for entry in entries)
@@ -235,19 +209,9 @@ def _fixed_batches(trainer: Any, clips: Any) -> Any:
 def resumed(data: str, work: Path) -> None:
     """Runs killed by SIGKILL at random steps and resumed, against an undisturbed one; every random thing is on."""
     steps, rng = 24, random.Random(time.time_ns())
-    more = [
-        *options_of(data, *AUGMENTED),
-        "--max_steps",
-        str(steps),
-        "--per_device_train_batch_size",
-        "8",
-        "--use_peft",
-        "true",
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        "5",
-    ]
+    more = options_of(data, *AUGMENTED)
+    more += f"--max_steps {steps} --per_device_train_batch_size 8 --use_peft true".split()
+    more += "--save_strategy steps --save_steps 5".split()
     run_script(*more, "--output_dir", str(work / "straight"))
     expected = [(entry["step"], entry["loss"], entry["grad_norm"]) for entry in history(work / "straight")]
     equal = []
@@ -263,17 +227,10 @@ def resumed(data: str, work: Path) -> None:
 
 def two_processes(data: str, work: Path) -> None:
     """Without what draws for the clips of one process together."""
-    alone = ["--appearance_swap", "0", "--expert_dropout", "0"]
-    more = [
-        *options_of(data, *AUGMENTED, *alone),
-        "--max_steps",
-        str(STEPS),
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        str(STEPS),
-    ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train_sft.py"]
+    alone = "--appearance_swap 0 --expert_dropout 0".split()
+    steps = f"--max_steps {STEPS} --save_strategy steps --save_steps {STEPS}".split()
+    more = [*options_of(data, *AUGMENTED, *alone), *steps]
+    command = [sys.executable, *"-m torch.distributed.run --standalone --nproc_per_node 2 train_sft.py".split()]
     batch = "--per_device_train_batch_size"
     subprocess.run(
         [*command, *more, batch, "4", "--output_dir", str(work / "two")],
@@ -298,20 +255,8 @@ def tiny_recipe(data: str | None, work: Path) -> None:
     start = time.perf_counter()
     run_script("--config", "recipes/tiny.yaml", "--dataset", data, "--output_dir", str(out), "--use_cpu", "true")
     minutes = (time.perf_counter() - start) / 60
-    command = [
-        sys.executable,
-        "-m",
-        "deft_llm.cli",
-        "evaluate",
-        "--model",
-        str(out),
-        "--dataset",
-        data,
-        "--target",
-        "emotion",
-        "--output-dir",
-        str(work / "e"),
-    ]
+    command = [sys.executable, *"-m deft_llm.cli evaluate --target emotion".split()]
+    command += ["--model", str(out), "--dataset", data, "--output-dir", str(work / "e")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     report = json.loads((work / "e" / "report.json").read_text())
     for name, figures in report["models"].items():

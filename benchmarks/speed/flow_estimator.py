@@ -26,24 +26,9 @@ from deft_llm.processing.whole_clip_flow import whole_clip_flow
 
 SIDE, COUNT = 128, 64
 VIEWS = (
-    "view",
-    "expand",
-    "t.default",
-    "transpose",
-    "select",
-    "slice",
-    "unsqueeze",
-    "squeeze",
-    "permute",
-    "alias",
-    "detach",
-    "as_strided",
-    "_unsafe_view",
-    "unbind",
-    "split",
-    "diagonal.default",
-    "empty",
-)
+    "view expand t.default transpose select slice unsqueeze squeeze permute alias detach as_strided _unsafe_view "
+    "unbind split diagonal.default empty"
+).split()
 
 
 class CountedBytes(TorchDispatchMode):

@@ -19,11 +19,8 @@ from timing import ROUNDS, alternate, side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
-    "deft": ["-m", "deft_llm.cli"],
-    "deft data build": ["-m", "deft_llm.cli", "data", "build"],
-    "deft train": ["-m", "deft_llm.cli", "train"],
-    "deft evaluate": ["-m", "deft_llm.cli", "evaluate"],
-    "deft push": ["-m", "deft_llm.cli", "push"],
+    command: ["-m", "deft_llm.cli", *command.split()[1:]]
+    for command in ("deft", "deft data build", "deft train", "deft evaluate", "deft push")
 }
 
 

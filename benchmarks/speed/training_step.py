@@ -137,18 +137,8 @@ def in_a_process(name: str, batch: int, steps: int) -> dict[str, Any]:
     """What `one` writes."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        command = [
-            sys.executable,
-            __file__,
-            "--one",
-            name,
-            "--result",
-            str(result),
-            "--batch",
-            str(batch),
-            "--steps",
-            str(steps),
-        ]
+        options = f"--one {name} --batch {batch} --steps {steps}".split()
+        command = [sys.executable, __file__, *options, "--result", str(result)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(done.stderr[-3000:])

@@ -69,26 +69,11 @@ def write_root(root: Path, sizes: list[int]) -> None:
 
 
 def command(root: Path, size: int, out: Path, workers: int, shard_size: int, cache: Path | None = None) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "deft_llm.cli",
-        "data",
-        "build",
-        "--source",
-        f"rendered={root}",
-        "--sheet",
-        f"rendered={root / f'clips-{size}.csv'}",
-        "--output-dir",
-        str(out),
-        "--face-source",
-        "cropped",
-        "--workers",
-        str(workers),
-        "--shard-size",
-        str(shard_size),
-        *(["--cache", str(cache)] if cache else []),
-    ]
+    options = f"--face-source cropped --workers {workers} --shard-size {shard_size}".split()
+    places = ["--source", f"rendered={root}", "--sheet", f"rendered={root / f'clips-{size}.csv'}"]
+    if cache:
+        places += ["--cache", str(cache)]
+    return [sys.executable, *"-m deft_llm.cli data build".split(), *places, "--output-dir", str(out), *options]
 
 
 def timed(arguments: list[str], out: Path) -> dict[str, float]:

@@ -253,19 +253,8 @@ class FineTuned(Checkpoint):
         schema = features(DeftVideoProcessor(num_frames=fields + 1, flow_size=side))
         kept = [{name: row.get(name) for name in schema} for row in rows]
         Dataset.from_list(kept, features=schema).to_parquet(data / "train-00000-of-00001.parquet")
-        command = [
-            sys.executable,
-            *TRAINING,
-            "--config",
-            str(self.recipe),
-            "--dataset",
-            str(data),
-            "--output_dir",
-            str(out),
-            "--seed",
-            str(self.seed % 2**31),
-            *self.overrides,
-        ]
+        command = [sys.executable, *TRAINING, "--config", str(self.recipe), "--dataset", str(data)]
+        command += ["--output_dir", str(out), "--seed", str(self.seed % 2**31), *self.overrides]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"Training ended with exit code {done.returncode}:\n{done.stderr[-3000:]}")

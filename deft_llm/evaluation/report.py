@@ -100,11 +100,7 @@ def make_report(
                 "against": other,
                 "uf1_difference": models[names[0]]["uf1"] - models[other]["uf1"],
                 "uf1_difference_interval": [low, high],
-                "mcnemar": {
-                    "model_only": test.first_only,
-                    "other_only": test.second_only,
-                    "p_value": test.p_value,
-                },
+                "mcnemar": {"model_only": test.first_only, "other_only": test.second_only, "p_value": test.p_value},
             }
         )
     trained = sorted({clip for fold in task.folds for clip in fold.train})

@@ -243,7 +243,8 @@ def model_spec(
 
     from deft_llm.evaluation.fold_runs import ModelSpec
     from deft_llm.evaluation.generation import Checkpoint, FineTuned
-    from deft_llm.evaluation.recognition import DeftRecogniser, RecognitionConfig, prior_path
+    from deft_llm.evaluation.recognition import DeftRecogniser
+    from deft_llm.training.recognition import RecognitionConfig, prior_path
 
     full = mode == "full"
     if not is_recipe(model):

@@ -16,16 +16,7 @@ from typing import Any
 from deft_llm.sharing.card import RUN_FILE
 
 # What belongs to a model. Optimiser states, checkpoints, logs and pickled arguments do not.
-FILES = (
-    "*.json",
-    "*.jinja",
-    "*.md",
-    "*.model",
-    "*.py",
-    "*.safetensors",
-    "*.txt",
-    "additional_chat_templates/*.jinja",
-)
+FILES = ("*.json", "*.jinja", "*.md", "*.model", "*.py", "*.safetensors", "*.txt", "additional_chat_templates/*.jinja")
 
 
 class FolderError(ValueError):

@@ -55,6 +55,9 @@ def _frames(source: str, rows: int, field: str, values: Mapping[int, int], why: 
 _FOLDER = f"does not agree with the clip's folder; {_MEB}"
 _MISSING = f"missing from the sheet, estimated from optical flow; {_MEB}"
 _WRONG = f"apex and offset cannot be right; {_MEB}"
+_MMEW_ROWS = (33, 35, 36, 37, 38, 39, 40, 41, 42, 142, 143, 145, 146, 148, 154, 156)
+_MMEW_APEXES = (40, 15, 46, 20, 25, 20, 23, 28, 32, 56, 32, 27, 22, 29, 31, 38)
+_MMEW_OFFSETS = (75, 54, 59, 98, 80, 93, 58, 61, 68, 88, 80, 85, 61, 108, 72, 106)
 
 ERRATA: tuple[Erratum, ...] = (
     *_frames("casme", 189, "onset", {40: 100, 42: 101, 43: 57}, _FOLDER),
@@ -72,52 +75,6 @@ ERRATA: tuple[Erratum, ...] = (
         Erratum("4dme", 267, row, "action_units", UNUSABLE, f"{FROM_ROW}{other}", f"two rows swapped; {_MEB}")
         for row, other in ((144, 145), (145, 144))
     ),
-    *_frames(
-        "mmew",
-        300,
-        "apex",
-        {
-            33: 40,
-            35: 15,
-            36: 46,
-            37: 20,
-            38: 25,
-            39: 20,
-            40: 23,
-            41: 28,
-            42: 32,
-            142: 56,
-            143: 32,
-            145: 27,
-            146: 22,
-            148: 29,
-            154: 31,
-            156: 38,
-        },
-        _WRONG,
-    ),
-    *_frames(
-        "mmew",
-        300,
-        "offset",
-        {
-            33: 75,
-            35: 54,
-            36: 59,
-            37: 98,
-            38: 80,
-            39: 93,
-            40: 58,
-            41: 61,
-            42: 68,
-            142: 88,
-            143: 80,
-            145: 85,
-            146: 61,
-            148: 108,
-            154: 72,
-            156: 106,
-        },
-        _WRONG,
-    ),
+    *_frames("mmew", 300, "apex", dict(zip(_MMEW_ROWS, _MMEW_APEXES, strict=True)), _WRONG),
+    *_frames("mmew", 300, "offset", dict(zip(_MMEW_ROWS, _MMEW_OFFSETS, strict=True)), _WRONG),
 )

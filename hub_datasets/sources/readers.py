@@ -108,26 +108,6 @@ def read_source(
     return reader.records, report
 
 
-def read_sources(
-    roots: Mapping[str, str | os.PathLike], **settings: Any
-) -> tuple[list[ClipRecord], dict[str, ReadReport]]:
-    """Reads several data sets and checks that no person is in two of them unless that is declared.
-
-    Args:
-        roots (`Mapping[str, str | os.PathLike]`): Name -> root folder.
-        settings: Passed to `read_source`, which may raise its own errors.
-
-    Raises:
-        SubjectClashError: see `check_subjects`.
-    """
-    records, reports = [], {}
-    for name, root in roots.items():
-        found, reports[name] = read_source(name, root, **settings)
-        records += found
-    check_subjects(records)
-    return records, reports
-
-
 def check_subjects(records: Iterable[ClipRecord]) -> None:
     """Raises `SubjectClashError` unless subjects are unique across sources.
 

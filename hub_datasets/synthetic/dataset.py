@@ -260,7 +260,7 @@ def face_rows(
         labels = _labels_of(clip, emotions[0]) if single else None
         corruption = None
         if labels is not None and rng.random() < corrupt:
-            labels, corruption = corrupt_labels(labels, len(clip.frames), rng)
+            labels, corruption = corrupt_labels(labels, rng)
         clip_id = f"{convention}-{seed}/{face_index:04d}/{index:03d}"
         video = encode_mp4(clip)
         rows.append(
@@ -363,12 +363,11 @@ def _labels_of(clip: Clip, emotion: str | None) -> Labels:
     return Labels(units, shown.onset, shown.apex, shown.offset, emotion)
 
 
-def corrupt_labels(labels: Labels, count: int, rng: np.random.Generator) -> tuple[Labels, str | None]:
+def corrupt_labels(labels: Labels, rng: np.random.Generator) -> tuple[Labels, str | None]:
     """Adds one applicable error to the labels, and returns it by name. A still clip is not changed.
 
     Args:
         labels (`Labels`): The correct labels.
-        count (`int`): Number of frames in the clip.
         rng (`np.random.Generator`): Random generator.
     """
     if not labels.units:

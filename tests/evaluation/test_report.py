@@ -104,15 +104,9 @@ def test_files(rows, task, tmp_path):
     results = [result_of(task, "DEFT"), result_of(task, "svm", {"samm/sub03/EP00_negative/46"})]
     report = report_of(rows, task, *results)
     write_report(report, results, tmp_path)
-    names = [
-        "confusion.png",
-        "model-index.yaml",
-        "predictions.jsonl",
-        "reliability.png",
-        "report.json",
-        "report.md",
-        "timings.json",
-    ]
+    names = (
+        "confusion.png model-index.yaml predictions.jsonl reliability.png report.json report.md timings.json"
+    ).split()
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
     assert "seconds" not in (tmp_path / "report.json").read_text(encoding="utf-8")

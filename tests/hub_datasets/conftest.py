@@ -26,30 +26,9 @@ def everything(tmp_path_factory):
     roots = {name: write(place / "copies" / name) for name, write in MINIATURES.items()}
     sources = [f"{name}={root}" for name, root in roots.items()]
     licensed = [name for name in roots if name in SOURCES]
-    done = subprocess.run(
-        command(
-            "build",
-            "--source",
-            *sources,
-            "--accept-licence",
-            *licensed,
-            "--output-dir",
-            place / "uni-mer",
-            "--face-source",
-            "cropped",
-            "--split",
-            "fixed",
-            "--shard-size",
-            8,
-            "--features-only",
-            "--workers",
-            2,
-        ),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=None,
-    )
+    options = "--face-source cropped --split fixed --shard-size 8 --features-only --workers 2".split()
+    build = command("build", "--source", *sources, "--accept-licence", *licensed, "--output-dir", place / "uni-mer")
+    done = subprocess.run([*build, *options], capture_output=True, text=True, check=False)
     return done, roots, place / "uni-mer"
 
 

@@ -72,31 +72,12 @@ def write_csv(path: Path, lines: Sequence[Sequence]) -> None:
 
 
 CASME_HEADER = ["Subject", "Filename", None, "OnsetF", "ApexF1", "ApexF2", "OffsetF", None, "AU", "Emotion"]
-CASME2_HEADER = [
-    "Subject",
-    "Filename",
-    None,
-    "OnsetFrame",
-    "ApexFrame",
-    "OffsetFrame",
-    None,
-    "Action Units",
-    "Estimated Emotion",
-]
-SAMM_HEADER = [
-    "Subject",
-    "Filename",
-    "Inducement Code",
-    "Onset Frame",
-    "Apex Frame",
-    "Offset Frame",
-    "Duration",
-    "Micro",
-    "Action Units",
-    "Estimated Emotion",
-    "Objective Classes",
-    "Notes",
-]
+CASME2_HEADER = ["Subject", "Filename", None, "OnsetFrame", "ApexFrame", "OffsetFrame", None]
+CASME2_HEADER += ["Action Units", "Estimated Emotion"]
+SAMM_HEADER = (
+    "Subject/Filename/Inducement Code/Onset Frame/Apex Frame/Offset Frame/Duration/Micro/Action Units/"
+    "Estimated Emotion/Objective Classes/Notes"
+).split("/")
 DFME_HEADER = ["Subject", "Filename", "OnsetFrame", "ApexFrame", "OffsetFrame", "Emotion", "EmotionId", "Fps", "AU"]
 
 
@@ -150,24 +131,13 @@ def casme2(root: Path) -> Path:
 
 def casme2_without_question_marks(root: Path) -> Path:
     """The variant in circulation with other titles, literal "Unnamed" ones, and a second column of units."""
-    header = [
-        "Subject",
-        "Filename",
-        "Unnamed: 2",
-        "Onset Frame",
-        "Apex Frame",
-        "OffsetFrame",
-        "Unnamed: 6",
-        "Action Units",
-        "emotion",
-        "au",
-    ]
+    titles = "Subject/Filename/Unnamed: 2/Onset Frame/Apex Frame/OffsetFrame/Unnamed: 6/Action Units/emotion/au"
     rows = [
         [s, clip, None, a, b, c, None, units, emotion, str(units).strip("LR")]
         for s, clip, a, b, c, units, emotion in CASME2_ROWS
         if units != "?"
     ]
-    write_xls(root / "CASME2_label_Ver_2.xls", {"Sheet1": [header, *rows]})
+    write_xls(root / "CASME2_label_Ver_2.xls", {"Sheet1": [titles.split("/"), *rows]})
     return root
 
 
@@ -221,18 +191,7 @@ def samm(root: Path) -> Path:
 
 def samm_long(root: Path) -> Path:
     """Macro-expressions among the micro-expressions, no emotion; SAMM's own sheet lies beside it."""
-    header = [
-        "Subject",
-        "Filename",
-        "Inducement Code",
-        "Onset",
-        "Apex",
-        "Offset",
-        "Duration",
-        "Type",
-        "Action Units",
-        "Notes",
-    ]
+    header = "Subject/Filename/Inducement Code/Onset/Apex/Offset/Duration/Type/Action Units/Notes".split("/")
     rows = [
         ["006", "006_1_1", 1, 2, 6, 11, 10, "Macro", "12", None],
         ["006", "006_1_2", 1, 14, 18, 22, 9, "Micro - 1/2", "4+7B", None],
@@ -373,16 +332,7 @@ def cas_me3c(root: Path) -> Path:
 
 def mmew(root: Path) -> Path:
     """Folders by emotion, one of them named repression where the sheet says others; remarks."""
-    header = [
-        "Subject",
-        "Filename",
-        "OnsetFrame",
-        "ApexFrame",
-        "OffsetFrame",
-        "Action Units",
-        "Estimated Emotion",
-        "remarks",
-    ]
+    header = "Subject/Filename/OnsetFrame/ApexFrame/OffsetFrame/Action Units/Estimated Emotion/remarks".split("/")
     rows = [
         ["S03", "S03-01-002", 1, 5, 9, "6+12", "happiness", None],
         ["S03", "S03-05-001", 1, 5, 9, "4+7", "others", "head turns"],
@@ -402,20 +352,8 @@ def four_dme(root: Path, swapped: bool = False) -> Path:
     """Several emotions in a cell, (k) behind a unit, everything repeated as columns of 0 and 1."""
     codes = (1, 2, 4, 7, 12, 15)
     classes = ("Positive", "Negative", "Surprise", "Repression", "Others")
-    header = [
-        "sub_ID",
-        "fold_name",
-        "Emotion",
-        "Onset",
-        "Apex",
-        "Offset",
-        "AUs",
-        *(f"AU{code}" for code in codes),
-        "fold",
-        "eye blink",
-        *classes,
-        "Total",
-    ]
+    header = [*"sub_ID fold_name Emotion Onset Apex Offset AUs".split(), *(f"AU{code}" for code in codes)]
+    header += ["fold", "eye blink", *classes, "Total"]
     rows = []
     for subject, clip, emotion, onset, apex, offset, units, present, blink in (
         ("F01", "F01_0_1", "Negative", 10, 14, 18, "AU4+AU7 (k)", (4, 7), 0),

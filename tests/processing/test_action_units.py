@@ -20,7 +20,6 @@ from deft_llm.processing.action_units import (
     SIDES,
     STABLE_REGIONS,
     action_unit_ellipses,
-    code_of_name,
     ellipse_mask,
     get_action_unit,
     region_ellipse,
@@ -136,38 +135,6 @@ def test_the_generator_shows_only_what_flow_can_test():
     }
     assert len(shown) == 11
     assert shown <= {unit.code for unit in TESTABLE}
-
-
-# Names
-
-
-@pytest.mark.parametrize("unit", UNITS, ids=by_code)
-def test_name_and_code_lead_to_each_other(unit):
-    assert code_of_name(unit.name) == unit.code
-    assert code_of_name(f" {unit.name.upper().removesuffix('S')}s ") == unit.code
-
-
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        ("lip corner puller", "AU12"),
-        ("Brow Lowerer", "AU4"),
-        ("inner  brow raisers", "AU1"),
-        ("lip presser", "AU24"),
-        ("lips-part", "AU25"),
-        ("eyes closed", "AU43"),
-        ("nasolabial furrow deepener", "AU11"),
-        ("lips towards each other", "AU8"),
-    ],
-)
-def test_spellings_of_names(name, code):
-    assert code_of_name(name) == code
-
-
-@pytest.mark.parametrize("name", ["", "raiser", "AU4", "left brow lowerer"])
-def test_unknown_name_is_named(name):
-    with pytest.raises(ValueError, match=re.escape(repr(name))):
-        code_of_name(name)
 
 
 # The atlas

@@ -119,24 +119,10 @@ class TestArrays:
             lambda frames: list(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255),
             lambda frames: np.concatenate([frames, np.full_like(frames[..., :1], 255)], axis=-1),
         ],
-        ids=[
-            "uint8",
-            "channels_first",
-            "unit_floats",
-            "byte_floats",
-            "half",
-            "int64",
-            "fortran",
-            "strides",
-            "tensor",
-            "tensor_grad",
-            "tensor_half",
-            "tensor_bfloat16",
-            "pil",
-            "list",
-            "tensors",
-            "alpha",
-        ],
+        ids=(
+            "uint8 channels_first unit_floats byte_floats half int64 fortran strides tensor tensor_grad tensor_half "
+            "tensor_bfloat16 pil list tensors alpha"
+        ).split(),
     )
     def test_layouts_and_types(self, convert, brow_clip):
         frames = brow_clip.frames[:6]

@@ -43,15 +43,9 @@ def data(dataset, tmp_path_factory):
 @pytest.mark.parametrize("name", ["tiny", "qwen3-0.6b-lora", "qwen3-4b-lora", "qwen3-8b-fsdp"])
 def test_a_recipe_takes_two_steps(name, data, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-    options = [
-        "--config",
-        str(RECIPES / f"{name}.yaml"),
-        "--dataset",
-        str(data),
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
+    path = RECIPES / f"{name}.yaml"
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    options = ["--config", str(path), "--dataset", str(data), "--output_dir", str(tmp_path / "out")]
     for part in ("text", "structure", "texture"):
         family = next((config for prefix, config in SHRUNKEN.items() if str(recipe[part]).startswith(prefix)), None)
         assert family or isinstance(recipe[part], dict), recipe[part]
@@ -60,30 +54,11 @@ def test_a_recipe_takes_two_steps(name, data, tmp_path, monkeypatch):
     if name != "tiny":
         motion = {**recipe["motion"], "flow_size": 32, "hidden_size": 24, "num_hidden_layers": 1}
         options += ["--image_size", "32", "--num_frames", "8", "--expert_size", "64", "--motion", json.dumps(motion)]
-    options += [
-        "--max_steps",
-        "2",
-        "--per_device_train_batch_size",
-        "2",
-        "--use_cpu",
-        "true",
-        "--bf16",
-        "false",
-        "--logging_steps",
-        "1",
-        "--preprocessing_workers",
-        "1",
-        "--dataloader_num_workers",
-        "0",
-        "--eval_strategy",
-        "no",
-        "--save_strategy",
-        "no",
-        "--disable_tqdm",
-        "true",
-        "--appearance_dropout",
-        "0",
-    ]
+    options += (
+        "--max_steps 2 --per_device_train_batch_size 2 --use_cpu true --bf16 false --logging_steps 1 "
+        "--preprocessing_workers 1 --dataloader_num_workers 0 --eval_strategy no --save_strategy no "
+        "--disable_tqdm true --appearance_dropout 0"
+    ).split()
     data_arguments, model_arguments, tuning, training = parse_arguments(options)
     assert tuning.use_peft == name.endswith("lora")
     # The recipe's own settings got through.

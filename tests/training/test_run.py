@@ -30,24 +30,11 @@ def data(dataset, tmp_path_factory):
 @pytest.fixture
 def options(data, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(data / "cache"))
-    return [
-        "--config",
-        TINY,
-        "--dataset",
-        str(data / "data"),
-        "--max_steps",
-        "2",
-        "--use_cpu",
-        "true",
-        "--preprocessing_workers",
-        "1",
-        "--per_device_train_batch_size",
-        "4",
-        "--disable_tqdm",
-        "true",
-        "--logging_steps",
-        "1",
-    ]
+    options = (
+        "--max_steps 2 --use_cpu true --preprocessing_workers 1 --per_device_train_batch_size 4 --disable_tqdm true "
+        "--logging_steps 1"
+    ).split()
+    return ["--config", TINY, "--dataset", str(data / "data"), *options]
 
 
 # --- Options --------------------------------------------------------------------------------------------------------
@@ -73,22 +60,8 @@ def test_help_names_every_option_of_ours_and_imports_nothing_heavy():
 def test_one_command_writes_a_complete_folder(options, data, tmp_path, capsys):
     """YAML in, a folder out that loads anywhere, with a card that says how it came about."""
     out = tmp_path / "deft"
-    assert (
-        training_run.main(
-            [
-                *options,
-                "--output_dir",
-                str(out),
-                "--eval_share",
-                "0.5",
-                "--eval_strategy",
-                "steps",
-                "--eval_steps",
-                "2",
-            ]
-        )
-        == training_run.DONE
-    )
+    evaluated = "--eval_share 0.5 --eval_strategy steps --eval_steps 2".split()
+    assert training_run.main([*options, "--output_dir", str(out), *evaluated]) == training_run.DONE
     told = capsys.readouterr().out
     assert "12 clips of 1 subjects" in told
     assert "Calibrated on the held-out clips: emotion_temperature" in told
@@ -114,12 +87,8 @@ def test_stages_follow_one_another(options, tmp_path):
     rest = [option for option in options if option not in ("--config", TINY)]
     rest += ["--bf16", "false", "--learning_rate", "0.01"]
     assert training_run.main([*rest, "--model", folders[0], "--output_dir", folders[1], "--stage", "connectors"]) == 0
-    assert (
-        training_run.main(
-            [*rest, "--model", folders[1], "--output_dir", folders[2], "--stage", "language", "--use_peft", "true"]
-        )
-        == 0
-    )
+    rest += ["--model", folders[1], "--output_dir", folders[2]]
+    assert training_run.main([*rest, *"--stage language --use_peft true".split()]) == 0
     states = [AutoModelForImageTextToText.from_pretrained(folder).state_dict() for folder in folders]
     for first, second, moved in ((0, 1, "connectors."), (1, 2, "language_model.")):
         for name, value in states[first].items():

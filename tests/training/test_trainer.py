@@ -20,6 +20,7 @@ from deft_llm.training.augmentation import Augmentation
 from deft_llm.training.data import DeftCollator, prepare
 from deft_llm.training.parts import build_model, set_stage
 from deft_llm.training.trainer import DeftSFTTrainer, NonFiniteLossError, peak_flops
+from tests.processes import output_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,11 +137,7 @@ def test_accumulated_steps_are_those_of_the_whole_batch(model, processor, prepar
         trainer.train()
         found.append([entry for entry in trainer.state.log_history if "loss" in entry])
     for whole, parts in zip(*found, strict=True):
-        for name in (
-            "loss",
-            "grad_norm",
-            *(f"{term}_loss" for term in model.config.loss_weights),
-        ):
+        for name in ("loss", "grad_norm", *(f"{term}_loss" for term in model.config.loss_weights)):
             assert parts[name] == pytest.approx(whole[name], rel=2e-4), name
 
 
@@ -300,32 +297,11 @@ def options(data, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield [
-        "--config",
-        str(ROOT / "recipes" / "tiny.yaml"),
-        "--dataset",
-        str(data),
-        "--use_cpu",
-        "true",
-        "--preprocessing_workers",
-        "1",
-        "--logging_steps",
-        "1",
-        "--warmup_steps",
-        "2",
-        "--disable_tqdm",
-        "true",
-        "--mirror",
-        "0.5",
-        "--flow_noise",
-        "1",
-        "--temporal_crop",
-        "0.5",
-        "--appearance_jitter",
-        "0.5",
-        "--balance",
-        "source,emotion",
-    ]
+    options = (
+        "--use_cpu true --preprocessing_workers 1 --logging_steps 1 --warmup_steps 2 --disable_tqdm true --mirror 0.5 "
+        "--flow_noise 1 --temporal_crop 0.5 --appearance_jitter 0.5 --balance source,emotion"
+    ).split()
+    yield ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--dataset", str(data), *options]
     torch.set_num_threads(threads)
 
 
@@ -338,21 +314,8 @@ def run_of(*options):
 @pytest.mark.parametrize("steps", [(1, 2), (3, 9)], ids=["before the first checkpoint", "after it"])
 def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(options, tmp_path, steps):
     """Bit for bit, over the border of an epoch (six steps)."""
-    options = [
-        *options,
-        "--max_steps",
-        "9",
-        "--per_device_train_batch_size",
-        "8",
-        "--use_peft",
-        "true",
-        "--lora_dropout",
-        "0.2",
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        "2",
-    ]
+    options += "--max_steps 9 --per_device_train_batch_size 8 --use_peft true --lora_dropout 0.2".split()
+    options += "--save_strategy steps --save_steps 2".split()
     step = random.randint(*steps)
     killed = tmp_path / "killed"
     command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), str(step), *options]
@@ -370,30 +333,12 @@ def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(options, t
 def test_two_processes_train_like_one(options, tmp_path):
     """DDP over two CPU processes through the script, and FSDP2 as torch shards the model."""
     # Each process draws its own swaps and dropouts; an epoch is no multiple of a step.
-    options = [*options, "--max_steps", "20", "--appearance_swap", "0", "--expert_dropout", "0"]
+    options += "--max_steps 20 --appearance_swap 0 --expert_dropout 0".split()
     result = tmp_path / "result.json"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            str(ROOT / "tests/training/two_processes.py"),
-            str(result),
-            *options,
-            "--per_device_train_batch_size",
-            "5",
-            "--output_dir",
-            str(tmp_path / "two"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    script = ["--nproc_per_node", "2", str(ROOT / "tests/training/two_processes.py"), str(result)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *script, *options]
+    command += ["--per_device_train_batch_size", "5", "--output_dir", str(tmp_path / "two")]
+    output_of(command, timeout=500)
     found = json.loads(result.read_text())
     one = run_of(*options, "--per_device_train_batch_size", "10", "--output_dir", str(tmp_path / "one"))
     assert len(found["ddp"]) == 20

@@ -23,22 +23,8 @@ def rows_of(folder):
 
 
 def command(root, out, *more):
-    return [
-        sys.executable,
-        "-m",
-        "deft_llm.cli",
-        "data",
-        "build",
-        "--source",
-        f"mylab={root}",
-        "--output-dir",
-        str(out),
-        "--face-source",
-        "cropped",
-        "--shard-size",
-        "2",
-        *more,
-    ]
+    build = "-m deft_llm.cli data build --face-source cropped --shard-size 2".split()
+    return [sys.executable, *build, "--source", f"mylab={root}", "--output-dir", str(out), *more]
 
 
 class Killed(BaseException):

@@ -1,6 +1,5 @@
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ from deft_llm.hub_datasets.build.run import build
 from deft_llm.hub_datasets.build.settings import BuildError, BuildInterruptedError
 from deft_llm.hub_datasets.build.shards import build_shard
 from tests.hub_datasets.build.own_recordings import CROPPED, command, digest
+from tests.processes import output_of
 
 
 def test_a_worker_that_is_killed_is_an_error(tmp_path, monkeypatch):
@@ -28,13 +28,7 @@ def _die(work, number):
 
 
 def test_the_local_executor_of_datatrove_makes_the_same_bytes(own_root, own_built, tmp_path):
-    done = subprocess.run(
-        command(own_root, tmp_path / "out", "--executor", "local", "--workers", "2"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    output_of(command(own_root, tmp_path / "out", "--executor", "local", "--workers", "2"))
     assert digest(tmp_path / "out") == digest(own_built[0])
     assert not (tmp_path / "out.building").exists()
 

@@ -51,14 +51,18 @@ def test_a_face_finder_that_cannot_work_is_one_error_and_no_drop_a_clip(own_root
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_an_interrupted_build_goes_on_with_the_same_arguments_only(own_root, tmp_path, monkeypatch, inline):
+def break_off_build(root, out, monkeypatch):
     def interrupt(*_):
         raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(building, "run_processes", interrupt)
         with pytest.raises(Killed):
-            build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
+            build({"mylab": root}, out, settings=CROPPED)
+
+
+def test_an_interrupted_build_goes_on_with_the_same_arguments_only(own_root, tmp_path, monkeypatch, inline):
+    break_off_build(own_root, tmp_path / "out", monkeypatch)
     with pytest.raises(BuildError, match="differs in: seed") as caught:
         build({"mylab": own_root}, tmp_path / "out", settings=dataclasses.replace(CROPPED, seed=1))
     assert "remove that folder" in str(caught.value)
@@ -75,13 +79,7 @@ def test_a_changed_sheet_is_another_build(own_root, tmp_path, monkeypatch, inlin
     root = tmp_path / "root"
     shutil.copytree(own_root, root)
 
-    def interrupt(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(building, "run_processes", interrupt)
-        with pytest.raises(Killed):
-            build({"mylab": root}, tmp_path / "out", settings=CROPPED)
+    break_off_build(root, tmp_path / "out", monkeypatch)
     sheet = root / "annotations.csv"
     sheet.write_text(sheet.read_text(encoding="utf-8").replace("anger", "fear", 1), encoding="utf-8")
     with pytest.raises(BuildError, match="sheet digests"):

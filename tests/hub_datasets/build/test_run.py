@@ -9,6 +9,7 @@ from deft_llm.hub_datasets.build.run import build
 from deft_llm.hub_datasets.build.settings import BuildError
 from deft_llm.hub_datasets.sources.sharing_policy import LicenceError
 from tests.hub_datasets.build.own_recordings import CROPPED, command, digest
+from tests.processes import output_of
 
 # --- The whole ------------------------------------------------------------------------------------------------------
 
@@ -94,7 +95,6 @@ def test_a_killed_build_is_resumed_to_the_same_bytes(own_root, own_built, tmp_pa
             assert path.stat().st_mtime_ns == written  # not made again
         kept = {path: path.stat().st_mtime_ns for path in work.glob("shards/*.parquet")}
     assert kept
-    done = subprocess.run(command(own_root, out), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    output_of(command(own_root, out))
     assert digest(out) == digest(own_built[0])
     assert not work.exists()

@@ -13,7 +13,6 @@ from deft_llm.hub_datasets.sources.readers import (
     SubjectClashError,
     check_subjects,
     read_source,
-    read_sources,
     refuse_output_in_root,
 )
 from deft_llm.hub_datasets.sources.sheets import SheetError
@@ -171,9 +170,9 @@ def test_a_subject_that_two_sources_claim_is_refused(roots, tmp_path):
     lab = miniatures.own_jsonl(tmp_path / "lab")
     text = (lab / "annotations.jsonl").read_text(encoding="utf-8")
     (lab / "annotations.jsonl").write_text(text.replace('"p1"', '"casme2/sub01"'), encoding="utf-8")
-    with pytest.raises(SubjectClashError, match="casme2/sub01 is claimed by casme2 and my-lab"):
-        read_sources({"casme2": roots["casme2"], "my-lab": lab})
     records, _ = read_source("my-lab", lab)
+    with pytest.raises(SubjectClashError, match="casme2/sub01 is claimed by casme2 and my-lab"):
+        check_subjects([*read_source("casme2", roots["casme2"])[0], *records])
     assert {record.subject for record in records} == {"casme2/sub01", "my-lab/p2"}
 
 

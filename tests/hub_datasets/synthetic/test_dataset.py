@@ -160,7 +160,7 @@ def labels():
 
 @pytest.mark.parametrize("seed", range(30))
 def test_one_error_of_a_named_kind_is_put_in(seed):
-    wrong, note = corrupt_labels(labels(), 30, np.random.default_rng(seed))
+    wrong, note = corrupt_labels(labels(), np.random.default_rng(seed))
     right, kind = labels(), note.split(":")[0]
     changed = {
         "wrong_unit": [unit[0] for unit in wrong.units] != ["AU1", "AU2"] and len(wrong.units) == 2,

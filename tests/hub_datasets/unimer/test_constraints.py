@@ -12,18 +12,8 @@ from deft_llm.hub_datasets.unimer.constraints import (
     judge_labels,
     unlabelled_motion,
 )
-from deft_llm.processing.action_units import REGIONS, SIDES
-from deft_llm.processing.motion_evidence import NO_DIRECTION, RegionMotion, measure_motion
-
-
-def motions(**moving):
-    """All regions still, except those named: inner_brow_left=(direction, magnitude)."""
-    result = []
-    for region in REGIONS:
-        for side in SIDES:
-            direction, magnitude = moving.get(f"{region.replace(' ', '_')}_{side}", ("up", 0.0))
-            result.append(RegionMotion(region, side, magnitude, direction, 1.0, magnitude > 0.2))
-    return result
+from deft_llm.processing.motion_evidence import NO_DIRECTION, measure_motion
+from tests.hub_datasets.unimer.written_sentences import measured
 
 
 @pytest.mark.parametrize(
@@ -40,13 +30,13 @@ def motions(**moving):
     ],
 )
 def test_verdicts(side, moving, verdict, agreement):
-    judgement = judge_action_unit("AU1", side, motions(**moving))
+    judgement = judge_action_unit("AU1", side, measured(**moving))
     assert (judgement.verdict, judgement.agreement) == (verdict, agreement)
 
 
 def test_the_evidence_is_what_was_measured():
     judgement = judge_action_unit(
-        "AU1", "both", motions(inner_brow_left=("up", 1.0), inner_brow_right=("up and medially", 0.6))
+        "AU1", "both", measured(inner_brow_left=("up", 1.0), inner_brow_right=("up and medially", 0.6))
     )
     assert judgement.direction == "up"
     assert judgement.magnitude == pytest.approx(0.8)
@@ -54,7 +44,7 @@ def test_the_evidence_is_what_was_measured():
 
 def test_unknown_units_are_named():
     with pytest.raises(ValueError, match="AU99"):
-        judge_action_unit("AU99", "both", motions())
+        judge_action_unit("AU99", "both", measured())
 
 
 @pytest.fixture(scope="module")

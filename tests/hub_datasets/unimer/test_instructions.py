@@ -1,6 +1,5 @@
 import os
 import re
-import subprocess
 import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -25,21 +24,17 @@ from deft_llm.hub_datasets.unimer.instructions import (
     facts_of,
 )
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
-from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, RegionMotion, octants_apart
-from tests.hub_datasets.unimer.written_sentences import expected_facts, random_clip, says_what_it_should, sentences
+from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, octants_apart
+from tests.hub_datasets.unimer.written_sentences import (
+    expected_facts,
+    measured,
+    random_clip,
+    says_what_it_should,
+    sentences,
+)
+from tests.processes import output_of
 
-
-def face(**moving) -> list[RegionMotion]:
-    """All regions still, except those named: inner_brow_left=("up", 0.9)."""
-    result = []
-    for region in REGIONS:
-        for side in SIDES:
-            direction, magnitude = moving.get(f"{region.replace(' ', '_')}_{side}", ("up", 0.0))
-            result.append(RegionMotion(region, side, magnitude, direction, 1.0, magnitude > 0.2))
-    return result
-
-
-BROWS_UP = face(inner_brow_left=("up", 0.9), inner_brow_right=("up", 0.7), outer_brow_left=("up", 0.6))
+BROWS_UP = measured(inner_brow_left=("up", 0.9), inner_brow_right=("up", 0.7), outer_brow_left=("up", 0.6))
 
 
 def accepted(labels, motions, emotion="surprise", coarse="surprise", convention="casme2", **more):
@@ -82,14 +77,7 @@ def test_every_task_asks_in_many_ways_and_names_the_convention_where_it_decides(
         if not task.startswith("me_vqa"):
             assert len(questions) >= 8, task
         for question in questions:
-            decides = task in (
-                "explain",
-                "emotion",
-                "emotion_coarse",
-                "me_vqa_coarse",
-                "me_vqa_fine",
-                "me_vqa_combined",
-            )
+            decides = task in "explain emotion emotion_coarse me_vqa_coarse me_vqa_fine me_vqa_combined".split()
             assert ("{convention}" in question) == decides, question
             filled = question.format(
                 convention="CAS(ME)^3",
@@ -173,7 +161,7 @@ def test_an_emotion_stands_on_motion_that_agrees():
 
 @pytest.mark.parametrize("labels", [[], [("AU4", "both")], [("AU14", "left")]])
 def test_a_still_clip_is_answered_with_insufficient_motion(labels):
-    facts = accepted(labels, face(), emotion="anger", coarse="negative")
+    facts = accepted(labels, measured(), emotion="anger", coarse="negative")
     for seed in range(30):
         pairs = asked(facts, seed)
         assert set(pairs) == {task for task in TASKS if not task.startswith("me_vqa")}
@@ -269,16 +257,8 @@ def test_another_process_writes_the_same():
         "from tests.hub_datasets.unimer.written_sentences import sentences\n"
         "print(*(row[1:] for row in sentences(300, seed=4)), sep='\\n')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *sys.path],
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == [str(row[1:]) for row in sentences(300, seed=4)]
+    told = output_of([sys.executable, "-c", code, *sys.path], env={**os.environ, "PYTHONHASHSEED": "1"})
+    assert told.splitlines() == [str(row[1:]) for row in sentences(300, seed=4)]
 
 
 def test_a_fact_more_leaves_the_other_tasks_words_alone():

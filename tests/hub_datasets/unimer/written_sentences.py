@@ -25,6 +25,16 @@ from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, Region
 CONVENTIONS = ("synthetic", "synthetic-b", "casme2", "CASME II", "SAMM", "CAS(ME)^3", "DFME")
 
 
+def measured(**moving) -> list[RegionMotion]:
+    """All regions still, except those named: inner_brow_left=("up", 0.9)."""
+    result = []
+    for region in REGIONS:
+        for side in SIDES:
+            direction, magnitude = moving.get(f"{region.replace(' ', '_')}_{side}", ("up", 0.0))
+            result.append(RegionMotion(region, side, magnitude, direction, 1.0, magnitude > 0.2))
+    return result
+
+
 @dataclass(frozen=True)
 class Clip:
     """A clip's labels and measured motions, before anything is accepted."""
