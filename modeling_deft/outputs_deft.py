@@ -1,4 +1,4 @@
-"""What the models return."""
+"""Output classes of the models."""
 
 from dataclasses import dataclass
 
@@ -16,17 +16,24 @@ CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else 
 @dataclass
 class DeftVideoFeatures(BaseModelOutputWithPooling):
     r"""
-    pooler_output (`list` of `(tokens, text hidden size)`): one tensor per clip, the experts' tokens in prompt order.
-    last_hidden_state (`(clips, tokens, expert_size)`): the experts' states before the connectors, in prompt order.
-    hidden_states (`tuple` of `(clips, (frames - 1) · patches, hidden size)`): of the motion expert, its embeddings and
-        the output of each layer; only with `output_hidden_states`.
-    expert_tokens (`dict[str, (clips, tokens, text hidden size)]`): the same by expert, missing experts left out.
-    emotion_logits (`(clips, emotions)`), au_logits (`(clips, action_units)`): from the experts alone.
-    expert_states (`dict[str, (clips, tokens, expert_size)]`): the same before the connectors, nothing silenced.
-    au_side_logits (`(clips, action_units, 3)`): both sides, left, right; means something where the unit is present.
-    au_intensity (`(clips, action_units)`): 0 for A to 4 for E, likewise.
-    expert_gates (`(clips, 3)`): weight of structure, texture and motion in the emotion; they sum to 1.
-    au_attentions (`(clips, action_units, frames - 1, patches)`): where each action unit's query looked; sums to 1.
+    Output of `get_video_features`.
+
+    Args:
+        pooler_output (`list` of `(tokens, text hidden size)`): one tensor per clip, the experts' tokens in prompt
+            order.
+        last_hidden_state (`(clips, tokens, expert_size)`): the experts' states before the connectors, in prompt order.
+        hidden_states (`tuple` of `(clips, (frames - 1) · patches, hidden size)`, *optional*): embeddings and layer
+            outputs of the motion expert; only with `output_hidden_states`.
+        expert_tokens (`dict[str, (clips, tokens, text hidden size)]`): tokens by expert, without missing experts.
+        expert_states (`dict[str, (clips, tokens, expert_size)]`): states before the connectors by expert, without
+            missing experts. Silenced experts are not set to zero here.
+        emotion_logits (`(clips, emotions)`): computed from the experts, without the language model.
+        au_logits (`(clips, action_units)`): computed from the motion expert, without the language model.
+        au_side_logits (`(clips, action_units, 3)`): both sides, left, right; valid for units that are present.
+        au_intensity (`(clips, action_units)`): 0 for A to 4 for E; valid for units that are present.
+        expert_gates (`(clips, 3)`): weights of structure, texture and motion in the emotion, which sum to 1.
+        au_attentions (`(clips, action_units, frames - 1, patches)`): attention weights of each action unit's query,
+            which sum to 1.
     """
 
     expert_tokens: dict[str, torch.FloatTensor] | None = None
@@ -42,8 +49,20 @@ class DeftVideoFeatures(BaseModelOutputWithPooling):
 @dataclass
 class DeftModelOutputWithPast(BaseModelOutputWithPast):
     r"""
-    Without text `last_hidden_state` is `None` and only the recognition fields are set. Those are described in
-    [`DeftVideoFeatures`]; they are `None` where no clip was passed, as in the decoding steps of generation.
+    Output of [`DeftModel`], with the fields of `BaseModelOutputWithPast`.
+
+    Without text, `last_hidden_state` is `None` and only the fields below are set. Without clips, as in the decoding
+    steps of generation, the fields below are `None`.
+
+    Args:
+        expert_tokens (`dict[str, (clips, tokens, text hidden size)]`, *optional*): see [`DeftVideoFeatures`].
+        expert_states (`dict[str, (clips, tokens, expert_size)]`, *optional*): see [`DeftVideoFeatures`].
+        emotion_logits (`(clips, emotions)`, *optional*): see [`DeftVideoFeatures`].
+        au_logits (`(clips, action_units)`, *optional*): see [`DeftVideoFeatures`].
+        au_side_logits (`(clips, action_units, 3)`, *optional*): see [`DeftVideoFeatures`].
+        au_intensity (`(clips, action_units)`, *optional*): see [`DeftVideoFeatures`].
+        expert_gates (`(clips, 3)`, *optional*): see [`DeftVideoFeatures`].
+        au_attentions (`(clips, action_units, frames - 1, patches)`, *optional*): see [`DeftVideoFeatures`].
     """
 
     expert_tokens: dict[str, torch.FloatTensor] | None = None
@@ -59,10 +78,24 @@ class DeftModelOutputWithPast(BaseModelOutputWithPast):
 @dataclass
 class DeftCausalLMOutputWithPast(CausalLMOutputWithPast):
     r"""
-    loss: the weighted sum of the terms below (weights: `config.loss_weights`), over those whose labels were passed.
-    language_loss: next-token cross-entropy. emotion_loss, action_unit_loss, side_loss, intensity_loss: of the heads.
-    region_loss: −log of the attention's mass inside the region of each action unit that is present.
-    alignment_loss: of finding the name of a present unit by its token. `losses_deft.py` says what exactly each is.
+    Output of [`DeftForConditionalGeneration`], with the fields of `CausalLMOutputWithPast`.
+
+    Args:
+        loss (scalar, *optional*): weighted sum of the terms below whose labels were passed. The weights are
+            `config.loss_weights`.
+        language_loss (scalar, *optional*): next-token cross-entropy.
+        emotion_loss (scalar, *optional*): cross-entropy of the emotion head.
+        action_unit_loss (scalar, *optional*): asymmetric binary cross-entropy of the action units.
+        region_loss (scalar, *optional*): −log of the attention mass inside the region of each present action unit.
+        side_loss (scalar, *optional*): cross-entropy of the sides of the present action units.
+        intensity_loss (scalar, *optional*): smooth L1 distance to the intensities of the present action units.
+        alignment_loss (scalar, *optional*): cross-entropy of identifying a present unit's name from its token.
+        emotion_logits (`(clips, emotions)`, *optional*): see [`DeftVideoFeatures`].
+        au_logits (`(clips, action_units)`, *optional*): see [`DeftVideoFeatures`].
+        au_side_logits (`(clips, action_units, 3)`, *optional*): see [`DeftVideoFeatures`].
+        au_intensity (`(clips, action_units)`, *optional*): see [`DeftVideoFeatures`].
+        expert_gates (`(clips, 3)`, *optional*): see [`DeftVideoFeatures`].
+        au_attentions (`(clips, action_units, frames - 1, patches)`, *optional*): see [`DeftVideoFeatures`].
     """
 
     language_loss: torch.FloatTensor | None = None

@@ -63,10 +63,12 @@ def face_transform(
     Args:
         onset: number of the frame that `source` sees; no other frame is read.
         source: None if the frames are face crops already.
-        landmarks, box: as in `crop_transform`.
+        landmarks: as in `crop_transform`.
+        box: as in `crop_transform`.
 
     Raises:
-        FaceAlignmentError: no face was found, or what was given or found is none; names the clip.
+        FaceAlignmentError: no face was found, or the landmarks, the box or the found face are not valid. The message
+            names the clip.
     """
     height, width = clip.metadata.height, clip.metadata.width
     try:
@@ -101,7 +103,8 @@ def crop_transform(
     """The 2 × 3 matrix that takes frame pixels to the canonical crop's unit square.
 
     Args:
-        height, width: size of the frame in pixels.
+        height: height of the frame in pixels.
+        width: width of the frame in pixels.
         landmarks: (x, y) in pixels of the subject's right eye centre, left eye centre and mouth centre. The
             least-squares similarity to the canonical positions is used (Umeyama 1991).
         box: (left, top, right, bottom) in pixels of a region that is a face crop already. What sticks out of the
@@ -326,11 +329,13 @@ class MediaPipeFaces:
     Face Landmarker), which is never fetched from here.
 
     Args:
-        path: the task file. max_faces: how many faces are looked for.
+        path: the task file.
+        max_faces: the largest number of faces to find.
 
     Raises:
-        ImportError, FileNotFoundError, ValueError: when called, if the package or the file is missing, or the file is
-            no landmarker.
+        ImportError: when called, if the package is not installed.
+        FileNotFoundError: when called, if the task file is missing.
+        ValueError: when called, if the file is not a Face Landmarker task.
     """
 
     # Outer and inner corner of the subject's right eye and left eye, corners of the mouth: the ends of

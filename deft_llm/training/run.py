@@ -224,7 +224,8 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     """Checks what was asked for, builds the model and decodes the clips.
 
     Raises:
-        ValueError, OSError: the request, the data, the Hub or the disk is at fault; one message, saying what to do.
+        ValueError: The arguments or the data are wrong. The message says what to change.
+        OSError: The Hub or the disk failed, or a file is missing. The message says what to do.
     """
     from transformers import set_seed
 

@@ -44,8 +44,9 @@ class BuildSettings:
         face_source_of: the same for single sources.
         crf: x264's constant rate factor of the stored clips; 6 is near-lossless.
         shard_size: clips a Parquet file.
-        rewriter, rewriter_model: a chat model that words the answers anew, as in `rewriting.make_chat`. What it says
-            is its own affair: a rewritten build is the same bytes again only if the model is.
+        rewriter: the chat model that rewrites the answers, as in `rewriting.make_chat`. A build with a rewriter gives
+            the same bytes again only if the model gives the same answers again.
+        rewriter_model: name of the model that `rewriter` is asked for.
     """
 
     features_only: bool = False
