@@ -193,7 +193,8 @@ def code_fingerprint(*modules: str | os.PathLike, libraries: Iterable[str] = ())
         `str`: SHA-256 in hexadecimal; the same wherever the code lies.
 
     Raises:
-        ModuleNotFoundError: there is no such module. PackageNotFoundError: there is no such library.
+        ModuleNotFoundError: a module does not exist.
+        PackageNotFoundError: a library is not installed.
     """
     files: dict[str, Path] = {}
     for module in modules:

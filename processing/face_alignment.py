@@ -208,7 +208,9 @@ def warp_to_crop(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndar
     """Samples the crop at size × size pixels; shrinking averages (no aliasing), growing interpolates.
 
     Args:
-        frame: (H, W) or (H, W, 3) uint8 or float32. transform: from `crop_transform`.
+        frame: (H, W) or (H, W, 3) uint8 or float32.
+        transform: (2, 3), from `crop_transform`.
+        size: side of the crop in pixels.
     """
     matrix = size * transform
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
@@ -376,7 +378,8 @@ def make_face_source(name: str | FaceSource) -> FaceSource | None:
         name: "cropped", "yunet", "yunet:PATH" (a local ONNX file) or "mediapipe:PATH" (the task file).
 
     Raises:
-        ValueError: an unknown name, or one that lacks its path. TypeError: neither text nor callable.
+        ValueError: the name is unknown, or its path is missing.
+        TypeError: `name` is neither text nor callable.
     """
     if callable(name):
         return name
