@@ -129,17 +129,23 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("evaluate --output-dir o --model m", "--dataset is missing."),
         ("evaluate --output-dir o --questions q", "--questions needs --videos and --model."),
         ("evaluate --output-dir o --protocol holdout", "'holdout' is not one of 'loso', 'cde', 'lodo', 'fixed'"),
-        ("evaluate --output-dir o --dataset nowhere --baselines svm", "nowhere: no dataset folder, and no Hub"),
+        (
+            "evaluate --output-dir o --dataset nowhere --baselines svm",
+            "nowhere is not a dataset folder, and not a readable Hub",
+        ),
         ("evaluate --output-dir o --dataset d --baselines forest", "Unknown baseline 'forest'. Known: majority"),
-        ("card {empty}", "holds no config.json; pass a folder that `deft train` has written."),
+        ("card {empty}", "has no config.json; pass a folder that `deft train` has written."),
         ("push {empty} org/x", "is not complete: "),
-        ("push nowhere org/x", "nowhere: no such folder. Pass one that `deft train` has written."),
+        ("push nowhere org/x", "nowhere: no such folder. Pass a folder that `deft train` has written."),
         ("push {empty} org/x --private --gated", "Choose one of --private and --gated."),
         ("data", "Missing command. See `deft data --help`."),
         ("data build --source samm={empty} --output-dir o", "--accept-licence samm"),
         ("data synthesize --output-dir {empty}/new --preset hard", "Unknown preset 'hard'. Known: easy"),
-        ("data inspect {empty}", "no data/*.parquet in it"),
-        ("data push {empty} org/x", "no dataset folder; pass one that `build` or `synthesize` has written."),
+        ("data inspect {empty}", "has no data/*.parquet; pass a folder"),
+        (
+            "data push {empty} org/x",
+            "not a dataset folder; pass one that `deft data build` or `deft data synthesize` has written.",
+        ),
         ("demo explain nowhere.mp4 --model m --picture p.png", "nowhere.mp4: no such video."),
     ],
 )
@@ -332,7 +338,7 @@ def test_train_and_evaluate_and_card(data, tmp_path, capsys, monkeypatch):
     run_told = json.loads((out / "training_run.json").read_text(encoding="utf-8"))
     assert run_told["command"].startswith("deft train --config tiny.yaml")
     assert main(words) == REFUSED  # the same again would overwrite it
-    assert "holds a finished model" in capsys.readouterr().err
+    assert "contains a finished model" in capsys.readouterr().err
 
     evaluation = tmp_path / "evaluation"
     assert (
@@ -379,4 +385,4 @@ def test_baselines_need_no_model(tmp_path, capsys):
 def test_a_process_ends_with_the_code():
     code, told, error = run("card", "nowhere")
     assert (code, told) == (REFUSED, "")
-    assert error.startswith("error: nowhere holds no config.json")
+    assert error.startswith("error: nowhere has no config.json")
