@@ -1,6 +1,6 @@
-"""Files that stand there whole or not at all, locks between processes, and fingerprints of code.
+"""Write files atomically, lock between processes, and fingerprint code.
 
-This module imports nothing of the package, so that all of it may use it, the data side among them.
+This module does not import other modules of the package, so that all of them can use it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class LockedError(RuntimeError):
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> int:
-    """Writes a file so that whoever opens it finds the old content or the new one, whole.
+    """Writes a file atomically: readers see either the complete old content or the complete new content.
 
     Args:
         path (`str` or `os.PathLike`): the file; its folder must exist.
-        content (`str` or `bytes`): what it holds; text is written in UTF-8, with its line ends as they are.
+        content (`str` or `bytes`): the content. Text is written in UTF-8, with unchanged line ends.
 
     Returns:
         `int`: the size of the file in bytes.
@@ -46,15 +46,15 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> int:
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives another name to write to, and puts the file in its place when the block ends without an error.
+    """Context to write a file under another name. It gets its final name when the block ends without an error.
 
-    The content is on the disk before the file gets its name. What a failure leaves behind is removed.
+    The content is synced to the disk before the file is renamed. After an error the file is deleted.
 
     Args:
         path (`str` or `os.PathLike`): the file; its folder must exist.
 
     Yields:
-        `Path`: where to write, in the same folder.
+        `Path`: the file to write, in the same folder.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

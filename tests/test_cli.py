@@ -118,7 +118,7 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("measure {clip} --al", "No such option"),
         ("spot {clip} --json --csv", "Choose one of --json and --csv."),
         ("spot {clip} --longest 60", "longest must lie in 0.1–5 seconds, got 60.0."),
-        ("spot {frames}", "the source carries no frame rate; pass --fps (frames per second)."),
+        ("spot {frames}", "does not state a frame rate; pass --fps (frames per second)."),
         ("train --config nowhere.yaml --dataset d --output-dir o", "There is no recipe nowhere.yaml."),
         ("train --config tiny.yaml --dataset d --output-dir o --mirorr 1", "The nearest is 'mirror'."),
         ("evaluate", "Missing option '--output-dir'."),
@@ -184,12 +184,12 @@ def test_what_is_wrong_is_said_in_a_sentence(words, message, brow_video, folder,
         (
             ModuleNotFoundError("No module named 'datasets'", name="datasets"),
             REFUSED,
-            "error: No module named 'datasets'. This needs `pip install 'deft-llm[data]'`, which brings datasets.\n",
+            "error: No module named 'datasets'. Run `pip install 'deft-llm[data]'`, which installs datasets.\n",
         ),
         (
             ModuleNotFoundError("No module named 'skimage'", name="skimage.data"),
             REFUSED,
-            "error: No module named 'skimage'. This needs `pip install 'deft-llm[demo]'`, which brings skimage.\n",
+            "error: No module named 'skimage'. Run `pip install 'deft-llm[demo]'`, which installs skimage.\n",
         ),
         (
             ImportError("Drawing needs: pip install matplotlib"),
@@ -198,7 +198,7 @@ def test_what_is_wrong_is_said_in_a_sentence(words, message, brow_video, folder,
         ),
         (OSError("the disk is full"), BROKE_OFF, "error: the disk is full\n"),
         (RuntimeError("fold 3 failed"), BROKE_OFF, "error: fold 3 failed\n"),
-        (KeyboardInterrupt(), INTERRUPTED, "error: interrupted; the same command goes on with what is unfinished.\n"),
+        (KeyboardInterrupt(), INTERRUPTED, "error: interrupted; run the same command again to resume it.\n"),
     ],
 )
 def test_expected_errors_have_their_codes(error, code, message, monkeypatch, capsys, tmp_path):
