@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from deft_llm.exit_codes import BROKE_OFF, BUILT_WITH_DROPS, DONE, NOTHING_BUILT
+from deft_llm.processing.common_deft import NUM_FRAMES
 
 app = typer.Typer(help="Build, render, inspect and share datasets.", rich_markup_mode=None)
 
@@ -71,7 +72,7 @@ def build(
         typer.Option(help="none: all clips in train. fixed: the sets of the source. holdout: some subjects in test."),
     ] = Split.none,
     test_share: Annotated[float, typer.Option(help="Share of the subjects in test, for --split holdout.")] = 0.2,
-    num_frames: Annotated[int, typer.Option(help="Frames that the model samples, for the flow column.")] = 8,
+    num_frames: Annotated[int, typer.Option(help="Frames that the model samples, for the flow column.")] = NUM_FRAMES,
     crf: Annotated[int, typer.Option(help="x264's constant rate factor (CRF) of the stored clips.")] = 6,
     shard_size: Annotated[int, typer.Option(help="Clips per Parquet file.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the phrasings and of --split holdout.")] = 0,
@@ -169,7 +170,7 @@ def synthesize(
     clips_per_face: Annotated[int, typer.Option(help="Clips per face.")] = 18,
     test_share: Annotated[float, typer.Option(help="Share of the faces kept for testing.")] = 0.18,
     corrupt: Annotated[float, typer.Option(help="Share of the clips with one wrong label.")] = 0.0,
-    num_frames: Annotated[int, typer.Option(help="Frames that the model samples, for the flow column.")] = 8,
+    num_frames: Annotated[int, typer.Option(help="Frames that the model samples, for the flow column.")] = NUM_FRAMES,
     size: Annotated[int | None, typer.Option(help="Side of the frames in pixels. Default: the preset's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of faces, motion and texts.")] = 0,
     workers: Annotated[int, typer.Option(help="Number of processes.")] = 2,
