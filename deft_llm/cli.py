@@ -1,4 +1,4 @@
-"""`deft`: explain, measure and spot clips, and build, train, evaluate and share."""
+"""The `deft` command: explain, measure and spot clips; build data sets; train, evaluate and share models."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-# What the commands call is imported when they run: --help must not wait for torch.
+# Modules that the commands need are imported when they run, so that --help does not wait for torch.
 from deft_llm.cli_data import app as data_app
 from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
 
-# Click's own class, which older versions of Typer import and newer ones bring along.
+# Click's own class. Older versions of Typer import Click, newer ones contain a copy of it.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 # Options that take several values: `--source a=A b=B` stands for `--source a=A --source b=B`.
 SEVERAL = ("--source", "--accept-licence", "--conventions")
 
-# The extra of pyproject.toml that brings a module.
+# Extra of pyproject.toml → the modules that it installs.
 EXTRAS = {
     "data": ("datasets", "pandas", "pyarrow", "python_calamine", "rich", "scipy", "threadpoolctl"),
     "scale": ("datatrove",),
@@ -37,7 +37,7 @@ EXTRAS = {
 
 app = typer.Typer(
     name="deft",
-    help="Micro-expression recognition: clip in, class, evidence and rationale out.",
+    help="Micro-expression recognition with class, evidence and rationale per clip.",
     epilog=f"\b\nExit codes:\n{table()}",
     add_completion=False,
     rich_markup_mode=None,
@@ -66,11 +66,11 @@ FaceSource = Annotated[
     str | None,
     typer.Option(
         metavar="FINDER",
-        help="What finds the face: yunet, yunet:MODEL, mediapipe:MODEL, or cropped where the frames are face crops.",
+        help="Face finder: yunet, yunet:MODEL, mediapipe:MODEL, or cropped if the frames are face crops.",
     ),
 ]
 Private = Annotated[bool, typer.Option("--private", help="Only you and your organisation can see it.")]
-Gated = Annotated[bool, typer.Option("--gated", help="Visible; you answer requests for its files.")]
+Gated = Annotated[bool, typer.Option("--gated", help="Everybody can see it, but you approve access to its files.")]
 
 
 # --- Clips ----------------------------------------------------------------------------------------------------------
@@ -82,8 +82,8 @@ def explain(
     model: Annotated[str, typer.Option(help="Folder or Hub repository of a trained model.")],
     as_json: AsJson = False,
     face_source: FaceSource = None,
-    convention: Annotated[str | None, typer.Option(help="Whose reading of action units to ask for.")] = None,
-    question: Annotated[str | None, typer.Option(help="A question in place of the usual one.")] = None,
+    convention: Annotated[str | None, typer.Option(help="Label convention to answer in.")] = None,
+    question: Annotated[str | None, typer.Option(help="Question that replaces the default one.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
 ) -> int:
@@ -115,10 +115,10 @@ def measure(
     face_source: FaceSource = None,
     key_frames: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(metavar="ONSET APEX OFFSET", help="Frame numbers, if they are not to be spotted."),
+        typer.Option(metavar="ONSET APEX OFFSET", help="Frame numbers. By default they are spotted."),
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second, where the clip carries none.")] = None,
-    every_region: Annotated[bool, typer.Option("--all", help="Print regions within the noise, too.")] = False,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, if the clip does not state them.")] = None,
+    every_region: Annotated[bool, typer.Option("--all", help="Also print regions below the noise.")] = False,
 ) -> int:
     """Measure the motion of clips, without a model."""
     from deft_llm.clips import measure_clips, measured_data, measured_text
@@ -138,8 +138,8 @@ def spot(
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     face_source: FaceSource = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second, where the video carries none.")] = None,
-    longest: Annotated[float, typer.Option(help="Seconds of the longest expression to look for.")] = 1.0,
+    fps: Annotated[float | None, typer.Option(help="Frames per second, if the video does not state them.")] = None,
+    longest: Annotated[float, typer.Option(help="Longest expression to look for, in seconds.")] = 1.0,
 ) -> int:
     """Find expressions, blinks and speech in a video."""
     from deft_llm.clips import interval_rows, intervals_csv, intervals_text, spot_video
@@ -157,18 +157,18 @@ def spot(
 # --- Models ---------------------------------------------------------------------------------------------------------
 
 
-# Help is printed by the training itself, which reads its options from YAML and the command line by TRL's parser.
+# The training prints its own help, because TRL's parser reads its options from YAML and the command line.
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
 def train(context: typer.Context) -> int:
-    """Train a model by a recipe (TRL's SFTTrainer)."""
+    """Train a model with a recipe (TRL's SFTTrainer)."""
     from deft_llm.training.run import main as train_main
 
     try:
         return train_main(context.args)
     except Exception:
-        # The request was found good: what fails then is told in full.
+        # The options were valid, so the whole traceback is shown.
         traceback.print_exc()
         return BROKE_OFF
 
@@ -184,32 +184,35 @@ def evaluate(
     protocol: Annotated[
         Protocol,
         typer.Option(
-            help="Leave one subject out, MEGC 2019 composite, leave one dataset out, or the dataset's train and test "
-            "splits, on which a trained model is scored as it is."
+            help="loso: leave one subject out. cde: MEGC 2019 composite. lodo: leave one dataset out. fixed: the "
+            "dataset's train and test splits; a trained model is not trained again."
         ),
     ] = Protocol.fixed,
     mode: Annotated[
         Mode | None,
         typer.Option(
-            help="The class from the heads, or from the generated answer. Default: recognition for a recipe, full for "
-            "a trained model."
+            help="recognition: the class is from the heads (default for a recipe). full: the class is from the "
+            "generated answer (default for a trained model)."
         ),
     ] = None,
-    baselines: Annotated[str, typer.Option(help="With commas: majority,svm,ststnet,off_apexnet.")] = "",
+    baselines: Annotated[str, typer.Option(help="Separated by commas: majority,svm,ststnet,off_apexnet.")] = "",
     target: Annotated[str, typer.Option(help="Column to predict.")] = "emotion_coarse",
-    labels: Annotated[str | None, typer.Option(help="Fixed label list, with commas. Default: what occurs.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Fixed label list, separated by commas. Default: all labels that occur.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Folds at a time, one core each.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of training and bootstrap.")] = 0,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of the bootstrap over subjects.")] = 2000,
     unseen: Annotated[
         bool,
         typer.Option(
-            "--unseen", help="Vouch that a trained model has seen no subject of the dataset (loso, cde, lodo)."
+            "--unseen",
+            help="Confirm that the trained model has not seen a subject of the dataset (for loso, cde, lodo).",
         ),
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     questions: Annotated[
-        Path | None, typer.Option(help="JSONL of the MEGC question-answering track, to answer instead.")
+        Path | None, typer.Option(help="Answer this JSONL of the MEGC question-answering track instead.")
     ] = None,
     videos: Annotated[Path | None, typer.Option(help="Folder with the videos that the questions name.")] = None,
 ) -> int:
@@ -248,10 +251,10 @@ def card(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Model folder that `deft train` has written.")],
     report: Annotated[Path | None, typer.Option(help="report.json that `deft evaluate` has written.")] = None,
     dataset_id: Annotated[
-        str | None, typer.Option(help="The dataset's Hub repository, where the report names a folder.")
+        str | None, typer.Option(help="Hub repository of the dataset, if the report names a folder.")
     ] = None,
 ) -> int:
-    """Fill the card of a trained model."""
+    """Write the card of a trained model."""
     from deft_llm.sharing.card import fill_card
 
     print(f"Card written to {fill_card(folder, report=report, dataset_id=dataset_id)}")
@@ -269,7 +272,7 @@ def push(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch to push to. Default: main.")] = None,
 ) -> int:
-    """Put a trained model on the Hub, in one commit."""
+    """Push a trained model to the Hub in one commit."""
     from deft_llm.cli_data import visibility_of
     from deft_llm.sharing.push import push_model
 
@@ -280,7 +283,7 @@ def push(
 
 @demo_app.command("clip")
 def demo_clip(output: Annotated[Path, typer.Option(help="Video to write, such as photograph.mp4.")]) -> int:
-    """Write a clip of a photograph whose brows are lowered."""
+    """Write a clip of a photograph in which the brows are lowered."""
     from deft_llm.demo import make_clip
 
     make_clip(output)
@@ -295,21 +298,21 @@ def demo_explain(
 ) -> int:
     """Explain a clip, and draw a picture.
 
-    What runs is the code in the model's folder, as for anybody who loads it from the Hub.
+    The code in the model's folder is run, like after loading the model from the Hub.
     """
     from deft_llm.demo import explain_elsewhere
 
     return explain_elsewhere(video, model, picture)
 
 
-# --- Words in, codes out --------------------------------------------------------------------------------------------
+# --- Command line and exit codes ------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        argv: Words of the command line; by default those of this process.
+        argv: Arguments of the command line; by default those of this process.
 
     Returns:
         One of the exit codes of `deft_llm.exit_codes`.
@@ -321,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(command: Callable[[], Any]) -> int:
-    """Runs a command; errors that are expected become one sentence on stderr and an exit code."""
+    """Runs a command. Expected errors are printed to stderr as one message and give an exit code."""
     try:
         code = command() or DONE
     except UsageError as error:
@@ -346,7 +349,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BROKE_OFF
     if code == INTERRUPTED:
-        print("error: interrupted; the same command goes on with what is unfinished.", file=sys.stderr)
+        print("error: interrupted; run the same command again to resume it.", file=sys.stderr)
     return code
 
 
@@ -360,11 +363,11 @@ def _with_extra(error: ImportError) -> str:
     extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
     if extra is None or "pip install" in str(error):
         return str(error)
-    return f"{str(error).rstrip('.')}. This needs `pip install 'deft-llm[{extra}]'`, which brings {module}."
+    return f"{str(error).rstrip('.')}. Run `pip install 'deft-llm[{extra}]'`, which installs {module}."
 
 
 def _dashed(words: Sequence[str]) -> list[str]:
-    """Options with underscores, as TRL and earlier versions write them, in the spelling of the help."""
+    """Replaces underscores in options, as TRL and earlier versions write them, by hyphens."""
     dashed = []
     for word in words:
         name, equals, value = word.partition("=")
@@ -373,7 +376,7 @@ def _dashed(words: Sequence[str]) -> list[str]:
 
 
 def _repeated(words: Sequence[str]) -> list[str]:
-    """The option before each of its values, where it takes several."""
+    """Repeats an option that takes several values before each value."""
     repeated: list[str] = []
     option = None
     for word in words:

@@ -1,4 +1,4 @@
-"""`deft data`: build, render, look at and share datasets."""
+"""The `deft data` commands: build, render, inspect and share datasets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from deft_llm.exit_codes import BROKE_OFF, BUILT_WITH_DROPS, DONE, NOTHING_BUILT
+from deft_llm.processing.common_deft import NUM_FRAMES
 
-app = typer.Typer(help="Build, render, look at and share datasets.", rich_markup_mode=None)
+app = typer.Typer(help="Build, render, inspect and share datasets.", rich_markup_mode=None)
 
 
 class Split(StrEnum):
@@ -36,62 +37,60 @@ def build(
         typer.Option(
             metavar="NAME=DIR...",
             help="Data sets and the folders they were unpacked to: casme, casme2, samm, samm-long, smic-hs, smic-vis, "
-            "smic-nir, cas-me2, cas-me3a, cas-me3c, mmew, 4dme, dfme, or any other name for own recordings with an "
-            "annotations.csv.",
+            "smic-nir, cas-me2, cas-me3a, cas-me3c, mmew, 4dme, dfme, or any other name for your own recordings with "
+            "an annotations.csv.",
         ),
     ],
     output_dir: Annotated[Path, typer.Option(help="Folder to write; must not exist or be empty.")],
     accept_licence: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME...", help="Say that you hold the licence of a source and accept it."),
+        typer.Option(metavar="NAME...", help="Confirm that you hold the licence of a source and accept it."),
     ] = None,
     features_only: Annotated[
-        bool, typer.Option("--features-only", help="Write flow and labels, and no pixels.")
+        bool, typer.Option("--features-only", help="Write flow and labels, but no pixels.")
     ] = False,
     sheet: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Coding sheet of a source, if none is found by name, or several are."),
+        typer.Option(metavar="NAME=FILE", help="Coding sheet of a source, if no sheet or several are found by name."),
     ] = None,
     emotion_word: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="WORD=KNOWN", help="An emotion word of your own sheets, and the known word it stands for."
+            metavar="WORD=KNOWN", help="An emotion word of your own sheets, and the known word with the same meaning."
         ),
     ] = None,
     face_source: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[NAME=]FINDER",
-            help="What finds the face: yunet (if not given), yunet:MODEL, mediapipe:MODEL, or cropped where frames "
-            "are face crops already; with NAME= for one source.",
+            help="Face finder: yunet (default), yunet:MODEL, mediapipe:MODEL, or cropped if the frames are face "
+            "crops. With NAME= for one source.",
         ),
     ] = None,
     split: Annotated[
         Split,
-        typer.Option(
-            help="none: all clips in train; fixed: the sets that a source states; holdout: subjects kept for testing."
-        ),
+        typer.Option(help="none: all clips in train. fixed: the sets of the source. holdout: some subjects in test."),
     ] = Split.none,
-    test_share: Annotated[float, typer.Option(help="Share of the subjects, for --split holdout.")] = 0.2,
-    num_frames: Annotated[int, typer.Option(help="Frames that the model samples, for the flow column.")] = 8,
-    crf: Annotated[int, typer.Option(help="x264's rate factor of the stored clips.")] = 6,
+    test_share: Annotated[float, typer.Option(help="Share of the subjects in test, for --split holdout.")] = 0.2,
+    num_frames: Annotated[int, typer.Option(help="Frames that the model samples, for the flow column.")] = NUM_FRAMES,
+    crf: Annotated[int, typer.Option(help="x264's constant rate factor (CRF) of the stored clips.")] = 6,
     shard_size: Annotated[int, typer.Option(help="Clips per Parquet file.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the phrasings and of --split holdout.")] = 0,
     rewriter: Annotated[
         str | None,
         typer.Option(
             metavar="URL|pipeline",
-            help="A chat model that words the answers anew, kept where the facts stay the same: an OpenAI-compatible "
-            "endpoint (key in DEFT_REWRITER_KEY) or a transformers pipeline.",
+            help="Chat model that rewrites the answers: an OpenAI-compatible endpoint (key in DEFT_REWRITER_KEY) or a "
+            "transformers pipeline. A rewritten answer is kept if its facts are the same.",
         ),
     ] = None,
     rewriter_model: Annotated[str | None, typer.Option(help="Name of the chat model.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes, or tasks at once on a cluster.")] = 2,
+    workers: Annotated[int, typer.Option(help="Number of processes, or of parallel tasks on a cluster.")] = 2,
     cache: Annotated[
-        Path | None, typer.Option(help="Keep measured clips there, and take those of an earlier build.")
+        Path | None, typer.Option(help="Folder that keeps measured clips, for reuse in later builds.")
     ] = None,
     executor: Annotated[
-        Executor | None, typer.Option(help="Run the shards by datatrove (extra scale) instead of own processes.")
+        Executor | None, typer.Option(help="datatrove executor that runs the shards (extra scale).")
     ] = None,
     executor_option: Annotated[
         list[str] | None,
@@ -103,8 +102,8 @@ def build(
 ) -> int:
     """Build Uni-MER from the data sets you hold.
 
-    Reads each source's sheet, measures every clip, and writes one dataset folder with manifest and data card. Nothing
-    is written to the sources. Interrupted, the same command goes on where it was.
+    Reads each source's sheet, measures every clip, and writes one dataset folder with a manifest and a data card.
+    Nothing is written to the sources. Run the same command again to resume an interrupted build.
     """
     from rich.console import Console
 
@@ -161,20 +160,20 @@ def build(
 @app.command()
 def synthesize(
     output_dir: Annotated[Path, typer.Option(help="Folder to write; must not exist or be empty.")],
-    clips: Annotated[int, typer.Option(help="Clips in both splits together.")] = 1584,
+    clips: Annotated[int, typer.Option(help="Number of clips in both splits together.")] = 1584,
     preset: Annotated[
-        str, typer.Option(help="easy, realistic, entangled (looks go with emotions) or long (for spotting).")
+        str, typer.Option(help="easy, realistic, entangled (looks tied to emotions) or long (for spotting).")
     ] = "easy",
     conventions: Annotated[
         list[str], typer.Option(metavar="NAME...", help="Label conventions: synthetic, synthetic-b or both.")
     ] = ["synthetic"],  # noqa: B006  Typer copies it
     clips_per_face: Annotated[int, typer.Option(help="Clips per face.")] = 18,
     test_share: Annotated[float, typer.Option(help="Share of the faces kept for testing.")] = 0.18,
-    corrupt: Annotated[float, typer.Option(help="Share of clips with one wrong label.")] = 0.0,
-    num_frames: Annotated[int, typer.Option(help="Frames that the model samples, for the flow column.")] = 8,
-    size: Annotated[int | None, typer.Option(help="Side of the frames in pixels, if not the preset's.")] = None,
+    corrupt: Annotated[float, typer.Option(help="Share of the clips with one wrong label.")] = 0.0,
+    num_frames: Annotated[int, typer.Option(help="Frames that the model samples, for the flow column.")] = NUM_FRAMES,
+    size: Annotated[int | None, typer.Option(help="Side of the frames in pixels. Default: the preset's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of faces, motion and texts.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    workers: Annotated[int, typer.Option(help="Number of processes.")] = 2,
 ) -> int:
     """Render a labelled dataset of synthetic faces."""
     from deft_llm.hub_datasets.synthetic.dataset import build as render
@@ -200,9 +199,9 @@ def inspect_folder(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Dataset folder.")],
     clip: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Clip to show; without it, the first one with a supported action unit."),
+        typer.Option(metavar="ID", help="Clip to show. Default: the first one with a supported action unit."),
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG to draw the clip into.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG to write, with a picture of the clip.")] = None,
 ) -> int:
     """Print tables about a dataset folder, and draw a clip."""
     from deft_llm.hub_datasets.build.inspection import inspect
@@ -216,16 +215,18 @@ def push(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Dataset folder.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Hub repository, such as org/uni-mer.")],
     private: Annotated[bool, typer.Option("--private", help="Only you and your organisation can see it.")] = False,
-    gated: Annotated[bool, typer.Option("--gated", help="Visible; you answer requests for its files.")] = False,
+    gated: Annotated[
+        bool, typer.Option("--gated", help="Everybody can see it, but you approve access to its files.")
+    ] = False,
     i_may_share: Annotated[
         str | None,
         typer.Option(
             metavar="REASON",
-            help="Why the licences allow it: needed for rows of licensed data, and written into the data card.",
+            help="Why the licences allow it. Required for rows of licensed data. Written into the data card.",
         ),
     ] = None,
 ) -> int:
-    """Put a dataset folder on the Hub, as far as its licences allow."""
+    """Push a dataset folder to the Hub, if its licences allow it."""
     visibility = visibility_of(private, gated)
     from deft_llm.hub_datasets.build.publishing import push as push_folder
 
@@ -234,7 +235,11 @@ def push(
 
 
 def visibility_of(private: bool, gated: bool) -> str:
-    """The word for the two flags.
+    """The visibility that the two flags stand for.
+
+    Args:
+        private: Whether `--private` is set.
+        gated: Whether `--gated` is set.
 
     Raises:
         typer.BadParameter: Both are set.
@@ -245,7 +250,11 @@ def visibility_of(private: bool, gated: bool) -> str:
 
 
 def pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
-    """The names and values of an option that takes NAME=VALUE.
+    """Parses the values of an option that takes NAME=VALUE.
+
+    Args:
+        flag: The option.
+        texts: Its values.
 
     Raises:
         typer.BadParameter: A text has another form.
@@ -262,10 +271,16 @@ def pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
 
 
 def face_sources(texts: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """What finds the face: for all sources, and for single ones by their names.
+    """Parses the values of `--face-source`.
+
+    Args:
+        texts: The values: FINDER or NAME=FINDER.
+
+    Returns:
+        The face finder of all sources, and source name → face finder of that source.
 
     Raises:
-        ValueError: Two are given for all sources.
+        ValueError: Two finders are given for all sources.
     """
     single, each = {}, []
     for text in texts:
@@ -280,7 +295,7 @@ def face_sources(texts: Sequence[str]) -> tuple[str, dict[str, str]]:
 
 
 def plain(text: str) -> Any:
-    """A number or a truth value where it is one; Slurm's times such as 04:00:00 stay text."""
+    """Converts a text to a number or a Boolean if it is one. Slurm's times such as 04:00:00 stay text."""
     if text in ("true", "false"):
         return text == "true"
     return int(text) if text.lstrip("-").isdecimal() else text

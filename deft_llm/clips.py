@@ -1,4 +1,4 @@
-"""Explaining, measuring and spotting clips from the command line: what `deft explain`, `measure` and `spot` call."""
+"""Explain, measure and spot clips; the code of `deft explain`, `deft measure` and `deft spot`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLUMNS = ("kind", "onset", "apex", "offset", "onset_seconds", "offset_seconds"
 
 
 def load_explainer(model: str, *, revision: str | None = None) -> Any:
-    """Loads the pipeline of a trained model. The code is the installed package's, so no remote code runs.
+    """Loads the pipeline of a trained model with the code of the installed package. Remote code is not run.
 
     Args:
         model: Folder or Hub repository.
@@ -72,9 +72,9 @@ def explain_clips(
         clips: Videos, folders of frames or URLs.
         model: Folder or Hub repository of a trained model.
         revision: Branch, tag or commit of the repository.
-        convention: Whose reading of the action units is asked for; by default the model's own.
-        question: A question in place of the one that asks for Class, Evidence and Rationale.
-        face_source: What finds the face; by default what the model's processor names.
+        convention: Label convention to answer in; by default the mean of the model's conventions.
+        question: Question that replaces the default one, which asks for Class, Evidence and Rationale.
+        face_source: Face finder; by default that of the model's processor.
         max_new_tokens: Longest answer, in tokens.
 
     Yields:
@@ -83,7 +83,7 @@ def explain_clips(
 
     Raises:
         FileNotFoundError: A clip or the model does not exist.
-        ValueError: A clip cannot be read, or an option does not suit the model.
+        ValueError: A clip cannot be read, or an option does not fit the model.
     """
     check_clips(clips)
     pipe = load_explainer(model, revision=revision)
@@ -105,10 +105,10 @@ def measure_clips(
 
     Args:
         clips: Videos, folders of frames or URLs.
-        face_source: What finds the face, as in `DeftVideoProcessor`; by default the frames are face crops.
+        face_source: Face finder, as in `DeftVideoProcessor`; by default the frames are face crops.
         key_frames: Onset, apex and offset of each clip; by default they are spotted.
-        fps: Frames per second of clips that carry no frame rate.
-        every_region: Return the regions within the noise of the clip, too.
+        fps: Frames per second of clips that do not state a frame rate.
+        every_region: Whether to also return the regions below the noise of the clip.
 
     Yields:
         For each clip its name, the frames that were compared (`frames_indices`, the first one is the onset), and
@@ -135,14 +135,14 @@ def measure_clips(
 
 
 def measured_text(measured: dict[str, Any]) -> str:
-    """One statement per region, or one that says that nothing moves."""
+    """Formats measured motion as text: one line per region, or a line that says that no region moves."""
     from deft_llm.processing.motion_evidence import format_motion
 
     return format_motion(measured["motion"]) or NO_MOTION
 
 
 def measured_data(measured: dict[str, Any]) -> dict[str, Any]:
-    """The same as plain JSON data."""
+    """Converts measured motion to JSON data."""
     return {**measured, "motion": [asdict(motion) for motion in measured["motion"]]}
 
 
@@ -153,9 +153,9 @@ def spot_video(
 
     Args:
         video: Video, folder of frames or URL.
-        fps: Frames per second, where the source carries none.
-        longest: Seconds from onset to offset of the longest expression that is looked for.
-        face_source: What finds the face in the first frame; by default the frames are face crops.
+        fps: Frames per second, if the video does not state them.
+        longest: Longest expression to look for, in seconds from onset to offset.
+        face_source: Face finder for the first frame; by default the frames are face crops.
 
     Returns:
         The intervals, in the order of their onsets, and the frame rate.
@@ -174,13 +174,13 @@ def spot_video(
     clip = open_clip(video, fps=fps)
     rate = fps or clip.metadata.fps
     if not rate:
-        raise ValueError(f"{clip.name}: the source carries no frame rate; pass --fps (frames per second).")
+        raise ValueError(f"{clip.name} does not state a frame rate; pass --fps (frames per second).")
     transform = face_transform(clip, 0, source)
     return propose_intervals(track_regions(clip.scan(), transform), rate, longest=longest), float(rate)
 
 
 def interval_rows(intervals: Sequence[Interval], fps: float) -> list[dict[str, Any]]:
-    """The intervals as plain JSON data, in frames and in seconds."""
+    """Converts intervals to JSON data, in frames and in seconds."""
     return [
         {
             "kind": item.kind,
@@ -198,7 +198,7 @@ def interval_rows(intervals: Sequence[Interval], fps: float) -> list[dict[str, A
 
 
 def intervals_csv(intervals: Sequence[Interval], fps: float) -> str:
-    """The intervals as a table with a header; regions are joined by semicolons."""
+    """Formats intervals as CSV with a header. Regions are joined by semicolons."""
     file = io.StringIO()
     writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -209,7 +209,7 @@ def intervals_csv(intervals: Sequence[Interval], fps: float) -> str:
 
 
 def intervals_text(intervals: Sequence[Interval], fps: float) -> str:
-    """One interval per line, to read."""
+    """Formats intervals as text, one per line."""
     lines = []
     for row in interval_rows(intervals, fps):
         kind = f"macro-{row['kind']}" if row["macro"] else row["kind"]
@@ -222,7 +222,7 @@ def intervals_text(intervals: Sequence[Interval], fps: float) -> str:
 
 
 def check_clips(clips: Sequence[str]) -> None:
-    """Raises `FileNotFoundError` for a clip that does not exist, before a model is loaded for the others."""
+    """Raises `FileNotFoundError` if a clip does not exist. Called before a model is loaded."""
     for clip in clips:
         if "://" not in clip and not clip.startswith("data:") and not Path(clip).exists():
             raise FileNotFoundError(f"{clip}: no such video or folder of frames.")

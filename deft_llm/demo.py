@@ -1,10 +1,10 @@
-"""The last two steps of `make demo`: a photograph whose brow is lowered by a known amount, and what the model says.
+"""The last two steps of `make demo`: make a clip of a photograph with known motion, and explain it.
 
     deft demo clip --output photograph.mp4
     deft demo explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png
 
-`deft demo explain` runs the model in an interpreter without this package, so that what runs is the model folder's own
-code, as for anybody who loads it from the Hub. The picture is drawn here, from what that interpreter has written down.
+`deft demo explain` runs the model in an interpreter without this package, so that the code in the model's folder is
+run, like after loading the model from the Hub. The picture is drawn in this process from the results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 LOWERING = 0.010  # of the face crop's width: 1 %
-# Right eye, left eye (the subject's) and mouth centre in scikit-image's astronaut, read off the photograph.
+# The subject's right eye, left eye and mouth centre in scikit-image's astronaut, measured in the photograph.
 LANDMARKS = ((203.3, 101.0), (246.5, 103.0), (224.0, 143.8))
 SHOWN = 256  # pixels, side of the crops in the picture
 
@@ -41,12 +41,12 @@ def make_clip(output: Path) -> None:
 
 
 def explain(video: Path, model: str, facts: Path) -> None:
-    """Runs the pipeline, prints the report and writes down what the picture shows.
+    """Runs the pipeline, prints the report and stores the data of the picture.
 
     Args:
-        video: the clip.
-        model: the model's folder.
-        facts: the .npz file to write.
+        video: The clip.
+        model: The model's folder.
+        facts: The .npz file to write.
     """
     import numpy as np
     import torch
@@ -86,11 +86,11 @@ def explain(video: Path, model: str, facts: Path) -> None:
 
 
 def draw(facts: Path, picture: Path) -> None:
-    """Onset, apex, flow over the face, where the strongest action unit's query looked, class probabilities.
+    """Draws onset, apex, flow, the attention of the strongest action unit, and the class probabilities.
 
     Args:
-        facts: what `explain` has written.
-        picture: the PNG to write.
+        facts: The file that `explain` has written.
+        picture: The PNG to write.
     """
     import matplotlib as mpl
 
@@ -128,10 +128,10 @@ def draw(facts: Path, picture: Path) -> None:
 
 
 def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
-    """Runs `explain` in an interpreter that has every dependency and not deft_llm, and draws the picture here.
+    """Runs `explain` in an interpreter that has all dependencies but not deft_llm, and draws the picture.
 
-    An editable install lives in a .pth hook, which `-S` leaves out; `-P` leaves out this file's own folder, and the
-    folders with the dependencies are named by hand.
+    `-S` skips the .pth file of an editable install, and `-P` skips the folder of this file. The folders with the
+    dependencies are passed in PYTHONPATH.
 
     Args:
         video: Clip to explain.
@@ -139,7 +139,7 @@ def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
         picture: PNG to write.
 
     Returns:
-        The exit status of that interpreter.
+        The exit code of that interpreter.
 
     Raises:
         FileNotFoundError: The clip or the model's folder does not exist.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 ARROW_SCALE = 10
-"""How many times longer than the motion an arrow is; at its true length nobody would see it."""
+"""Arrows are this many times as long as the motion, because their true length would be too small to see."""
 _LEAST_SPAN = 0.5  # percent of the crop's width, so that noise is not drawn in bright colours
 _ARROWS_ACROSS = 16  # closer together they hide each other and the face
 

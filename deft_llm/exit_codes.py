@@ -4,8 +4,8 @@ DONE, BROKE_OFF, REFUSED, NOTHING_BUILT, BUILT_WITH_DROPS, INTERRUPTED, STOPPED 
 
 MEANINGS = {
     DONE: "done",
-    BROKE_OFF: "broke off",
-    REFUSED: "the request or the data is at fault",
+    BROKE_OFF: "failed while running",
+    REFUSED: "the options or the data are wrong",
     NOTHING_BUILT: "nothing was built",
     BUILT_WITH_DROPS: "built, with dropped rows (manifest.json has the reasons)",
     INTERRUPTED: "interrupted from the keyboard",

@@ -1,6 +1,6 @@
-"""Files that stand there whole or not at all, locks between processes, and fingerprints of code.
+"""Write files atomically, lock between processes, and fingerprint code.
 
-This module imports nothing of the package, so that all of it may use it, the data side among them.
+This module does not import other modules of the package, so that all of them can use it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class LockedError(RuntimeError):
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> int:
-    """Writes a file so that whoever opens it finds the old content or the new one, whole.
+    """Writes a file atomically: readers see either the complete old content or the complete new content.
 
     Args:
         path (`str` or `os.PathLike`): the file; its folder must exist.
-        content (`str` or `bytes`): what it holds; text is written in UTF-8, with its line ends as they are.
+        content (`str` or `bytes`): the content. Text is written in UTF-8, with unchanged line ends.
 
     Returns:
         `int`: the size of the file in bytes.
@@ -46,15 +46,15 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> int:
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives another name to write to, and puts the file in its place when the block ends without an error.
+    """Context to write a file under another name. It gets its final name when the block ends without an error.
 
-    The content is on the disk before the file gets its name. What a failure leaves behind is removed.
+    The content is synced to the disk before the file is renamed. After an error the file is deleted.
 
     Args:
         path (`str` or `os.PathLike`): the file; its folder must exist.
 
     Yields:
-        `Path`: where to write, in the same folder.
+        `Path`: the file to write, in the same folder.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -69,13 +69,13 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives an empty folder to fill, which gets its name when the block ends without an error.
+    """Context to fill a folder under another name. It gets its final name when the block ends without an error.
 
     Args:
         path (`str` or `os.PathLike`): the folder; it must be missing or empty.
 
     Yields:
-        `Path`: the folder to fill, beside the final one.
+        `Path`: the folder to fill, in the same parent folder.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
@@ -90,12 +90,12 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def files_together(folder: str | os.PathLike, *, last: str | None = None) -> Iterator[Path]:
-    """Gives an empty folder to fill, whose files replace those of `folder` when the block ends without an error.
+    """Context to write several files. They replace those of `folder` when the block ends without an error.
 
     Args:
-        folder (`str` or `os.PathLike`): where the files go; made if it is missing. Its other files stay.
-        last (`str`, *optional*): the name of the file that is moved after all others, because readers take it for the
-            sign that the folder is complete.
+        folder (`str` or `os.PathLike`): the folder. It is created if it is missing. Its other files are kept.
+        last (`str`, *optional*): the name of the file that is moved after all others, because readers use it to tell
+            whether the folder is complete.
 
     Yields:
         `Path`: the folder to fill.
@@ -117,7 +117,7 @@ def files_together(folder: str | os.PathLike, *, last: str | None = None) -> Ite
 
 
 def publish_folder(partial: Path, path: Path) -> None:
-    """Renames a filled folder to its final name when everything in it is on the disk.
+    """Syncs all files of a folder to the disk, then renames the folder to its final name.
 
     Args:
         partial (`Path`): the filled folder.
@@ -132,9 +132,9 @@ def publish_folder(partial: Path, path: Path) -> None:
 
 
 def _settle(path: Path) -> None:
-    """Returns when a file, or the list of a folder's files, is on the disk."""
+    """Syncs a file, or the list of a folder's files, to the disk."""
     if path.is_dir() and os.name != "posix":
-        return  # folders cannot be opened there
+        return  # only POSIX systems can open folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -150,14 +150,15 @@ def _settle(path: Path) -> None:
 
 @contextmanager
 def locked(path: str | os.PathLike, *, timeout: float = 0) -> Iterator[None]:
-    """Holds a lock between processes while the block lasts. It ends with the process, however that ends.
+    """Context that holds a lock between processes. The lock is released when the process ends, even after a crash.
 
     Args:
-        path (`str` or `os.PathLike`): the lock's file; its folder must exist. `path` + ".holder" says who holds it.
-        timeout (`float`): seconds to wait for another holder; -1 waits until it is done.
+        path (`str` or `os.PathLike`): the file of the lock; its folder must exist. `path` + ".holder" names the
+            process that holds the lock.
+        timeout (`float`): seconds to wait for the lock; -1 for no limit.
 
     Raises:
-        LockedError: another process holds it still.
+        LockedError: another process still holds the lock.
     """
     path = Path(path)
     note = path.with_name(path.name + ".holder")
@@ -173,7 +174,7 @@ def locked(path: str | os.PathLike, *, timeout: float = 0) -> Iterator[None]:
         note.write_text(f"Process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
-        with suppress(OSError):  # whoever held it may have removed the folder
+        with suppress(OSError):  # the block may have deleted the folder
             note.unlink()
         lock.release()
 
@@ -182,18 +183,19 @@ def locked(path: str | os.PathLike, *, timeout: float = 0) -> Iterator[None]:
 
 
 def code_fingerprint(*modules: str | os.PathLike, libraries: Iterable[str] = ()) -> str:
-    """A digest of the code that a stored result depends on: when the code changes, the result is made again.
+    """Hash of code. A stored result that depends on the code is computed again when the hash changes.
 
     Args:
-        *modules (`str` or `os.PathLike`): full names of modules, such as "deft_llm.processing"; of a package, all
-            modules in it count. A path names a single file.
-        libraries (`Iterable[str]`): distributions whose versions count as well.
+        *modules (`str` or `os.PathLike`): full names of modules, such as "deft_llm.processing". A package includes
+            all its modules. A path names a single file.
+        libraries (`Iterable[str]`): names of installed distributions, whose versions are included in the hash.
 
     Returns:
-        `str`: SHA-256 in hexadecimal; the same wherever the code lies.
+        `str`: SHA-256 in hexadecimal. It does not depend on the folder of the code.
 
     Raises:
-        ModuleNotFoundError: there is no such module. PackageNotFoundError: there is no such library.
+        ModuleNotFoundError: a module does not exist.
+        PackageNotFoundError: a library is not installed.
     """
     files: dict[str, Path] = {}
     for module in modules:

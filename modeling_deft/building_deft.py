@@ -1,4 +1,4 @@
-"""A new model from parts: a language model, two vision backbones, and what is between them."""
+"""Build a new model from a language model and two vision backbones."""
 
 import copy
 from collections.abc import Mapping
@@ -20,16 +20,19 @@ class PartsMixin:
         cls, *, text: Any, structure: Any, texture: Any, vocab_size: int | None = None, **config: Any
     ) -> Any:
         r"""
-        A new model around a language model and two vision backbones; what is between them starts from random weights.
+        Builds a new model from a language model and two vision backbones. All other weights are random.
 
         Args:
-            text, structure, texture: each a folder or Hub repository with pretrained weights, a model whose weights
-                are copied, or a configuration (or mapping with `model_type`) for random weights.
-            vocab_size: of the tokenizer; the embeddings grow to it where they are smaller.
+            text: the language model. A folder or Hub repository with pretrained weights, a model whose weights are
+                copied, or a configuration (or a mapping with `model_type`) for random weights.
+            structure: the backbone of the structure expert, in the same forms as `text`.
+            texture: the backbone of the texture expert, in the same forms as `text`.
+            vocab_size: size of the tokenizer's vocabulary. The embeddings are enlarged to it if they are smaller.
             **config: the other fields of [`DeftConfig`].
 
         Raises:
-            TypeError: a part that is none of these. OSError: a repository that cannot be loaded.
+            TypeError: a part has none of these forms.
+            OSError: a repository cannot be loaded.
         """
         parts = {"text": text, "structure": structure, "texture": texture}
         configs = {f"{name}_config": _config_of_part(name, part) for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""DEFT configuration: a language model, two vision backbones, a motion encoder, and what they are to recognise."""
+"""DEFT configuration: the language model, the vision backbones, the motion encoder and the recognised classes."""
 
 import re
 
@@ -18,7 +18,7 @@ TESTED_TRANSFORMERS = ("5.20", "5.24")  # oldest and newest release that the tes
 
 
 def newer_release_warning(version: str) -> str | None:
-    """One sentence for a release of transformers that is newer than the tested ones, else `None`."""
+    """Returns a warning if this release of transformers is newer than the tested ones, else `None`."""
     oldest, newest = TESTED_TRANSFORMERS
     if tuple(int(part) for part in version.split(".")[:2]) <= tuple(int(part) for part in newest.split(".")):
         return None
@@ -68,8 +68,12 @@ class DeftMotionConfig(PreTrainedConfig):
         flow_size (`int`): side of the square flow grid.
         patch_size (`int`): side of a patch in cells of the grid; divides `flow_size`.
         num_flow_frames (`int`): most flow fields a clip can have.
-        hidden_size, intermediate_size, num_hidden_layers, num_attention_heads (`int`): of the encoder, whose layers
-            attend over space, then over time.
+        hidden_size (`int`): width of the encoder, whose layers attend over space, then over time.
+        intermediate_size (`int`): width of the encoder's MLPs.
+        num_hidden_layers (`int`): number of layers of the encoder.
+        num_attention_heads (`int`): number of attention heads per layer; divides `hidden_size`.
+        layer_norm_eps (`float`): epsilon of the layer norms.
+        initializer_range (`float`): standard deviation of the initial weights.
     """
 
     model_type = "deft_motion"
@@ -101,34 +105,40 @@ class DeftConfig(PreTrainedConfig):
     Args:
         text_config: any causal language model of transformers.
         structure_config: any vision backbone of transformers; sees the onset frame.
-        texture_config: any vision backbone, or VideoMAE; sees the frames minus the onset frame.
+        texture_config: any vision backbone of transformers, or VideoMAE; sees the frames minus the onset frame.
         motion_config ([`DeftMotionConfig`]): sees the optical flow.
-        experts (`list[str]`): the experts that the model has, motion among them; a model that reads optical flow only
-            has no others.
+        experts (`list[str]`): the experts of the model. Must include motion; `["motion"]` makes a model that reads
+            optical flow only.
         action_units (`list[str]`): codes of the action units; one query, one logit and one language token each.
-        action_unit_regions (`dict[str, list]`): for each code the ellipses (cx, cy, rx, ry), in units of the crop, in
-            which its motion lies; the targets of the region loss.
+        action_unit_regions (`dict[str, list]`): for each code, the ellipses (cx, cy, rx, ry) where its motion is
+            expected, in units of the crop. They are the targets of the region loss.
         emotion_labels (`list[str]`): the classes of the emotion head.
-        coarse_emotion_of (`dict[str, str]`): negative, positive, surprise or others, for each label.
-        action_unit_name_ids (`dict[str, list[int]]`): for each code the tokens of its name, whose embeddings the
-            alignment term pulls the unit's token towards; a unit without them has no such term.
-        label_conventions (`list[str]`): whose readings of action units the emotion head can be asked for; empty for
-            one that knows no difference.
+        coarse_emotion_of (`dict[str, str]`): the coarse class of each label: negative, positive, surprise or others.
+        action_unit_name_ids (`dict[str, list[int]]`): for each code, the token ids of its name. The alignment loss
+            moves the unit's token towards their embeddings; a unit without ids has no alignment loss.
+        label_conventions (`list[str]`): the label conventions that the emotion head can be conditioned on. Empty for
+            a head that is not conditioned.
         image_size (`int`): side in pixels of `pixel_values_videos`; by default the structure backbone's.
-        structure_tokens, texture_tokens (`int`): language tokens of these experts; the motion expert has one an
+        structure_tokens (`int`): language tokens of the structure expert per clip.
+        texture_tokens (`int`): language tokens of the texture expert per clip. The motion expert has one token per
             action unit.
-        texture_share (`float`): share of the places in the crop that a VideoMAE in the texture expert reads, those
-            that change most over the clip. Its time and memory fall with it.
+        texture_share (`float`): share of the patches that a VideoMAE texture backbone reads, from 0 to 1. The patches
+            that change most are read. A smaller share needs less time and memory.
         expert_size (`int`): width of the pooled experts in the emotion head.
-        structure_token_id, texture_token_id, motion_token_id (`int`): placeholders in `input_ids`.
-        loss_weights (`dict[str, float]`): of the terms language, emotion, action_unit, region, side, intensity,
-            alignment; a term left out has the default weight, one of weight 0 is not computed.
-        action_unit_focus (`float`): exponent γ by which easy absent units weigh less in the AU loss; 0 for plain
-            cross-entropy.
-        appearance_swap (`float`): share of the training clips that are shown with the structure of another clip of
-            the batch, so that who it is says nothing about what moved.
-        expert_dropout (`float`): share of the training clips that lack structure, and of those that lack texture.
-        emotion_temperature, action_unit_temperature (`float`): by which the logits are divided in evaluation mode.
+        structure_token_id (`int`): placeholder of the structure expert's tokens in `input_ids`.
+        texture_token_id (`int`): placeholder of the texture expert's tokens in `input_ids`.
+        motion_token_id (`int`): placeholder of the motion expert's tokens in `input_ids`.
+        loss_weights (`dict[str, float]`): weights of the loss terms language, emotion, action_unit, region, side,
+            intensity and alignment. Terms that are not given have the default weight. A term of weight 0 is not
+            computed.
+        action_unit_focus (`float`): exponent γ that lowers the weight of easy absent units in the AU loss; 0 gives
+            plain cross-entropy.
+        appearance_swap (`float`): share of the training clips that are paired with the structure of another clip in
+            the batch, so that the model cannot infer the motion from the identity.
+        expert_dropout (`float`): share of the training clips whose structure is dropped, and share of those whose
+            texture is dropped.
+        emotion_temperature (`float`): the emotion logits are divided by it in evaluation mode.
+        action_unit_temperature (`float`): the action unit logits are divided by it in evaluation mode.
     """
 
     model_type = "deft"
@@ -169,7 +179,7 @@ class DeftConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        # What makes the saved folder loadable is the same for every checkpoint, so it is not left to the caller.
+        # Every checkpoint needs these two fields to load its own code, so the caller cannot change them.
         kwargs["auto_map"] = dict(AUTO_MAP)
         kwargs["custom_pipelines"] = {task: dict(entry) for task, entry in CUSTOM_PIPELINES.items()}
         super().__post_init__(**kwargs)
@@ -198,30 +208,30 @@ class DeftConfig(PreTrainedConfig):
         unknown = sorted(set(self.experts) - set(EXPERTS))
         if unknown or "motion" not in self.experts:
             raise ValueError(
-                f"`experts` is {list(self.experts)}; expected motion, and of {', '.join(EXPERTS[:-1])} those it has."
+                f"`experts` is {list(self.experts)}; expected motion, and optionally {', '.join(EXPERTS[:-1])}."
             )
         for name in ("action_units", "emotion_labels", "label_conventions"):
             values = list(getattr(self, name))
             if len(set(values)) != len(values):
-                raise ValueError(f"`{name}` holds a value twice: {values}.")
+                raise ValueError(f"`{name}` contains a value twice: {values}.")
         for code in self.action_units:
             if not _CODE.fullmatch(code):
-                raise ValueError(f"`action_units` holds {code!r}; expected FACS codes such as AU12, AD29 or M58.")
+                raise ValueError(f"`action_units` contains {code!r}; expected FACS codes such as AU12, AD29 or M58.")
         for name in ("action_unit_regions", "action_unit_name_ids", "coarse_emotion_of"):
             known = self.emotion_labels if name == "coarse_emotion_of" else self.action_units
             unknown = sorted(set(getattr(self, name) or {}) - set(known))
             if unknown:
-                raise ValueError(f"`{name}` names {unknown[0]!r}, which is not among {list(known)}.")
+                raise ValueError(f"`{name}` contains {unknown[0]!r}, which is not one of {list(known)}.")
         for emotion, coarse in (self.coarse_emotion_of or {}).items():
             if coarse not in COARSE_EMOTIONS:
                 raise ValueError(
-                    f"`coarse_emotion_of` calls {emotion} {coarse!r}; expected one of {', '.join(COARSE_EMOTIONS)}."
+                    f"`coarse_emotion_of` maps {emotion} to {coarse!r}; expected one of {', '.join(COARSE_EMOTIONS)}."
                 )
         for term, weight in (self.loss_weights or {}).items():
             if term not in LOSS_WEIGHTS:
                 raise ValueError(f"`loss_weights` has no term {term!r}; the terms are {', '.join(LOSS_WEIGHTS)}.")
             if weight < 0:
-                raise ValueError(f"`loss_weights` gives {term} the weight {weight}; expected at least 0.")
+                raise ValueError(f"`loss_weights` sets {term} to {weight}; expected at least 0.")
         for name in ("appearance_swap", "expert_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected a share from 0 to 1.")
@@ -229,8 +239,8 @@ class DeftConfig(PreTrainedConfig):
             raise ValueError(f"`texture_share` is {self.texture_share}; expected a share above 0, up to 1.")
         if self.texture_share < 1 and self.texture_config.model_type != "videomae":
             raise ValueError(
-                f"`texture_share` is {self.texture_share}, but a backbone of the type "
-                f"{self.texture_config.model_type!r} reads every patch; only VideoMAE can leave some out."
+                f"`texture_share` is {self.texture_share}, but a backbone of type {self.texture_config.model_type!r} "
+                "always reads every patch. Use VideoMAE, or set `texture_share` to 1."
             )
         for name in ("emotion_temperature", "action_unit_temperature"):
             if getattr(self, name) <= 0:

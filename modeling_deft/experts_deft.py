@@ -1,5 +1,7 @@
-"""The three experts. None sees what another is for: structure has no motion, motion has no appearance, texture has
-only what changed since the onset."""
+"""The structure, texture and motion experts.
+
+Each reads a different input: structure the onset frame, texture the changes since the onset, motion the optical flow.
+"""
 
 from dataclasses import dataclass
 
@@ -18,11 +20,18 @@ SIDES = ("both", "left", "right")  # the classes of `au_side_logits`; the person
 @dataclass
 class ExpertOutput(ModelOutput):
     """
-    tokens (`(clips, tokens, expert_size)`): what the language model gets, before the connector.
-    pooled (`(clips, expert_size)`): what the emotion head gets.
-    hidden_states (`tuple` of `(clips, frames · patches, hidden_size)`): motion expert only, where asked for.
-    au_logits (`(clips, action_units)`), au_side_logits (`(clips, action_units, 3)`), au_intensity (`(clips,
-    action_units)`), au_attentions (`(clips, action_units, frames, patches)`): motion expert only.
+    Output of one expert.
+
+    Args:
+        tokens (`(clips, tokens, expert_size)`): the expert's tokens for the language model, before the connector.
+        pooled (`(clips, expert_size)`): the expert's input to the emotion head.
+        hidden_states (`tuple` of `(clips, frames · patches, hidden_size)`, *optional*): motion expert only, and only
+            with `output_hidden_states`.
+        au_logits (`(clips, action_units)`, *optional*): motion expert only.
+        au_side_logits (`(clips, action_units, 3)`, *optional*): both sides, left, right; motion expert only.
+        au_intensity (`(clips, action_units)`, *optional*): 0 for A to 4 for E; motion expert only.
+        au_attentions (`(clips, action_units, frames, patches)`, *optional*): attention weights of each action unit's
+            query, which sum to 1; motion expert only.
     """
 
     tokens: torch.FloatTensor | None = None
@@ -35,7 +44,13 @@ class ExpertOutput(ModelOutput):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of learned queries over a memory; returns its weights, averaged over the heads."""
+    """Multi-head attention of learned queries over a memory. Also returns the weights, averaged over the heads.
+
+    Args:
+        hidden_size: width of the queries and of the output; a multiple of `num_heads`.
+        memory_size: width of the memory.
+        num_heads: number of attention heads.
+    """
 
     def __init__(self, hidden_size: int, memory_size: int, num_heads: int):
         super().__init__()
@@ -59,7 +74,13 @@ def _split_heads(states: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 class Resampler(nn.Module):
-    """Any number of backbone states to a fixed, small number of tokens, each by a learned query."""
+    """Reduces any number of backbone states to a fixed number of tokens, one per learned query.
+
+    Args:
+        num_tokens: number of output tokens.
+        hidden_size: width of the output tokens.
+        memory_size: width of the backbone states.
+    """
 
     def __init__(self, num_tokens: int, hidden_size: int, memory_size: int):
         super().__init__()
@@ -74,7 +95,7 @@ class Resampler(nn.Module):
 
 
 class StructureExpert(nn.Module):
-    """Who it is and how the face is built: a vision backbone on the onset frame, and on nothing else."""
+    """Encodes the identity and the build of the face: a vision backbone that reads the onset frame only."""
 
     def __init__(self, config: DeftConfig):
         super().__init__()
@@ -88,12 +109,13 @@ class StructureExpert(nn.Module):
 
 
 class TextureExpert(nn.Module):
-    """What appears on the skin: a backbone on the frames minus the onset frame, so that a still face is all zeros.
+    """Encodes changes of the skin: a backbone that reads the frames minus the onset frame. A still face is all zeros.
 
-    What a change of the light or a movement of the whole head makes of the onset frame would show whose face it is,
-    so it is taken out first (`residual_changes`). A video backbone (one with tubelets) reads the differences together,
-    an image backbone one by one. Of VideoMAE's patches only the `texture_share` that changes most can be read, at the
-    same places in all frames; its pretraining read a tenth of them, masked in the same way (Tong et al. 2022).
+    Changes of the light and movements of the head would reveal the identity in these differences, so they are removed
+    first (`residual_changes`). A video backbone (one with tubelets) reads all differences together; an image backbone
+    reads them one by one. A VideoMAE backbone can read only the `texture_share` of the patches that change most, at
+    the same places in all frames. Its pretraining read a tenth of the patches, masked in the same way (Tong et al.
+    2022).
     """
 
     def __init__(self, config: DeftConfig):
@@ -108,7 +130,7 @@ class TextureExpert(nn.Module):
         self.resampler = Resampler(config.texture_tokens, config.expert_size, config.texture_config.hidden_size)
 
     def changes(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """What the backbone sees, in the shape of the frames."""
+        """The input of the backbone, in the shape of the frames."""
         return residual_changes(pixel_values_videos)
 
     def forward(self, pixel_values_videos: torch.Tensor) -> ExpertOutput:
@@ -123,8 +145,10 @@ class TextureExpert(nn.Module):
         return ExpertOutput(tokens=tokens, pooled=tokens.mean(1))
 
     def _read_moving(self, difference: torch.Tensor) -> torch.Tensor:
-        """VideoMAE's states of the places that change most; what its own `bool_masked_pos` gives, which cannot be
-        exported for any number of clips."""
+        """VideoMAE's states of the patches that change most.
+
+        The result equals that of VideoMAE's `bool_masked_pos`, which cannot be exported with a free number of clips.
+        """
         config = self.backbone.config
         energy = F.avg_pool2d(difference.float().square().mean((1, 2)), config.patch_size).flatten(1)
         moving = energy.topk(max(1, round(self.share * energy.shape[1])), dim=1).indices.sort(1).values
@@ -137,11 +161,17 @@ class TextureExpert(nn.Module):
 
 
 def residual_changes(pixel_values_videos: torch.Tensor) -> torch.Tensor:
-    """(clips, frames, 3, height, width) frames minus the onset frame, without what light and head motion explain.
+    """Subtracts the onset frame from the frames and removes changes of light and head position.
 
-    To first order a frame of a still face is the onset frame times a gain plus an offset, moved along its own
-    gradient by a similarity. Those six images a clip and channel are made orthonormal by Gram-Schmidt, and the
-    differences lose their components along them.
+    To first order, a frame of a still face is the onset frame times a gain plus an offset, shifted by a similarity
+    transform along its gradient. This gives six images per clip and channel. They are made orthonormal by
+    Gram-Schmidt, and the components of the differences along them are subtracted.
+
+    Args:
+        pixel_values_videos: (clips, frames, 3, height, width).
+
+    Returns:
+        The differences, in the shape of `pixel_values_videos`.
     """
     onset = pixel_values_videos[:, 0].float()
     height, width = onset.shape[-2:]
@@ -156,13 +186,13 @@ def residual_changes(pixel_values_videos: torch.Tensor) -> torch.Tensor:
     for image in images:
         for earlier in basis:
             image = image - (image * earlier).sum((-2, -1), keepdim=True) * earlier
-        # A flat frame has no gradient: its direction is left at zero and not blown up from rounding.
+        # A flat frame has no gradient. The constant keeps rounding errors from being scaled up to unit length.
         basis.append(image / (image.square().sum((-2, -1), keepdim=True) + 1e-3).sqrt())
     explained = torch.stack(basis, 2).flatten(-2)  # (clips, 3, 6, pixels)
     explained = explained.flatten(0, 1)
     difference = pixel_values_videos - onset.unsqueeze(1)
     difference = difference.transpose(1, 2).flatten(-2).flatten(0, 1)  # (clips · 3, frames, pixels)
-    # In bfloat16 half a percent of what is to be taken out would stay.
+    # bfloat16 would leave half a percent of the removed components in place.
     with maybe_autocast(onset.device.type, enabled=False):
         shares = difference @ explained.transpose(-1, -2)
         difference = torch.baddbmm(difference, shares, explained, alpha=-1)
@@ -196,13 +226,13 @@ class MotionLayer(nn.Module):
 
 
 class MotionExpert(nn.Module):
-    """What moved, where to and how far, and which action unit that is: reads optical flow only.
+    """Recognises action units from optical flow, with their sides and intensities.
 
-    From the flow (u, v) in percent of the crop width it derives magnitude and strain
-    √(ux² + vy² + ½(uy + vx)²) (Shreve et al. 2011). One learned query an action unit looks for it over frame × patch,
-    and its state gives the unit's logit, side and intensity. The unit's token tells these and how far the skin moved
-    where the unit looked, and nothing else, for the whole state would tell whose face it was; the token of a unit that
-    is not there says just that.
+    From the flow (u, v) in percent of the crop width it computes magnitude and strain
+    √(ux² + vy² + ½(uy + vx)²) (Shreve et al. 2011). Each action unit has one learned query, which attends over
+    frame × patch; its state gives the unit's logit, side and intensity. The unit's token encodes these values and the
+    motion at the attended patches. It does not contain the state itself, because the state would reveal the identity.
+    A unit that is absent has a constant token.
     """
 
     def __init__(self, config: DeftConfig):
@@ -225,7 +255,7 @@ class MotionExpert(nn.Module):
             nn.Linear(motion.intermediate_size, motion.hidden_size),
         )
         self.au_norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
-        # One classifier an action unit: row k reads query k's state.
+        # One classifier per action unit: row k reads the state of query k.
         self.au_weight = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
         self.au_bias = nn.Parameter(torch.zeros(len(config.action_units)))
         self.absent = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
@@ -254,16 +284,16 @@ class MotionExpert(nn.Module):
         attended, weights = self.attention(queries, memory)
         motion = self.attended_motion(weights, channels[:, :, :3])
         states = queries + attended + self.measurement(motion)
-        # Skin hangs together: what moves here may be another unit's doing, so the units see one another.
+        # Skin is connected, so another unit may have caused the motion. The units attend to one another.
         others = self.relation_norm(states)
         states = states + self.relation(others, others)[0]
         au_states = self.au_norm(states + self.mlp(states))
         au_logits = (au_states * self.au_weight).sum(-1) + self.au_bias
-        # The asymmetry itself, beside what the state makes of it: one-sided clips are rare, and this is the sign.
+        # One-sided clips are rare, so the side head also gets the measured asymmetry directly.
         side_logits = self.side(torch.cat([au_states, motion[..., -1:]], dim=-1))
-        # Stretched beyond 0 and 1 and cut off there: a unit that is hardly there leaves no trace at all.
+        # Stretched beyond 0 and 1 and then clamped, so that a unit of low probability does not change the token.
         present = (1.2 * au_logits.sigmoid() - 0.1).clamp(0, 1).unsqueeze(-1)
-        # What the heads found is told without a gradient: they answer to their labels, and carry nothing else along.
+        # Detached: the heads are trained by their own labels only, and not by the language loss.
         strength = self.intensity(au_states).clamp(0, 4).detach() / 4
         shown = self.names + side_logits.softmax(-1).detach() @ self.side_states
         shown = shown + strength * self.strength + self.distance(motion[..., [2, 5]])
@@ -279,12 +309,15 @@ class MotionExpert(nn.Module):
         )
 
     def attended_motion(self, weights: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-        """(clips, action_units, 7): mean u, v and magnitude where each unit looked, on the person's right and left.
-
-        The last is the magnitudes' asymmetry, 12 (right − left) / (right + left): one-sided clips lie beyond ±1.
+        """Averages the motion at the patches that each action unit attends to.
 
         Args:
-            weights: (clips, action_units, frames · patches). motion: (clips, frames, 3, h, w), percent of the crop.
+            weights: (clips, action_units, frames · patches) attention weights.
+            motion: (clips, frames, 3, h, w) u, v and magnitude in percent of the crop width.
+
+        Returns:
+            (clips, action_units, 7): mean u, v and magnitude on the person's right, the same on the left, and the
+            asymmetry of the magnitudes, 12 (right − left) / (right + left). One-sided clips lie beyond ±1.
         """
         clips, frames = motion.shape[:2]
         grid = motion.shape[-1] // self.patch_size
@@ -301,7 +334,7 @@ class MotionExpert(nn.Module):
 
 
 def _magnitude_and_strain(flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(clips, frames, 1, h, w) each; derivatives by central differences in percent per cell."""
+    """Magnitude and strain, (clips, frames, 1, h, w) each. Derivatives are central differences in percent per cell."""
     dx, dy = _slope(flow), _slope(flow.transpose(-1, -2)).transpose(-1, -2)
     ux, vx, uy, vy = dx[:, :, :1], dx[:, :, 1:], dy[:, :, :1], dy[:, :, 1:]
     strain = (ux.square() + vy.square() + 0.5 * (uy + vx).square() + 1e-12).sqrt()
@@ -309,16 +342,18 @@ def _magnitude_and_strain(flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _slope(values: torch.Tensor) -> torch.Tensor:
-    """Central differences along the last dimension, one-sided at its ends, as torch.gradient's, which cannot be
-    exported for any number of clips."""
+    """Central differences along the last dimension, one-sided at its ends.
+
+    The result equals that of `torch.gradient`, which cannot be exported with a free number of clips.
+    """
     inner = (values[..., 2:] - values[..., :-2]) / 2
     return torch.cat([values[..., 1:2] - values[..., :1], inner, values[..., -1:] - values[..., -2:-1]], dim=-1)
 
 
 class GatedFusion(nn.Module):
-    """Emotion logits from the pooled experts, each weighted by a gate that the clip itself decides.
+    """Emotion logits from the pooled experts. Each expert is weighted by a gate computed from the clip.
 
-    The same movement has another name by another label convention, so the head is told whose is asked for.
+    Label conventions name the same movement differently, so the head is conditioned on the convention.
     """
 
     def __init__(self, config: DeftConfig, num_experts: int = 3):
@@ -338,12 +373,15 @@ class GatedFusion(nn.Module):
         dropped: torch.Tensor | None = None,
         convention_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (clips, emotions) and gates (clips, experts), which sum to 1; a missing expert's gate is 0.
+        """Computes the emotion logits.
 
         Args:
-            pooled: (clips, size) an expert, `None` where its input is missing.
-            dropped: (clips, experts), True where a clip is to be judged without the expert.
-            convention_ids: (clips,), -100 where it is not known: then all conventions have their say.
+            pooled: one (clips, size) tensor per expert, `None` if the expert's input is missing.
+            dropped: (clips, experts), True where the clip is judged without the expert.
+            convention_ids: (clips,), -100 if unknown. Then the mean over all conventions is used.
+
+        Returns:
+            Logits (clips, emotions), and gates (clips, experts), which sum to 1. The gate of a missing expert is 0.
         """
         present = [index for index, states in enumerate(pooled) if states is not None]
         states = [self.norms[index](pooled[index]) for index in present]
@@ -368,7 +406,7 @@ class GatedFusion(nn.Module):
 
 
 class Connector(nn.Module):
-    """From an expert's tokens to the language model's embedding space."""
+    """Projects an expert's tokens to the language model's embedding space."""
 
     def __init__(self, expert_size: int, text_size: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an answer rests on: where action units were looked for, and what changes without each expert."""
+"""Explain an answer: where each action unit attends, and how the output changes without each expert."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,15 @@ from .configuration_deft import EXPERTS
 @dataclass
 class DeftExplanation(ModelOutput):
     r"""
-    au_maps (`(clips, action_units, frames - 1, grid, grid)`): where and when each unit was looked for; sums to 1.
-    expert_gates (`(clips, 3)`): weights of structure, texture and motion in the emotion.
-    emotion_effects (`(clips, 3)`): by how much the probability of the class that the head names falls without the
-        expert; negative where it rises. Zero for an expert that is missing anyway, NaN where nothing would be left.
-    answer_effects (`(clips, 3)`): the same for the mean log-probability of the answer's tokens, in nats a token;
-        `None` without an answer.
+    Output of `explain`.
+
+    Args:
+        au_maps (`(clips, action_units, frames - 1, grid, grid)`): attention of each action unit, which sums to 1.
+        expert_gates (`(clips, 3)`): weights of structure, texture and motion in the emotion, which sum to 1.
+        emotion_effects (`(clips, 3)`): drop of the predicted class's probability without the expert; negative if the
+            probability rises. Zero for an expert whose input is missing, NaN if no expert would be left.
+        answer_effects (`(clips, 3)`, *optional*): drop of the answer's mean log-probability without the expert, in
+            nats per token. `None` without an answer.
     """
 
     au_maps: torch.FloatTensor | None = None
@@ -41,19 +44,24 @@ class ExplanationMixin:
         labels: torch.LongTensor | None = None,
     ) -> DeftExplanation:
         r"""
-        What the answer rests on: where each action unit was looked for, and what changes without each expert.
+        Computes where each action unit attends, and how the output changes without each expert.
 
         Args:
-            input_ids, attention_mask, labels (`(clips, sequence)`, *optional*): a prompt with the answer to it, one a
-                clip, and labels that are -100 outside the answer.
+            pixel_values_videos (`(clips, frames, 3, height, width)`, *optional*): normalised RGB.
+            flow_values_videos (`(clips, frames - 1, 2, flow_size, flow_size)`): percent of the crop width.
+            convention_ids (`(clips,)`, *optional*): indices into `config.label_conventions`, -100 for unknown.
+            input_ids (`(clips, sequence)`, *optional*): one prompt per clip, followed by its answer.
+            attention_mask (`(clips, sequence)`, *optional*): 0 for padding.
+            labels (`(clips, sequence)`, *optional*): the tokens of the answer, -100 elsewhere. Required with
+                `input_ids`.
 
         Raises:
-            ValueError: no motion expert's input, from which the maps come; or a prompt without labels.
+            ValueError: `flow_values_videos` is missing, or only one of `input_ids` and `labels` is given.
         """
         if flow_values_videos is None:
-            raise ValueError("explain() needs flow_values_videos: the maps are the motion expert's.")
+            raise ValueError("explain() needs flow_values_videos: the motion expert computes the maps from it.")
         if (input_ids is None) != (labels is None):
-            raise ValueError("explain() takes input_ids and labels together: a prompt with its answer.")
+            raise ValueError("explain() needs input_ids and labels together, or neither.")
         clips = {
             "pixel_values_videos": pixel_values_videos,
             "flow_values_videos": flow_values_videos,

@@ -1,4 +1,4 @@
-"""ONNX export of the recognition path: clips to emotions and action units, no language model."""
+"""ONNX export of the experts and their heads, without the language model."""
 
 from pathlib import Path
 
@@ -22,19 +22,20 @@ class _Recognition(torch.nn.Module):
 def export_recognition(model: DeftModel, path: str | Path, *, num_frames: int) -> None:
     """Writes an ONNX file with the inputs `pixel_values_videos` and `flow_values_videos` and the outputs `OUTPUTS`.
 
-    The number of clips is free, everything else as in the config. The file is whole or not there.
+    The number of clips is dynamic; all other sizes are fixed. An incomplete file is never left at `path`.
 
     Args:
-        model: [`DeftModel`], or the `model` of a [`DeftForConditionalGeneration`]; exported in evaluation mode, and
-            left in the mode it was in.
-        num_frames: frames a clip, the onset among them; the processor's `num_frames`.
+        model: [`DeftModel`], or the `model` of a [`DeftForConditionalGeneration`]. It is exported in evaluation mode;
+            its own mode does not change.
+        path: the ONNX file to write.
+        num_frames: frames per clip, including the onset; the processor's `num_frames`.
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
     """
     path = Path(path)
     side, motion = model.config.image_size, model.config.motion_config
-    # Two clips, because a graph traced with one may take the one for a constant.
+    # Two clips, because a trace with one clip may treat the number of clips as a constant.
     pixels = torch.zeros(2, num_frames, 3, side, side, device=model.device)
     flow = torch.zeros(2, num_frames - 1, 2, motion.flow_size, motion.flow_size, device=model.device)
     clips = torch.export.Dim("clips", min=1)

@@ -1,4 +1,4 @@
-"""Generation of prompts that hold clips."""
+"""Generation for prompts that contain clips."""
 
 from typing import Any
 
@@ -12,8 +12,11 @@ class DeftGenerationMixin(GenerationMixin):
     """`generate` for [`DeftForConditionalGeneration`]."""
 
     def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs):
-        """As [`~transformers.GenerationMixin.generate`]; a `max_length` of the caller's replaces the model's own
-        `max_new_tokens`, which would win otherwise."""
+        """See [`~transformers.GenerationMixin.generate`].
+
+        If the caller passes `max_length`, the model's default `max_new_tokens` is not used. It would override
+        `max_length` otherwise.
+        """
         own = {name: getattr(generation_config, name, None) for name in ("max_length", "max_new_tokens")} | kwargs
         if own["max_length"] is not None and own["max_new_tokens"] is None:
             kwargs["max_new_tokens"] = None
@@ -28,7 +31,7 @@ class DeftGenerationMixin(GenerationMixin):
         use_cache=True,
         **kwargs,
     ):
-        # transformers drops pixel_values_videos after the prefill by its name; flow_values_videos it does not know.
+        # transformers drops pixel_values_videos after the prefill, but does not know flow_values_videos.
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
             inputs_embeds=inputs_embeds,
@@ -47,9 +50,9 @@ class DeftGenerationMixin(GenerationMixin):
         input_ids: torch.LongTensor | None = None,
         **model_kwargs: Any,
     ):
-        """Beams and several returned sequences: all clips of a prompt are repeated together.
+        """Repeats all clips of a prompt together, for beams and for several returned sequences.
 
-        The stock version repeats every row of every tensor, which mixes up the clips of a prompt that has two.
+        The version of transformers repeats each row by itself, which mixes up the clips of a prompt with several.
         """
         clips = {
             name: model_kwargs.pop(name)
@@ -74,13 +77,13 @@ class DeftGenerationMixin(GenerationMixin):
         return input_ids, {**model_kwargs, **clips}
 
     def _clips_per_prompt(self, input_ids: torch.LongTensor | None) -> torch.Tensor:
-        """(batch,) number of clips, counted by the placeholders of the expert that has some."""
+        """(batch,) number of clips, counted from the placeholders of an expert."""
         for name in reversed(EXPERTS):
             tokens, token_id = getattr(self.config, f"{name}_tokens"), getattr(self.config, f"{name}_token_id")
             if input_ids is not None and tokens and token_id is not None and bool((input_ids == token_id).any()):
                 return (input_ids == token_id).sum(1) // tokens
         raise ValueError(
-            "Prompts with several clips need input_ids, whose placeholders say which prompt each clip belongs to."
+            "Prompts with several clips need input_ids: their placeholders assign each clip to its prompt."
         )
 
 

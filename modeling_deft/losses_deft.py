@@ -1,4 +1,4 @@
-"""The hybrid objective's terms. Each is a mean over what is labelled, and zero with a gradient where nothing is."""
+"""Loss terms. Each is a mean over the labelled entries, and a zero that has a gradient if there are none."""
 
 import inspect
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from .configuration_deft import DeftConfig
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean over the entries where `mask` is True; zero, with a gradient of zero, where none is.
+    """Mean over the entries where `mask` is True. If there are none: zero, with a gradient of zero.
 
     Args:
         values: (clips, …).
         mask: of the shape of `values`.
-        shares: (clips,), *optional*. With it the result is the sum of each clip's own mean times its share, so that
-            the results of several micro-batches add up to that of the whole batch.
+        shares: (clips,), *optional*. If given, the result is the sum over the clips of each clip's mean times its
+            share, so that the results of several micro-batches add up to that of the whole batch.
     """
     values = torch.where(mask, values, 0.0)
     if shares is None:
@@ -27,7 +27,13 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor, shares: torch.Tensor |
 
 
 def emotion_loss(logits: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
-    """Cross-entropy of (clips, emotions) logits; a label of -100 is unknown."""
+    """Cross-entropy of the emotions.
+
+    Args:
+        logits: (clips, emotions).
+        labels: (clips,) class indices, -100 for unknown.
+        shares: (clips,), *optional*, see `masked_mean`.
+    """
     values = F.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="none")
     return masked_mean(values, labels != -100, shares)
 
@@ -35,10 +41,16 @@ def emotion_loss(logits: torch.Tensor, labels: torch.Tensor, shares: torch.Tenso
 def action_unit_loss(
     logits: torch.Tensor, labels: torch.Tensor, focus: float, shares: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Asymmetric binary cross-entropy of (clips, action_units) logits; a label of -100 is unknown.
+    """Asymmetric binary cross-entropy of the action units (Ridnik et al. 2021, with γ₊ = 0 and no shift).
 
-    An absent unit weighs pᵞ, so that the many that are rightly absent do not drown the rare one that is there (Ridnik
-    et al. 2021, with γ₊ = 0 and no shift).
+    An absent unit of probability p has the weight pᵞ, so that the many easy absent units do not outweigh the few
+    present ones.
+
+    Args:
+        logits: (clips, action_units).
+        labels: (clips, action_units), 1 present, 0 absent, -100 unknown.
+        focus: the exponent γ; 0 gives plain cross-entropy.
+        shares: (clips,), *optional*, see `masked_mean`.
     """
     logits, labels = logits.float(), labels.float()
     values = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
@@ -50,7 +62,14 @@ def action_unit_loss(
 def side_loss(
     logits: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, shares: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Cross-entropy of (clips, action_units, 3) logits over the units that are present; -100 is unknown."""
+    """Cross-entropy of the sides of the action units that are present.
+
+    Args:
+        logits: (clips, action_units, 3): both sides, left, right.
+        labels: (clips, action_units) class indices, -100 for unknown.
+        present: (clips, action_units), True where the unit is present.
+        shares: (clips,), *optional*, see `masked_mean`.
+    """
     values = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
     return masked_mean(values.view_as(labels), present & (labels != -100), shares)
 
@@ -58,7 +77,14 @@ def side_loss(
 def intensity_loss(
     values: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, shares: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Smooth L1 distance to the intensity, 0 (A) to 4 (E), of the units that are present; -100 is unknown."""
+    """Smooth L1 distance to the intensities of the action units that are present.
+
+    Args:
+        values: (clips, action_units) predictions.
+        labels: (clips, action_units), 0 for A to 4 for E, -100 for unknown.
+        present: (clips, action_units), True where the unit is present.
+        shares: (clips,), *optional*, see `masked_mean`.
+    """
     distance = F.smooth_l1_loss(values.float(), labels.float(), reduction="none")
     return masked_mean(distance, present & (labels != -100), shares)
 
@@ -69,7 +95,7 @@ def region_loss(
     """Mean of −log(attention mass inside the region) over the units that are present and have a region.
 
     Args:
-        attentions: (clips, action_units, frames, patches), sums to 1 over the last two.
+        attentions: (clips, action_units, frames, patches), which sum to 1 over the last two dimensions.
         regions: (action_units, patches), True inside.
         present: (clips, action_units), True where the unit is present.
         shares: (clips,), *optional*, see `masked_mean`.
@@ -86,14 +112,14 @@ def alignment_loss(
     temperature: float = 0.1,
     shares: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy of finding a present unit's own name by its token, among all names (InfoNCE, van den Oord 2018).
+    """Cross-entropy of identifying a present unit's name from its token (InfoNCE, van den Oord et al. 2018).
 
     Args:
-        tokens: (clips, action_units, text size), as the language model gets them.
-        names: (action_units, text size) its own embeddings of the names; they are the target and get no gradient.
+        tokens: (clips, action_units, text size) input tokens of the language model.
+        names: (action_units, text size) the language model's embeddings of the names. They get no gradient.
         named: (action_units,), False for a unit whose name is not given.
         present: (clips, action_units), True where the unit is present.
-        temperature: by which the cosine similarities are divided.
+        temperature: the cosine similarities are divided by it.
         shares: (clips,), *optional*, see `masked_mean`.
     """
     similarity = F.normalize(tokens.float(), dim=-1) @ F.normalize(names.detach().float(), dim=-1).T / temperature
@@ -114,18 +140,21 @@ def expert_losses(
     unit_names: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None,
     shares: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The experts' terms by name: those with a weight above 0 in `config.loss_weights` whose labels were passed.
+    """Computes the loss terms of the experts: those whose labels were passed and whose weight is above 0.
 
     Args:
-        config: of the model.
-        outputs: what the model made of the clips.
+        config: the model's config; its `loss_weights` are used.
+        outputs: the model's outputs for the clips.
         emotion_labels: (clips,), -100 where the clip has none.
         au_labels: (clips, action_units), 1 present, 0 absent, -100 unknown.
         au_side_labels: (clips, action_units), 0 both sides, 1 left, 2 right, -100 unknown.
         au_intensity_labels: (clips, action_units), 0 for A to 4 for E, -100 unknown.
-        unit_names: gives the names' embeddings (action_units, text size) and which are known; without it there is no
-            alignment term.
+        unit_names: returns the embeddings of the names, (action_units, text size), and which names are known,
+            (action_units,). Without it, there is no alignment term.
         shares: (clips,), *optional*, see `masked_mean`.
+
+    Returns:
+        The unweighted terms by name.
     """
     weights, losses = config.loss_weights, {}
     if emotion_labels is not None and "emotion_logits" in outputs:
@@ -148,7 +177,7 @@ def expert_losses(
 
 
 def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:
-    """(action_units, patches): which patches touch the ellipses that the config gives for each."""
+    """(action_units, patches), True where the patch touches an ellipse of `config.action_unit_regions`."""
     motion = config.motion_config
     grid = motion.flow_size // motion.patch_size
     centre = (torch.arange(grid, device=device) + 0.5) / grid
@@ -156,7 +185,7 @@ def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:
     masks = torch.zeros(len(config.action_units), grid, grid, dtype=torch.bool, device=device)
     for row, code in enumerate(config.action_units):
         for cx, cy, rx, ry in config.action_unit_regions.get(code, ()):
-            # Half a patch is added to the radii: a patch counts when it touches the ellipse.
+            # Half a patch is added to the radii, so that a patch counts as soon as it touches the ellipse.
             masks[row] |= ((x - cx) / (rx + 0.5 / grid)) ** 2 + ((y - cy) / (ry + 0.5 / grid)) ** 2 <= 1
     return masks.flatten(1)
 
@@ -164,8 +193,8 @@ def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:
 class _OptionalLabel(str):
     """The name of a label argument that a batch may lack.
 
-    `Trainer` takes every argument of `forward` with "label" in its name for one that a batch must have before
-    `eval_loss` is reported (`transformers.utils.generic.find_labels`). The experts' labels may be missing.
+    `Trainer` reports `eval_loss` only if a batch has every argument of `forward` with "label" in its name
+    (`transformers.utils.generic.find_labels`). The experts' labels may be missing.
     """
 
     __slots__ = ()
@@ -175,7 +204,7 @@ class _OptionalLabel(str):
 
 
 def only_labels_required(forward: Callable) -> Callable:
-    """Marks every label argument of `forward` but `labels` as one that a batch may lack, see `_OptionalLabel`."""
+    """Marks every label argument of `forward` except `labels` as optional, see `_OptionalLabel`."""
     signature = inspect.signature(forward)
     forward.__signature__ = signature.replace(
         parameters=[

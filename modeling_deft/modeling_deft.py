@@ -1,4 +1,4 @@
-"""PyTorch DEFT model: three experts, heads that recognise without language, and a language model that explains."""
+"""PyTorch DEFT model: three experts, recognition heads, and a language model that explains."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from .generation_deft import DeftGenerationMixin
 from .losses_deft import expert_losses, only_labels_required
 from .outputs_deft import CACHE, DeftCausalLMOutputWithPast, DeftModelOutputWithPast, DeftVideoFeatures
 
-# Imported so that saving the model always saves the pipeline's file too: the config names it in `custom_pipelines`.
+# Imported so that saving the model also saves the pipeline's file, which the config names in `custom_pipelines`.
 from .pipeline_deft import DeftVideoTextToTextPipeline
 from .recognition_deft import APPEARANCE, HEADS, DeftPreTrainedModel, DeftRecognitionModel
 
@@ -54,17 +54,18 @@ class DeftModel(DeftPreTrainedModel):
         Runs the experts and the recognition heads.
 
         Args:
-            pixel_values_videos (`(clips, frames, 3, height, width)`, *optional*): without it structure and texture
-                are missing, and contribute neither tokens nor to the emotion.
+            pixel_values_videos (`(clips, frames, 3, height, width)`, *optional*): normalised RGB. Without it, the
+                structure and texture experts are missing.
             flow_values_videos (`(clips, frames - 1, 2, flow_size, flow_size)`, *optional*): percent of the crop
-                width; without it the motion expert is missing and the fields `au_…` are `None`.
+                width. Without it, the motion expert is missing and the `au_…` fields are `None`.
             convention_ids (`(clips,)`, *optional*): indices into `config.label_conventions`, -100 for unknown.
-            silenced_experts: names of experts whose tokens become zeros and which have no say in the emotion.
-            output_hidden_states (`bool`, *optional*): return the motion expert's `hidden_states`; by default as the
-                config says.
+            silenced_experts (`list[str]`): names of experts whose tokens are set to zero and which are left out of
+                the emotion.
+            output_hidden_states (`bool`, *optional*): return the motion expert's `hidden_states`; by default
+                `config.output_hidden_states`.
 
         Raises:
-            ValueError: a tensor of another shape than the config asks for, or values that are no numbers, naming it.
+            ValueError: a tensor has the wrong shape, or contains NaN or infinite values. The message names it.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -76,7 +77,7 @@ class DeftModel(DeftPreTrainedModel):
         return features
 
     def recognise(self, *args, **kwargs) -> DeftVideoFeatures:
-        """As `get_video_features`, with the arguments of [`DeftRecognitionModel`] and without `pooler_output`."""
+        """Like `get_video_features`, with the arguments of [`DeftRecognitionModel`] and without `pooler_output`."""
         found = self.recognition(*args, **kwargs)
         tokens = {name: self.connectors[name](value) for name, value in found.shown_states.items()}
         if found.dropped_experts is not None:
@@ -87,40 +88,46 @@ class DeftModel(DeftPreTrainedModel):
         return DeftVideoFeatures(expert_tokens=tokens, **kept)
 
     def _placeholder_masks(self, input_ids, inputs_embeds, expert_sizes: dict[str, int]) -> dict[str, torch.Tensor]:
-        """Where each expert's tokens go, (batch, sequence, 1); raises `ValueError` where the counts disagree."""
+        """Positions of each expert's tokens, (batch, sequence, 1). Raises `ValueError` if the counts differ."""
         masks = {}
         for name, expected in expert_sizes.items():
             token_id = getattr(self.config, f"{name}_token_id")
             if token_id is None:
                 if not expected:
                     continue
-                raise ValueError(f"The config has no {name}_token_id, so the prompt cannot hold the expert's tokens.")
+                raise ValueError(
+                    f"Set {name}_token_id in the config: the prompt has no place for the expert's tokens."
+                )
             if input_ids is not None:
                 mask = input_ids == token_id
             else:
                 token = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
                 mask = (inputs_embeds == token).all(-1)
-            # The number of True is data; under torch.compile the check is left to the graph's shape errors.
+            # torch.compile cannot branch on the number of True values; there, a shape error reports the mismatch.
             if not torch.compiler.is_compiling() and int(mask.sum()) != expected:
                 raise ValueError(
-                    f"The prompts hold {int(mask.sum())} {name} placeholders, the clips need {expected}. Processor "
-                    "and model must agree on the tokens an expert has, and each clip needs its block in a prompt; "
-                    "an expert whose input is not passed has none."
+                    f"The prompts have {int(mask.sum())} {name} placeholders, but the clips need {expected}. Check "
+                    "that the processor and the model have the same number of tokens per expert, that each clip has "
+                    "its placeholders in a prompt, and that an expert without input has none."
                 )
             masks[name] = mask.unsqueeze(-1)
         return masks
 
     def embed_prompts(self, input_ids: torch.LongTensor, recognition: Any) -> torch.Tensor:
         r"""
-        Prompts with the experts' tokens in their places, `(batch, sequence, text_size)`: for
-        `generate(inputs_embeds=…)`, so that clips which were recognised already are not looked at again.
+        Embeds prompts and inserts the experts' tokens. With the result as `inputs_embeds`, `generate` does not run
+        the experts again.
 
         Args:
-            recognition: what this model made of the clips, in the order of their placeholders; its `expert_tokens`
-                are read.
+            input_ids (`(batch, sequence)`): the prompts.
+            recognition: this model's output for the clips, in the order of their placeholders. Its `expert_tokens`
+                are used.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, sequence, text_size)`.
 
         Raises:
-            ValueError: placeholders and tokens disagree in number.
+            ValueError: the number of placeholders differs from the number of tokens.
         """
         inputs_embeds, tokens = self.get_input_embeddings()(input_ids), recognition.expert_tokens
         sizes = {name: len(tokens[name].flatten(0, 1)) if name in tokens else 0 for name in EXPERTS}
@@ -142,12 +149,24 @@ class DeftModel(DeftPreTrainedModel):
         **kwargs,
     ) -> DeftModelOutputWithPast:
         r"""
-        With clips only it recognises; with text it also runs the language model over the prompt.
+        Runs the experts on clips, and the language model on text. With clips only, the language model is not run.
 
         Args:
-            pixel_values_videos, flow_values_videos, convention_ids, silenced_experts: see
-                [`~DeftModel.get_video_features`]; the clips of all prompts one after another, in the order of their
-                placeholders.
+            input_ids (`(batch, sequence)`, *optional*): prompts with the experts' placeholders.
+            pixel_values_videos (`(clips, frames, 3, height, width)`, *optional*): see
+                [`~DeftModel.get_video_features`]. The clips of all prompts, in the order of their placeholders.
+            flow_values_videos (`(clips, frames - 1, 2, flow_size, flow_size)`, *optional*): likewise.
+            attention_mask (`(batch, sequence)`, *optional*): 0 for padding.
+            position_ids (`(batch, sequence)`, *optional*): positions of the tokens.
+            past_key_values (`Cache`, *optional*): the language model's cache.
+            inputs_embeds (`(batch, sequence, text_size)`, *optional*): instead of `input_ids`.
+            convention_ids (`(clips,)`, *optional*): see [`~DeftModel.get_video_features`].
+            silenced_experts (`list[str]`): see [`~DeftModel.get_video_features`].
+            cache (`Cache`, *optional*): the name of `past_key_values` in newer releases of transformers.
+
+        Raises:
+            ValueError: neither clips nor text is given, `input_ids` and `inputs_embeds` are both given, or the
+                placeholders do not fit the clips.
         """
         if input_ids is not None and inputs_embeds is not None:
             raise ValueError("Pass input_ids or inputs_embeds, not both.")
@@ -192,7 +211,7 @@ class DeftModel(DeftPreTrainedModel):
 
 
 class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationMixin, DeftGenerationMixin):
-    """DEFT with the language modelling head: generates Class / Evidence / Rationale, and computes the hybrid loss."""
+    """DEFT with a language modelling head: generates Class, Evidence and Rationale, and computes the losses."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -203,7 +222,7 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         placeholders = [getattr(config, f"{name}_token_id") for name in EXPERTS]
         if None not in placeholders:
-            # A placeholder in an answer would stand for a clip that is not there.
+            # A placeholder in an answer would refer to a clip that does not exist.
             self.generation_config.suppress_tokens = placeholders
         self.post_init()
 
@@ -246,21 +265,32 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
     ) -> DeftCausalLMOutputWithPast:
         r"""
         Args:
-            convention_ids (`(clips,)`): whose reading the emotion head is asked for; see `config.label_conventions`.
-            silenced_experts: experts the answer is to do without.
-            labels (`(batch, sequence)`): next-token targets, -100 where there is none.
-            emotion_labels (`(clips,)`): class indices, -100 where the clip has none.
-            au_labels (`(clips, action_units)`): 1 present, 0 absent, -100 unknown.
-            au_side_labels (`(clips, action_units)`): 0 both sides, 1 left, 2 right, -100 unknown.
-            au_intensity_labels (`(clips, action_units)`): 0 for A to 4 for E, -100 unknown.
-            skip_logits (`bool`): with `labels`, project only the scored positions onto the vocabulary and return no
-                logits; in training that is most of the memory.
-            num_items_in_batch (`int` or scalar tensor, *optional*): scored tokens of the whole step, over which every
-                term of the loss is averaged: the language term per token, the others per clip, where a clip weighs as
-                much as its prompt's scored tokens do. Gradients accumulated over the micro-batches of a step are then
-                those of the whole batch. Without it, each term is the mean over its own labels in this batch.
-            shift_labels (`(batch, sequence)`, *optional*): targets that are aligned with the logits already, as
-                sequence and context parallelism pass them; used instead of `labels`.
+            input_ids (`(batch, sequence)`, *optional*): see [`~DeftModel.forward`].
+            pixel_values_videos (`(clips, frames, 3, height, width)`, *optional*): see [`~DeftModel.forward`].
+            flow_values_videos (`(clips, frames - 1, 2, flow_size, flow_size)`, *optional*): see
+                [`~DeftModel.forward`].
+            attention_mask (`(batch, sequence)`, *optional*): see [`~DeftModel.forward`].
+            position_ids (`(batch, sequence)`, *optional*): see [`~DeftModel.forward`].
+            past_key_values (`Cache`, *optional*): see [`~DeftModel.forward`].
+            inputs_embeds (`(batch, sequence, text_size)`, *optional*): see [`~DeftModel.forward`].
+            convention_ids (`(clips,)`, *optional*): indices into `config.label_conventions`, -100 for unknown.
+            silenced_experts (`list[str]`): names of experts that the answer does not use.
+            labels (`(batch, sequence)`, *optional*): next-token targets, -100 for no target.
+            emotion_labels (`(clips,)`, *optional*): class indices, -100 for unknown.
+            au_labels (`(clips, action_units)`, *optional*): 1 present, 0 absent, -100 unknown.
+            au_side_labels (`(clips, action_units)`, *optional*): 0 both sides, 1 left, 2 right, -100 unknown.
+            au_intensity_labels (`(clips, action_units)`, *optional*): 0 for A to 4 for E, -100 unknown.
+            logits_to_keep (`int` or index tensor): number of last positions, or positions, whose logits are
+                computed; 0 for all.
+            skip_logits (`bool`): with `labels`, compute logits only at the scored positions and do not return them.
+                This saves most of the memory in training.
+            num_items_in_batch (`int` or scalar tensor, *optional*): number of scored tokens in the whole step. Every
+                loss term is averaged over it: the language term per token, the others per clip, weighted by the
+                scored tokens of the clip's prompt. The gradients of micro-batches then add up to those of the whole
+                batch. Without it, each term is the mean over its labels in this batch.
+            shift_labels (`(batch, sequence)`, *optional*): targets that are already aligned with the logits, as
+                sequence and context parallelism pass them. Used instead of `labels`.
+            cache (`Cache`, *optional*): the name of `past_key_values` in newer releases of transformers.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -313,10 +343,10 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
         )
 
     def action_unit_names(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The language model's own embeddings of the units' names, (action_units, text size), and which are known."""
+        """The language model's embeddings of the units' names, (action_units, text size), and which are known."""
         embeddings = self.get_input_embeddings()
         ids = [self.config.action_unit_name_ids.get(code) or [] for code in self.config.action_units]
-        # The module is called instead of reading its weight: an offloaded weight is in memory only during the call.
+        # The module is called because an offloaded weight is in memory only during the call.
         device = None if embeddings.weight.is_meta else embeddings.weight.device
         tokens = embeddings(torch.tensor([token for name in ids for token in name], dtype=torch.long, device=device))
         rows = [
@@ -325,7 +355,7 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
         return torch.stack(rows), torch.tensor([bool(name) for name in ids], device=tokens.device)
 
     def _clip_shares(self, targets, num_items_in_batch, clips: int, input_ids) -> torch.Tensor:
-        """(clips,) the share of each clip in a step whose prompts have `num_items_in_batch` scored tokens together."""
+        """(clips,) share of each clip in the `num_items_in_batch` scored tokens of the step."""
         shares = (targets != -100).sum(1) / torch.as_tensor(num_items_in_batch, device=targets.device).clamp(min=1)
         if len(shares) == clips:
             return shares
@@ -334,7 +364,7 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
 
     def _language_loss(self, hidden_states, targets, num_items_in_batch) -> torch.Tensor:
         scored = targets != -100
-        # The labels may lie on another device than the head when the model is split over several.
+        # If the model is split over several devices, the labels may be on another device than the head.
         logits = self.lm_head(hidden_states[scored.to(hidden_states.device)]).float()
         total = F.cross_entropy(logits, targets[scored].to(logits.device), reduction="sum")
         count = scored.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
@@ -342,7 +372,7 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
 
 
 def _joined(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The experts' tokens one after another, `(clips, tokens, size)`; the experts may lie on several devices."""
+    """Concatenates the experts' tokens, `(clips, tokens, size)`. The experts may be on several devices."""
     first, *others = parts
     return torch.cat([first, *(part.to(first.device) for part in others)], dim=1)
 

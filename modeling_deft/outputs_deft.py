@@ -1,4 +1,4 @@
-"""What the models return."""
+"""Output classes of the models."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,15 @@ CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else 
 @dataclass
 class DeftVideoFeatures(BaseModelOutputWithPooling):
     r"""
-    pooler_output (`list` of `(tokens, text hidden size)`): one tensor per clip, the experts' tokens in prompt order.
-    last_hidden_state (`(clips, tokens, expert_size)`): the experts' states before the connectors, in prompt order.
-    hidden_states (`tuple` of `(clips, (frames - 1) · patches, hidden size)`): of the motion expert, its embeddings and
-        the output of each layer; only with `output_hidden_states`.
-    expert_tokens (`dict[str, (clips, tokens, text hidden size)]`): `pooler_output` by expert, without missing ones.
+    Output of `get_video_features`.
+
+    Args:
+        pooler_output (`list` of `(tokens, text hidden size)`): one tensor per clip, the experts' tokens in prompt
+            order.
+        last_hidden_state (`(clips, tokens, expert_size)`): the experts' states before the connectors, in prompt order.
+        hidden_states (`tuple` of `(clips, (frames - 1) · patches, hidden size)`, *optional*): embeddings and layer
+            outputs of the motion expert; only with `output_hidden_states`.
+        expert_tokens (`dict[str, (clips, tokens, text hidden size)]`): tokens by expert, without missing experts.
 
     The other fields are those of [`DeftRecognitionOutput`] and described there.
     """
@@ -38,8 +42,20 @@ class DeftVideoFeatures(BaseModelOutputWithPooling):
 @dataclass
 class DeftModelOutputWithPast(BaseModelOutputWithPast):
     r"""
-    Without text `last_hidden_state` is `None` and only the recognition fields are set. Those are described in
-    [`DeftVideoFeatures`]; they are `None` where no clip was passed, as in the decoding steps of generation.
+    Output of [`DeftModel`], with the fields of `BaseModelOutputWithPast`.
+
+    Without text, `last_hidden_state` is `None` and only the fields below are set. Without clips, as in the decoding
+    steps of generation, the fields below are `None`.
+
+    Args:
+        expert_tokens (`dict[str, (clips, tokens, text hidden size)]`, *optional*): see [`DeftVideoFeatures`].
+        expert_states (`dict[str, (clips, tokens, expert_size)]`, *optional*): see [`DeftVideoFeatures`].
+        emotion_logits (`(clips, emotions)`, *optional*): see [`DeftVideoFeatures`].
+        au_logits (`(clips, action_units)`, *optional*): see [`DeftVideoFeatures`].
+        au_side_logits (`(clips, action_units, 3)`, *optional*): see [`DeftVideoFeatures`].
+        au_intensity (`(clips, action_units)`, *optional*): see [`DeftVideoFeatures`].
+        expert_gates (`(clips, 3)`, *optional*): see [`DeftVideoFeatures`].
+        au_attentions (`(clips, action_units, frames - 1, patches)`, *optional*): see [`DeftVideoFeatures`].
     """
 
     expert_tokens: dict[str, torch.FloatTensor] | None = None
@@ -55,10 +71,24 @@ class DeftModelOutputWithPast(BaseModelOutputWithPast):
 @dataclass
 class DeftCausalLMOutputWithPast(CausalLMOutputWithPast):
     r"""
-    loss: the weighted sum of the terms below (weights: `config.loss_weights`), over those whose labels were passed.
-    language_loss: next-token cross-entropy. emotion_loss, action_unit_loss, side_loss, intensity_loss: of the heads.
-    region_loss: −log of the attention's mass inside the region of each action unit that is present.
-    alignment_loss: of finding the name of a present unit by its token. `losses_deft.py` says what exactly each is.
+    Output of [`DeftForConditionalGeneration`], with the fields of `CausalLMOutputWithPast`.
+
+    Args:
+        loss (scalar, *optional*): weighted sum of the terms below whose labels were passed. The weights are
+            `config.loss_weights`.
+        language_loss (scalar, *optional*): next-token cross-entropy.
+        emotion_loss (scalar, *optional*): cross-entropy of the emotion head.
+        action_unit_loss (scalar, *optional*): asymmetric binary cross-entropy of the action units.
+        region_loss (scalar, *optional*): −log of the attention mass inside the region of each present action unit.
+        side_loss (scalar, *optional*): cross-entropy of the sides of the present action units.
+        intensity_loss (scalar, *optional*): smooth L1 distance to the intensities of the present action units.
+        alignment_loss (scalar, *optional*): cross-entropy of identifying a present unit's name from its token.
+        emotion_logits (`(clips, emotions)`, *optional*): see [`DeftVideoFeatures`].
+        au_logits (`(clips, action_units)`, *optional*): see [`DeftVideoFeatures`].
+        au_side_logits (`(clips, action_units, 3)`, *optional*): see [`DeftVideoFeatures`].
+        au_intensity (`(clips, action_units)`, *optional*): see [`DeftVideoFeatures`].
+        expert_gates (`(clips, 3)`, *optional*): see [`DeftVideoFeatures`].
+        au_attentions (`(clips, action_units, frames - 1, patches)`, *optional*): see [`DeftVideoFeatures`].
     """
 
     language_loss: torch.FloatTensor | None = None

@@ -1,4 +1,4 @@
-"""`pipeline("video-text-to-text")` for DEFT: a clip in, an expression report out."""
+"""`pipeline("video-text-to-text")` for DEFT, which returns an expression report per clip."""
 
 import difflib
 from typing import Any
@@ -9,7 +9,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
 TASK = "video-text-to-text"
-# What the experts found: an answer is held to it and reported with it.
+# The experts' results, which constrain the answer and are part of the report.
 RECOGNITION = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
 
 
@@ -22,9 +22,10 @@ class DeftVideoTextToTextPipeline(Pipeline):
     >>> explain("clip.mp4")["report"]["emotion"]
     ```
 
-    A clip is anything the processor reads: path, URL, bytes, folder of frames, list of images, array. Each result is a
-    dictionary: `generated_text`; `report`, the [`ExpressionReport`] as plain JSON data; `report_text`, the same to
-    read; `frames_indices`, the frames looked at, the first of them the onset, the one in the middle the apex.
+    A clip is anything that the processor reads: a path, URL, bytes, folder of frames, list of images or array. Each
+    result is a dictionary with `generated_text`; `report`, the [`ExpressionReport`] as JSON data; `report_text`, the
+    report as text; and `frames_indices`, the sampled frames, of which the first is the onset and the middle one the
+    apex.
     """
 
     _load_processor = True
@@ -59,7 +60,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
             raise ValueError(
                 f"`convention` is {convention!r}; the model was trained with {', '.join(known) or 'none'}."
             )
-        # Only what was passed: what a call leaves out is as it was set when the pipeline was made.
+        # Only arguments that were passed; for all others, the pipeline's own settings apply.
         preprocess = {"text": text, "convention": convention, "clip_kwargs": clip_kwargs or None}
         generation = {"grounded": grounded, "has_own_question": text is not None or None, "generate_kwargs": forward}
         return (
@@ -71,21 +72,25 @@ class DeftVideoTextToTextPipeline(Pipeline):
     def __call__(self, videos: Any, text: str | None = None, **kwargs) -> dict[str, Any] | list[dict[str, Any]]:
         r"""
         Args:
-            videos: a clip, a list of clips, or a dataset of clips. A list of images, or of paths of images, is one
-                clip; another list of paths is a list of clips.
+            videos: a clip, a list of clips, or a dataset of clips. A list of images, or of paths to images, is one
+                clip; any other list of paths is a list of clips.
             text: the question; by default the one that asks for Class, Evidence and Rationale.
-            convention: whose reading of action units is asked for, one of `config.label_conventions`; by default all
-                have their say.
-            key_frames, face_landmarks, face_box, face_source: of the clip, as in [`DeftVideoProcessor`].
-            grounded: hold the answer to its form, and its evidence to the units and sides that the motion expert
-                recognised (needs llguidance). By default for the question that asks for Class, Evidence and
-                Rationale, and not for a `text` of your own; False lets the language model say what it likes.
-            batch_size: clips that are explained at once.
-            max_new_tokens, generate_kwargs: for `generate`; its other arguments can be passed by name as well.
+            convention: the label convention to answer in, one of `config.label_conventions`; by default the mean of
+                all conventions.
+            key_frames: onset, apex and offset of the clip, as in [`DeftVideoProcessor`].
+            face_landmarks: landmarks of the clip's face, as in [`DeftVideoProcessor`].
+            face_box: box of the clip's face, as in [`DeftVideoProcessor`].
+            face_source: finds the face, as in [`DeftVideoProcessor`].
+            grounded: restrict the answer to the answer format, and its evidence to the units and sides that the
+                motion expert recognised (requires llguidance). By default True for the default question, and False
+                for a `text` of your own.
+            batch_size: number of clips per batch.
+            max_new_tokens: passed to `generate`.
+            generate_kwargs: further arguments of `generate`. They can also be passed by name.
 
         Raises:
-            TypeError: an argument that the pipeline does not have; the message names the closest one.
-            ValueError: a `convention` that the model was not trained with.
+            TypeError: the pipeline does not have the argument; the message names the closest one.
+            ValueError: the model was not trained with this `convention`.
         """
         if isinstance(videos, (list, tuple)):
             clips = self.processor.video_processor.list_of_clips(videos)
@@ -121,12 +126,12 @@ class DeftVideoTextToTextPipeline(Pipeline):
         if grounded or (grounded is None and not has_own_question):
             constraint = self.processor.answer_constraint(0, recognition)
             generate_kwargs["logits_processor"] = [*generate_kwargs.get("logits_processor", ()), constraint]
-        # The clips have been recognised: generation starts from the experts' tokens, and returns the new tokens only.
+        # The experts have already run: generation starts from their tokens and returns new tokens only.
         prompts = self.model.model.embed_prompts(model_inputs["input_ids"], recognition)
         sequences = self.model.generate(
             inputs_embeds=prompts, attention_mask=model_inputs["attention_mask"], **generate_kwargs
         )
-        # Tensors only, each with the clips first: of anything else transformers cannot take one clip out of a batch.
+        # Tensors whose first dimension is the clips: transformers can split only such a batch into clips.
         return {
             "sequences": sequences,
             **{name: recognition[name] for name in RECOGNITION},
@@ -149,21 +154,21 @@ class DeftVideoTextToTextPipeline(Pipeline):
         }
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Saves the model, the processor and their code, so that `pipeline(model=save_directory)` loads them again."""
+        """Saves the model, the processor and their code. `pipeline(model=save_directory)` loads them again."""
         own = self.model.config.custom_pipelines
         super().save_pretrained(save_directory, **kwargs)
-        self.model.config.custom_pipelines = own  # saving leaves the model as it was
+        self.model.config.custom_pipelines = own  # saving must not change the model
         self.processor.save_pretrained(save_directory, **kwargs)
 
 
 def register_pipeline(pipeline_class: type[Pipeline]) -> None:
-    """Makes `pipeline("video-text-to-text", model=model, processor=processor)` know the class.
+    """Registers the class for `pipeline("video-text-to-text", model=model, processor=processor)`.
 
-    A model from another folder brings a class of the same name; the one that was loaded last is used.
+    Models from different folders have classes of the same name; the one that was loaded last is used.
     """
     registered = PIPELINE_REGISTRY.supported_tasks.get(TASK)
     if registered is not None and registered["impl"].__name__ != pipeline_class.__name__:
-        return  # a task of transformers' own, or of somebody else's
+        return  # the task belongs to transformers or to another package
     PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)
     PIPELINE_REGISTRY.register_pipeline(
         TASK, pipeline_class=pipeline_class, pt_model=AutoModelForImageTextToText, type="multimodal"

@@ -1,4 +1,4 @@
-"""The experts and the heads that recognise, as a model of its own: no language model."""
+"""The experts and the recognition heads as a model without a language model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,28 +12,32 @@ from .configuration_deft import EXPERTS, DeftConfig
 from .experts_deft import ExpertOutput, GatedFusion, MotionExpert, Resampler, StructureExpert, TextureExpert
 
 APPEARANCE = ("structure", "texture")  # the experts that read `pixel_values_videos`
-# The fields that the heads give, of every output of a model that saw clips.
+# The fields that the heads compute, in every output for clips.
 HEADS = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
-# Parameters with one row per action unit, token or side. They start far apart, so that rows learn different things.
+# Parameters with one row per action unit, token or side. They start far apart so that the rows learn to differ.
 DISTINCT_PARAMETERS = ("queries", "names", "side_states", "strength")
-CLIPS_AT_ONCE = 16  # a processor recognises a large batch in parts of this size
+CLIPS_AT_ONCE = 16  # on a CPU, a larger batch is split into parts of this size
 
 
 @dataclass
 class DeftRecognitionOutput(ModelOutput):
     r"""
-    emotion_logits (`(clips, emotions)`): from the experts alone.
-    au_logits (`(clips, action_units)`): likewise.
-    au_side_logits (`(clips, action_units, 3)`): both sides, left, right; meaningful where the unit is present.
-    au_intensity (`(clips, action_units)`): 0 for A to 4 for E, likewise.
-    expert_gates (`(clips, 3)`): weight of structure, texture and motion in the emotion; they sum to 1.
-    au_attentions (`(clips, action_units, frames - 1, patches)`): where each action unit's query looked; sums to 1.
-    expert_states (`dict[str, (clips, tokens, expert_size)]`): the experts' tokens, nothing silenced, missing experts
-        left out.
-    shown_states (`dict[str, (clips, tokens, expert_size)]`): the same as the language model is to see them. In
-        training some clips are shown with the structure of another clip of the batch.
-    dropped_experts (`(clips, 3)`, *optional*): True where a clip is to be judged without the expert.
-    hidden_states (`tuple` of `(clips, (frames - 1) · patches, hidden size)`, *optional*): of the motion expert.
+    Output of [`DeftRecognitionModel`].
+
+    Args:
+        emotion_logits (`(clips, emotions)`): computed from the experts.
+        au_logits (`(clips, action_units)`): computed from the motion expert.
+        au_side_logits (`(clips, action_units, 3)`): both sides, left, right; valid for units that are present.
+        au_intensity (`(clips, action_units)`): 0 for A to 4 for E; valid for units that are present.
+        expert_gates (`(clips, 3)`): weights of structure, texture and motion in the emotion, which sum to 1.
+        au_attentions (`(clips, action_units, frames - 1, patches)`): attention weights of each action unit's query,
+            which sum to 1.
+        expert_states (`dict[str, (clips, tokens, expert_size)]`): the experts' tokens, without missing experts.
+        shown_states (`dict[str, (clips, tokens, expert_size)]`): the tokens that the language model sees. In
+            training, some clips have the structure tokens of another clip in the batch.
+        dropped_experts (`(clips, 3)`, *optional*): True where the clip is judged without the expert.
+        hidden_states (`tuple` of `(clips, (frames - 1) · patches, hidden size)`, *optional*): embeddings and layer
+            outputs of the motion expert.
     """
 
     emotion_logits: torch.FloatTensor | None = None
@@ -54,8 +58,8 @@ class DeftPreTrainedModel(PreTrainedModel):
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values", "cache"]
-    # Besides whole layers, the modules that hold parameters of their own: these are read in the module's `forward`, so
-    # a device map must keep them and what they are combined with in one place.
+    # Besides whole layers, the modules with parameters of their own. `forward` combines these with other weights of
+    # the module, so a device map must keep the module on one device.
     _no_split_modules = ["CrossAttention", "GatedFusion", "MotionExpert", "MotionLayer", "Resampler", "TextureExpert"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -71,12 +75,12 @@ class DeftPreTrainedModel(PreTrainedModel):
                 if name == "au_bias":
                     nn.init.zeros_(parameter)
                 else:
-                    # Queries must differ from one another from the start, or they learn to look at the same place.
+                    # Queries that start alike would all learn to attend to the same place.
                     nn.init.normal_(parameter, std=1.0 if name in DISTINCT_PARAMETERS else std)
 
 
 class DeftRecognitionModel(DeftPreTrainedModel):
-    """The experts of `config.experts` and the heads: emotions and action units of a clip, without a language model."""
+    """The experts of `config.experts` and the heads for emotions and action units, without a language model."""
 
     def __init__(self, config: DeftConfig):
         super().__init__(config)
@@ -97,19 +101,19 @@ class DeftRecognitionModel(DeftPreTrainedModel):
         output_hidden_states: bool = False,
     ) -> DeftRecognitionOutput:
         r"""
-        Nothing here depends on how many clips there are, so an exported graph takes any number.
+        Runs the experts and the heads. The graph can be exported with a free number of clips.
 
         Args:
-            pixel_values_videos (`(clips, frames, 3, height, width)`, *optional*): normalised RGB; without it
-                structure and texture are missing.
+            pixel_values_videos (`(clips, frames, 3, height, width)`, *optional*): normalised RGB. Without it, the
+                structure and texture experts are missing.
             flow_values_videos (`(clips, frames - 1, 2, flow_size, flow_size)`, *optional*): percent of the crop
-                width; without it the motion expert is missing and the fields `au_…` are `None`.
+                width. Without it, the motion expert is missing and the `au_…` fields are `None`.
             convention_ids (`(clips,)`, *optional*): indices into `config.label_conventions`, -100 for unknown.
-            silenced_experts: names of experts that have no say in the emotion.
-            output_hidden_states: return the motion expert's `hidden_states`.
+            silenced_experts (`list[str]`): names of experts that are left out of the emotion.
+            output_hidden_states (`bool`): return the motion expert's `hidden_states`.
 
         Raises:
-            ValueError: a tensor of another shape than the config asks for, or with NaN or infinite values, naming it.
+            ValueError: a tensor has the wrong shape, or contains NaN or infinite values. The message names it.
         """
         self._validate_clips(pixel_values_videos, flow_values_videos, convention_ids, silenced_experts)
         experts = {}
@@ -131,7 +135,7 @@ class DeftRecognitionModel(DeftPreTrainedModel):
             clips, device = len(next(iter(states.values()))), next(iter(states.values())).device
             dropped = torch.tensor([name in silenced_experts for name in EXPERTS], device=device).expand(clips, -1)
         elif self.training and "structure" in experts:
-            # There is one expert per clip, so swapping what the expert says is swapping what it sees.
+            # The expert reads each clip by itself, so swapping its outputs is the same as swapping its inputs.
             order = self._swapped(len(pixel_values_videos), pixel_values_videos.device)
             if order is not None:
                 states["structure"], pooled["structure"] = states["structure"][order], pooled["structure"][order]
@@ -159,7 +163,7 @@ class DeftRecognitionModel(DeftPreTrainedModel):
         )
 
     def _swapped(self, clips: int, device: torch.device) -> torch.Tensor | None:
-        """The clip whose structure each clip is shown with, or `None` for its own."""
+        """(clips,) index of the clip whose structure each clip gets, or `None` if no clip is swapped."""
         if not self.config.appearance_swap or clips < 2:
             return None
         own = torch.arange(clips, device=device)
@@ -171,10 +175,10 @@ class DeftRecognitionModel(DeftPreTrainedModel):
         if pixel_values_videos is None and flow_values_videos is None:
             raise ValueError("Pass pixel_values_videos, flow_values_videos or both.")
         if flow_values_videos is None and not set(APPEARANCE) & set(self.config.experts):
-            raise ValueError("This model has the motion expert only: pass flow_values_videos.")
+            raise ValueError("This model has only the motion expert: pass flow_values_videos.")
         unknown = sorted(set(silenced_experts) - set(EXPERTS))
         if unknown:
-            raise ValueError(f"`silenced_experts` names {unknown[0]!r}; the experts are {', '.join(EXPERTS)}.")
+            raise ValueError(f"`silenced_experts` contains {unknown[0]!r}; the experts are {', '.join(EXPERTS)}.")
         if pixel_values_videos is not None:
             if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3:
                 raise ValueError(
@@ -196,22 +200,23 @@ class DeftRecognitionModel(DeftPreTrainedModel):
                 )
             if flow_values_videos.shape[1] > motion.num_flow_frames:
                 raise ValueError(
-                    f"flow_values_videos holds {flow_values_videos.shape[1]} fields a clip, the config allows "
+                    f"flow_values_videos has {flow_values_videos.shape[1]} fields per clip; the config allows at most "
                     f"num_flow_frames = {motion.num_flow_frames}."
                 )
         if pixel_values_videos is not None and flow_values_videos is not None:
             clips, fields = flow_values_videos.shape[:2]
             if tuple(pixel_values_videos.shape[:2]) != (clips, fields + 1):
                 raise ValueError(
-                    f"pixel_values_videos holds {tuple(pixel_values_videos.shape[:2])} clips × frames, "
-                    f"flow_values_videos {(clips, fields)} clips × fields; expected {(clips, fields + 1)} frames."
+                    f"pixel_values_videos has {tuple(pixel_values_videos.shape[:2])} clips × frames, and "
+                    f"flow_values_videos has {(clips, fields)} clips × fields; expected {(clips, fields + 1)} clips × "
+                    "frames."
                 )
         frames = getattr(self.config.texture_config, "num_frames", None) if "texture" in self.config.experts else None
         if pixel_values_videos is not None and frames is not None and pixel_values_videos.shape[1] != frames:
             raise ValueError(
-                f"pixel_values_videos holds {pixel_values_videos.shape[1]} frames per clip; the texture backbone "
+                f"pixel_values_videos has {pixel_values_videos.shape[1]} frames per clip; the texture backbone "
                 f"({self.config.texture_config.model_type}) reads exactly {frames}. Set the processor's `num_frames` "
-                "to that."
+                f"to {frames}."
             )
         # `.shape[0]` and not `len`, which would fix the number of clips in an exported graph.
         clips = (flow_values_videos if pixel_values_videos is None else pixel_values_videos).shape[0]
@@ -221,21 +226,21 @@ class DeftRecognitionModel(DeftPreTrainedModel):
                 f"{tuple(convention_ids.shape)}."
             )
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
-            return  # what follows reads values, which a graph does not have
+            return  # the checks below read values, which are not known while a graph is traced
         known = len(self.config.label_conventions)
         if convention_ids is not None and not convention_ids.is_meta and int(convention_ids.max()) >= known:
             raise ValueError(
-                f"convention_ids holds {int(convention_ids.max())}; the config's label_conventions are "
+                f"convention_ids contains {int(convention_ids.max())}; the config has {known} label_conventions: "
                 f"{self.config.label_conventions}."
             )
         for name, values in (("pixel_values_videos", pixel_values_videos), ("flow_values_videos", flow_values_videos)):
             if values is not None and not values.is_meta and not bool(torch.isfinite(values).all()):
                 bad = ~torch.isfinite(values).flatten(1).all(1)
-                raise ValueError(f"{name} holds NaN or infinite values in clip {int(bad.nonzero()[0])}.")
+                raise ValueError(f"{name} contains NaN or infinite values in clip {int(bad.nonzero()[0])}.")
 
 
 def _in_parts(expert: nn.Module, clips: torch.Tensor) -> ExpertOutput:
-    """A processor takes many clips a few at a time: what does not fit into its cache takes twice as long."""
+    """On a CPU, runs the expert on a few clips at a time. Activations that exceed the cache take twice as long."""
     whole = torch.compiler.is_compiling() or torch.is_grad_enabled() or clips.device.type != "cpu"
     if whole or len(clips) <= CLIPS_AT_ONCE:
         return expert(clips)

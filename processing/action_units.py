@@ -53,7 +53,13 @@ _STEPS = {"up": (0.0, -1.0), "down": (0.0, 1.0), "medial": (1.0, 0.0), "lateral"
 
 @dataclass(frozen=True)
 class Motion:
-    """The effect of an AU on one region. `direction` words are combined; `weight` is relative to the strongest one."""
+    """The effect of an action unit on one region.
+
+    Args:
+        region (`str`): Name of the region.
+        direction (`tuple[str, ...]`): Directions that are combined: up, down, medial or lateral.
+        weight (`float`): Size of the motion relative to the unit's strongest motion.
+    """
 
     region: str
     direction: tuple[str, ...]
@@ -361,7 +367,16 @@ def region_ellipse(region: str, side: str) -> tuple[float, float, float, float]:
 
 
 def ellipse_mask(ellipse: tuple[float, float, float, float], height: int, width: int) -> np.ndarray:
-    """Boolean (height, width) mask of the cells whose centre is in an ellipse. Never empty inside the crop."""
+    """Mask of the cells whose centre is in an ellipse. Never empty inside the crop.
+
+    Args:
+        ellipse (`tuple[float, float, float, float]`): (cx, cy, rx, ry) in units of the crop.
+        height (`int`): Rows of the grid.
+        width (`int`): Columns of the grid.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`: Boolean mask.
+    """
     cx, cy, rx, ry = ellipse
     y, x = np.mgrid[0:height, 0:width]
     distance = (((x + 0.5) / width - cx) / rx) ** 2 + (((y + 0.5) / height - cy) / ry) ** 2

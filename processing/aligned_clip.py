@@ -77,7 +77,11 @@ class AlignedClip:
             onset (`int`): the frame in which the face is looked for where `key_frames` is not given.
 
         Raises:
-            FileNotFoundError, VideoReadError, KeyFrameError, FaceAlignmentError, TypeError: naming the clip.
+            FileNotFoundError: the clip's file or folder is missing. This message and the next four name the clip.
+            VideoReadError: the clip cannot be decoded.
+            KeyFrameError: the key frames are out of order or outside the clip.
+            FaceAlignmentError: no face was found, or the landmarks or the box are not valid.
+            TypeError: `source` is of a kind that `open_clip` does not read.
             ValueError: `fps` contradicts the rate that the source states.
         """
         if isinstance(source, cls):

@@ -34,7 +34,15 @@ _EVIDENCE = re.compile(
 
 @dataclass
 class ActionUnitFinding:
-    """An action unit named in the answer. `score` is the recognition head's probability, if available."""
+    """An action unit named in the answer.
+
+    Args:
+        code (`str`): Code such as AU12.
+        name (`str`): Name such as lip corner puller.
+        side (`str`, *optional*): both, left or right; the person's own sides.
+        intensity (`str`, *optional*): FACS letter from A to E.
+        score (`float`, *optional*): Probability by the recognition head.
+    """
 
     code: str
     name: str
@@ -45,7 +53,14 @@ class ActionUnitFinding:
 
 @dataclass
 class MotionEvidence:
-    """The motion that supports an action unit: direction in words, magnitude in percent of the crop width."""
+    """The motion that supports an action unit.
+
+    Args:
+        action_unit (`str`): Code of the action unit.
+        region (`str`): Name of the region that moves.
+        direction (`str`): Direction in words, one of `motion_evidence.DIRECTIONS`.
+        magnitude (`float`): Motion in percent of the crop width.
+    """
 
     action_unit: str
     region: str
@@ -55,7 +70,20 @@ class MotionEvidence:
 
 @dataclass
 class ExpressionReport:
-    """The findings in a clip. If the text could not be parsed, `parsed` is `False` and `warnings` says why."""
+    """The findings in a clip.
+
+    Args:
+        emotion (`str`, *optional*): Emotion named in the answer; `None` if there is none.
+        coarse_emotion (`str`, *optional*): Coarse class of the emotion.
+        scores (`dict[str, float]`): Emotion → probability by the recognition head.
+        action_units (`list[ActionUnitFinding]`): The action units of the answer.
+        evidence (`list[MotionEvidence]`): The motion of the answer.
+        rationale (`str`): The rationale of the answer.
+        insufficient_motion (`bool`): Whether no emotion is named because no motion is above the noise.
+        parsed (`bool`): Whether the answer could be parsed. If not, `warnings` says why.
+        text (`str`): The answer as generated.
+        warnings (`list[str]`): Sentences about problems with the answer.
+    """
 
     emotion: str | None = None
     coarse_emotion: str | None = None

@@ -63,10 +63,12 @@ def face_transform(
     Args:
         onset: number of the frame that `source` sees; no other frame is read.
         source: None if the frames are face crops already.
-        landmarks, box: as in `crop_transform`.
+        landmarks: as in `crop_transform`.
+        box: as in `crop_transform`.
 
     Raises:
-        FaceAlignmentError: no face was found, or what was given or found is none; names the clip.
+        FaceAlignmentError: no face was found, or the landmarks, the box or the found face are not valid. The message
+            names the clip.
     """
     height, width = clip.metadata.height, clip.metadata.width
     try:
@@ -101,7 +103,8 @@ def crop_transform(
     """The 2 × 3 matrix that takes frame pixels to the canonical crop's unit square.
 
     Args:
-        height, width: size of the frame in pixels.
+        height: height of the frame in pixels.
+        width: width of the frame in pixels.
         landmarks: (x, y) in pixels of the subject's right eye centre, left eye centre and mouth centre. The
             least-squares similarity to the canonical positions is used (Umeyama 1991).
         box: (left, top, right, bottom) in pixels of a region that is a face crop already. What sticks out of the
@@ -205,7 +208,9 @@ def warp_to_crop(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndar
     """Samples the crop at size × size pixels; shrinking averages (no aliasing), growing interpolates.
 
     Args:
-        frame: (H, W) or (H, W, 3) uint8 or float32. transform: from `crop_transform`.
+        frame: (H, W) or (H, W, 3) uint8 or float32.
+        transform: (2, 3), from `crop_transform`.
+        size: side of the crop in pixels.
     """
     matrix = size * transform
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
@@ -326,11 +331,13 @@ class MediaPipeFaces:
     Face Landmarker), which is never fetched from here.
 
     Args:
-        path: the task file. max_faces: how many faces are looked for.
+        path: the task file.
+        max_faces: the largest number of faces to find.
 
     Raises:
-        ImportError, FileNotFoundError, ValueError: when called, if the package or the file is missing, or the file is
-            no landmarker.
+        ImportError: when called, if the package is not installed.
+        FileNotFoundError: when called, if the task file is missing.
+        ValueError: when called, if the file is not a Face Landmarker task.
     """
 
     # Outer and inner corner of the subject's right eye and left eye, corners of the mouth: the ends of
@@ -371,7 +378,8 @@ def make_face_source(name: str | FaceSource) -> FaceSource | None:
         name: "cropped", "yunet", "yunet:PATH" (a local ONNX file) or "mediapipe:PATH" (the task file).
 
     Raises:
-        ValueError: an unknown name, or one that lacks its path. TypeError: neither text nor callable.
+        ValueError: the name is unknown, or its path is missing.
+        TypeError: `name` is neither text nor callable.
     """
     if callable(name):
         return name

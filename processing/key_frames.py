@@ -28,7 +28,13 @@ class KeyFrameError(ValueError):
 
 @dataclass(frozen=True)
 class KeyFrames:
-    """Frame numbers within the clip, onset < apex ≤ offset."""
+    """Frame numbers within the clip, onset < apex ≤ offset.
+
+    Args:
+        onset (`int`): Frame at which the expression begins.
+        apex (`int`): Frame of the strongest motion.
+        offset (`int`): Frame at which the expression ends.
+    """
 
     onset: int
     apex: int

@@ -33,7 +33,16 @@ def octants_apart(first: str, second: str) -> int | None:
 
 
 def direction_of(u: float, v: float, side: str) -> str:
-    """The octant of an image vector (+u right, +v down) on one side of the face."""
+    """The octant of an image vector on one side of the face.
+
+    Args:
+        u (`float`): Horizontal motion, positive to the right of the image.
+        v (`float`): Vertical motion, positive downwards.
+        side (`str`): left or right; the person's own side.
+
+    Returns:
+        `str`: One of `DIRECTIONS`.
+    """
     lateral = -u if side == "right" else u
     return DIRECTIONS[round(np.degrees(np.arctan2(v, lateral)) / 45) % 8]
 
@@ -42,8 +51,14 @@ def direction_of(u: float, v: float, side: str) -> str:
 class RegionMotion:
     """Motion of one region on one side at the apex.
 
-    `magnitude` is in percent of the crop width. `concentration` is the resultant length |Σv|/Σ|v| of directional
-    statistics (Mardia & Jupp 2000); it is 1 if all cells move alike.
+    Args:
+        region (`str`): Name of the region.
+        side (`str`): left or right; the person's own side.
+        magnitude (`float`): Mean motion in percent of the crop width.
+        direction (`str`): Direction in words, one of `DIRECTIONS`.
+        concentration (`float`): Resultant length |Σv|/Σ|v| of directional statistics (Mardia & Jupp 2000), from 0 to
+            1. It is 1 if all cells move alike.
+        significant (`bool`): Whether the motion is above the clip's noise.
     """
 
     region: str

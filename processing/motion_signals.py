@@ -25,7 +25,17 @@ def checked_motion(motion: np.ndarray) -> np.ndarray:
 
 
 def motion_along(signals: np.ndarray, region: str, side: str, direction: Sequence[float]) -> np.ndarray:
-    """Displacement of one region along a direction, (T,)."""
+    """Displacement of one region along a direction.
+
+    Args:
+        signals (`np.ndarray` of shape `(T, channels)`): Displacements of all tracked regions.
+        region (`str`): Name of the region.
+        side (`str`): Side of the region, as in `TRACKED_REGIONS`.
+        direction (`Sequence[float]` of length 2): Image direction, +x right and +y down.
+
+    Returns:
+        `np.ndarray` of shape `(T,)`: Displacement in the unit of `signals`.
+    """
     column = 2 * TRACKED_REGIONS.index((region, side))
     return signals[:, column : column + 2] @ np.asarray(direction)
 
@@ -88,7 +98,13 @@ def running_median(values: np.ndarray, length: int) -> np.ndarray:
 
 
 def extent_of(course: np.ndarray, peak: int, level: float) -> tuple[int, int]:
-    """The last frame before and the first frame after the peak at or below the level, or the ends."""
+    """The last frame before and the first frame after a peak that are at or below a level, or the ends.
+
+    Args:
+        course (`np.ndarray` of shape `(T,)`): Values over time.
+        peak (`int`): Frame number of the peak.
+        level (`float`): The level, in the unit of `course`.
+    """
     low = course <= level
     before, after = np.flatnonzero(low[:peak]), np.flatnonzero(low[peak:])
     return (int(before[-1]) if len(before) else 0), (peak + int(after[0]) if len(after) else len(course) - 1)

@@ -49,7 +49,9 @@ class DeftProcessor(ProcessorMixin):
     a heading and as many placeholder tokens as the expert has; a section whose input is missing is left out.
 
     Args:
-        structure_tokens, texture_tokens, motion_tokens (`int`): as in the model's config.
+        structure_tokens (`int`): tokens of the structure expert per clip, as in the model's config.
+        texture_tokens (`int`): tokens of the texture expert per clip, as in the model's config.
+        motion_tokens (`int`): tokens of the motion expert per clip, as in the model's config.
         action_units (`list[str]`): codes, in the order of the model's AU head; one motion token each.
         emotion_labels (`list[str]`): in the order of the model's emotion head.
         coarse_emotion_of (`dict[str, str]`): the coarse class (negative, positive, surprise) of each emotion.

@@ -39,7 +39,10 @@ def spot_expressions(
         `list[Interval]`: in the order of their onsets.
 
     Raises:
-        FileNotFoundError, VideoReadError, FaceAlignmentError, TypeError: as [`AlignedClip.open`] does.
+        FileNotFoundError: as in [`AlignedClip.open`].
+        VideoReadError: as in [`AlignedClip.open`].
+        FaceAlignmentError: as in [`AlignedClip.open`].
+        TypeError: as in [`AlignedClip.open`].
         ValueError: the frame rate is not known.
     """
     if not isinstance(source, AlignedClip):

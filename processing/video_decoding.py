@@ -364,7 +364,16 @@ DECODERS: dict[str, type[Decoder]] = {"pyav": PyAVDecoder, "decord": DecordDecod
 
 
 def load_decoder(name: str, path: str, progress: Callable[[], None] = lambda: None) -> Decoder:
-    """Creates the named decoder, or one given as "module:Class", for the file at `path`."""
+    """Creates a decoder for a file.
+
+    Args:
+        name: A key of `DECODERS`, or "module:Class".
+        path: The file.
+        progress: Called while the decoder works without yielding a frame.
+
+    Raises:
+        DamagedVideo: The first bytes of the file do not match any video format.
+    """
     with open(path, "rb") as file:
         head = file.read(16)
     if not any(head[at:].startswith(signatures) for at, signatures in _SIGNATURES):

@@ -146,8 +146,13 @@ class DeftVideoProcessor(VideoProcessorMixin):
                 `face_landmarks`, `face_box`.
 
         Raises:
-            FileNotFoundError, VideoReadError, KeyFrameError, FaceAlignmentError, TypeError: naming the clip.
-            ImportError, FileNotFoundError, ValueError: from the face source, if its package or model is missing.
+            FileNotFoundError: a clip or the face source's model file is missing.
+            VideoReadError: a clip cannot be decoded; the message names it.
+            KeyFrameError: key frames are out of order or outside their clip; the message names the clip.
+            FaceAlignmentError: no face was found, or landmarks or a box are not valid; the message names the clip.
+            TypeError: a clip is of a kind that `open_clip` does not read; the message names it.
+            ImportError: the face source's package is not installed.
+            ValueError: the face source's model is not valid.
         """
         return_lead_in = kwargs.pop("return_lead_in", False)
         unknown = set(kwargs) - set(self.valid_kwargs.__annotations__)
@@ -202,7 +207,9 @@ class DeftVideoProcessor(VideoProcessorMixin):
             onset: the frame in which the face is looked for. The others are this one clip's, as in `preprocess`.
 
         Raises:
-            FileNotFoundError, VideoReadError, FaceAlignmentError: naming the clip.
+            FileNotFoundError: the clip is missing.
+            VideoReadError: the clip cannot be decoded.
+            FaceAlignmentError: no face was found, or the landmarks or the box are not valid.
         """
         clip = self.align(
             video, onset=onset, face_source=face_source, face_landmarks=face_landmarks, face_box=face_box
@@ -218,7 +225,10 @@ class DeftVideoProcessor(VideoProcessorMixin):
             **options: `face_landmarks`, `face_box`, `key_frames` and `onset`, as in [`AlignedClip.open`].
 
         Raises:
-            FileNotFoundError, VideoReadError, KeyFrameError, FaceAlignmentError: naming the clip.
+            FileNotFoundError: the clip is missing.
+            VideoReadError: the clip cannot be decoded.
+            KeyFrameError: the key frames are out of order or outside the clip.
+            FaceAlignmentError: no face was found, or the landmarks or the box are not valid.
         """
         return AlignedClip.open(video, face_source=face_source or self.face_source, fps=self.fps, **options)
 

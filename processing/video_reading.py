@@ -154,7 +154,15 @@ class ClipReader:
 
 
 class ClipWindow(ClipReader):
-    """Consecutive frames of another clip; made by `ClipReader.window`."""
+    """Consecutive frames of another clip; made by `ClipReader.window`.
+
+    Args:
+        clip: The other clip.
+        start: Number of the first frame.
+        stop: Number of the frame after the last one.
+        name: Name in error messages; by default that of the clip.
+        fps: Frames per second; by default those of the clip.
+    """
 
     def __init__(self, clip: ClipReader, start: int, stop: int, *, name: str | None = None, fps: float | None = None):
         if not 0 <= start < stop <= len(clip):
@@ -177,7 +185,13 @@ class ClipWindow(ClipReader):
 
 
 class ArrayClip(ClipReader):
-    """Frames that are in memory already, (T, H, W, 3) uint8."""
+    """Frames in memory.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        name: Name in error messages.
+        fps: Frames per second, if known.
+    """
 
     def __init__(self, frames: np.ndarray, name: str, fps: float | None = None):
         self.name, self._array = name, frames
@@ -192,7 +206,13 @@ class ArrayClip(ClipReader):
 
 
 class ImagesClip(ClipReader):
-    """Image files or PIL images, read when they are asked for."""
+    """Image files or PIL images, read when they are needed.
+
+    Args:
+        images: Paths or PIL images, in order.
+        name: Name in error messages.
+        fps: Frames per second, if known.
+    """
 
     def __init__(self, images: Sequence[Any], name: str, fps: float | None = None):
         self.name, self._images = name, images

@@ -49,8 +49,12 @@ _FINER = 2  # frames are sampled on a grid finer by this factor, made by cv2.pyr
 
 @dataclass
 class ClipFlow:
-    """Flow of a clip, (T, 2, H, W) float32 in pixels from the reference frame to each frame; `noise` is the standard
-    deviation of the frames' noise in grey levels."""
+    """Flow of a clip.
+
+    Args:
+        flow (`torch.Tensor` of shape `(T, 2, H, W)`): Flow from the reference frame to each frame in pixels, float32.
+        noise (`float`): Standard deviation of the frames' noise in grey levels.
+    """
 
     flow: torch.Tensor
     noise: float

@@ -1,13 +1,13 @@
-"""The Space: a clip of a face in, what moved, when, and what a convention calls it out.
+"""The Space: shows what moved in a clip of a face, when, and what an annotation convention calls it.
 
     DEFT_MODEL=org/deft-llm python app.py
 
-`DEFT_MODEL` is a model's repository or folder, `DEFT_REVISION` its revision, `HF_TOKEN` the token that may read it;
-`DEFT_FACE_FINDER` what finds faces and `DEFT_MAX_NEW_TOKENS` how long an answer may be (`explaining.Explainer`). A
-graphics card is used where there is one.
+Environment variables: `DEFT_MODEL` is the repository or folder of the model, `DEFT_REVISION` its revision, `HF_TOKEN`
+a token that may read it, `DEFT_FACE_FINDER` the face finder, and `DEFT_MAX_NEW_TOKENS` the longest answer (see
+`explaining.Explainer`). A GPU is used if there is one.
 
-Nothing is kept: an uploaded clip is deleted when its answer is there, and one that was never asked about after ten
-minutes. `Uploads` counts, because Gradio keeps identical uploads of two people as one file.
+Clips are not kept. An uploaded clip is deleted when its answer is ready. If it was never explained, it is deleted
+after ten minutes. `Uploads` counts the visitors per file, because Gradio stores identical uploads as one file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FACES = [("Find the face", "find"), ("The picture is a face", "crop")]
 TITLE = "Micro-expressions, and the motion that shows them"
 INTRODUCTION = """
 # Micro-expressions, and the motion that shows them
-Which muscle moved, where, when and how far, and what an annotation convention calls that.
+See what moved in a face, where, when and how far, and what an annotation convention calls it.
 """
 NOTICE = """
 <div class="deft-notice" role="note"><strong>What this is not for.</strong> It does not know what anybody feels, thinks
@@ -49,7 +49,7 @@ people who have not agreed. In the European Union, inferring emotions at work an
 """
 PRIVACY = (
     f"One face, up to {MAX_SECONDS:.0f} seconds and {MAX_MEGABYTES} MB. Your clip is deleted as soon as its answer is "
-    "there; nothing is stored."
+    "ready. Nothing is stored."
 )
 THEME = gr.themes.Base(
     primary_hue=gr.themes.colors.teal,
@@ -67,7 +67,7 @@ THEME = gr.themes.Base(
 
 
 class Uploads:
-    """Which uploaded files are still waited for, by an ASGI middleware that reads the answers of `/upload`."""
+    """Counts the visitors that wait for each uploaded file. An ASGI middleware reads the answers of `/upload`."""
 
     def __init__(self):
         self._waiting: Counter[str] = Counter()
@@ -75,12 +75,12 @@ class Uploads:
 
     def arrived(self, paths: list[str]) -> None:
         with self._lock:
-            # What was given up and swept since counts no longer.
+            # Forget files that Gradio has deleted because they were never explained.
             self._waiting = Counter({path: count for path, count in self._waiting.items() if Path(path).exists()})
             self._waiting.update(str(Path(path).resolve()) for path in paths)
 
     def done(self, path: str) -> None:
-        """Deletes an uploaded file that nobody else waits for; leaves what was not uploaded."""
+        """Deletes an uploaded file that no other visitor waits for. Other files are not deleted."""
         folder = Path(gr.utils.get_upload_folder()).resolve()
         file = Path(path).resolve()
         if not file.is_relative_to(folder):
@@ -115,7 +115,7 @@ class Uploads:
 
 
 def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks:
-    """The page and its API endpoint `/explain`."""
+    """Makes the page and its API endpoint `/explain`."""
     uploads = uploads or Uploads()
 
     def explained(clip: str | None, face: str, progress: Callable) -> Explanation:
@@ -125,7 +125,7 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
             return explainer.explain(clip, face, progress)
         except ClipProblem:
             raise
-        # The page must stay up whatever a file does; the log has the rest.
+        # No file may stop the page; the log has the details.
         except Exception as error:
             logger.exception("A clip could not be explained")
             raise ClipProblem("Something went wrong here, not with your clip. Please try again.", 500) from error
@@ -141,7 +141,7 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
     def for_api(video: str | None, face: str = "find") -> dict[str, Any]:
         """Explains a clip: class, action units, evidence, rationale, key frames and scores.
 
-        Errors carry a sentence, and in their title a status as HTTP has it.
+        The message of an error says what is wrong; its title has the HTTP status.
         """
         try:
             return explained(video, face, lambda share, what: None).to_json()
@@ -166,7 +166,7 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
                 gr.Markdown(PRIVACY, elem_classes="deft-small")
                 examples = []
                 if EXAMPLES:
-                    gr.Markdown("**Or take an example** (rendered faces; nobody’s)", elem_classes="deft-small")
+                    gr.Markdown("**Or take an example** (rendered faces)", elem_classes="deft-small")
                     with gr.Row(elem_classes="deft-examples"):
                         for number, path in enumerate(EXAMPLES, start=1):
                             button = gr.Button(
@@ -193,7 +193,7 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
                 result,
                 **options,
             )
-        # The endpoint for programs has an answer of its own: data, and no page.
+        # The endpoint for programs returns data instead of the page.
         answer = gr.JSON(visible=False)
         gr.Button(visible=False).click(
             for_api, [clip, face], answer, api_name="explain", concurrency_id="model", concurrency_limit=1
@@ -202,7 +202,12 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
 
 
 def launch(explainer: Explainer, **options: Any) -> tuple[Any, str, str]:
-    """Starts the server with its limits; arguments are those of `Blocks.launch`."""
+    """Starts the server.
+
+    Args:
+        explainer: Explains the clips.
+        **options: Arguments of `Blocks.launch`.
+    """
     uploads = Uploads()
     page = make_page(explainer, uploads)
     return page.launch(
@@ -230,6 +235,6 @@ if __name__ == "__main__":
         except ClipProblem as problem:
             logger.error("%s", problem, exc_info=problem.__cause__)
 
-    # The first visitor need not wait for the model; if it cannot be loaded, the page comes up and says so.
+    # Load the model in the background, so that the first visitor does not wait. The page shows an error if it fails.
     threading.Thread(target=warm, daemon=True).start()
     launch(chosen)

@@ -1,6 +1,6 @@
-"""An explanation as one piece of HTML: pictures are inline, nothing is fetched, and choosing an action unit is CSS.
+"""Draw an explanation as HTML with inline pictures. Action units are chosen with CSS only.
 
-So nothing has to be kept on the server for the page to work, and it works by keyboard and without a mouse.
+The server therefore keeps nothing for the page, and the page works with a keyboard.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DIRECTION_SCALE = 10  # arrows are this many times as long as the motion
 
 
 def draw(explanation: Explanation) -> str:
-    """The result of a clip."""
+    """Draws the result of a clip."""
     parts = [
         _verdict(explanation),
         _notices(explanation),
@@ -39,7 +39,7 @@ def draw(explanation: Explanation) -> str:
 
 
 def draw_problem(message: str) -> str:
-    """Why there is no result."""
+    """Draws the reason for a missing result."""
     return (
         '<div class="deft"><div class="deft-problem" role="alert"><h2>This could not be explained</h2>'
         f"<p>{_text(message)}</p></div></div>"
@@ -47,14 +47,14 @@ def draw_problem(message: str) -> str:
 
 
 def draw_nothing() -> str:
-    """Before the first clip."""
+    """Draws the instructions that are shown before the first clip."""
     steps = (
-        ("Give a clip", "Upload one, record yourself, or take an example. One face, at most ten seconds."),
-        ("It is measured", "Where the face moves, by how much, and when: onset, apex, offset."),
-        ("Read the evidence first", "The class is what an annotation convention calls that movement; no more."),
+        ("Choose a clip", "Upload one, record yourself, or take an example. One face, at most ten seconds."),
+        ("The motion is measured", "Where the face moves, how far, and when: onset, apex, offset."),
+        ("Read the evidence first", "The class is only the name that an annotation convention gives to the movement."),
     )
     items = "".join(f"<li><strong>{title}</strong><span>{text}</span></li>" for title, text in steps)
-    return f'<div class="deft"><div class="deft-empty"><h2>How it goes</h2><ol>{items}</ol></div></div>'
+    return f'<div class="deft"><div class="deft-empty"><h2>How it works</h2><ol>{items}</ol></div></div>'
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------
@@ -64,19 +64,17 @@ def _verdict(item: Explanation) -> str:
     report = item.report
     if report["insufficient_motion"]:
         title, chip = "No expression", "insufficient motion"
-        text = "Nothing moves above the noise of this clip, so no emotion is named."
+        text = "No motion is above the noise of this clip, so no emotion is named."
     elif report["emotion"] is None:
         title, chip = "No readable answer", None
-        text = (
-            "What the model wrote does not follow the form. Motion and probabilities below are measured all the same."
-        )
+        text = "The model's answer does not have the expected form. The motion and the probabilities below are valid."
     else:
         emotion = report["emotion"]
         coarse = report["coarse_emotion"]
         title, chip = emotion.capitalize(), coarse if coarse != report["emotion"] else None
         score = report["scores"].get(emotion)
         how = f"{round(100 * score)} % by the recognition head. " if score is not None else ""
-        text = how + "This is the word a convention gives to the movement below, not a feeling."
+        text = how + "This is the name that a convention gives to the movement below. It is not a feeling."
     tag = f'<span class="deft-chip">{_text(chip)}</span>' if chip else ""
     return (
         '<section class="deft-verdict" aria-label="Class"><div><p class="deft-kicker">Class</p>'
@@ -231,7 +229,7 @@ def _attention(item: Explanation) -> str:
         )
     onset = _picture(item.frames[0], 320, "The face at onset")
     muted = " deft-muted" if item.report["insufficient_motion"] else ""
-    note = "Set aside: nothing moved above the noise. " if muted else ""
+    note = "Not used, because no motion is above the noise. " if muted else ""
     return (
         f'<section class="deft-card deft-attention{muted}"><h3>Where each action unit was looked for</h3>'
         f'<div class="deft-au"><figure><div class="deft-face deft-stack">{onset}{"".join(maps)}</div>'
@@ -251,8 +249,8 @@ def _words(item: Explanation) -> str:
     )
     label, rationale = report["emotion"] or "not readable", report["rationale"] or "none"
     if report["insufficient_motion"]:
-        # What was written about motion that is not there is not repeated; the JSON has it.
-        label, rationale = "insufficient motion", "none; nothing moved that could be explained"
+        # The model's text about motion below the noise is not shown; the JSON contains it.
+        label, rationale = "insufficient motion", "none, because no motion is above the noise"
     return (
         '<section class="deft-card"><h3>In words</h3><dl class="deft-words">'
         f"<dt>Class</dt><dd>{_text(label)}</dd>"
@@ -270,7 +268,7 @@ def _classes(item: Explanation) -> str:
         for name, score in scores
     )
     experts = " · ".join(f"{name} {100 * weight:.0f} %" for name, weight in item.experts.items())
-    note = "Set aside: nothing moved above the noise. " if muted else ""
+    note = "Not used, because no motion is above the noise. " if muted else ""
     return (
         f'<section class="deft-card{muted}"><h3>Class probabilities</h3><table class="deft-table">'
         f'<caption class="deft-hidden">Probability of each class</caption><tbody>{rows}</tbody></table>'
@@ -290,7 +288,7 @@ def _json(item: Explanation) -> str:
 
 
 def _text(value: Any) -> str:
-    """Nothing in it can be markup, neither HTML nor a placeholder of Gradio's templates."""
+    """Escapes text, so that it contains neither HTML nor placeholders of Gradio's templates."""
     return html.escape(str(value)).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
 
 
@@ -312,7 +310,7 @@ _HEAT = np.array([(66, 135, 245), (46, 196, 182), (255, 209, 102), (255, 107, 53
 
 
 def _heat(share: float) -> str:
-    """From blue over green and yellow to orange, readable on a grey face."""
+    """A colour from blue over green and yellow to orange, visible on a grey face."""
     position = min(max(share, 0), 1) * (len(_HEAT) - 1)
     first = min(int(position), len(_HEAT) - 2)
     mixed = _HEAT[first] + (_HEAT[first + 1] - _HEAT[first]) * (position - first)
@@ -320,7 +318,7 @@ def _heat(share: float) -> str:
 
 
 def _heat_map(weights: np.ndarray) -> str:
-    """A transparent PNG of weights (g, g) in 0–1."""
+    """A transparent PNG of weights (g, g) from 0 to 1."""
     fine = cv2.resize(weights.astype(np.float32), (64, 64), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     image = np.zeros((64, 64, 4), np.uint8)
     image[..., :3] = (53, 160, 255)  # orange, blue first
@@ -330,7 +328,7 @@ def _heat_map(weights: np.ndarray) -> str:
 
 
 def _film(frames: np.ndarray) -> bytes:
-    """An mp4 at 25 frames a second: a micro-expression at the camera's own pace is over before it is seen."""
+    """Encodes an MP4 at 25 frames per second, which slows clips of fast cameras down."""
     from io import BytesIO
 
     buffer = BytesIO()

@@ -1,7 +1,7 @@
-"""What the Space computes: one clip in, everything that the page shows out. Knows nothing of the page.
+"""Compute everything that the page shows about a clip. This module does not depend on the page.
 
-The model brings its own code (`trust_remote_code`), so this needs nothing of the deft-llm package: what lies beside
-the model, such as reading and spotting, is imported from there.
+The deft-llm package is not needed. The model's own code is loaded with `trust_remote_code`, and the modules for
+reading and spotting are imported from the model's folder.
 """
 
 from __future__ import annotations
@@ -16,18 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import httpx
 import numpy as np
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 MAX_SECONDS, MAX_FRAMES, MAX_MEGABYTES = 10.0, 3000, 50
 CROP = 256  # pixels, side of the pictures shown
 FACE_CHOICES = ("find", "crop")
-# How the box of OpenCV's frontal-face cascade lies to the crop that the model knows: this much larger, and lower.
+# The model's crop is this much larger and lower than the box of OpenCV's frontal-face cascade.
 _CASCADE_SCALE, _CASCADE_SHIFT = 1.18, 0.06
 
 
-class ClipProblem(ValueError):  # noqa: N818  nothing is wrong with the program
-    """A request that cannot be answered. The message is for the person who asked; `status` is HTTP's."""
+class ClipProblem(ValueError):  # noqa: N818  not an error of the program
+    """A request that cannot be answered. The message is shown to the visitor.
+
+    Args:
+        message: What is wrong and what to do.
+        status: HTTP status.
+    """
 
     def __init__(self, message: str, status: int = 422):
         super().__init__(message)
@@ -36,13 +48,25 @@ class ClipProblem(ValueError):  # noqa: N818  nothing is wrong with the program
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is known of a clip.
+    """The results for a clip.
 
-    `frames` (n, CROP, CROP, 3) uint8 are the aligned crops the model saw, `indices` (n,) their numbers in the clip;
-    `motion` (T,) is the course of the region that moves most, in percent of the face's width, along its direction;
-    `film` (T', CROP, CROP, 3) uint8 is the clip from shortly before the onset to shortly after the offset, the frames
-    `film_indices`;
-    `flow` (2, h, w) goes from onset to apex, in percent; `attention` (units, g, g) sums to 1 for each unit.
+    Args:
+        report: The `ExpressionReport` as JSON data.
+        answer: Text that the model generated.
+        frames: (n, CROP, CROP, 3) uint8, the aligned crops that the model saw.
+        indices: (n,) frame numbers of `frames`.
+        film: (T', CROP, CROP, 3) uint8, crops from shortly before the onset to shortly after the offset.
+        film_indices: (T',) frame numbers of `film`.
+        fps: Frames per second; `None` if not known.
+        keys: Frame numbers of onset, apex and offset.
+        motion: (T,) motion of the region that moves most, along its direction, in percent of the face's width.
+        region: Name of that region.
+        flow: (2, h, w), flow from onset to apex in percent of the face's width.
+        units: Code, name and probability of each action unit.
+        attention: (units, g, g), which sums to 1 for each unit.
+        experts: Title → weight in the emotion.
+        notes: Notes for the visitor.
+        seconds: Duration of the computation.
     """
 
     report: dict[str, Any]
@@ -63,7 +87,7 @@ class Explanation:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The report, and what it was measured on; plain data."""
+        """The report, key frames and scores as JSON data."""
         onset, apex, offset = self.keys
         return {
             **self.report,
@@ -77,13 +101,14 @@ class Explanation:
 
 
 class Explainer:
-    """A model, loaded when it is first needed, and what it says about clips. Threads may share it.
+    """Explains clips with a model, which is loaded when it is first needed. It can be shared by threads.
 
     Args:
-        model: folder or Hub repository. revision: of the repository.
-        finder: "auto" (YuNet, else OpenCV's own cascade, else none), "cascade", "none", or a `face_source` of the
-            model's processor such as "yunet:PATH".
-        max_new_tokens: the longest answer; one that is well formed ends by itself.
+        model: Folder or Hub repository.
+        revision: Revision of the repository.
+        finder: "auto" (YuNet; if it is missing, OpenCV's cascade; if that is missing, none), "cascade", "none", or a
+            `face_source` of the model's processor such as "yunet:PATH".
+        max_new_tokens: Longest answer in tokens.
     """
 
     def __init__(self, model: str, *, revision: str | None = None, finder: str = "auto", max_new_tokens: int = 384):
@@ -93,14 +118,18 @@ class Explainer:
         self._loading, self._running = threading.Lock(), threading.Lock()
 
     def load(self) -> Any:
-        """The pipeline. Raises `ClipProblem` (503) with the reason; tried again after half a minute."""
+        """Loads the pipeline, or returns the loaded one.
+
+        Raises:
+            ClipProblem: The model cannot be loaded (status 503). Calls within 30 seconds raise the same error again.
+        """
         with self._loading:
             if self._pipe is None:
                 if self._problem is not None and time.monotonic() - self._problem[0] < 30:
                     raise self._problem[1]
                 try:
                     self._pipe = self._load()
-                # The client of the Hub, transformers and the model's own code each have their errors.
+                # The Hub's client, transformers and the model's code raise many kinds of errors.
                 except Exception as error:
                     problem = ClipProblem(_loading_problem(self.model, error), 503)
                     self._problem = (time.monotonic(), problem)
@@ -115,7 +144,7 @@ class Explainer:
             "video-text-to-text", model=self.model, revision=self.revision, trust_remote_code=True, device=device
         )
         pipe.model.eval()
-        # The modules that lie beside the video processor, wherever transformers has put them.
+        # The modules in the folder of the video processor, where transformers has put the model's code.
         beside = type(pipe.processor.video_processor).__module__.rpartition(".")[0]
         names = "video_reading face_alignment region_tracking aligned_clip action_units common_deft".split()
         self._reading, self._alignment, self._tracking, self._clips, self._units, self._common = (
@@ -126,19 +155,22 @@ class Explainer:
     def explain(
         self, path: str, face: str = "find", progress: Callable[[float, str], None] = lambda share, what: None
     ) -> Explanation:
-        """Everything about one clip.
+        """Explains a clip.
 
         Args:
-            face: "find", look for it in the first frame; "crop", the frame is a face crop.
-            progress: told a share of the work and what comes next.
+            path: Video file.
+            face: "find" to look for the face in the first frame, "crop" if the frames are face crops.
+            progress: Called with the finished share of the work and the name of the next step.
 
         Raises:
-            ClipProblem: no clip that can be explained; says why to the person who gave it.
+            ClipProblem: The clip cannot be explained. The message says why.
         """
         if face not in FACE_CHOICES:
             raise ClipProblem(f"The face must be one of {', '.join(FACE_CHOICES)}.", 400)
-        progress(0.02, "Waking the model")
+        progress(0.02, "Loading the model")
         pipe = self.load()
+        if os.path.isfile(path) and not os.path.getsize(path):
+            raise ClipProblem("This file is empty.", 415)
         started = time.monotonic()
         with self._running, torch.inference_mode():
             try:
@@ -202,7 +234,7 @@ class Explainer:
         )
 
     def _place(self, clip: Any, face: str, notes: list[str]) -> np.ndarray:
-        """The clip's one transform to the face crop, (2, 3)."""
+        """The transform from the frames to the face crop, (2, 3)."""
         height, width = clip.metadata.height, clip.metadata.width
         if face == "crop":
             return self._alignment.crop_transform(height, width)
@@ -216,22 +248,20 @@ class Explainer:
                     points = self._alignment.make_face_source(name)(frame)
                     boxes = [(_extent(three), three) for three in points]
             except (FileNotFoundError, ImportError, ValueError, cv2.error, AttributeError) as error:
-                # Not fetched, or not part of this OpenCV: the next one is asked.
+                # The finder's model is missing, or this OpenCV does not have it: try the next finder.
                 if name == self._finders()[-1]:
-                    notes.append(
-                        f"No face finder is at hand ({type(error).__name__}); the picture was taken as it is."
-                    )
+                    notes.append(f"No face finder is available ({type(error).__name__}); the whole picture was used.")
                 continue
             largest = max((box[2] for box, _ in boxes), default=0)
             boxes = [item for item in boxes if item[0][2] > 0.4 * largest]
             if not boxes:
                 raise ClipProblem(
                     "No face was found in the first frame. Use a clip in which one face looks into the camera, or "
-                    "choose “The picture is a face” if it is cut to the face already."
+                    "choose “The picture is a face” if it shows only the face."
                 )
             if len(boxes) > 1:
                 raise ClipProblem(
-                    f"{len(boxes)} faces were found in the first frame. Cut the clip so that one person is in it."
+                    f"{len(boxes)} faces were found in the first frame. Crop the clip so that it shows one person."
                 )
             (left, top, side), points = boxes[0]
             if points is not None:
@@ -239,7 +269,7 @@ class Explainer:
             middle = abs(left + side / 2 - width / 2) + abs(top + side / 2 - height / 2)
             if side > 0.8 * min(height, width) and middle < 0.25 * min(height, width):
                 return self._alignment.crop_transform(height, width)  # a face crop already
-            notes.append("The face was placed by a rough finder; with YuNet at hand it would be placed more exactly.")
+            notes.append("The face was found with OpenCV's cascade, which is less exact than YuNet.")
             return np.array([[1 / side, 0, -left / side], [0, 1 / side, -top / side]])
         return self._alignment.crop_transform(height, width)
 
@@ -256,29 +286,29 @@ def _check_length(frames: int, fps: float | None) -> None:
         else:
             told = f"{seconds:.0f} seconds"
         raise ClipProblem(
-            f"This clip is {told} long. Clips of up to {MAX_SECONDS:.0f} seconds are read here: a micro-expression "
-            "lasts less than half a second, so cut the clip to the moment you want explained.",
+            f"This clip is {told} long; at most {MAX_SECONDS:.0f} seconds are allowed. A micro-expression lasts less "
+            "than half a second, so cut the clip to the moment you want explained.",
             413,
         )
     if frames > MAX_FRAMES:
-        raise ClipProblem(f"This clip has {frames} frames; up to {MAX_FRAMES} are read here. Cut it shorter.", 413)
+        raise ClipProblem(f"This clip has {frames} frames; at most {MAX_FRAMES} are allowed. Make it shorter.", 413)
     if frames < 8:
         raise ClipProblem(
             "This is a single picture; motion needs a clip."
             if frames == 1
-            else f"This clip has {frames} frames only; motion needs at least 8.",
+            else f"This clip has only {frames} frames; at least 8 are needed.",
         )
 
 
 def _film_frames(keys: tuple[int, int, int], count: int, sampled: list[int]) -> list[int]:
-    """The frames of the film: from shortly before the onset to shortly after the offset, and not more than 120."""
+    """The frames of the film: at most 120, from shortly before the onset to shortly after the offset."""
     start, stop = max(0, keys[0] - 12), min(count - 1, keys[2] + 12)
     some = np.linspace(start, stop, min(120, stop - start + 1)).round().astype(int)
     return sorted({*some.tolist(), *sampled})
 
 
 def _course(tracked: np.ndarray, keys: tuple[int, int, int], regions: Any) -> tuple[np.ndarray, str]:
-    """The course (T,) of the region that moves most from onset to apex, along its direction, and the region's name."""
+    """The motion (T,) of the region that moves most from onset to apex, along its direction, and the region's name."""
     onset, apex, _ = keys
     moved = tracked[apex] - tracked[onset]
     strongest = int(np.hypot(*moved.T).argmax())
@@ -288,9 +318,17 @@ def _course(tracked: np.ndarray, keys: tuple[int, int, int], regions: Any) -> tu
 
 
 def _cascade_faces(frame: np.ndarray) -> list[tuple[float, float, float]]:
-    """(left, top, side) of the crops about the faces that OpenCV's frontal-face cascade finds.
+    """Finds faces with OpenCV's frontal-face cascade.
 
-    Raises `AttributeError` or `FileNotFoundError` with an OpenCV that has none (version 5).
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (left, top, side) of the square crop of each face, in pixels.
+
+    Raises:
+        AttributeError: OpenCV does not have cascades (version 5).
+        FileNotFoundError: The cascade's file is missing.
     """
     path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
     if not path.is_file():
@@ -298,7 +336,7 @@ def _cascade_faces(frame: np.ndarray) -> list[tuple[float, float, float]]:
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     shrink = min(1.0, 480 / min(grey.shape))
     grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-    # Faces that fill the frame are found only with something around them.
+    # Faces that fill the frame are found only with a margin around them.
     margin = min(grey.shape) // 4
     grey = cv2.copyMakeBorder(grey, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     least = int(0.2 * min(grey.shape))
@@ -311,40 +349,39 @@ def _cascade_faces(frame: np.ndarray) -> list[tuple[float, float, float]]:
 
 
 def _extent(points: np.ndarray) -> tuple[float, float, float]:
-    """(left, top, side) of the square about three landmarks; for comparing faces."""
+    """(left, top, side) of the square around three landmarks, to compare faces by their size."""
     low, high = points.min(0), points.max(0)
     return float(low[0]), float(low[1]), float((high - low).max())
 
 
 def _reading_problem(reason: str) -> str:
-    if "one frame only" in reason:
-        return "This is a single picture; motion needs a clip."
-    if "not a video" in reason or "no such" in reason:
-        return "This file is not a video that can be read. MP4, MOV, AVI, WebM and MKV usually can."
-    if "empty" in reason:
-        return "This file is empty."
+    if "not a video" in reason:
+        return "This file is not a video that can be read. MP4, MOV, AVI, WebM and MKV usually work."
     if "too large" in reason or "at most" in reason:
         return "The pictures of this clip are too large. Scale it down to 1080 lines or fewer."
-    return "This clip is damaged or cut off, so its motion cannot be measured. Export it anew and try again."
+    return "This clip is damaged or cut off, so its motion cannot be measured. Export it again and try again."
 
 
 def _loading_problem(model: str, error: BaseException) -> str:
-    """Why the model is not there, for somebody who only sees the page; no path and no token in it."""
+    """Explains to a visitor why the model cannot be loaded. The text contains neither a path nor a token."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(item, kinds) for item in chain)
+
     status = next((item.response.status_code for item in chain if getattr(item, "response", None) is not None), None)
-    words = " ".join(f"{type(item).__name__} {item}" for item in chain)
     name = f"The model {Path(model).name if os.path.exists(model) else model} cannot be loaded: "
-    if "Invalid credentials" in words:
-        return name + "the Hub does not accept this Space's token; it may have been revoked. Its owner must renew it."
-    if "GatedRepoError" in words or "trying to access a gated repo" in words or status == 403:
-        return name + "it is given on request only, and this Space's token has no access. Its owner must ask for it."
-    if status in (401, 404) or "not a valid model identifier" in words or "RepositoryNotFound" in words:
+    if caused_by(GatedRepoError) or status == 403:
+        return name + "access must be requested, and this Space's token has none. Its owner must request access."
+    if caused_by(RepositoryNotFoundError) or status == 404:
         return (
-            name
-            + "there is no such model, or it is private. The Space's owner must set DEFT_MODEL to one it may read."
+            name + "there is no such model, or it is private. The Space's owner must set DEFT_MODEL to a model that "
+            "its token may read."
         )
-    if any(word in words for word in ("Timeout", "Connect", "LocalEntryNotFound", "offline")):
+    if status == 401:  # for every other reason than an invalid token, the client raises RepositoryNotFoundError
+        return name + "the Hub does not accept this Space's token; it may have been revoked. Its owner must renew it."
+    if caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError, httpx.TransportError):
         return name + "the Hugging Face Hub does not answer. Please try again in some minutes."
     return name + "its files do not fit this program. The Space's owner will find the details in the log."

@@ -109,7 +109,7 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("measure {clip} --al", "No such option"),
         ("spot {clip} --json --csv", "Choose one of --json and --csv."),
         ("spot {clip} --longest 60", "longest must lie in 0.1–5 seconds, got 60.0."),
-        ("spot {frames}", "the source carries no frame rate; pass --fps (frames per second)."),
+        ("spot {frames}", "does not state a frame rate; pass --fps (frames per second)."),
         ("train --config nowhere.yaml --dataset d --output-dir o", "There is no recipe nowhere.yaml."),
         ("train --config tiny.yaml --dataset d --output-dir o --mirorr 1", "The nearest is 'mirror'."),
         ("evaluate", "Missing option '--output-dir'."),
@@ -117,17 +117,23 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("evaluate --output-dir o --model m", "--dataset is missing."),
         ("evaluate --output-dir o --questions q", "--questions needs --videos and --model."),
         ("evaluate --output-dir o --protocol holdout", "'holdout' is not one of 'loso', 'cde', 'lodo', 'fixed'"),
-        ("evaluate --output-dir o --dataset nowhere --baselines svm", "nowhere: no dataset folder, and no Hub"),
+        (
+            "evaluate --output-dir o --dataset nowhere --baselines svm",
+            "nowhere is not a dataset folder, and not a readable Hub",
+        ),
         ("evaluate --output-dir o --dataset d --baselines forest", "Unknown baseline 'forest'. Known: majority"),
-        ("card {empty}", "holds no config.json; pass a folder that `deft train` has written."),
+        ("card {empty}", "has no config.json; pass a folder that `deft train` has written."),
         ("push {empty} org/x", "is not complete: "),
-        ("push nowhere org/x", "nowhere: no such folder. Pass one that `deft train` has written."),
+        ("push nowhere org/x", "nowhere: no such folder. Pass a folder that `deft train` has written."),
         ("push {empty} org/x --private --gated", "Choose one of --private and --gated."),
         ("data", "Missing command. See `deft data --help`."),
         ("data build --source samm={empty} --output-dir o", "--accept-licence samm"),
         ("data synthesize --output-dir {empty}/new --preset hard", "Unknown preset 'hard'. Known: easy"),
-        ("data inspect {empty}", "no data/*.parquet in it"),
-        ("data push {empty} org/x", "no dataset folder; pass one that `build` or `synthesize` has written."),
+        ("data inspect {empty}", "has no data/*.parquet; pass a folder"),
+        (
+            "data push {empty} org/x",
+            "not a dataset folder; pass one that `deft data build` or `deft data synthesize` has written.",
+        ),
         ("demo explain nowhere.mp4 --model m --picture p.png", "nowhere.mp4: no such video."),
     ],
 )
@@ -166,12 +172,12 @@ def test_what_is_wrong_is_said_in_a_sentence(words, message, brow_video, folder,
         (
             ModuleNotFoundError("No module named 'datasets'", name="datasets"),
             REFUSED,
-            "error: No module named 'datasets'. This needs `pip install 'deft-llm[data]'`, which brings datasets.\n",
+            "error: No module named 'datasets'. Run `pip install 'deft-llm[data]'`, which installs datasets.\n",
         ),
         (
             ModuleNotFoundError("No module named 'skimage'", name="skimage.data"),
             REFUSED,
-            "error: No module named 'skimage'. This needs `pip install 'deft-llm[demo]'`, which brings skimage.\n",
+            "error: No module named 'skimage'. Run `pip install 'deft-llm[demo]'`, which installs skimage.\n",
         ),
         (
             ImportError("Drawing needs: pip install matplotlib"),
@@ -180,7 +186,7 @@ def test_what_is_wrong_is_said_in_a_sentence(words, message, brow_video, folder,
         ),
         (OSError("the disk is full"), BROKE_OFF, "error: the disk is full\n"),
         (RuntimeError("fold 3 failed"), BROKE_OFF, "error: fold 3 failed\n"),
-        (KeyboardInterrupt(), INTERRUPTED, "error: interrupted; the same command goes on with what is unfinished.\n"),
+        (KeyboardInterrupt(), INTERRUPTED, "error: interrupted; run the same command again to resume it.\n"),
     ],
 )
 def test_expected_errors_have_their_codes(error, code, message, monkeypatch, capsys, tmp_path):
@@ -296,7 +302,7 @@ def test_train_and_evaluate_and_card(data, tmp_path, capsys, monkeypatch):
     run_told = json.loads((out / "training_run.json").read_text(encoding="utf-8"))
     assert run_told["command"].startswith("deft train --config tiny.yaml")
     assert main(words) == REFUSED  # the same again would overwrite it
-    assert "holds a finished model" in capsys.readouterr().err
+    assert "contains a finished model" in capsys.readouterr().err
 
     evaluation = tmp_path / "evaluation"
     words = ["evaluate", "--dataset", str(data / "data"), "--model", str(out), "--output_dir", str(evaluation)]
@@ -325,4 +331,4 @@ def test_baselines_need_no_model(tmp_path, capsys):
 def test_a_process_ends_with_the_code():
     code, told, error = run("card", "nowhere")
     assert (code, told) == (REFUSED, "")
-    assert error.startswith("error: nowhere holds no config.json")
+    assert error.startswith("error: nowhere has no config.json")

@@ -22,7 +22,7 @@ def run(root, out, *more):
         (["--source", "mylab=elsewhere"], "--source mylab is given twice"),
         (["--face-source", "cropped", "--face-source", "yunet"], "given twice for all sources"),
         (["--face-source", "haar"], "haar"),
-        (["--sheet", "samm=x.csv"], "no --source"),
+        (["--sheet", "samm=x.csv"], "not a --source"),
         (["--emotion-word", "delight=bliss"], "delight"),
         (["--executor", "slurm"], "--executor-option time"),
         (["--executor", "local", "--executor-option", "nodes=3"], "has no such argument"),

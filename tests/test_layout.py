@@ -1,6 +1,7 @@
-"""The layout of CONTRIBUTING.md: who may import whom, how long a file may be, and where its tests stand."""
+"""The rules of CONTRIBUTING.md: imports, length of files, places of tests, and the form of docstrings."""
 
 import ast
+import re
 import tomllib
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
@@ -172,3 +173,70 @@ def test_the_package_lists_every_folder():
         folder = ROOT / setup["package-dir"].get(name, name.replace(".", "/"))
         for pattern in patterns:
             assert list(folder.glob(pattern)), f"{name}: {pattern}"
+
+
+# `a, b: …` at the beginning of an entry, and `a: …. b: …` within one.
+NAMES = re.compile(r"\s*\*{0,2}`?\w+`?(?:(?:, | and |, and )\*{0,2}`?\w+`?)+(?: \([^)]*\))?: ")
+SECOND_ENTRY = re.compile(r"[.;] \*{0,2}`?[a-z_A-Z]+`?(?: \([^)]*\))?: ")
+
+
+def public_docstrings(tree: ast.Module, name: str) -> list[tuple[str, str]]:
+    """The docstrings of a module and of its public classes and functions: (full name, text)."""
+    found = []
+
+    def visit(node: ast.AST, name: str) -> None:
+        text = ast.get_docstring(node)
+        if text is not None:
+            found.append((name, text))
+        for child in node.body:
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                special = child.name.startswith("__") and child.name.endswith("__")
+                if special or not child.name.startswith("_"):
+                    visit(child, f"{name}.{child.name}")
+
+    visit(tree, name)
+    return found
+
+
+def lines_with_several_names(text: str) -> list[str]:
+    """The lines of a docstring's Args, Attributes and Raises sections that document more than one name."""
+    found, inside = [], None
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if line.strip() in ("Args:", "Attributes:", "Raises:"):
+            inside, entries = indent, None
+        elif inside is not None and line.strip():
+            if indent <= inside:
+                inside = None
+                continue
+            entries = indent if entries is None else entries
+            if (indent == entries and NAMES.match(line)) or SECOND_ENTRY.search(line):
+                found.append(line.strip())
+    return found
+
+
+def test_lines_with_several_names_are_found():
+    tree = ast.parse(
+        'def f(a, b):\n    """Adds, as in a, b: c.\n\n    Args:\n        a, b (`int`): numbers.\n'
+        "        c: one, two: three.\n        d: one. e: two.\n\n    Returns:\n        x, y: none.\n\n"
+        '    Raises:\n        TypeError, ValueError: never.\n    """\n\n'
+        'def _g(a, b):\n    """Args:\n        a, b: private."""\n'
+    )
+    ((name, text),) = public_docstrings(tree, "m")
+    assert name == "m.f"
+    assert lines_with_several_names(text) == [
+        "a, b (`int`): numbers.",
+        "d: one. e: two.",
+        "TypeError, ValueError: never.",
+    ]
+
+
+def test_docstrings_document_one_name_per_line():
+    paths = [*MODULES.values(), *(path for top in ("benchmarks", "space") for path in (ROOT / top).rglob("*.py"))]
+    texts = [
+        entry
+        for path in paths
+        for entry in public_docstrings(ast.parse(path.read_text(encoding="utf-8")), path.relative_to(ROOT).as_posix())
+    ]
+    assert len(texts) > 500
+    assert [(name, line) for name, text in texts for line in lines_with_several_names(text)] == []

@@ -46,7 +46,9 @@ def make_rows(
     """Rows in the Uni-MER schema, as far as a features-only set has columns.
 
     Args:
-        noise: factor of everything that is no action unit. subjects: keep about as many, evenly from the sources.
+        seed: seed of the rows.
+        noise: factor of all motion that does not belong to an action unit.
+        subjects: about this many subjects are kept, evenly from the sources; by default all.
         crop: zoom and downward shift, in shares of the crop, by which the sets' crops differ from the canonical one.
     """
     rows = []

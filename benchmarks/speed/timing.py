@@ -57,10 +57,13 @@ def _wait() -> None:
 def side_by_side(
     title: str, times: Mapping[str, Sequence[float]], peer: str, asked: Mapping[str, str] | None = None
 ) -> None:
-    """A table of medians with least and most, and the ratio of each to the peer measured in the same rounds.
+    """Prints a table of medians with least and most, and the ratio of each to the peer measured in the same rounds.
 
     Args:
-        peer: the row that the others are divided by. asked: what a row is to reach, by its name.
+        title: heading of the first column.
+        times: milliseconds of each round, by the name of the row.
+        peer: the row that the others are divided by.
+        asked: the target of a row, by its name.
     """
     print(f"\n| {title} | ms, median (least to most) | ÷ {peer} | to reach |\n|---|---|---|---|")
     for name, values in times.items():

@@ -69,9 +69,16 @@ class ModelSpec:
 
 @dataclass
 class RunResult:
-    """Predictions (fold → clip id → prediction), and seconds and peak memory (MB) of each fold.
+    """Results of a model in all folds.
 
-    `still` holds the predictions for clips that show no expression. These clips are not scored by class.
+    Args:
+        model (`str`): Name of the model.
+        predictions (`dict[str, dict[str, dict[str, Any]]]`): Fold → clip id → prediction.
+        seconds (`dict[str, float]`): Fold → duration in seconds.
+        peak_memory (`dict[str, float]`): Fold → peak memory in MB.
+        cached (`int`): Number of folds from an earlier run.
+        still (`dict[str, dict[str, dict[str, Any]]]`): The same as `predictions` for clips that show no expression.
+            These clips are not scored by class.
     """
 
     model: str

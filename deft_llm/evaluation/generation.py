@@ -31,7 +31,13 @@ def load_checkpoint(path: str | Path) -> tuple[Any, Any]:
 
 
 def stacked_tensors(rows: Sequence[Mapping[str, Any]], processor: Any, device: Any) -> dict[str, torch.Tensor]:
-    """Stacks the rows' clips into a batch. Pixels are included only if every row has a video."""
+    """Stacks the rows' clips into a batch. Pixels are included only if every row has a video.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): Uni-MER rows.
+        processor (`Any`): The model's processor.
+        device (`Any`): Device of the tensors.
+    """
     columns = [row_tensors(row, processor.video_processor) for row in rows]
     names = set.intersection(*(set(column) for column in columns))
     return {
@@ -136,8 +142,12 @@ class Checkpoint:
     If the model's emotions are finer than the labels, they are merged by the checkpoint's own coarse classes.
 
     Args:
+        labels (`Sequence[str]`): The fixed label list.
+        seed (`int`, *optional*, defaults to `0`): Not used.
         path (`str`): Folder or Hub repository.
         generate (`bool`): Whether to take the class from the generated answer instead of the heads.
+        batch_size (`int`, *optional*, defaults to `16`): Clips per batch of the heads.
+        max_new_tokens (`int`, *optional*, defaults to `256`): Maximum length of an answer in tokens.
     """
 
     def __init__(
@@ -226,8 +236,12 @@ class FineTuned(Checkpoint):
     nothing else.
 
     Args:
+        labels (`Sequence[str]`): The fixed label list.
+        seed (`int`, *optional*, defaults to `0`): Random seed of the training.
         recipe (`str | None`, *optional*): YAML of `deft_llm.training.run`.
         overrides (`Sequence[str]`, *optional*): Options that replace those of the recipe.
+        max_new_tokens (`int`, *optional*, defaults to `256`): Maximum length of an answer in tokens.
+        recipe_file (`str | Path | None`, *optional*): YAML that replaces `recipe`.
     """
 
     def __init__(

@@ -24,7 +24,14 @@ FINE = "fine-grained expression class"
 
 @dataclass(frozen=True)
 class Question:
-    """One line of the track. `video_id` and `video` are `id` and `filename` in a training file."""
+    """One line of the track.
+
+    Args:
+        video_id (`str`): Id of the video; the field `id` in a training file.
+        video (`str`): File name of the video; the field `filename` in a training file.
+        question (`str`): The question.
+        answer (`str | None`, *optional*): The reference answer, if any.
+    """
 
     video_id: str
     video: str
@@ -85,6 +92,11 @@ def _text(entry: dict[str, Any], names: Sequence[str], where: str) -> str:
 
 def write_submission(path: str | Path, questions: Sequence[Question], answers: Sequence[str]) -> None:
     """Writes `video_id, video, question, answer` per line. The file gets its name when it is complete.
+
+    Args:
+        path (`str | Path`): The file to write.
+        questions (`Sequence[Question]`): The questions.
+        answers (`Sequence[str]`): One answer per question.
 
     Raises:
         ValueError: a question has no answer or an empty one; names the first.

@@ -49,6 +49,11 @@ def class_table(true: Sequence[str], predicted: Sequence[str | None], labels: Se
     """Precision, recall, F1, number of clips and number of predictions of each class.
 
     0/0 is `None`: recall of a class without clips, precision of a class never predicted, F1 of a class with neither.
+
+    Args:
+        true (`Sequence[str]`): True label of each clip.
+        predicted (`Sequence[str | None]`): Predicted label of each clip, or `None`.
+        labels (`Sequence[str]`): The fixed label list.
     """
     answers = _checked(true, predicted, labels)
     values = precision_recall_fscore_support(true, answers, labels=list(labels), zero_division=0)
@@ -69,7 +74,13 @@ def class_table(true: Sequence[str], predicted: Sequence[str | None], labels: Se
 
 
 def confusion(true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]) -> np.ndarray:
-    """Confusion matrix, (labels, labels + 1): rows are true, columns predicted; the last column counts `None`."""
+    """Confusion matrix, (labels, labels + 1): rows are true, columns predicted; the last column counts `None`.
+
+    Args:
+        true (`Sequence[str]`): True label of each clip.
+        predicted (`Sequence[str | None]`): Predicted label of each clip, or `None`.
+        labels (`Sequence[str]`): The fixed label list.
+    """
     answers = _checked(true, predicted, labels)
     return confusion_matrix(true, answers, labels=[*labels, NO_ANSWER])[: len(labels)]
 
@@ -124,7 +135,14 @@ STATISTICS = {"uf1": uf1_of, "uar": uar_of, "accuracy": accuracy_of}
 def subject_confusions(
     subjects: Sequence[str], true: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]
 ) -> np.ndarray:
-    """One confusion matrix per subject, (subjects, labels, labels + 1), with subjects in sorted order."""
+    """One confusion matrix per subject, (subjects, labels, labels + 1), with subjects in sorted order.
+
+    Args:
+        subjects (`Sequence[str]`): Subject of each clip.
+        true (`Sequence[str]`): True label of each clip.
+        predicted (`Sequence[str | None]`): Predicted label of each clip, or `None`.
+        labels (`Sequence[str]`): The fixed label list.
+    """
     answers = _checked(true, predicted, labels)
     if len(subjects) != len(answers):
         raise ValueError(f"{len(subjects)} subjects and {len(answers)} predictions: expected equal numbers.")
@@ -189,8 +207,13 @@ def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Result of McNemar's test. `first_only` and `second_only` count the clips that only one of the models got right;
-    `p_value` is exact and two-sided."""
+    """Result of McNemar's test.
+
+    Args:
+        first_only (`int`): Clips that only the first model got right.
+        second_only (`int`): Clips that only the second model got right.
+        p_value (`float`): Exact, two-sided.
+    """
 
     first_only: int
     second_only: int
@@ -201,6 +224,14 @@ def mcnemar(true: Sequence[str], first: Sequence[str | None], second: Sequence[s
     """Exact McNemar test (binomial on the discordant clips; McNemar 1947) that two models are right equally often.
 
     The test treats clips as independent, but clips of one subject are not. `bootstrap_difference` is safer.
+
+    Args:
+        true (`Sequence[str]`): True label of each clip.
+        first (`Sequence[str | None]`): Labels predicted by the first model.
+        second (`Sequence[str | None]`): Labels predicted by the second model.
+
+    Raises:
+        ValueError: the lengths differ.
     """
     if not len(true) == len(first) == len(second):
         raise ValueError(f"{len(true)} labels, {len(first)} and {len(second)} predictions: expected equal numbers.")
@@ -403,7 +434,13 @@ def faithfulness(reports: Sequence[Any], flows: Sequence[np.ndarray | None]) -> 
 
 @dataclass(frozen=True)
 class Interval:
-    """Onset and offset frame, both inclusive, and the class."""
+    """An interval of frames with a class.
+
+    Args:
+        onset (`int`): First frame.
+        offset (`int`): Last frame, inclusive.
+        label (`str | None`, *optional*): The class.
+    """
 
     onset: int
     offset: int

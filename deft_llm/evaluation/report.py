@@ -423,7 +423,16 @@ def _with_interval(value: float, interval: Sequence[float]) -> str:
 
 
 def model_index(report: Mapping[str, Any], card_name: str, *, dataset_id: str | None = None) -> str:
-    """The `model-index` block of a model card, from which the Hub reads results, for the first model of the report."""
+    """The `model-index` block of a model card, from which the Hub reads results, for the first model of the report.
+
+    Args:
+        report (`Mapping[str, Any]`): From `make_report`.
+        card_name (`str`): Name of the model.
+        dataset_id (`str | None`, *optional*): Hub repository of the dataset, if any.
+
+    Returns:
+        `str`: YAML.
+    """
     import yaml
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index

@@ -1,1 +1,1 @@
-"""Sharing: the card of a trained model, and its folder on the Hub."""
+"""Sharing: write the card of a trained model, and push its folder to the Hub."""

@@ -1,10 +1,10 @@
-"""The card of a trained model, filled from what was measured: `training_run.json` and `evaluation_report.json`.
+"""Write the card of a trained model from `training_run.json` and `evaluation_report.json`.
 
     deft card build/demo/deft-tiny --report build/demo/evaluation/report.json
 
-Training writes `training_run.json` into the model's folder, evaluation's `report.json` is put beside it, and the card
-(README.md) is made from the two and from config.json whenever one of them changes. No figure is written by hand: what
-no report holds, the card says is not known.
+Training writes `training_run.json` into the model's folder. The `report.json` of an evaluation is copied next to it.
+The card (README.md) is made from both and from config.json. All numbers come from these files; the card says which are
+not known.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _METRICS = ("uf1", "uar", "accuracy")
 
 
 class CardError(ValueError):
-    """A folder or a report that no card can be made of; says what is missing."""
+    """A card cannot be made from the folder or the report. The message says what is missing."""
 
 
 # --- the run --------------------------------------------------------------------------------------------------------
@@ -44,14 +44,18 @@ def write_run(
     parts: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> None:
-    """Writes `training_run.json`, what is known when training has ended.
+    """Writes `training_run.json` at the end of training.
 
     Args:
-        model: the trained model. rows: the `datasets.Dataset` it was trained on, in the Uni-MER schema.
-        dataset: a Hub repository or a folder; of a folder the name alone is kept, and its manifest is read.
-        steps: of the optimiser. seconds: wall time of training.
-        parts: `text`, `structure` and `texture` as the recipe has them; a name is a pretrained part.
-        command: that repeats the run.
+        folder: The model's folder.
+        model: The trained model.
+        rows: The `datasets.Dataset` it was trained on, in the Uni-MER schema.
+        dataset: A Hub repository or a folder. Only the name of a folder is stored; its manifest is read.
+        steps: Number of optimiser steps.
+        seconds: Wall time of the training.
+        seed: Random seed of the training.
+        parts: `text`, `structure` and `texture` from the recipe. A part given by name is pretrained.
+        command: The command that repeats the run.
     """
     config = model.config
     sources: dict[str, dict[str, Any]] = {}
@@ -87,11 +91,11 @@ def write_run(
 
 
 def terms_of(people: Mapping[str, Collection[str]], dataset: str) -> dict[str, dict[str, Any]]:
-    """Title and terms of each source: of the data sets that are known, of rendered clips, of own recordings.
+    """Title and terms of each source: a known data set, rendered clips, or own recordings.
 
     Args:
-        people: for each source the subjects of its rows.
-        dataset: a Hub repository or a folder, whose manifest is read.
+        people: Source → subjects of its rows.
+        dataset: A Hub repository, or a folder, whose manifest is read.
     """
     from deft_llm.hub_datasets.sources import sharing_policy
 
@@ -101,7 +105,7 @@ def terms_of(people: Mapping[str, Collection[str]], dataset: str) -> dict[str, d
 
 
 def _hardware(model: Any) -> dict[str, Any]:
-    """Processor and, where the model stands on one, the accelerator."""
+    """The processor, and the accelerator if the model is on one."""
     from deft_llm.evaluation.report import hardware
 
     found = hardware()
@@ -116,7 +120,7 @@ def _hardware(model: Any) -> dict[str, Any]:
 def _version(name: str) -> str | None:
     try:
         return version(name)
-    except PackageNotFoundError:  # run from a clone that is not installed
+    except PackageNotFoundError:  # a checkout that is not installed
         return None
 
 
@@ -129,30 +133,31 @@ def fill_card(
     report: str | os.PathLike | None = None,
     dataset_id: str | None = None,
 ) -> Path:
-    """(Re)writes the folder's README.md from its config.json, training_run.json and evaluation report.
+    """Writes or replaces the folder's README.md, from its config.json, training_run.json and evaluation report.
 
     Args:
-        report: a `report.json` of an evaluation; it is copied into the folder as `evaluation_report.json`. Without
-            it the copy that is there is used.
-        dataset_id: the dataset's Hub repository, where the run and the report name a folder.
+        folder: The model's folder.
+        report: A `report.json` of an evaluation. It is copied into the folder as `evaluation_report.json`. By default
+            an earlier copy is used.
+        dataset_id: Hub repository of the dataset, if the run and the report name a folder.
 
     Returns:
         The card's path.
 
     Raises:
-        CardError: no trained model in the folder, or a report of another form.
-        FileNotFoundError: no such report.
+        CardError: The folder does not contain a trained model, or the report has another form.
+        FileNotFoundError: The report does not exist.
     """
     from huggingface_hub import ModelCard
 
     folder = Path(folder)
     for name in ("config.json", RUN_FILE):
         if not (folder / name).is_file():
-            raise CardError(f"{folder} holds no {name}; pass a folder that `deft train` has written.")
+            raise CardError(f"{folder} has no {name}; pass a folder that `deft train` has written.")
     config, run = _read(folder / "config.json"), _read(folder / RUN_FILE)
     if report is not None:
         figures = _read(Path(report))
-        # Before anything is written: a report that cannot be shown must not replace one that can.
+        # Checked before anything is written, so that a broken report does not replace a good one.
         results_of(figures, "checked", dataset_id)
         if Path(report).resolve() != (folder / REPORT_FILE).resolve():
             write_whole(folder / REPORT_FILE, Path(report).read_bytes())
@@ -172,7 +177,18 @@ def make_card(
     name: str,
     dataset_id: str | None = None,
 ) -> str:
-    """The card's text: front matter for the Hub, then the filled template."""
+    """Makes the text of the card: front matter for the Hub, and the filled template.
+
+    Args:
+        config: Content of `config.json`.
+        run: Content of `training_run.json`.
+        report: Content of the evaluation's `report.json`, if any.
+        name: Name of the model.
+        dataset_id: Hub repository of the dataset, if the run and the report name a folder.
+
+    Raises:
+        CardError: The report has another form.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     from deft_llm.processing.action_units import get_action_unit
@@ -220,16 +236,16 @@ def make_card(
 def results_of(
     report: Mapping[str, Any], name: str, dataset_id: str | None = None
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The Hub's `EvalResult`s and the card's table, from the report of an evaluation.
+    """Makes the Hub's `EvalResult`s and the card's table from the report of an evaluation.
 
     Args:
-        report: What `report.json` holds.
+        report: Content of `report.json`.
         name: Name of the model in the card's `model-index`.
-        dataset_id: The dataset's Hub repository, where the report names a folder.
+        dataset_id: Hub repository of the dataset, if the report names a folder.
 
     Returns:
-        The results of the model (not of its baselines), and a table {caption, rows: [{name, cells}]}; a cell is a
-        figure with its interval.
+        The results of the model (not of its baselines), and a table {caption, rows: [{name, cells}]}. A cell is a
+        number with its interval.
 
     Raises:
         CardError: The report has another form.
@@ -238,7 +254,7 @@ def results_of(
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
     if not ("models" in report and "protocol" in report):
-        raise CardError("The report has no known form; pass a report.json that `deft evaluate` has written.")
+        raise CardError("The report has an unknown form; pass a report.json that `deft evaluate` has written.")
     from deft_llm.evaluation.report import PROTOCOL_NAMES, model_index
 
     index = yaml.safe_load(model_index(report, name, dataset_id=dataset_id))["model-index"]
@@ -276,4 +292,4 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise CardError(f"{path} is no JSON file ({error}).") from None
+        raise CardError(f"{path} is not a JSON file ({error}).") from None

@@ -1,10 +1,10 @@
-"""A trained model's folder to the Hub: model, processor, their code, reports and card, in one commit.
+"""Push a trained model's folder to the Hub in one commit: model, processor, their code, reports and card.
 
     deft push build/demo/deft-tiny org/deft-llm --private
 
-Whoever loads the repository gets the old files or the new ones, never some of each: `model.push_to_hub()` followed by
-`processor.push_to_hub()` is two commits, and between them nothing fits together. A folder that holds an adapter
-(PEFT) goes the same way; the model it belongs to is named in its adapter_config.json.
+The repository always has either all old or all new files. (`model.push_to_hub()` followed by
+`processor.push_to_hub()` makes two commits, and between them the files do not fit together.) The folder of a PEFT
+adapter can be pushed too; its adapter_config.json names the base model.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 from deft_llm.sharing.card import RUN_FILE
 
-# What belongs to a model. Optimiser states, checkpoints, logs and pickled arguments do not.
+# The files of a model. Optimiser states, checkpoints, logs and pickled arguments are not uploaded.
 FILES = ("*.json", "*.jinja", "*.md", "*.model", "*.py", "*.safetensors", "*.txt", "additional_chat_templates/*.jinja")
 
 
 class FolderError(ValueError):
-    """A folder that cannot be pushed as it is; says what is missing."""
+    """The folder is not complete. The message says what is missing."""
 
 
 def push_model(
@@ -32,22 +32,25 @@ def push_model(
     revision: str | None = None,
     api: Any = None,
 ) -> str:
-    """Puts the folder on the Hub in one commit; what an earlier push left there and this folder lacks is removed.
+    """Uploads the folder in one commit. Files of an earlier push that the folder does not have are deleted.
 
     Args:
-        visibility: "public"; "gated", visible but its files given on request; "private". Of a new repository.
-        i_may_share: why the terms of the training data allow it; needed where they are not known to, unless the
-            repository is private.
-        revision: branch to push to, made if it is not there; by default main.
-        api: an `HfApi`.
+        folder: The model's folder.
+        repo_id: Hub repository.
+        visibility: Visibility of a new repository: "public", "gated" (listed, but files need approval) or "private".
+        i_may_share: Why the terms of the training data allow the upload. Required if they are not known to allow it
+            and the repository is not private.
+        revision: Branch to push to, by default main. It is created if it does not exist.
+        api: An `HfApi`.
 
     Returns:
-        The commit's address, fit for `revision=`.
+        The address of the commit. Its hash can be passed as `revision`.
 
     Raises:
-        FolderError: the folder is no complete model, naming what is missing.
-        LicenceError: trained on licensed or own recordings, a repository that others see, and no statement.
-        PushError: from the Hub; says what stands there now.
+        FolderError: The folder is not a complete model. The message says what is missing.
+        LicenceError: The model was trained on licensed or own recordings, the repository is not private, and
+            `i_may_share` is missing.
+        PushError: The Hub refused or could not be reached. The message says what the repository contains now.
     """
     from huggingface_hub import HfApi
 
@@ -77,9 +80,9 @@ def push_model(
 
 
 def check_folder(folder: Path) -> None:
-    """Raises `FolderError` for a folder that nobody could load, naming the file that is missing."""
+    """Raises `FolderError` if a file that is needed to load the model is missing. The message names the file."""
     if not folder.is_dir():
-        raise FolderError(f"{folder}: no such folder. Pass one that `deft train` has written.")
+        raise FolderError(f"{folder}: no such folder. Pass a folder that `deft train` has written.")
     names = {path.name for path in folder.iterdir()}
     is_adapter = "adapter_config.json" in names
     wanted = {"README.md"} | (set() if is_adapter else {"config.json", "processor_config.json", "tokenizer.json"})
@@ -94,12 +97,12 @@ def check_folder(folder: Path) -> None:
     if missing := sorted(wanted - names):
         raise FolderError(
             f"{folder} is not complete: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. Save "
-            "model and processor with `save_pretrained` into one folder, and fill the card with `deft card`."
+            "model and processor with `save_pretrained` into one folder, and write the card with `deft card`."
         )
 
 
 def _code_of(config: dict[str, Any]) -> set[str]:
-    """The files of the classes that a config names."""
+    """The code files of the classes in a config."""
     references = list(config.get("auto_map", {}).values())
     references += [entry["impl"] for entry in config.get("custom_pipelines", {}).values()]
     return {f"{reference.split('.')[0]}.py" for reference in references if "--" not in reference}

@@ -1,1 +1,1 @@
-"""Training: arguments, data, the parts of the model, and the trainer behind `deft train`."""
+"""Training: arguments, data, the parts of the model, and the trainer of `deft train`."""

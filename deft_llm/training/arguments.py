@@ -1,6 +1,6 @@
-"""What a training run is told: the options of `deft train`, from YAML and the command line.
+"""The options of `deft train`, from YAML and the command line.
 
-Imports nothing heavy, so that `--help` answers at once.
+Heavy libraries are not imported, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -12,30 +12,49 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from deft_llm.processing.common_deft import NUM_FRAMES, STRUCTURE_TOKENS, TEXTURE_TOKENS
 from deft_llm.recipes import find_recipe
 
 from .stages import STAGES, StageArguments
 
-# transformers 5.23 renamed the argument and warns about the old name; 5.20 has the old one only.
+# transformers 5.23 renamed the argument and warns about the old name; 5.20 has only the old name.
 _RENAMED = (
     ("gradient_checkpointing", "activation_checkpointing"),
     ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
 )
-# Names of our own for what TRL's ModelConfig has.
+# Our own names for fields of TRL's ModelConfig.
 _TRL_NAMES = (("model", "model_name_or_path"), ("language_dtype", "dtype"))
 
 
 @dataclass
 class DataArguments:
-    """What to train on, and how clips become examples."""
+    """The data to train on, and how clips become examples.
+
+    Args:
+        dataset (`str`): Uni-MER dataset: a folder or a Hub repository.
+        train_split (`str`): Split to train on.
+        test_split (`str`): Split whose subjects are kept out of training and its evaluation.
+        eval_split (`str`, *optional*): Split for evaluation during training.
+        eval_share (`float`): Share of the training subjects held out for evaluation, from 0 to 1.
+        streaming (`bool`): Whether to read clips as they are needed.
+        shuffle_buffer (`int`): Number of clips that a streamed clip is drawn from.
+        task_weights (`dict[str, float]`, *optional*): Conversation task → how often it is drawn.
+        balance (`str`, *optional*): Columns whose values are drawn equally often, separated by commas.
+        mirror (`float`): Share of the clips that are mirrored, from 0 to 1.
+        appearance_jitter (`float`): Strength of changes in brightness, contrast and colour; 0 for none.
+        temporal_crop (`float`): Largest share of the frames cut off before and after the apex, from 0 to 1.
+        flow_noise (`float`): Largest noise added to the flow, in units of the clip's own noise.
+        appearance_dropout (`float`): Share of the steps without pixels, from 0 to 1.
+        preprocessing_workers (`int`): Number of processes that decode the clips.
+    """
 
     dataset: str = field(metadata={"help": "Uni-MER dataset: a folder or a Hub repository."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str = field(
-        default="test", metadata={"help": "Split whose subjects neither training nor its evaluation may touch."}
+        default="test", metadata={"help": "Split whose subjects are kept out of training and its evaluation."}
     )
     eval_split: str | None = field(
-        default=None, metadata={"help": "Split for evaluation during training; shares no subject with any other."}
+        default=None, metadata={"help": "Split for evaluation during training. No other split has its subjects."}
     )
     eval_share: float = field(
         default=0.0,
@@ -44,44 +63,62 @@ class DataArguments:
     streaming: bool = field(
         default=False, metadata={"help": "Read clips as they are needed instead of decoding all of them first."}
     )
-    shuffle_buffer: int = field(default=256, metadata={"help": "Clips among which a streamed one is drawn."})
+    shuffle_buffer: int = field(default=256, metadata={"help": "Number of clips that a streamed clip is drawn from."})
     task_weights: dict | None = field(
         default=None,
-        metadata={"help": "How often each conversation task is drawn (JSON on the command line); default: all alike."},
+        metadata={
+            "help": "How often each conversation task is drawn (JSON on the command line); default: equally often."
+        },
     )
     balance: str | None = field(
         default=None,
         metadata={
-            "help": "Columns whose values are drawn equally often, each within the one before: 'emotion', or "
+            "help": "Columns whose values are drawn equally often, nested from left to right: 'emotion', or "
             "'source,emotion'."
         },
     )
     mirror: float = field(
-        default=0.0, metadata={"help": "Share of clips shown in a mirror, with sides exchanged in labels and texts."}
+        default=0.0, metadata={"help": "Share of clips that are mirrored, with sides swapped in labels and texts."}
     )
     appearance_jitter: float = field(
-        default=0.0, metadata={"help": "Strength of changes in brightness, contrast and colour; flow is not touched."}
+        default=0.0, metadata={"help": "Strength of changes in brightness, contrast and colour of the pixels."}
     )
     temporal_crop: float = field(
         default=0.0, metadata={"help": "Largest share of the frames cut off before and after the apex."}
     )
     flow_noise: float = field(
         default=0.0,
-        metadata={"help": "Most noise added to the flow, in units of the noise measured in the clip itself."},
+        metadata={"help": "Largest noise added to the flow, in units of the noise measured in the clip itself."},
     )
     appearance_dropout: float = field(
         default=0.0,
-        metadata={"help": "Share of steps without pixels, so that the answer learns to rest on motion alone."},
+        metadata={"help": "Share of steps without pixels, so that the model learns to answer from motion only."},
     )
-    preprocessing_workers: int = field(default=2, metadata={"help": "Processes that decode the clips, once."})
+    preprocessing_workers: int = field(default=2, metadata={"help": "Number of processes that decode the clips."})
 
 
 @dataclass
 class ModelArguments:
     """The parts of a new model.
 
-    Language model and backbones are each a Hub repository or folder with pretrained weights, or a config (a mapping in
-    YAML, JSON on the command line) for one that starts from random weights.
+    A part is a Hub repository or folder with pretrained weights, or a config (a mapping in YAML, JSON on the command
+    line) for random weights.
+
+    Args:
+        text (`str`, *optional*): The language model.
+        structure (`str`, *optional*): The structure expert's vision backbone.
+        texture (`str`, *optional*): The texture expert's vision or video backbone.
+        motion (`dict`): Fields of [`DeftMotionConfig`].
+        image_size (`int`, *optional*): Side of the face crop in pixels; by default the structure backbone's.
+        expert_size (`int`): Width of the experts' tokens.
+        structure_tokens (`int`): Language tokens of the structure expert.
+        texture_tokens (`int`): Language tokens of the texture expert.
+        texture_share (`float`): Share of the patches that VideoMAE reads, from 0 to 1.
+        loss_weights (`dict[str, float]`, *optional*): Weights of the loss terms.
+        appearance_swap (`float`): Share of the clips that get the structure of another clip, from 0 to 1.
+        expert_dropout (`float`): Share of the clips without structure, and without texture, from 0 to 1.
+        vocab_size (`int`): Largest vocabulary of a tokenizer that is trained on the dataset.
+        num_frames (`int`): Frames per clip, including the onset.
     """
 
     text: str | None = field(default=None, metadata={"help": "Language model: pretrained, or a config."})
@@ -96,20 +133,24 @@ class ModelArguments:
         default=None, metadata={"help": "Side of the face crop in pixels; default: the structure backbone's."}
     )
     expert_size: int = field(default=256, metadata={"help": "Width of the experts' tokens."})
-    structure_tokens: int = field(default=4, metadata={"help": "Language tokens of the structure expert."})
-    texture_tokens: int = field(default=8, metadata={"help": "Language tokens of the texture expert."})
+    structure_tokens: int = field(
+        default=STRUCTURE_TOKENS, metadata={"help": "Language tokens of the structure expert."}
+    )
+    texture_tokens: int = field(default=TEXTURE_TOKENS, metadata={"help": "Language tokens of the texture expert."})
     texture_share: float = field(
-        default=1.0, metadata={"help": "Share of the places in the crop, those that change most, that VideoMAE reads."}
+        default=1.0, metadata={"help": "Share of the patches that VideoMAE reads: those that change most."}
     )
     loss_weights: dict | None = field(default=None, metadata={"help": "Weights of the loss terms."})
     appearance_swap: float = field(
-        default=0.5, metadata={"help": "Share of clips shown with the structure of another clip of the batch."}
+        default=0.5, metadata={"help": "Share of clips that get the structure of another clip in the batch."}
     )
     expert_dropout: float = field(
         default=0.1, metadata={"help": "Share of clips without structure, and of clips without texture."}
     )
-    vocab_size: int = field(default=1024, metadata={"help": "Largest vocabulary of a tokenizer trained here."})
-    num_frames: int = field(default=8, metadata={"help": "Frames a clip, the onset among them."})
+    vocab_size: int = field(
+        default=1024, metadata={"help": "Largest vocabulary of a tokenizer that is trained on the dataset."}
+    )
+    num_frames: int = field(default=NUM_FRAMES, metadata={"help": "Frames per clip, including the onset."})
 
 
 OURS = (DataArguments, ModelArguments, StageArguments)
@@ -119,14 +160,14 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
     """Reads the options of a run.
 
     Args:
-        argv: The words of the command line. Options may be written with hyphens or underscores.
+        argv: Arguments of the command line. Options may be written with hyphens or underscores.
 
     Returns:
-        The four groups of options; the third is `tuning.TuningArguments`, the last TRL's `SFTConfig`.
+        The four groups of options; the third is `tuning.TuningArguments`, the last is TRL's `SFTConfig`.
 
     Raises:
-        ValueError: An option does not exist (the message has the nearest one that does), or values exclude each other.
-        FileNotFoundError: There is no such YAML.
+        ValueError: An option does not exist (the message names the closest one), or options contradict each other.
+        FileNotFoundError: The YAML file does not exist.
     """
     from trl import SFTConfig, TrlParser
 
@@ -138,7 +179,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
             config = {_current_name(name, names): value for name, value in config.items()}
             for name in config:
                 if name not in names:
-                    raise ValueError(f"The recipe has a key {name!r}, which is no option.{_nearest(name, names)}")
+                    raise ValueError(f"The recipe has a key {name!r}, which is not an option.{_nearest(name, names)}")
             return super().set_defaults_with_config(**config)
 
     parser = Parser((DataArguments, ModelArguments, TuningArguments, SFTConfig))
@@ -146,7 +187,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
     mappings = {item.name for group in OURS for item in fields(group) if "dict" in str(item.type)}
     for action in parser._actions:
         if action.dest in mappings:
-            action.type = _mapping  # `dict` itself reads nothing that can be written on a command line
+            action.type = _mapping  # `dict` itself cannot parse a string
     for old, new in _RENAMED:
         if new in names:
             parser.set_defaults(**{new: parser.get_default(old), old: None})
@@ -165,7 +206,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[DataArguments, ModelArguments,
 def _mapping(text: str) -> dict:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError(f"{text} is no mapping")
+        raise ValueError(f"{text} is not a mapping")
     return value
 
 
@@ -185,7 +226,7 @@ def _current_option(argument: str, names: set[str]) -> str:
 
 def _nearest(name: str, names: set[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" The nearest is {close[0]!r}." if close else " --help and --help-all list them."
+    return f" The nearest is {close[0]!r}." if close else " See --help and --help-all."
 
 
 def _check(data: DataArguments, model: ModelArguments, tuning: Any) -> None:
@@ -194,43 +235,45 @@ def _check(data: DataArguments, model: ModelArguments, tuning: Any) -> None:
         missing = [name for name, part in parts.items() if part is None]
         if missing:
             raise ValueError(
-                f"The recipe names no `{missing[0]}`; give text, structure and texture, or `model_name_or_path`."
+                f"The recipe has no `{missing[0]}`; set text, structure and texture, or `model_name_or_path`."
             )
     elif any(part is not None for part in parts.values()):
         given = next(name for name, part in parts.items() if part is not None)
-        raise ValueError(f"`model_name_or_path` is a whole DEFT and brings its own `{given}`; give one of the two.")
+        raise ValueError(
+            f"`model_name_or_path` is a complete DEFT model with its own `{given}`; set only one of them."
+        )
     if tuning.stage not in STAGES:
-        raise ValueError(f"`stage` must be one of {', '.join(STAGES)}, got {tuning.stage!r}.")
+        raise ValueError(f"`stage` must be one of {', '.join(STAGES)}; got {tuning.stage!r}.")
     if tuning.use_peft and tuning.stage in ("experts", "connectors"):
-        raise ValueError(f"Stage {tuning.stage!r} leaves the language model as it is: LoRA has nothing to adapt.")
+        raise ValueError(f"Stage {tuning.stage!r} does not train the language model, so LoRA cannot be used with it.")
     if (tuning.load_in_4bit or tuning.load_in_8bit) and not tuning.use_peft:
-        raise ValueError("A language model in 4 or 8 bits cannot be trained itself: set `use_peft`.")
+        raise ValueError("A language model in 4 or 8 bits cannot be trained directly: set `use_peft`.")
     for name in ("eval_share", "mirror", "appearance_dropout", "temporal_crop"):
         if not 0 <= getattr(data, name) <= 1:
-            raise ValueError(f"`{name}` is a share and must lie in 0–1, got {getattr(data, name)}.")
+            raise ValueError(f"`{name}` must be from 0 to 1; got {getattr(data, name)}.")
     for name in ("appearance_jitter", "flow_noise"):
         if getattr(data, name) < 0:
-            raise ValueError(f"`{name}` must not be negative, got {getattr(data, name)}.")
+            raise ValueError(f"`{name}` must not be negative; got {getattr(data, name)}.")
     if data.eval_split and data.eval_share:
-        raise ValueError("Choose one of `eval_split` and `eval_share`.")
+        raise ValueError("Set only one of `eval_split` and `eval_share`.")
     if data.streaming and data.balance:
-        raise ValueError("`balance` must know all clips beforehand; it does not go with `streaming`.")
+        raise ValueError("`balance` needs all clips in advance, so it cannot be used with `streaming`.")
 
 
 def print_help(description: str) -> None:
-    """Our own options, without importing what the others come from."""
+    """Prints our own options, without importing TRL."""
     parser = argparse.ArgumentParser(
         usage="deft train --config YAML --dataset DATASET --output-dir FOLDER [--OPTION VALUE …]",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
-    parser.add_argument("--config", metavar="YAML", help="recipe; every option below can stand in it")
+    parser.add_argument("--config", metavar="YAML", help="recipe; may set every option below")
     parser.add_argument(
         "--help-all",
         action="store_true",
-        help="also those of TRL's ModelConfig (--model-name-or-path, --dtype, --use-peft, --lora-r, --load-in-4bit …) "
-        "and SFTConfig, which all apply",
+        help="also show the options of TRL's ModelConfig (--model-name-or-path, --dtype, --use-peft, --lora-r, "
+        "--load-in-4bit …) and SFTConfig",
     )
     for group in OURS:
         section = parser.add_argument_group(group.__doc__.partition("\n")[0].rstrip("."))

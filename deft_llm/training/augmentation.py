@@ -1,7 +1,7 @@
-"""Augmentation that keeps clip, labels and text true to one another.
+"""Augmentation that keeps clip, labels and text consistent.
 
-A mirrored face moves the other way and with its other side, so flow, labels and sentences change together. Flow is
-measured motion: nothing photometric is ever done to it, and noise is added at the level that the clip itself shows.
+Mirroring reverses directions and swaps sides, so flow, labels and sentences are changed together. Photometric changes
+apply to pixels only. Noise is added to the flow in proportion to the noise of the clip.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _swapped_words(text: str) -> str:
     return _SIDE.sub(other, text)
 
 
-# Movements of head and eyes have a side in their name: in the mirror M61 (eyes left) is M62 (eyes right).
+# Movements of head and eyes have a side in their name: mirroring turns M61 (eyes left) into M62 (eyes right).
 _BY_NAME = {(unit.kind, unit.name): unit.code for unit in ACTION_UNITS.values()}
 MIRRORED_UNITS = {
     unit.code: _BY_NAME[unit.kind, _swapped_words(unit.name)]
@@ -41,7 +41,14 @@ _LATERAL_CODE = re.compile(rf"\b({'|'.join(MIRRORED_UNITS)})\b")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much is done to a training clip; see `DataArguments` for each."""
+    """Augments a training clip.
+
+    Args:
+        mirror: Probability of mirroring the clip, from 0 to 1.
+        appearance_jitter: Strength of changes in brightness, contrast and colour; 0 for none.
+        temporal_crop: Largest share of the frames cut off before and after the apex, from 0 to 1.
+        flow_noise: Largest noise added to the flow, in units of the clip's own noise; 0 for none.
+    """
 
     mirror: float = 0.0
     appearance_jitter: float = 0.0
@@ -49,13 +56,18 @@ class Augmentation:
     flow_noise: float = 0.0
 
     def __call__(self, row: Mapping[str, Any], rng: np.random.Generator, action_units: Sequence[str]) -> dict:
-        """A changed copy of a prepared row.
+        """Returns a changed copy of a prepared row.
 
         Args:
-            action_units: the codes that the row's label lists are in the order of.
+            row: A row from `data.prepare`.
+            rng: Random numbers of the clip.
+            action_units: Codes of the action units, in the order of the row's labels.
+
+        Raises:
+            ValueError: The model has no output for the mirror image of an action unit.
         """
         row = dict(row)
-        # Every draw is made whether it is used or not: switching one thing on leaves the others as they were.
+        # All random numbers are drawn, used or not, so that one augmentation does not change the others.
         turned = rng.random() < self.mirror
         cut, colour, noise = rng.spawn(3)
         if turned:
@@ -65,14 +77,22 @@ class Augmentation:
         if self.appearance_jitter and row["pixel_values_videos"] is not None:
             row["pixel_values_videos"] = jittered(row["pixel_values_videos"], colour, self.appearance_jitter)
         if self.flow_noise:
-            # Anything from none: a model that never sees clean flow takes it for stillness.
+            # The level starts at zero, because a model that never sees clean flow takes it for a still face.
             level = self.flow_noise * noise.random()
             row["flow_values_videos"] = noisy(row["flow_values_videos"], noise, level)
         return row
 
 
 def mirrored(row: Mapping[str, Any], action_units: Sequence[str]) -> dict[str, Any]:
-    """The clip in a mirror: columns reversed, u negated, left and right exchanged in labels, questions and answers."""
+    """Mirrors a clip: reverses columns, negates u, and swaps left and right in labels, questions and answers.
+
+    Args:
+        row: A row from `data.prepare`.
+        action_units: Codes of the action units, in the order of the row's labels.
+
+    Raises:
+        ValueError: The model has no output for the mirror image of an action unit.
+    """
     row = dict(row)
     if row["pixel_values_videos"] is not None:
         row["pixel_values_videos"] = np.ascontiguousarray(np.asarray(row["pixel_values_videos"])[..., ::-1])
@@ -92,10 +112,10 @@ def mirrored(row: Mapping[str, Any], action_units: Sequence[str]) -> dict[str, A
 
 
 def _position(code: str, action_units: Sequence[str], fallback: int) -> int:
-    """Raises `ValueError` where the mirror image of a unit is none that the model knows."""
+    """Raises `ValueError` if the model has no output for the mirror image of a unit."""
     if code not in action_units:
         raise ValueError(
-            f"{action_units[fallback]} is {code} in a mirror, which the model has no output for; train with mirror 0."
+            f"{action_units[fallback]} is {code} in a mirror, but the model has no output for it; set `mirror` to 0."
         )
     return action_units.index(code)
 
@@ -110,18 +130,19 @@ def _mirrored_message(message: Mapping[str, Any], names: Sequence[str]) -> dict[
 
 
 def mirrored_text(text: str, *, asks: bool = False, names: Sequence[str] = ()) -> str:
-    """The text about the mirrored clip.
+    """Swaps left and right in a text.
 
     Args:
-        asks: it is a question; one that offers left and right to choose from stays as it is.
-        names: the source's own words, in which nothing is exchanged.
+        text: The text.
+        asks: Whether the text is a question. A question that names both sides is not changed.
+        names: Words of the source, in which nothing is swapped.
     """
     if asks and {word.lower() for word in _SIDE.findall(text)} == {"left", "right"}:
         return text
     if not names:
         parts = [text]
     else:
-        # Every second part is one of the names.
+        # Parts with an odd index are names.
         parts = re.split(rf"(?<!\w)({'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})(?!\w)", text)
     for index in range(0, len(parts), 2):
         changed = _LATERAL_CODE.sub(lambda match: MIRRORED_UNITS[match[0]], parts[index])
@@ -130,9 +151,14 @@ def mirrored_text(text: str, *, asks: bool = False, names: Sequence[str] = ()) -
 
 
 def temporally_cropped(row: Mapping[str, Any], rng: np.random.Generator, share: float) -> dict[str, Any]:
-    """The clip begun later and ended earlier: frames in between are repeated, the apex stays the middle frame.
+    """Cuts frames off both ends of a clip and repeats other frames, so that the apex stays the middle frame.
 
-    Frame 0, the onset that flow is measured from, stays as well. Pixels and flow get the same frames.
+    Frame 0 (the onset, which flow is measured from) is kept. Pixels and flow get the same frames.
+
+    Args:
+        row: A row from `data.prepare`.
+        rng: Random numbers of the clip.
+        share: Largest share of the frames to cut off, from 0 to 1.
     """
     row, flow = dict(row), np.asarray(row["flow_values_videos"])
     last = len(flow)
@@ -149,8 +175,15 @@ def temporally_cropped(row: Mapping[str, Any], rng: np.random.Generator, share: 
 
 
 def jittered(pixels: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Contrast, brightness and colour of a whole clip (frames, 3, H, W): all frames alike, or something would appear
-    to change on a face at rest."""
+    """Changes contrast, brightness and colour of a clip.
+
+    All frames are changed alike, because differences between frames would look like changes of the skin.
+
+    Args:
+        pixels: (frames, 3, H, W), normalised.
+        rng: Random numbers of the clip.
+        strength: Strength of the changes; 0 for none.
+    """
     pixels = np.asarray(pixels, np.float32)
     contrast = np.exp(strength * rng.normal(0, 0.3))
     shift = strength * (rng.normal(0, 0.3) + rng.normal(0, 0.1, (1, 3, 1, 1)))
@@ -159,10 +192,16 @@ def jittered(pixels: np.ndarray, rng: np.random.Generator, strength: float) -> n
 
 
 def noisy(flow: np.ndarray, rng: np.random.Generator, level: float) -> np.ndarray:
-    """Flow (frames, 2, h, w) with smooth noise of `level` times the deviation measured where the face stands still."""
+    """Adds smooth noise to flow.
+
+    Args:
+        flow: (frames, 2, h, w), percent of the crop width.
+        rng: Random numbers of the clip.
+        level: Standard deviation of the noise, in units of the deviation measured where the face does not move.
+    """
     flow = np.asarray(flow, np.float32)
     deviation = level * noise_floor(flow, factor=1.0, minimum=0.0)
     fields = rng.standard_normal((*flow.shape[:2], *flow.shape[2:])).astype(np.float32)
-    # Errors of flow are alike over the estimator's window, not cell by cell.
+    # Errors of neighbouring cells are correlated, because the estimator works on windows.
     smooth = np.stack([[cv2.GaussianBlur(channel, (0, 0), 1.0) for channel in frame] for frame in fields])
     return flow + deviation * smooth / max(float(smooth.std()), 1e-8)

@@ -1,7 +1,7 @@
-"""Temperatures: by how much the heads' logits are divided, so that what is said with 80 % is right four times of five.
+"""Temperature scaling of the heads, so that predictions with a probability of 80 % are right in 80 % of the cases.
 
-Fitted on held-out clips by maximum likelihood (Guo et al. 2017, "On calibration of modern neural networks"). They
-change how sure an answer is, and never which one it is.
+The logits are divided by a temperature, fitted on held-out clips by maximum likelihood (Guo et al. 2017, "On
+calibration of modern neural networks"). This changes the probabilities, but not the predicted class.
 """
 
 from __future__ import annotations
@@ -14,19 +14,35 @@ from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
 UNKNOWN = -100
-# A few clips that are all named rightly would ask for a temperature of zero: certainty that nothing supports.
+# A few clips that are all classified correctly would give a temperature of zero, so the range is bounded.
 _BOUNDS = (0.5, 10.0)
 
 
 def emotion_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Of (clips, emotions) logits and (clips,) labels, -100 for unknown; 1 where none is known."""
+    """Fits the temperature of the emotions.
+
+    Args:
+        logits: (clips, emotions).
+        labels: (clips,) class indices, -100 for unknown.
+
+    Returns:
+        The temperature; 1 if no label is known.
+    """
     known = labels != UNKNOWN
     logits, labels = logits.double()[known], labels[known]
     return _most_likely(lambda temperature: F.cross_entropy(logits / temperature, labels)) if len(labels) else 1.0
 
 
 def action_unit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Of (clips, action_units) logits and labels, 1 present, 0 absent, -100 unknown; 1 where none is known."""
+    """Fits the temperature of the action units.
+
+    Args:
+        logits: (clips, action_units).
+        labels: (clips, action_units), 1 present, 0 absent, -100 unknown.
+
+    Returns:
+        The temperature; 1 if no label is known.
+    """
     known = labels != UNKNOWN
     logits, labels = logits.double()[known], labels.double()[known]
     if not len(labels):

@@ -1,7 +1,7 @@
-"""From a Uni-MER dataset to batches: loading and checking, decoding once, drawing clips, and the collator.
+"""Load a Uni-MER dataset, check it, decode its clips, draw clips, and collate batches.
 
-Nothing here uses a global random state. What is drawn for a clip depends on the seed, the epoch and the clip's place
-in it, so a resumed run draws what the undisturbed one did, and several processes what one would.
+No global random state is used. Random choices depend on the seed, the epoch and the place of the clip in the epoch.
+A resumed run therefore makes the same choices as an uninterrupted one, and several processes the same as one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .augmentation import Augmentation
 LABEL_COLUMNS = ("clip_id", "source", "subject", "action_units", "emotion", "emotion_coarse", "conversations")
 COLUMNS = (*LABEL_COLUMNS, "onset", "apex", "offset", "video", "flow")
 UNKNOWN = -100
-# What turns a row into tensors and labels; prepared clips are kept as long as it stays as it is.
+# The code that makes tensors and labels from a row. Prepared clips are reused until it changes.
 PREPARING_CODE = ("deft_llm.training.data", "deft_llm.hub_datasets.unimer.rows", "deft_llm.processing")
 
 
@@ -41,17 +41,24 @@ PREPARING_CODE = ("deft_llm.training.data", "deft_llm.hub_datasets.unimer.rows",
 
 
 def load_splits(name: str, *, streaming: bool = False) -> Mapping[str, Any]:
-    """Split → rows of a dataset folder or Hub repository.
+    """Loads a dataset.
+
+    Args:
+        name: Dataset folder or Hub repository.
+        streaming: Whether to read rows as they are needed.
+
+    Returns:
+        Split → rows.
 
     Raises:
-        FileNotFoundError: there is none of that name, or this account may not read it.
-        ValueError: a column is missing.
+        FileNotFoundError: The dataset does not exist, or this account may not read it.
+        ValueError: A column is missing.
     """
     try:
         splits = load_dataset(name, streaming=streaming)
     except (DatasetNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"{name}: no dataset folder, and no Hub repository that can be read ({_first_line(error)}). If it is "
+            f"{name} is not a dataset folder, and not a readable Hub repository ({_first_line(error)}). If it is "
             "private or gated, ask for access on its page and log in with `hf auth login`."
         ) from error
     for split, rows in splits.items():
@@ -59,14 +66,21 @@ def load_splits(name: str, *, streaming: bool = False) -> Mapping[str, Any]:
         missing = [column for column in COLUMNS if column not in names]
         if missing:
             raise ValueError(
-                f"{name}, split {split}, is no Uni-MER dataset: it lacks the columns {', '.join(missing)}. "
+                f"{name}, split {split}, is not a Uni-MER dataset: it lacks the columns {', '.join(missing)}. "
                 "`deft data build` makes one."
             )
     return splits
 
 
 def label_tables(name: str) -> dict[str, Dataset]:
-    """Split → the columns that hold labels and text, of a dataset that is streamed: not one video is fetched."""
+    """Loads the labels and texts of a streamed dataset, without its videos.
+
+    Args:
+        name: Dataset folder or Hub repository.
+
+    Returns:
+        Split → rows.
+    """
     splits = load_dataset(name, streaming=True, columns=list(LABEL_COLUMNS))
     return {split: Dataset.from_list(list(rows), features=rows.features) for split, rows in splits.items()}
 
@@ -78,10 +92,18 @@ def _first_line(error: Exception) -> str:
 def choose_splits(
     arguments: DataArguments, splits: Mapping[str, Dataset], seed: int
 ) -> tuple[Dataset, Dataset | None]:
-    """The rows to train on, and those to evaluate on during training, if any was asked for.
+    """Chooses the rows to train on, and the rows for evaluation during training.
+
+    Args:
+        arguments: The options; names of the splits and `eval_share` are used.
+        splits: Split → rows.
+        seed: Seed of the held-out subjects.
+
+    Returns:
+        Training rows and evaluation rows. The latter are `None` if no evaluation is requested.
 
     Raises:
-        ValueError: a split that does not exist, or people who are in two of train, eval and test.
+        ValueError: A split does not exist, or two of the training, evaluation and test rows share a subject.
     """
     for option, split in (("train_split", arguments.train_split), ("eval_split", arguments.eval_split)):
         if split is not None and split not in splits:
@@ -89,11 +111,11 @@ def choose_splits(
     train = splits[arguments.train_split]
     held_out = splits.get(arguments.test_split)
     if arguments.train_split == arguments.test_split:
-        held_out = None  # a deliberate last training on everything
+        held_out = None  # the user wants to train on all splits
     if arguments.eval_split in (arguments.test_split, arguments.train_split):
         raise ValueError(
-            f"`eval_split` is {arguments.eval_split!r}, which is for {'testing' if held_out else 'training'}: what is "
-            "watched during training would be selected on. Give another split, or `eval_share`."
+            f"`eval_split` is {arguments.eval_split!r}, which is for {'testing' if held_out else 'training'}. "
+            "Evaluation during training influences the choice of the model: set another split, or `eval_share`."
         )
     if held_out is not None:
         _refuse_shared(train, held_out, arguments.train_split, arguments.test_split)
@@ -110,7 +132,7 @@ def choose_splits(
     count = max(1, round(arguments.eval_share * len(people)))
     if count >= len(people):
         raise ValueError(
-            f"`eval_share` {arguments.eval_share} of {len(people)} subjects leaves none to train on; lower it."
+            f"`eval_share` {arguments.eval_share} of {len(people)} subjects leaves none to train on; reduce it."
         )
     chosen = np.random.default_rng([seed, zlib.crc32(b"eval")]).choice(people, count, replace=False)
     aside = np.isin(subjects, chosen)
@@ -121,19 +143,29 @@ def _refuse_shared(first: Dataset, second: Dataset, first_name: str, second_name
     shared = sorted(set(first["subject"]) & set(second["subject"]))
     if shared:
         raise ValueError(
-            f"{len(shared)} subjects are in both {first_name} and {second_name}, such as {shared[0]}: figures on them "
-            "would be of no worth. Split by subject (`deft data build --split`)."
+            f"{len(shared)} subjects are in both {first_name} and {second_name}, such as {shared[0]}. Split the "
+            "dataset by subject (`deft data build --split`)."
         )
 
 
 def check_labels(dataset: Dataset, action_units: Collection[str], emotions: Collection[str], what: str) -> None:
-    """Raises `ValueError` naming an action unit or emotion of the data that the model has no output for."""
+    """Checks that the model has an output for every label.
+
+    Args:
+        dataset: The rows.
+        action_units: Codes of the model's action units.
+        emotions: The model's emotions.
+        what: Name of the rows in the message.
+
+    Raises:
+        ValueError: The model has no output for an action unit or emotion. The message names it.
+    """
     for row in dataset.select_columns(["clip_id", "action_units", "emotion"]):
         unknown = [unit["code"] for unit in row["action_units"] if unit["code"] not in action_units]
         if unknown:
             raise ValueError(
                 f"Clip {row['clip_id']} of {what} is labelled {unknown[0]}, which is not among the model's action "
-                f"units {', '.join(action_units)}. Train a model on data that has it, or leave the clip out."
+                f"units {', '.join(action_units)}. Train a model on data with this unit, or remove the clip."
             )
         if row["emotion"] is not None and row["emotion"] not in emotions:
             raise ValueError(
@@ -143,7 +175,17 @@ def check_labels(dataset: Dataset, action_units: Collection[str], emotions: Coll
 
 
 def check_budget(dataset: Dataset, processor: DeftProcessor, task_weights: Mapping[str, float] | None, budget: int):
-    """Raises `ValueError` naming a clip whose prompt and answer do not fit into `budget` tokens."""
+    """Checks that every prompt with its answer fits into a number of tokens.
+
+    Args:
+        dataset: The rows.
+        processor: The processor.
+        task_weights: Conversation task → how often it is drawn; `None` for all tasks.
+        budget: Largest number of tokens.
+
+    Raises:
+        ValueError: A conversation is too long. The message names the clip.
+    """
     clip = processor._get_num_multimodal_tokens(video_sizes=[None])["num_video_tokens"][0]
     all_inputs = {"pixel_values_videos": True, "flow_values_videos": True}
     for row in dataset.select_columns(["clip_id", "conversations"]):
@@ -158,15 +200,20 @@ def check_budget(dataset: Dataset, processor: DeftProcessor, task_weights: Mappi
         if longest > budget:
             raise ValueError(
                 f"Clip {row['clip_id']} needs {longest} tokens, {clip} of them for the clip itself, and only "
-                f"{budget} fit. Raise `max_length` (and the language model's max_position_embeddings), or lower "
-                "structure_tokens and texture_tokens; nothing is cut off."
+                f"{budget} fit. Increase `max_length` (and the language model's max_position_embeddings), or reduce "
+                "structure_tokens and texture_tokens. Texts are never truncated."
             )
 
 
 def label_lists(train: Dataset, every: Dataset) -> Dataset:
-    """The rows that a model's lists of labels and its tokenizer are made from.
+    """Makes the rows for a new model's label lists and tokenizer.
 
-    An action unit of a clip held out for evaluation is one that the model must have an output for; its text stays out.
+    The model needs an output for every action unit, so the labels of evaluation clips are included, without their
+    texts.
+
+    Args:
+        train: Training rows.
+        every: Training and evaluation rows.
     """
     columns = ["emotion", "emotion_coarse", "action_units", "source", "clip_id", "conversations"]
     kept = set(train["clip_id"])
@@ -179,14 +226,18 @@ def label_lists(train: Dataset, every: Dataset) -> Dataset:
 
 
 def with_tasks(dataset: Dataset, task_weights: dict[str, float] | None) -> Dataset:
-    """The clips that a conversation can be drawn from: where labels and motion disagree there may be none.
+    """Keeps the clips that have a conversation. A clip may have none if its labels and its motion disagree.
+
+    Args:
+        dataset: The rows.
+        task_weights: Conversation task → how often it is drawn; `None` for all tasks.
 
     Raises:
-        ValueError: a task that does not exist, or no clip is left.
+        ValueError: A task does not exist, or no clip is left.
     """
     unknown = sorted(set(task_weights or ()) - set(TASKS))
     if unknown:
-        raise ValueError(f"`task_weights` names {unknown[0]!r}, which is no task; they are {', '.join(TASKS)}.")
+        raise ValueError(f"`task_weights` has {unknown[0]!r}, which is not a task; the tasks are {', '.join(TASKS)}.")
     kept = [index for index, items in enumerate(dataset["conversations"]) if next(weighted(items, task_weights), None)]
     if not kept:
         raise ValueError(f"No clip has a conversation of the tasks {sorted(task_weights or ['any'])}.")
@@ -196,7 +247,7 @@ def with_tasks(dataset: Dataset, task_weights: dict[str, float] | None) -> Datas
 
 
 def weighted(conversations: Sequence[dict], task_weights: Mapping[str, float] | None) -> Iterator[dict]:
-    """Those of a task that is drawn at all."""
+    """The conversations whose task has a weight above 0."""
     return (item for item in conversations if task_weights is None or task_weights.get(item["task"], 0) > 0)
 
 
@@ -204,7 +255,7 @@ def weighted(conversations: Sequence[dict], task_weights: Mapping[str, float] | 
 
 
 def uncoded_sources(dataset: Dataset) -> frozenset[str]:
-    """Sources in which no clip has an action unit: their units were not written down, rather than absent."""
+    """Sources in which no clip has an action unit. Their action units are unknown, not absent."""
     coded = {source for source, units in zip(dataset["source"], dataset["action_units"], strict=True) if len(units)}
     return frozenset(set(dataset["source"]) - coded)
 
@@ -212,7 +263,13 @@ def uncoded_sources(dataset: Dataset) -> frozenset[str]:
 def clip_features(
     row: dict[str, Any], processor: DeftProcessor, uncoded: Collection[str] = frozenset()
 ) -> dict[str, Any]:
-    """One dataset row's tensors and labels; -100 is an unknown one."""
+    """Makes the tensors and labels of a row. Unknown labels are -100.
+
+    Args:
+        row: A Uni-MER row.
+        processor: The processor.
+        uncoded: Sources whose action units are unknown, from `uncoded_sources`.
+    """
     cv2.setNumThreads(1)
     tensors = row_tensors(row, processor.video_processor)
     emotion, units = row["emotion"], defaultdict(list)
@@ -239,9 +296,14 @@ def clip_features(
 
 
 def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset:
-    """Decodes every clip once; the tensors are kept on disk in float16 and mapped into memory.
+    """Decodes every clip once. The tensors are stored on disk in float16 and memory-mapped.
 
-    A later run on the same clips with the same processor finds them there.
+    A later run on the same clips with the same processor reuses them.
+
+    Args:
+        dataset: The rows.
+        processor: The processor.
+        workers: Number of processes.
     """
     video_processor = processor.video_processor
     side = video_processor.size["height"]
@@ -254,7 +316,7 @@ def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset
     for column in ("au_label", "au_intensity_label"):
         schema[column] = [dataset.features["fps"]]
     schema["au_side_label"] = [dataset.features["onset"]]
-    # Said rather than found out from the pickled processor, whose tokenizer has other bytes in every process.
+    # An explicit fingerprint, because the pickled tokenizer has different bytes in every process.
     uncoded = uncoded_sources(dataset)
     known = [
         dataset._fingerprint,
@@ -279,12 +341,12 @@ def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset
 
 
 def cache_folder() -> Path:
-    """Where `prepare` writes."""
+    """The folder that `prepare` writes to."""
     return Path(datasets_config.HF_DATASETS_CACHE)
 
 
 def decoded_size(clips: int, processor: DeftProcessor) -> int:
-    """Bytes that `prepare` writes."""
+    """Number of bytes that `prepare` writes."""
     video_processor = processor.video_processor
     side = video_processor.size["height"]
     return 2 * clips * (video_processor.num_frames * 3 * side**2 + int(np.prod(video_processor.flow_shape)))
@@ -299,11 +361,15 @@ def stream(
     seed: int = 0,
     shuffle_buffer: int = 0,
 ) -> IterableDataset:
-    """Decodes clips as they come, in an order that the seed and the epoch alone decide.
+    """Decodes clips as they are needed. Their order depends only on the seed and the epoch.
 
     Args:
-        kept: the ids of the clips that are wanted.
-        shuffle_buffer: clips among which the next one is drawn; 0 for clips to evaluate on, in their own order.
+        dataset: The streamed rows.
+        processor: The processor.
+        kept: Ids of the clips to use.
+        uncoded: Sources whose action units are unknown, from `uncoded_sources`.
+        seed: Seed of the order.
+        shuffle_buffer: Number of clips that the next one is drawn from; 0 keeps the order, for evaluation.
     """
     kept = frozenset(kept)
     rows = dataset.filter(lambda clip_id: clip_id in kept, input_columns="clip_id")
@@ -319,17 +385,19 @@ def stream(
 
 
 class ClipOrder(torch.utils.data.Sampler):
-    """The order of an epoch: (epoch, place, row) for every place, each row once, or balanced.
+    """Sampler of the clips of an epoch. Yields (epoch, place, row).
 
-    The last step of an epoch is filled up with the order's first rows, so that every step is whole, and the same for
-    any number of processes.
+    The last step of an epoch is filled up with the first rows of the epoch. Every step then has the same size, for any
+    number of processes.
 
-    Balanced, the values of the first column are drawn equally often, within each the values of the second, and within
-    the last every clip as often as any other, give or take one.
+    With `keys`, the values of the first column are drawn equally often; for each of them, the values of the second
+    column are drawn equally often, and so on. Clips with the same values are drawn equally often, up to one draw.
 
     Args:
-        keys: one tuple a row, its values in the columns to balance; None for every row once.
-        step_size: clips of a step, of all processes and accumulated batches together.
+        size: Number of rows.
+        seed: Seed of the order.
+        keys: One tuple per row with its values in the columns to balance; `None` to draw each row once.
+        step_size: Clips per optimiser step, over all processes and accumulated batches.
     """
 
     def __init__(self, size: int, seed: int, keys: Sequence[tuple] | None = None, step_size: int = 1):
@@ -348,9 +416,9 @@ class ClipOrder(torch.utils.data.Sampler):
 
     def _balanced(self, rng: np.random.Generator) -> np.ndarray:
         shares, order = balanced_shares(self.keys), rng.permutation(self.size)
-        # Group by group, so that every group's number of draws is exact to one.
+        # Sorted by group, so that the number of draws of each group is exact up to one.
         order = order[np.argsort(np.array([hash_of(self.keys[row]) for row in order]), kind="stable")]
-        # Systematic sampling: at equal steps along the sum of the shares.
+        # Systematic sampling: equal steps along the cumulative shares.
         ends = np.cumsum(shares[order]) / shares.sum() * self.size
         counts = np.diff(np.floor(ends + rng.random()), prepend=0.0).astype(int)
         rows = np.repeat(order, counts.clip(min=0))[: self.size]
@@ -360,12 +428,12 @@ class ClipOrder(torch.utils.data.Sampler):
 
 
 def hash_of(key: tuple) -> int:
-    """The same in every process, unlike `hash`."""
+    """Hash of a tuple that is equal in all processes, unlike `hash`."""
     return zlib.crc32(repr(key).encode())
 
 
 def balanced_shares(keys: Sequence[tuple]) -> np.ndarray:
-    """(rows,) probabilities with which each value is as likely as any other within the one before it."""
+    """(rows,) probabilities that make all values of a column equally likely, given the columns before it."""
     children: dict[tuple, set] = defaultdict(set)
     for key in keys:
         for depth in range(len(key)):
@@ -377,17 +445,25 @@ def balanced_shares(keys: Sequence[tuple]) -> np.ndarray:
 
 
 def balance_keys(dataset: Dataset, balance: str) -> list[tuple]:
-    """Raises `ValueError` naming a column that clips cannot be balanced by."""
+    """The values of each row in the columns to balance.
+
+    Args:
+        dataset: The rows.
+        balance: Names of columns, separated by commas.
+
+    Raises:
+        ValueError: A column cannot be used. The message names it.
+    """
     columns = [name.strip() for name in balance.split(",") if name.strip()]
     allowed = ("source", "subject", "emotion", "emotion_coarse", "objective_class")
     for column in columns:
         if column not in allowed or column not in dataset.column_names:
-            raise ValueError(f"`balance` cannot go by {column!r}; it goes by {', '.join(allowed)}.")
+            raise ValueError(f"`balance` cannot use the column {column!r}; it can use {', '.join(allowed)}.")
     return list(zip(*(dataset[column] for column in columns), strict=True))
 
 
 class DrawnClips(torch.utils.data.Dataset):
-    """Rows of a dataset by what `ClipOrder` yields."""
+    """The rows that `ClipOrder` draws."""
 
     def __init__(self, clips: Dataset):
         self.clips = clips
@@ -404,11 +480,16 @@ class DrawnClips(torch.utils.data.Dataset):
 
 
 class DeftCollator:
-    """Rows to a batch: one conversation drawn a clip, placeholders expanded, only the answer scored.
+    """Collates rows to a batch, with one random conversation per clip. Only the answers have labels.
 
     Args:
-        text: False for clips and labels alone, when the language model is not run.
-        conventions: the config's `label_conventions`, for `convention_ids`.
+        processor: The processor.
+        task_weights: Conversation task → how often it is drawn; `None` for all tasks equally often.
+        appearance_dropout: Share of the steps without pixels, from 0 to 1.
+        seed: Seed of all random choices.
+        augmentation: Applied to training clips.
+        text: Whether to include texts; `False` if the language model is not run.
+        conventions: The config's `label_conventions`, for `convention_ids`.
     """
 
     def __init__(
@@ -426,15 +507,15 @@ class DeftCollator:
         self.task_weights, self.appearance_dropout, self.seed = task_weights, appearance_dropout, seed
         self.augmentation, self.text = augmentation, text
         self.conventions = list(conventions)
-        # Set by the trainer: clips of a whole optimiser step, which all have pixels or none, and the epoch of streamed
-        # clips, which do not know theirs.
+        # Set by the trainer: the clips per optimiser step, which are all with or all without pixels, and the epoch of
+        # streamed clips, whose rows do not contain it.
         self.step_size, self.epoch = 1, 0
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         generators = [self._generator(row) for row in rows]
         if self.augmentation is not None:
             rows = [
-                # Clips without a place are evaluated on, and are shown as they are.
+                # Clips without a place are for evaluation and are not augmented.
                 row if row.get("place") is None else self.augmentation(row, rng, self.processor.action_units)
                 for row, rng in zip(rows, generators, strict=True)
             ]

@@ -1,4 +1,4 @@
-"""Building the model from its parts, and choosing which of its weights are trained."""
+"""Build the model from its parts, and choose the weights to train."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ from .tuning import TuningArguments
 
 
 def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE over the conversations' own text; reads and writes any text without loss."""
+    """Trains a byte-level BPE tokenizer on the texts of the conversations. It encodes any text without loss.
+
+    Args:
+        conversations: The conversations of each row.
+        vocab_size: Largest size of the vocabulary.
+    """
     texts = [
         block["text"]
         for row in conversations
@@ -38,7 +43,7 @@ def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrai
         if block["text"]
     ]
     tokenizer = Tokenizer(models.BPE())
-    # Digits stand alone, so that a magnitude is read figure by figure.
+    # Each digit is a token, so that the model reads a number digit by digit.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -61,30 +66,35 @@ def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrai
 
 
 def unit_number(code: str) -> tuple[str, int]:
+    """Kind and number of an action unit, to sort by."""
     unit = get_action_unit(code)
     return unit.kind, unit.number
 
 
 def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
-    """Model and processor from configs, with the labels that the dataset has.
+    """Builds the model and the processor for the labels of a dataset.
+
+    Args:
+        arguments: The parts and sizes of the model.
+        dataset: Rows from `data.label_lists`.
 
     Raises:
-        ValueError: a dataset without labels.
-        FileNotFoundError: a part that is no folder, and no Hub repository that can be read.
+        ValueError: The dataset has too few labels.
+        FileNotFoundError: A part is neither a folder nor a readable Hub repository.
     """
     emotions = sorted({value for value in dataset["emotion"] if value is not None})
     coarse = dict(zip(dataset["emotion"], dataset["emotion_coarse"], strict=True))
     units = sorted({unit["code"] for row in dataset["action_units"] for unit in row}, key=unit_number)
     if len(emotions) < 2 or not units:
         raise ValueError(
-            f"The training split names {len(emotions)} emotions and {len(units)} action units; "
+            f"The training split has {len(emotions)} emotions and {len(units)} action units; "
             "recognition needs at least two emotions and one action unit."
         )
     parts = {name: part_of(getattr(arguments, name)) for name in ("text", "structure", "texture")}
     if isinstance(parts["text"], str):
         tokenizer = _fetched(AutoTokenizer, parts["text"], "text")
         tokenizer.add_special_tokens({"additional_special_tokens": [*CHAT_TOKENS, *SPECIAL_TOKENS]})
-        # The chat template ends a turn with this one, whatever the base model ends a text with.
+        # The chat template ends a turn with this token, which may not be the base model's end token.
         tokenizer.eos_token = CHAT_TOKENS[-1]
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     else:
@@ -132,7 +142,7 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         coarse_emotion_of=coarse_emotion_of,
         label_convention=", ".join(sources),
     )
-    # Not before the embeddings have grown: a padding id must lie within them.
+    # Set after the embeddings were enlarged, because the padding id must be a valid index.
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     model.config.text_config.update(ids)
     model.generation_config.update(**ids, max_new_tokens=512, do_sample=False)
@@ -142,7 +152,16 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
 def load_model(
     name: str, revision: str | None = None, **options: Any
 ) -> tuple[DeftForConditionalGeneration, DeftProcessor]:
-    """A trained DEFT to go on from. Its code is the installed package's, so nothing remote is run."""
+    """Loads a trained DEFT model with the code of the installed package. Remote code is not run.
+
+    Args:
+        name: Folder or Hub repository.
+        revision: Revision of the repository.
+        **options: Further arguments of `from_pretrained` for the model.
+
+    Raises:
+        FileNotFoundError: The model is neither a folder nor a readable Hub repository.
+    """
     model = _fetched(DeftForConditionalGeneration, name, "model_name_or_path", revision=revision, **options)
     return model, _fetched(DeftProcessor, name, "model_name_or_path", revision=revision)
 
@@ -153,18 +172,18 @@ def _fetched(loader: Any, name: str, option: str, **options: Any) -> Any:
     except OSError as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise FileNotFoundError(
-            f"`{option}` is {name}: no such folder, and no Hub repository that can be read ({reason}). If it is "
+            f"`{option}` is {name}, which is neither a folder nor a readable Hub repository ({reason}). If it is "
             "private or gated, ask for access on its page and log in with `hf auth login`."
         ) from error
 
 
 def part_of(value: str | dict) -> str | dict:
-    """A part as it was given on the command line or in YAML: the name of pretrained weights, or a config."""
+    """Parses a part from the command line or YAML: the name of pretrained weights, or a config."""
     return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
 
 
 def _from_parts(**options: Any) -> DeftForConditionalGeneration:
-    """`from_parts`, with the part that cannot be read in the error."""
+    """Calls `from_parts`. The error names the part that cannot be read."""
     for name in ("text", "structure", "texture"):
         if isinstance(options[name], str):
             _fetched(AutoConfig, options[name], name)
@@ -175,7 +194,11 @@ def _from_parts(**options: Any) -> DeftForConditionalGeneration:
 
 
 def part_of_parameter(name: str) -> str:
-    """language, connectors or experts (heads included), from a parameter's name, adapters and wrappers included."""
+    """The part that a parameter belongs to: language, connectors, or experts (which include the heads).
+
+    Args:
+        name: Name of the parameter, with or without the prefixes of adapters and wrappers.
+    """
     pieces = name.split(".")
     if "language_model" in pieces or "lm_head" in pieces:
         return "language"
@@ -183,23 +206,43 @@ def part_of_parameter(name: str) -> str:
 
 
 def set_stage(model: torch.nn.Module, stage: str) -> None:
-    """Leaves gradients to the weights of one stage, and takes them from the others."""
+    """Freezes all weights except those of a stage.
+
+    Args:
+        model: The model.
+        stage: One of `stages.STAGES`.
+    """
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(stage in ("all", part_of_parameter(name)))
 
 
 def cast_language_model(model: DeftForConditionalGeneration, dtype: str) -> None:
-    """Raises `ValueError` for what is no type of weights."""
+    """Converts the weights of the language model and its head.
+
+    Args:
+        model: The model.
+        dtype: "float32", "bfloat16" or "float16".
+
+    Raises:
+        ValueError: `dtype` is not one of these.
+    """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in known:
-        raise ValueError(f"`dtype` must be one of {', '.join(known)}, got {dtype!r}.")
+        raise ValueError(f"`dtype` must be one of {', '.join(known)}; got {dtype!r}.")
     model.model.language_model.to(known[dtype])
     model.lm_head.to(known[dtype])
 
 
 def quantization_config(tuning: TuningArguments, model: DeftForConditionalGeneration) -> BitsAndBytesConfig | None:
-    """4 or 8 bits for the language model alone: experts and heads are small, and trained.
+    """Makes the config that quantises the language model. Experts and heads are trained and are not quantised.
+
+    Args:
+        tuning: The options; `load_in_4bit` and `load_in_8bit` are used.
+        model: The model.
+
+    Returns:
+        The config; `None` without quantisation.
 
     Raises:
         ValueError: bitsandbytes is not installed.
@@ -218,24 +261,26 @@ def quantization_config(tuning: TuningArguments, model: DeftForConditionalGenera
 
 
 def fully_trained_modules(model: DeftForConditionalGeneration) -> list[str]:
-    """Everything but the language model and its head: the modules that PEFT keeps whole beside its adapters."""
+    """Names of the modules that PEFT trains in full: all except the language model and its head."""
     names = []
     for name, child in model.model.named_children():
         if name != "language_model":
-            # PEFT wraps modules with a `forward`, which a ModuleDict has not.
+            # PEFT wraps modules that have a `forward`; a ModuleDict does not have one.
             inner = [f"{name}.{key}" for key in child] if isinstance(child, torch.nn.ModuleDict) else [name]
             names += inner
     return names
 
 
 def add_adapters(model: DeftForConditionalGeneration, tuning: TuningArguments, base: str) -> torch.nn.Module:
-    """The model with LoRA on its language model, and the other parts trained in full unless the stage leaves them.
+    """Adds LoRA adapters to the language model. In stage "all", the other parts are trained in full.
 
     Args:
-        base: folder or repository of the model as it is, which the adapter's config will name.
+        model: The model.
+        tuning: The options of the adapters.
+        base: Folder or repository of the model without adapters. The adapter's config names it.
 
     Raises:
-        ValueError: no layer has a name that `lora_target_modules` matches.
+        ValueError: `lora_target_modules` does not match a layer.
     """
     from peft import get_peft_model
     from trl import get_peft_config
@@ -251,7 +296,13 @@ def add_adapters(model: DeftForConditionalGeneration, tuning: TuningArguments, b
 
 
 def merged(adapter: str | Path, base: str | Path, dtype: str) -> DeftForConditionalGeneration:
-    """Base and adapter as one model, in full precision whatever the base was trained in."""
+    """Merges an adapter into its base model. The base model is loaded without quantisation.
+
+    Args:
+        adapter: Folder of the adapter.
+        base: Folder or Hub repository of the base model.
+        dtype: Type of the language model's weights, as in `cast_language_model`.
+    """
     from peft import PeftModel
 
     model = DeftForConditionalGeneration.from_pretrained(base)

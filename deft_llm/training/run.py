@@ -1,15 +1,15 @@
-"""Supervised fine-tuning of DEFT on a Uni-MER dataset: TRL's SFTTrainer with the hybrid objective.
+"""Supervised fine-tuning of DEFT on a Uni-MER dataset with TRL's SFTTrainer and the losses of all experts.
 
     deft train --config recipes/tiny.yaml --dataset build/demo/data --output-dir build/deft-tiny
 
-Every key of the YAML can be overridden on the command line. The folder that is written is complete: weights,
-processor, the code that loads both anywhere, and a model card. With LoRA it holds the merged model; the adapter alone
-is in `adapter/`, and what it adapts in `base/`.
+Options on the command line override those of the YAML. The output folder contains the weights, the processor, the code
+that loads both, and a model card. With LoRA it contains the merged model, the adapter in `adapter/` and the base model
+in `base/`.
 
     accelerate launch --config_file recipes/accelerate/ddp.yaml train_sft.py --config …     several GPUs
-    deft train --config … --resume-from-checkpoint last                                     go on after a stop
+    deft train --config … --resume-from-checkpoint last                                     resume a stopped run
 
-`deft --help` has the exit codes.
+`deft --help` lists the exit codes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from deft_llm.exit_codes import BROKE_OFF, DONE, REFUSED, STOPPED
 from deft_llm.files import files_together
 from deft_llm.sharing.card import fill_card, terms_of, write_run
 
-# Everything heavy is imported late: --help should not wait for torch.
+# Heavy libraries are imported in the functions, so that --help does not wait for torch.
 from deft_llm.training.arguments import (
     DataArguments,
     ModelArguments,
@@ -45,11 +45,17 @@ BASE, ADAPTER = "base", "adapter"
 
 
 def check_output(training: Any) -> str | None:
-    """The checkpoint to resume from, if any.
+    """Finds the checkpoint to resume from.
+
+    Args:
+        training: TRL's `SFTConfig`; `output_dir` and `resume_from_checkpoint` are used.
+
+    Returns:
+        Path of the checkpoint; `None` for a new run.
 
     Raises:
-        FileExistsError: the folder holds a run already, and this one is not to go on with it.
-        FileNotFoundError: no such checkpoint.
+        FileExistsError: The output folder contains a run, and `resume_from_checkpoint` is not set.
+        FileNotFoundError: The checkpoint does not exist.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -58,39 +64,55 @@ def check_output(training: Any) -> str | None:
     if wanted in (None, False, "", "false", "False", "no"):
         if last or (out / "config.json").exists():
             raise FileExistsError(
-                f"{out} holds {Path(last).name if last else 'a finished model'}. Go on with it by "
-                "`--resume_from_checkpoint last`, or choose another --output-dir."
+                f"{out} contains {Path(last).name if last else 'a finished model'}. Resume it with "
+                "`--resume-from-checkpoint last`, or choose another --output-dir."
             )
         return None
     if wanted in (True, "true", "True", "last"):
-        return last  # none yet: the same command starts a run and goes on with it
+        return last  # `None` if there is no checkpoint yet, so that one command both starts and resumes a run
     if not (Path(wanted) / "trainer_state.json").is_file():
-        raise FileNotFoundError(f"{wanted} is no checkpoint; those of this run: {last or 'none'}.")
+        raise FileNotFoundError(f"{wanted} is not a checkpoint. The last checkpoint of this run: {last or 'none'}.")
     return str(wanted)
 
 
 def check_disk(folder: Path, needed: int, what: str) -> None:
-    """Raises `OSError` where the disk has not the room for `needed` bytes."""
+    """Checks the free space of a disk.
+
+    Args:
+        folder: A folder on the disk. It does not need to exist.
+        needed: Number of bytes.
+        what: Name of the files in the message.
+
+    Raises:
+        OSError: The disk has less than `needed` bytes left.
+    """
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"{what} take {needed / 1e9:.1f} GB, and the disk of {folder} has {free / 1e9:.1f} GB left. Make room, "
-            "choose another disk, or set save_total_limit."
+            f"{what} take {needed / 1e9:.1f} GB, and the disk of {folder} has {free / 1e9:.1f} GB left. Free some "
+            "space, choose another disk, or set save_total_limit."
         )
 
 
 def checkpoint_size(model: Any) -> int:
-    """Bytes of one checkpoint: what is trained with the optimiser's two moments, and the weights that go with it."""
+    """Number of bytes of a checkpoint: the stored weights, and two optimiser moments per trained weight."""
     trained = [p for p in model.parameters() if p.requires_grad]
     stored = trained if hasattr(model, "peft_config") else list(model.parameters())
     return sum(p.numel() * p.element_size() for p in stored) + sum(8 * p.numel() for p in trained)
 
 
 def check_hub(training: Any) -> None:
-    """Creates the repository, or raises `PermissionError`: better now than after the training."""
+    """Creates the Hub repository, so that a missing permission is found before the training.
+
+    Args:
+        training: TRL's `SFTConfig`; its options for the Hub are used.
+
+    Raises:
+        PermissionError: The repository cannot be written, or it is public and should be private.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -103,22 +125,25 @@ def check_hub(training: Any) -> None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PermissionError(
             f"`push_to_hub`: {name} cannot be written on the Hub ({reason}). Log in with `hf auth login` and a token "
-            "that may write, or choose another --hub_model_id."
+            "with write permission, or choose another --hub-model-id."
         ) from error
     if training.hub_private_repo and not is_private:
         raise PermissionError(
-            f"`push_to_hub`: {name} exists and is not private. Change that on the Hub first, or choose another "
-            "--hub_model_id."
+            f"`push_to_hub`: {name} exists and is not private. Make it private on the Hub, or choose another "
+            "--hub-model-id."
         )
 
 
 def check_sharing(training: Any, rows: Any, dataset: str) -> None:
-    """Raises `LicenceError` for a repository that others see and recordings whose terms bind what is trained on them.
+    """Checks that the terms of the recordings allow to push a model trained on them.
 
     Args:
-        training: the training arguments.
-        rows: the training rows, with `source` and `subject`.
-        dataset: a Hub repository or a folder, whose manifest is read.
+        training: TRL's `SFTConfig`; its options for the Hub are used.
+        rows: The training rows, with `source` and `subject`.
+        dataset: A Hub repository, or a folder, whose manifest is read.
+
+    Raises:
+        LicenceError: The repository is not private, and the terms of a source apply to models.
     """
     from deft_llm.hub_datasets.sources.sharing_policy import StatementNeededError, check_may_share
 
@@ -130,9 +155,8 @@ def check_sharing(training: Any, rows: Any, dataset: str) -> None:
         check_may_share("model", training.output_dir, terms_of(people, dataset), visibility, None)
     except StatementNeededError as error:
         raise StatementNeededError(
-            f"`push_to_hub`: the recordings' terms bind what is trained on them ({error.terms}). Set "
-            "`--hub_private_repo true`, or push the finished folder with `deft push` and "
-            "--i-may-share REASON.",
+            f"`push_to_hub`: the terms of the recordings also apply to models trained on them ({error.terms}). Set "
+            "`--hub-private-repo true`, or push the finished folder with `deft push` and --i-may-share REASON.",
             error.terms,
         ) from None
 
@@ -142,7 +166,19 @@ def check_sharing(training: Any, rows: Any, dataset: str) -> None:
 
 @dataclass
 class Run:
-    """A run whose request is found good: everything is loaded and decoded, and nothing trained."""
+    """A run that is checked and loaded, but not trained yet.
+
+    Args:
+        trainer: The `DeftSFTTrainer`.
+        processor: The processor.
+        tuning: The options of the stage and the adapters.
+        clips: The training rows.
+        dataset: Folder or Hub repository of the dataset.
+        parts: Names or configs of the model's parts.
+        base: Folder or Hub repository of the model that adapters belong to.
+        checkpoint: The checkpoint to resume from; `None` for a new run.
+        push: Whether to push the model to the Hub.
+    """
 
     trainer: Any
     processor: Any
@@ -156,7 +192,21 @@ class Run:
 
 
 def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any, labels: Any) -> tuple[Any, Any, str]:
-    """Model and processor, ready to train, and where the model lies as it was before (for adapters)."""
+    """Builds or loads the model for training.
+
+    Args:
+        arguments: The parts of a new model.
+        tuning: The options of the stage and the adapters.
+        training: TRL's `SFTConfig`.
+        labels: Rows from `data.label_lists`.
+
+    Returns:
+        The model, the processor, and the folder or Hub repository of the base model for adapters.
+
+    Raises:
+        ValueError: The dataset has too few labels, or an option does not fit the model.
+        FileNotFoundError: A part or the model does not exist.
+    """
     from transformers import set_seed
 
     from deft_llm.training import parts
@@ -168,7 +218,7 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
     else:
         model, processor = parts.build_model(arguments, labels)
         if tuning.use_peft:
-            # Adapters are adapters of something: from_pretrained(adapter) must find it.
+            # from_pretrained(adapter) loads the base model, so it must exist on disk.
             with training.main_process_first(local=False, desc="writing the base model"):
                 if training.should_save and not (Path(base) / "config.json").exists():
                     parts.cast_language_model(model, tuning.dtype)
@@ -181,28 +231,33 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
     if tuning.attn_implementation:
         model.set_attn_implementation(tuning.attn_implementation)
     if tuning.use_peft:
-        set_seed(training.seed)  # a base that was found drew no random weights: adapters start alike all the same
+        set_seed(training.seed)  # so that adapters have the same initial weights for a new and for a loaded base
         return parts.add_adapters(model, tuning, base), processor, base
     parts.set_stage(model, tuning.stage)
     return model, processor, base
 
 
 def write_folder(folder: Path, *written: Any) -> None:
-    """Saves models and processors under another name first; files move to their place when all are there."""
-    # A folder without its config loads as nothing, so that goes last.
+    """Saves models and processors. The files are moved into the folder when all of them are written.
+
+    Args:
+        folder: The folder.
+        *written: Objects with `save_pretrained`.
+    """
+    # config.json is moved last, because a folder without it cannot be loaded.
     with files_together(folder, last="config.json") as partial:
         for part in written:
             part.save_pretrained(partial)
 
 
 def finish(run: Run) -> Any:
-    """Writes the complete folder, and with LoRA the adapter beside it; returns the model as it was written."""
+    """Writes the output folder, with LoRA also the adapter, and returns the written model."""
     from deft_llm.training.parts import merged
 
     trainer, processor, tuning = run.trainer, run.processor, run.tuning
     out, model = Path(trainer.args.output_dir), trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_fsdp_enabled:
-        # All processes gather the weights that each has a part of.
+        # Each process has a part of the weights, so all processes take part in gathering them.
         trainer.save_model(str(out / ADAPTER if tuning.use_peft else out))
         if tuning.use_peft and trainer.args.should_save:
             model = merged(out / ADAPTER, run.base, tuning.dtype)
@@ -221,10 +276,17 @@ def finish(run: Run) -> Any:
 
 
 def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: TuningArguments, training: Any) -> Run:
-    """Checks what was asked for, builds the model and decodes the clips.
+    """Checks the options, builds the model and decodes the clips.
+
+    Args:
+        data: The options of the data.
+        model_arguments: The parts of a new model.
+        tuning: The options of the stage and the adapters.
+        training: TRL's `SFTConfig`.
 
     Raises:
-        ValueError, OSError: the request, the data, the Hub or the disk is at fault; one message, saying what to do.
+        ValueError: The arguments or the data are wrong. The message says what to change.
+        OSError: The Hub or the disk failed, or a file is missing. The message says what to do.
     """
     from transformers import set_seed
 
@@ -234,9 +296,9 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
 
     checkpoint = check_output(training)
     if data.streaming and training.max_steps <= 0:
-        raise ValueError("`streaming` does not know how many clips there are: set `max_steps`.")
+        raise ValueError("With `streaming`, the number of clips is not known: set `max_steps`.")
     if _word(training.eval_strategy) != "no" and not (data.eval_split or data.eval_share):
-        raise ValueError("`eval_strategy` has nothing to evaluate on: set `eval_share` or `eval_split`.")
+        raise ValueError("`eval_strategy` needs clips to evaluate on: set `eval_share` or `eval_split`.")
 
     set_seed(training.seed)
     with training.main_process_first(desc="loading the dataset"):
@@ -270,7 +332,7 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
     training.max_length = None
-    # One push, of the complete folder: what the Trainer would push in between lacks the code that loads it.
+    # The complete folder is pushed once at the end. The Trainer's own pushes would lack the model's code.
     push, training.push_to_hub = training.push_to_hub, False
     with training.main_process_first(desc="decoding clips"):
         if evaluation is not None:
@@ -317,7 +379,15 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
 
 
 def train(run: Run, command: str = "") -> int:
-    """Trains, writes the folder, its card and the Hub; returns the exit status."""
+    """Trains the model, writes the output folder and its card, and pushes them if requested.
+
+    Args:
+        run: The run, from `make_run`.
+        command: The command that repeats the run, for the card.
+
+    Returns:
+        The exit code.
+    """
     from huggingface_hub import HfApi
 
     from deft_llm.sharing.push import push_model
@@ -329,7 +399,7 @@ def train(run: Run, command: str = "") -> int:
     if trainer.stopped:
         if training.process_index == 0:
             step = trainer.state.global_step
-            print(f"Stopped by SIGTERM after step {step}; `--resume_from_checkpoint last` goes on from there.")
+            print(f"Stopped by SIGTERM after step {step}. Resume the run with `--resume-from-checkpoint last`.")
         return STOPPED
     if trainer.eval_dataset is not None:
         found = trainer.calibrate()
@@ -351,7 +421,7 @@ def train(run: Run, command: str = "") -> int:
         )
         fill_card(out)
         if run.tuning.use_peft:
-            shutil.copy(out / "README.md", out / ADAPTER / "README.md")  # instead of PEFT's empty form
+            shutil.copy(out / "README.md", out / ADAPTER / "README.md")  # replaces PEFT's empty template
         print(f"Model folder written to {training.output_dir}")
         if run.push:
             visibility = "private" if training.hub_private_repo else "public"
@@ -378,7 +448,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
-    # What fails from here on is no fault of the request: a traceback says more.
+    # Errors from here on are not caused by the options, so the traceback is shown.
     from deft_llm.training.trainer import NonFiniteLossError
 
     try:

@@ -1,4 +1,4 @@
-"""The stages of training: which weights a run trains."""
+"""The stages of training. A stage is the part of the weights that a run trains."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ STAGES = ("all", "experts", "connectors", "language")
 
 @dataclass
 class StageArguments:
-    """Which weights are trained."""
+    """The weights to train.
+
+    Args:
+        stage (`str`): One of `STAGES`.
+        expert_learning_rate (`float`, *optional*): Learning rate of experts, heads and connectors.
+    """
 
     stage: str = field(
         default="all",
         metadata={
-            "help": "What is trained: experts (experts and heads, the language model is not run), connectors, "
+            "help": "Weights to train: experts (experts and heads; the language model is not run), connectors, "
             "language, or all."
         },
     )
     expert_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of experts, heads and connectors; default: learning_rate."}
+        default=None,
+        metadata={"help": "Learning rate of experts, heads and connectors; default: learning_rate."},
     )

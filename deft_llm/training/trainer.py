@@ -1,4 +1,4 @@
-"""SFTTrainer with the hybrid objective, and what a long run needs: whole checkpoints, a clean stop, its figures."""
+"""SFTTrainer with the losses of all experts, complete checkpoints, a clean stop on SIGTERM, and more metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARTIAL = ".partial"
 RECOGNITION_INPUTS = ("pixel_values_videos", "flow_values_videos", "convention_ids")
 TEMPERATURES = ("emotion_temperature", "action_unit_temperature")
 
-# Dense bfloat16 FLOP/s by the makers' data sheets; what a name contains decides, first match.
+# Dense bfloat16 FLOP/s from the data sheets, by a part of the GPU's name. The first match is used.
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -44,23 +44,25 @@ PEAK_FLOPS = {
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss is NaN or infinite; names the clips of the batch."""
+    """The loss is NaN or infinite. The message names the clips of the batch."""
 
 
 def peak_flops(device: str) -> float | None:
-    """FLOP/s of a GPU by its name; None for one that is not in the table."""
+    """Peak FLOP/s of a GPU by its name; `None` if the name is not in the table."""
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device), None)
 
 
 class DeftSFTTrainer(SFTTrainer):
-    """SFTTrainer whose loss is the model's own hybrid one, every term of it logged.
+    """SFTTrainer that trains with the model's own loss and logs every term of it.
 
-    The stock trainer takes the language loss from the hidden states and never calls the model's `forward` with
+    TRL's trainer computes the language loss from the hidden states and does not call the model's `forward` with
     labels, so the terms of the experts would not be trained.
 
     Args:
-        balance_keys: one tuple a training row, see `ClipOrder`.
-        expert_learning_rate: of experts, heads and connectors; by default the learning rate of all.
+        *args: As for `SFTTrainer`.
+        balance_keys: One tuple per training row, see `ClipOrder`.
+        expert_learning_rate: Learning rate of experts, heads and connectors; by default `learning_rate`.
+        **kwargs: As for `SFTTrainer`.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class DeftSFTTrainer(SFTTrainer):
                 bad = (~torch.isfinite(inputs[name]).flatten(1).all(1)).tolist()
                 clips = ", ".join(clip for clip, is_bad in zip(clip_ids, bad, strict=False) if is_bad)
                 raise NonFiniteLossError(
-                    f"{name} of {clips} holds values that are no numbers; build the dataset anew."
+                    f"{name} of {clips} contains NaN or infinite values; build the dataset again."
                 )
         outputs = model(**inputs, use_cache=False, skip_logits=not return_outputs)
         terms = {name: outputs[f"{name}_loss"] for name in self.loss_weights if f"{name}_loss" in outputs}
@@ -108,13 +110,16 @@ class DeftSFTTrainer(SFTTrainer):
         loss = sum(self.loss_weights[name] * shares[name] * value for name, value in terms.items())
         self._record(loss, terms, shares, outputs.expert_gates, inputs, clip_ids)
         if training and (num_items_in_batch is None or not self.model_accepts_loss_kwargs):
-            # Then the Trainer divides by the accumulation steps itself, which the shares have done already.
+            # In this case the Trainer divides by the accumulation steps, which the shares have already done.
             loss = loss * self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def _shares(self, terms, inputs) -> dict[str, float]:
-        """What each term of this micro-batch is multiplied by, so that the gradient of a step, averaged over the
-        processes and summed over the accumulation, is that of its whole batch at once."""
+        """Factors of the terms of this micro-batch.
+
+        With them, the gradient of a step (averaged over processes, summed over accumulation steps) equals that of the
+        whole batch.
+        """
         processes = self.accelerator.num_processes
         counts = self._label_counts(inputs)
         shares = {}
@@ -126,7 +131,7 @@ class DeftSFTTrainer(SFTTrainer):
         return shares
 
     def _label_counts(self, inputs) -> dict[str, torch.Tensor]:
-        """Over how many labels the model averages each of its terms."""
+        """Number of labels that the model averages each term over."""
         config = self.accelerator.unwrap_model(self.model).config
         labels = inputs["au_labels"]
         located = torch.tensor(
@@ -153,7 +158,7 @@ class DeftSFTTrainer(SFTTrainer):
         }
 
     def _record(self, loss, terms, shares, gates, inputs, clip_ids) -> None:
-        """One exchange between the processes a batch: the terms, the gates, the counts, and whether to stop."""
+        """Gathers the terms, gates, counts and stop requests of all processes, once per batch."""
         mode = "train" if self.model.training else "eval"
         accumulated = self.current_gradient_accumulation_steps if mode == "train" else 1
         processes = self.accelerator.num_processes
@@ -170,9 +175,9 @@ class DeftSFTTrainer(SFTTrainer):
             where = f"clips {', '.join(clip_ids)}" if own else "a batch of another process, which names its clips"
             values = ", ".join(f"{name} {float(value.detach()):.3g}" for name, value in terms.items())
             raise NonFiniteLossError(
-                f"The loss is not finite in step {self.state.global_step + 1}, in {where} ({values}). Nothing was "
-                f"learned from it; checkpoints of earlier steps are in {self.args.output_dir}. Look at these clips' "
-                "flow and labels, or lower the learning rate."
+                f"The loss is not finite in step {self.state.global_step + 1}, in {where} ({values}). The weights "
+                f"were not updated with it; checkpoints of earlier steps are in {self.args.output_dir}. Check the "
+                "flow and the labels of these clips, or reduce the learning rate."
             )
         self.stopped |= bool(totals[-1])
         names = [f"{name}_loss" for name in terms] + [f"gate_{name}" for name in EXPERTS]
@@ -241,7 +246,7 @@ class DeftSFTTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def _speed(self) -> dict[str, float]:
-        """Of the steps since the last log, without evaluations and checkpoints."""
+        """Speed of the steps since the last log. The time of evaluations and checkpoints is not counted."""
         window, self._window = self._window, dict.fromkeys(self._window, 0.0)
         if not window["seconds"]:
             return {}
@@ -251,12 +256,12 @@ class DeftSFTTrainer(SFTTrainer):
         speed["data_wait_share"] = window["waiting"] / window["seconds"]
         peak = peak_flops(torch.cuda.get_device_name()) if window["flops"] else None
         if peak:
-            # The window's FLOP are this process's own, and so is the GPU.
+            # The FLOP are counted in this process, which uses one GPU.
             speed["peak_flops_share"] = window["flops"] / window["seconds"] / peak
         return {name: round(value, 6) for name, value in speed.items()}
 
     def _flops_of(self, inputs) -> float:
-        """FLOP of one forward and backward pass, without what checkpointing repeats."""
+        """FLOP of a forward and backward pass, without the recomputation of activation checkpointing."""
         model = self.accelerator.unwrap_model(self.model)
         if self._flops_per_clip is None:
             self._flops_per_clip = _expert_flops(model, inputs)
@@ -265,7 +270,7 @@ class DeftSFTTrainer(SFTTrainer):
             for name, parameter in model.named_parameters():
                 if part_of_parameter(name) == "language" and id(parameter) != embeddings:
                     language["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
-            # Forward and the gradient of the inputs, and for trained weights their own gradient: 2 FLOP each a token.
+            # Per weight and token: 2 FLOP forward, 2 for the inputs' gradient, 2 for the gradient of a trained weight.
             self._flops_per_token = 4 * language["frozen"] + 6 * language["trained"]
         tokens = float(inputs["attention_mask"].sum()) if "attention_mask" in inputs else 0.0
         return len(inputs["flow_values_videos"]) * self._flops_per_clip + tokens * self._flops_per_token
@@ -273,10 +278,10 @@ class DeftSFTTrainer(SFTTrainer):
     # --- Calibration ------------------------------------------------------------------------------------------------
 
     def calibrate(self) -> dict[str, float]:
-        """Fits the config's temperatures on the clips of the evaluation split, which must not be those of training.
+        """Fits the temperatures of the config on the evaluation clips, which must not be training clips.
 
         Returns:
-            The two fields that were set.
+            The fitted fields of the config.
         """
         model = self.accelerator.unwrap_model(self.model)
         model.config.update(dict.fromkeys(TEMPERATURES, 1.0))
@@ -302,7 +307,7 @@ class DeftSFTTrainer(SFTTrainer):
         return str(Path(folder) / PARTIAL) if getattr(self, "_writing_checkpoint", False) else folder
 
     def _save_checkpoint(self, model, trial):
-        """Written under another name and renamed when it is whole; what a failure leaves behind is removed."""
+        """Writes the checkpoint under another name and renames it when it is complete. Cleans up after a failure."""
         folder = Path(super()._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
         push, self.args.push_to_hub = self.args.push_to_hub, False
@@ -328,7 +333,7 @@ class DeftSFTTrainer(SFTTrainer):
         if self.state.best_model_checkpoint == str(written):
             self.state.best_model_checkpoint = str(final)
             self.state.save_to_json(str(written / "trainer_state.json"))
-        if final.exists():  # of the same step, by an evaluation and a stop
+        if final.exists():  # a step can be saved twice, after an evaluation and by a stop
             shutil.rmtree(final)
         written.rename(final)
         (folder / PARTIAL).rmdir()
@@ -340,13 +345,13 @@ class DeftSFTTrainer(SFTTrainer):
         )
 
     def create_model_card(self, *args, **kwargs):
-        """The card is written by `model_card.py`; TRL's generic one must not replace it."""
+        """Does nothing: `deft_llm.sharing.card` writes the card, and TRL's must not replace it."""
 
     # --- Stopping ---------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def stopping_on_sigterm(self) -> Iterator[None]:
-        """While it lasts, SIGTERM ends the training after the step that runs, with a checkpoint."""
+        """Context in which SIGTERM ends the training after the current step, with a checkpoint."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -366,7 +371,7 @@ class DeftSFTTrainer(SFTTrainer):
 
 
 class _StepCallback(TrainerCallback):
-    """What the trainer does at the borders of steps and epochs."""
+    """Calls the trainer at the start of an epoch and at the end of a step."""
 
     def __init__(self, trainer: DeftSFTTrainer):
         self.trainer = trainer
@@ -379,7 +384,7 @@ class _StepCallback(TrainerCallback):
             self.trainer.data_collator.epoch = epoch
 
     def on_optimizer_step(self, args, state, control, optimizer, **kwargs):
-        # Before the scheduler moves on, like the Trainer's own `learning_rate`.
+        # Before the scheduler's next step, like the Trainer's `learning_rate`.
         groups = [group for group in optimizer.param_groups if "part" in group]
         self.trainer._rates = {f"learning_rate_{group['part']}": float(group["lr"]) for group in groups}
 
@@ -390,11 +395,11 @@ class _StepCallback(TrainerCallback):
 
 
 def _expert_flops(model: torch.nn.Module, inputs: dict[str, Any]) -> float:
-    """FLOP a clip of experts, heads and connectors: counted forward, and as often again as gradients are taken."""
+    """FLOP per clip of experts, heads and connectors: counted for the forward pass, three times that if trained."""
     from torch.utils.flop_counter import FlopCounterMode
 
     clip = {name: inputs[name][:1] for name in ("pixel_values_videos", "flow_values_videos") if name in inputs}
-    # With gradients: the counter's hooks do not bear parameters that want them where none are taken.
+    # With gradients enabled, because the counter fails on trainable parameters without them.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model.get_video_features(**clip)
     trained = any(p.requires_grad for name, p in model.named_parameters() if part_of_parameter(name) == "experts")

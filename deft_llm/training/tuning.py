@@ -1,6 +1,6 @@
-"""Which weights are trained, and how: TRL's options for LoRA and quantisation, and ours for stages.
+"""TRL's options for LoRA and quantisation, together with our own options for stages.
 
-Imports TRL, and with it torch; `arguments` does not, so that `--help` answers at once.
+This module imports TRL and torch; `arguments` does not, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ LORA_TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_pr
 
 @dataclass
 class TuningArguments(StageArguments, ModelConfig):
-    """TRL's `ModelConfig` and the stage.
+    """TRL's `ModelConfig` with the options of `StageArguments`. These fields have their own meaning here.
 
-    `model_name_or_path` is a whole DEFT to go on from, `dtype` the type of the language model's weights, and adapters
-    are added to the language model's projections unless `lora_target_modules` says otherwise.
+    Args:
+        model_name_or_path (`str`, *optional*): A complete DEFT model to start from.
+        dtype (`str`): Type of the language model's weights.
+        lora_target_modules (`list[str]`, *optional*): Modules with adapters; by default the projections of the
+            language model.
     """
 
     def __post_init__(self):

@@ -1,1 +1,1 @@
-"""From records to a dataset folder: planned, measured on any number of processes, inspected and published."""
+"""Build a dataset folder from records on any number of processes, inspect it, and publish it."""

@@ -1,4 +1,4 @@
-"""Who builds the shards: processes of this machine, or datatrove's executors on one machine or a cluster."""
+"""Run the shards in processes of this machine, or with datatrove's executors on one machine or a cluster."""
 
 from __future__ import annotations
 
@@ -26,8 +26,18 @@ EXECUTORS = ("local", "slurm", "ray")
 
 
 def run_processes(work: Path, shards: Sequence[int], workers: int, console: Console) -> None:
-    """Builds every shard that is not finished, each in one of `workers` processes."""
-    # Here and not in the workers, which take seconds to start.
+    """Builds all shards that are not finished.
+
+    Args:
+        work: Work folder of the build.
+        shards: Number of clips of each shard.
+        workers: Number of processes.
+        console: Shows the progress.
+
+    Raises:
+        BuildInterruptedError: A worker process died or failed.
+    """
+    # Checked here because workers take seconds to start.
     with console.status("Looking for finished shards"):
         todo = [number for number in range(len(shards)) if not is_finished(work, number)]
     columns = (
@@ -37,7 +47,7 @@ def run_processes(work: Path, shards: Sequence[int], workers: int, console: Cons
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    # Spawned, not forked: this process has threads.
+    # Spawned and not forked, because this process has threads.
     context = multiprocessing.get_context("spawn")
     with (
         Progress(*columns, console=console) as progress,
@@ -51,12 +61,12 @@ def run_processes(work: Path, shards: Sequence[int], workers: int, console: Cons
                     progress.advance(task, future.result())
                 except BrokenProcessPool as error:
                     raise BuildInterruptedError(
-                        "A worker process was ended from outside, often for want of memory. Finished shards are kept: "
-                        "run the same command again, with fewer --workers if memory was short."
+                        "A worker process was killed, often because memory ran out. Finished shards are kept: run the "
+                        "same command again, with fewer --workers if memory ran out."
                     ) from error
                 except OSError:
                     raise
-                except Exception as error:  # a mistake in the code, and none of the user's
+                except Exception as error:  # a bug, not an error of the user
                     raise BuildInterruptedError(f"Shard {futures[future]}: {error!r}.") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -65,14 +75,14 @@ def run_processes(work: Path, shards: Sequence[int], workers: int, console: Cons
 
 @cache
 def _end_with_parent() -> None:
-    """Workers of a build that was killed do not live on."""
+    """Ends this worker as soon as its parent process ends."""
     parents = [module.parent_process() for module in _process_modules()]
     for parent in filter(None, parents):
         threading.Thread(target=_wait_and_end, args=(parent,), daemon=True).start()
 
 
 def _process_modules() -> list[Any]:
-    import multiprocess  # of datasets; datatrove's pools are made by it
+    import multiprocess  # a dependency of datasets; datatrove creates its pools with it
 
     return [multiprocessing, multiprocess]
 
@@ -83,7 +93,15 @@ def _wait_and_end(parent: Any) -> None:
 
 
 def executor_class_of(executor: str, options: Mapping[str, Any]) -> Any:
-    """datatrove's class, imported when it is asked for."""
+    """Imports datatrove's class for an executor.
+
+    Args:
+        executor: One of `EXECUTORS`.
+        options: Arguments of the executor.
+
+    Raises:
+        BuildError: datatrove is not installed, or an argument is missing or unknown.
+    """
     needed = {"slurm": ("time", "partition")}.get(executor, ())
     missing = [f"--executor-option {name}=…" for name in needed if name not in options]
     if missing:
@@ -102,15 +120,27 @@ def executor_class_of(executor: str, options: Mapping[str, Any]) -> Any:
     known = set(inspect.signature(Executor.__init__).parameters) | ({"address"} if executor == "ray" else set())
     strange = sorted(set(options) - known)
     if strange:
-        raise BuildError(f"--executor-option {strange[0]}: {Executor.__name__} of datatrove has no such argument.")
+        raise BuildError(f"--executor-option {strange[0]}: datatrove's {Executor.__name__} has no such argument.")
     return Executor
 
 
 def run_datatrove(
     work: Path, shards: int, executor: str, executor_class: Any, workers: int, options: dict[str, Any]
 ) -> bool:
-    """One task a shard. Returns whether all are done; Slurm's are only submitted, with the last step behind them."""
-    # Which shards are finished says the work folder and not datatrove's markers.
+    """Runs one datatrove task per shard. Slurm tasks are only submitted, followed by a task that finishes the build.
+
+    Args:
+        work: Work folder of the build.
+        shards: Number of shards.
+        executor: One of `EXECUTORS`.
+        executor_class: datatrove's class, from `executor_class_of`.
+        workers: Tasks at a time; 0 for no limit.
+        options: Further arguments of the executor.
+
+    Returns:
+        Whether all shards are finished; `False` for Slurm.
+    """
+    # The work folder says which shards are finished, so datatrove's own markers are not used.
     common = {"logging_dir": str(work / "logs" / executor), "skip_completed": False}
     if executor == "local":
         common["start_method"] = "spawn"
@@ -133,13 +163,13 @@ def run_datatrove(
 
 
 def _shard_task(work: str, data: Any, rank: int = 0, world_size: int = 1) -> None:
-    """A datatrove step: the shard whose number is the task's rank."""
+    """A datatrove step that builds the shard with the number of the task's rank."""
     _end_with_parent()
     build_shard(Path(work), rank)
 
 
 def _finish_task(work: str, data: Any, rank: int = 0, world_size: int = 1) -> None:
-    """A datatrove step: the end of a build on a cluster."""
+    """A datatrove step that finishes a build on a cluster."""
     job = json.loads((Path(work) / "job.json").read_text(encoding="utf-8"))
     with locked(Path(work)):
         finish(Path(work), Path(job["out"]))

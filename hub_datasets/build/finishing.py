@@ -1,4 +1,4 @@
-"""Finished shards to the dataset folder."""
+"""Assemble the dataset folder from finished shards."""
 
 from __future__ import annotations
 
@@ -18,13 +18,25 @@ from .settings import BuildError, NothingBuiltError
 
 
 def finish(work: Path, out: Path) -> dict[str, Any]:
-    """Shards to the dataset folder, made anew each time until the one rename that shows it."""
+    """Assembles the dataset folder from the shards and moves it to `out`. An interrupted call starts again.
+
+    Args:
+        work: Work folder of the build.
+        out: The dataset folder.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        BuildError: A shard is not finished, or its file was changed.
+        NothingBuiltError: No clip could be measured.
+    """
     job = json.loads((work / "job.json").read_text(encoding="utf-8"))
     accounts = []
     for number in range(len(job["shards"])):
         path = work / "shards" / f"{number:05d}.json"
         if not path.exists():
-            raise BuildError(f"Shard {number} is not finished; look into {work / 'logs'} and run the command again.")
+            raise BuildError(f"Shard {number} is not finished. See {work / 'logs'}, then run the command again.")
         accounts.append({**json.loads(path.read_text(encoding="utf-8")), "number": number})
     manifest = make_manifest(job, accounts)
     if not manifest["rows"]:
@@ -39,7 +51,10 @@ def finish(work: Path, out: Path) -> dict[str, Any]:
     for account in filled:
         shard, split = work / "shards" / f"{account['number']:05d}.parquet", account["split"]
         if shard.stat().st_size != account["bytes"]:
-            raise BuildError(f"{shard} was changed; remove it and {account['number']:05d}.json beside it to redo it.")
+            raise BuildError(
+                f"{shard} was changed. Delete it and {account['number']:05d}.json in the same folder, then run the "
+                "command again."
+            )
         target = final / DATA / f"{split}-{counters[split]:05d}-of-{totals[split]:05d}.parquet"
         counters[split] += 1
         try:
@@ -55,7 +70,7 @@ def finish(work: Path, out: Path) -> dict[str, Any]:
 
 
 def clean_up(work: Path, out: Path) -> dict[str, Any]:
-    """Removes the work folder of a finished build; returns the manifest."""
+    """Deletes the work folder of a finished build and returns the manifest."""
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     for name in ("shards", "plan", "logs"):
         shutil.rmtree(work / name, ignore_errors=True)

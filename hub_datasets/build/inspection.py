@@ -1,4 +1,4 @@
-"""What is in a dataset folder, for people: tables in the terminal, and one picture a clip."""
+"""Show what a dataset folder contains: tables in the terminal, and a picture per clip."""
 
 from __future__ import annotations
 
@@ -38,21 +38,24 @@ def inspect(
     picture: str | os.PathLike | None = None,
     console: Console | None = None,
 ) -> None:
-    """Prints the tables of a folder that `build` or `synthesize` has written, or one clip, and draws the clip.
+    """Prints tables about a dataset, or about one clip, and draws a clip.
 
     Args:
-        clip: id of the clip to print; without it the tables are, and the picture is of the first clip with a
-            supported action unit, or else of the first one.
-        picture: PNG to write.
+        folder: Folder that `build` or `synthesize` has written.
+        clip: Id of the clip to print. Without it, the tables of the dataset are printed, and the picture shows the
+            first clip with a supported action unit, or the first clip if there is none.
+        picture: PNG file to write.
+        console: Prints the tables; by default the terminal.
 
     Raises:
-        FileNotFoundError: no dataset in the folder. ValueError: no such clip.
-        ModuleNotFoundError: a picture without matplotlib.
+        FileNotFoundError: The folder does not contain a dataset.
+        ValueError: There is no clip with this id.
+        ModuleNotFoundError: A picture is requested, but matplotlib is not installed.
     """
     folder, console = Path(folder), console or Console()
     files = sorted((folder / DATA).glob("*.parquet"))
     if not files:
-        raise FileNotFoundError(f"{folder}: no {DATA}/*.parquet in it; pass a folder that `build` has written.")
+        raise FileNotFoundError(f"{folder} has no {DATA}/*.parquet; pass a folder that `deft data build` has written.")
     if clip is None:
         rows = _labels(files)
         print_counts(rows, console)
@@ -75,10 +78,10 @@ def inspect(
 
 
 def find_row(files: Sequence[Path], clip: str) -> dict[str, Any]:
-    """A clip's row; no other clip's video is read.
+    """Reads the row of a clip, without reading the videos of other clips.
 
     Raises:
-        ValueError: no such clip.
+        ValueError: There is no clip with this id.
     """
     near = []
     for path in files:
@@ -106,7 +109,7 @@ def _labels(files: Iterable[Path]) -> list[dict[str, Any]]:
 def _table(title: str, columns: Sequence[str], left: int = 1) -> Table:
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(columns):
-        # A heading breaks between words only, so that the table fits 80 characters.
+        # Headings break only between words. The table then fits 80 characters.
         table.add_column(
             name, justify="left" if number < left else "right", overflow="fold", min_width=max(map(len, name.split()))
         )
@@ -164,7 +167,7 @@ def _by_number(code: str) -> tuple[str, int]:
 
 
 def print_verdicts(verdicts: Mapping[str, Mapping[str, int]], console: Console) -> None:
-    """Labels held against the motion, unit by unit."""
+    """Prints how many labels of each action unit the motion supports."""
     if not verdicts:
         console.print("No action unit is labelled.")
         return
@@ -193,7 +196,7 @@ def print_drops(drops: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 
 def print_manifest(manifest: Mapping[str, Any], console: Console) -> None:
-    """The summary at the end of a build."""
+    """Prints the summary at the end of a build."""
     print_drops(manifest["drops"], console)
     print_verdicts(manifest["verdicts"], console)
     table = _table("Uni-MER", ["source", "subjects", "rows in sheets", "left out", "dropped", "clips"])
@@ -253,7 +256,7 @@ def _motion_lines(row: Mapping[str, Any]) -> list[str]:
 
 
 def _explanation(row: Mapping[str, Any]) -> str:
-    """The answer to the full question, else what can be answered."""
+    """The answer to the full question; if there is none, the answers to the other questions."""
     answers = {
         item["task"]: item["messages"][-1]["content"][-1]["text"] for item in reversed(row["conversations"] or [])
     }
@@ -268,10 +271,15 @@ def _explanation(row: Mapping[str, Any]) -> str:
 
 
 def draw_clip(row: Mapping[str, Any], path: str | os.PathLike) -> None:
-    """Onset, apex, flow over the face, the labelled units' regions by verdict, the motion over time, and the text.
+    """Draws a clip: onset, apex, flow, the regions of the labelled units, the motion over time, and the text.
+
+    Args:
+        row: Uni-MER row of the clip.
+        path: PNG file to write.
 
     Raises:
-        ModuleNotFoundError: matplotlib is missing. ValueError: a clip without key frames.
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: The clip has no key frames.
     """
     try:
         import matplotlib as mpl
@@ -281,7 +289,7 @@ def draw_clip(row: Mapping[str, Any], path: str | os.PathLike) -> None:
     import matplotlib.pyplot as plt
 
     if row["flow"] is None:
-        raise ValueError(f"{row['clip_id']} has no key frames and no flow; there is nothing to draw.")
+        raise ValueError(f"{row['clip_id']} has no key frames and no flow, so it cannot be drawn.")
     flow = np.asarray(row["flow"], np.float32)
     keys = KeyFrames(row["onset"], row["apex"], row["offset"])
     apex = apex_position(len(flow) + 1)
@@ -337,7 +345,7 @@ def _crops(row: Mapping[str, Any], num_frames: int) -> tuple[np.ndarray | None, 
 
 
 def _draw_outline(axis: Any) -> None:
-    """In place of a face: where the canonical crop has eyes and mouth."""
+    """Draws the positions of eyes and mouth in the canonical crop, if there is no video."""
     from matplotlib.patches import Ellipse
 
     axis.set_facecolor("#f4f4f4")
@@ -363,7 +371,7 @@ def _draw_units(axis: Any, units: Sequence[Mapping[str, Any]]) -> None:
             continue
         for side in SIDES if unit["side"] == "both" else (unit["side"],):
             cx, cy, rx, ry = region_ellipse(region, side)
-            grown = 1 + 0.15 * taken[region, side]  # two units of one region stay apart
+            grown = 1 + 0.15 * taken[region, side]  # keeps two units of one region apart
             taken[region, side] += 1
             colour = _COLOURS.get(unit["verdict"], "black")
             axis.add_patch(
@@ -391,7 +399,7 @@ def _unit_name(unit: Mapping[str, Any]) -> str:
 
 
 def _draw_course(axis: Any, row: Mapping[str, Any], flow: np.ndarray, keys: KeyFrames) -> None:
-    """Motion since the onset of the regions that move most, and the noise below which nothing is said."""
+    """Draws the motion since the onset of the regions that move most, and the noise floor."""
     fps = row["fps"]
     times = np.array(sample_indices(keys, len(flow) + 1), float)
     at = (times - keys.onset) * (1000 / fps if fps else 1)

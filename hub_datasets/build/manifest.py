@@ -1,4 +1,4 @@
-"""What a built dataset says of itself: the licences it rests on, its manifest, its data card."""
+"""The manifest and the data card of a built dataset, with the licences of its sources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ _SIGNATURE_BITS = 510
 
 
 def make_manifest(job: Mapping[str, Any], accounts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All that is known about a build, from what was planned and the shards' accounts; no path but relative ones."""
+    """Makes the manifest of a build. It does not contain absolute paths.
+
+    Args:
+        job: The plan of the build, `job.json`.
+        accounts: The JSON files of the shards.
+    """
     drops = [
         {"source": name, "stage": "sheet", **drop}
         for name, report in job["reports"].items()
@@ -109,7 +114,7 @@ def _verdicts(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
 
 
 def _near_duplicates(accounts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Clips of different people that look alike: whatever the folds will be, people are what they keep apart."""
+    """Finds similar clips of different people. Folds separate people, so such pairs may be on two sides of a fold."""
     people: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     splits = {}
     for account in accounts:
@@ -137,7 +142,7 @@ def _without_folder(face_source: str) -> str:
 
 
 def make_card(manifest: Mapping[str, Any]) -> str:
-    """README.md of the dataset folder: front matter for the Hub and for `load_dataset`, then prose and tables."""
+    """Writes the README.md of the dataset folder: front matter for the Hub and `load_dataset`, text and tables."""
     sources = manifest["sources"]
     licensed = [item["title"] for item in sources.values() if item["licence"] is not None]
     data = DatasetCardData(
@@ -155,16 +160,15 @@ def make_card(manifest: Mapping[str, Any]) -> str:
     )
     parts = [f"---\n{data.to_yaml()}\n---\n# Uni-MER\n"]
     what = (
-        "Flow and labels; there is no pixel of anybody in these files."
+        "The files contain flow and labels, and no pixels."
         if manifest["settings"]["features_only"]
-        else ("Video, flow and labels. The clips show people's faces.")
+        else ("The files contain video, flow and labels. The clips show people's faces.")
     )
     clips, conversations = manifest["rows"], manifest["conversations"]
     parts.append(
-        f"{clips} micro-expressions with {conversations} questions and answers. {what} An action unit is spoken of "
-        "only where the optical flow agrees with its label, and every answer was read back as the facts it was "
-        "written from. Flow is in percent of the face crop's width, +x right, +y down; left and right are the "
-        "subject's.\n"
+        f"{clips} micro-expressions with {conversations} questions and answers. {what} Answers name an action unit "
+        "only if the optical flow agrees with its label. Every answer was parsed, and gives the facts it was written "
+        "from. Flow is in percent of the face crop's width, +x right, +y down. Left and right are the subject's.\n"
     )
     lines = ["| source | clips | subjects | rows in the sheets | left out | dropped |", "|---|---|---|---|---|---|"]
     lines += [
@@ -176,8 +180,8 @@ def make_card(manifest: Mapping[str, Any]) -> str:
     lines += [f"| {name} | {part['clips']} | {part['subjects']} |" for name, part in manifest["splits"].items()]
     parts.append("\n".join(lines) + "\n")
     parts.append(
-        "Left out are macro-expressions. Why each dropped row was dropped, which errata were applied, the sheets' "
-        "SHA-256 and what each emotion word was taken for stands in `manifest.json`.\n"
+        "Macro-expressions are left out. `manifest.json` lists why each row was dropped, which errata were applied, "
+        "the SHA-256 of the sheets, and the class of each emotion word.\n"
     )
     parts.append(_conventions(sources))
     parts.append(_licences(sources, licensed))
@@ -188,8 +192,9 @@ def make_card(manifest: Mapping[str, Any]) -> str:
         )
         parts.append(f"## Look-alikes\n\nClips of different subjects that look alike:\n\n{pairs}\n")
     parts.append(
-        "## What it is not for\n\nA class names what an annotation convention calls a movement, and not what anybody "
-        "feels. Not for judging applicants, employees, pupils, travellers or suspects, nor for detecting lies.\n"
+        "## What it is not for\n\nA class is the name that an annotation convention gives to a movement. It does not "
+        "tell what a person feels. Do not use the dataset to judge applicants, employees, pupils, travellers or "
+        "suspects, or to detect lies.\n"
     )
     return "\n".join(parts)
 
@@ -197,8 +202,8 @@ def make_card(manifest: Mapping[str, Any]) -> str:
 def _conventions(sources: Mapping[str, Any]) -> str:
     titles = list(dict.fromkeys(item["title"] for item in sources.values()))
     text = (
-        "## Label conventions\n\nEmotion words follow the convention of their source, which every question that "
-        f"depends on it names: {', '.join(titles)}. Conventions contradict each other: lowered brows with tightened "
+        "## Label conventions\n\nEmotion words follow the convention of their source. Every question that depends on "
+        f"a convention names it: {', '.join(titles)}. Conventions contradict each other: lowered brows with tightened "
         "lids (AU4+7) are disgust in CASME II and anger in SAMM. Do not merge the words of two sources.\n"
     )
     words = "".join(
@@ -207,15 +212,15 @@ def _conventions(sources: Mapping[str, Any]) -> str:
         for item in sources.values()
         for word, entry in item["labels"].items()
     )
-    return f"{text}\n| convention | its word | taken for | coarse | labelled clips |\n|---|---|---|---|---|\n{words}"
+    return f"{text}\n| convention | its word | class | coarse class | labelled clips |\n|---|---|---|---|---|\n{words}"
 
 
 def _licences(sources: Mapping[str, Any], licensed: Sequence[str]) -> str:
     if not licensed:
-        return "## Licence\n\nThe owner's own recordings; ask the owner.\n"
+        return "## Licence\n\nThese are the owner's own recordings. Ask the owner for permission.\n"
     text = (
-        "## Licences\n\nThis dataset is derived from licensed recordings. Whoever uses it needs a licence of each "
-        "source of their own; what the project knows of the terms replaces no signed copy.\n"
+        "## Licences\n\nThis dataset is derived from licensed recordings. To use it, you need your own licence of "
+        "each source. The summaries below do not replace your signed copy.\n"
     )
     for item in sources.values():
         licence = item["licence"]
@@ -231,10 +236,21 @@ SHARING = "\n## Sharing\n\n"
 
 
 def with_sharing_note(card: str, repository: str, how: str, licensed: Sequence[str], reason: str) -> str:
-    """The card with who was told what when the dataset was put on the Hub, in place of an earlier note."""
+    """Adds the section about sharing to a card, or replaces it.
+
+    Args:
+        card: Text of the card.
+        repository: Hub repository.
+        how: "public", "gated" or "private".
+        licensed: Names of the licensed sources.
+        reason: Why the licences allow the upload.
+
+    Returns:
+        The new text of the card.
+    """
     titles = ", ".join(dict.fromkeys(SOURCES[name].title for name in licensed)) or "own recordings"
     note = (
-        f"Put into the {how} repository `{repository}` although its rows are derived from {titles}. Whoever did so "
-        f"stated that they may: {reason}\n"
+        f"The rows are derived from {titles}. They were uploaded to the {how} repository `{repository}` with this "
+        f"statement of permission: {reason}\n"
     )
     return card.split(SHARING)[0].rstrip("\n") + "\n" + SHARING + note

@@ -1,4 +1,4 @@
-"""Which clips each shard holds, settled and written down before the first is measured."""
+"""Plan a build: assign the clips to shards, and write the plan before any clip is measured."""
 
 from __future__ import annotations
 
@@ -36,10 +36,24 @@ def make_plan(
     settings: BuildSettings,
     console: Console,
 ) -> list[int]:
-    """Reads the sources and writes down which clips each shard holds, or checks that this was the same last time.
+    """Reads the sources and writes the plan of the build. If there is a plan already, checks that it is the same.
+
+    Args:
+        work: Work folder of the build.
+        out: Dataset folder to write.
+        sources: Source names → root folders.
+        accepted: Names of the sources whose licence the user accepts.
+        sheets: Source names → coding sheets, if the sheet cannot be found by its name.
+        emotion_words: Further emotion words → the known words with the same meaning.
+        settings: Settings of the build.
+        console: Shows what was read.
 
     Returns:
-        Clips of each shard.
+        Number of clips of each shard.
+
+    Raises:
+        NothingBuiltError: The sources contain no clip.
+        BuildError: The work folder contains a different build, or the settings do not fit the clips.
     """
     records: list[ClipRecord] = []
     reports: dict[str, ReadReport] = {}
@@ -63,7 +77,7 @@ def make_plan(
     for split, members in splits.items():
         for start in range(0, len(members), settings.shard_size):
             shards.append((split, members[start : start + settings.shard_size]))
-    # Absolute, because jobs may start elsewhere; these stay in the work folder, the dataset has none.
+    # Absolute, because jobs may start in another folder. These paths are not copied into the dataset.
     roots = {name: str(Path(root).resolve()) for name, root in sources.items()}
     lines = [
         "".join(json.dumps(_to_json(record, split), sort_keys=True) + "\n" for record in part)
@@ -100,7 +114,7 @@ def make_plan(
 
 
 def _try_face_sources(names: Iterable[str]) -> None:
-    """A model that is missing is one error now, and not a drop a clip later."""
+    """Raises an error now if a face source's model is missing, instead of dropping every clip later."""
     for name in sorted(names):
         finder = make_face_source(name)
         if finder is None:
@@ -112,9 +126,9 @@ def _try_face_sources(names: Iterable[str]) -> None:
 
 
 def reasons_of(drops: Sequence[Mapping[str, Any]]) -> str:
-    """The three most frequent reasons, each with its count."""
+    """The three most frequent reasons with their counts."""
     reasons = Counter(drop["reason"] for drop in drops).most_common(3)
-    return "; ".join(f"{reason} ({count} ×)" for reason, count in reasons) or "the sources hold no micro-expression"
+    return "; ".join(f"{reason} ({count} ×)" for reason, count in reasons) or "the sources contain no micro-expression"
 
 
 def _same_job(before: Mapping[str, Any], now: Mapping[str, Any], work: Path) -> None:
@@ -123,8 +137,8 @@ def _same_job(before: Mapping[str, Any], now: Mapping[str, Any], work: Path) -> 
     changed += [name for name in ("versions", "sheet digests", "clips") if before[name] != now[name]]
     if changed:
         raise BuildError(
-            f"{work} holds an interrupted build that differs in: {', '.join(changed)}. Repeat the command that began "
-            "it, or remove that folder to start anew."
+            f"{work} contains an interrupted build that differs in: {', '.join(changed)}. Repeat the command that "
+            "started it, or remove that folder to start again."
         )
 
 
@@ -143,7 +157,7 @@ def _split(records: Sequence[ClipRecord], settings: BuildSettings) -> dict[str, 
     names = {record.partition or "train" for record in records}
     strange = sorted(name for name in names if not name.isidentifier())
     if strange:
-        raise BuildError(f"A partition is named by letters, digits and underscores, not {strange[0]!r}.")
+        raise BuildError(f"The partition {strange[0]!r} must be named with letters, digits and underscores.")
     first = sorted(names - {"train"})
     splits = {name: [] for name in ("train", *first)}
     for record in records:
@@ -152,7 +166,7 @@ def _split(records: Sequence[ClipRecord], settings: BuildSettings) -> dict[str, 
 
 
 def _label_mapping(records: Iterable[ClipRecord]) -> dict[str, dict[str, dict[str, Any]]]:
-    """source -> its own word -> what it was taken for, and how many clips have it."""
+    """Source → emotion word → its classes, its coarse class and its number of clips."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for record in records:
         words = table.setdefault(record.source, {})
@@ -170,7 +184,7 @@ def _to_json(record: ClipRecord, split: str) -> dict[str, Any]:
 
 
 def record_of(values: dict[str, Any]) -> ClipRecord:
-    """The record that a line of the plan holds."""
+    """Restores the record from a line of the plan."""
     coded = values.pop("coded")
     values.pop("split")
     for name in ("folder", "video"):

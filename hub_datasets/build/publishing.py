@@ -1,7 +1,7 @@
-"""A dataset folder to the Hub, as far as the licences of its rows allow; and the one commit that a push is.
+"""Push a dataset folder to the Hub, if the licences of its rows allow it.
 
-Uploads are one commit each: `HfApi.upload_folder` may cut a folder into several, and a push that breaks off between
-two of them leaves a mixture of old and new files under one revision.
+Every push is one commit. `HfApi.upload_folder` may split a folder into several commits; if it is interrupted between
+two of them, the repository contains a mixture of old and new files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from deft_llm.files import write_whole
 from ..sources.sharing_policy import check_may_share, check_repository, is_bound, licensed_sources, terms_of
 from .manifest import with_sharing_note
 
-_FILES = ["README.md", "manifest.json", "*/*.parquet"]  # and no picture that somebody drew into the folder
+_FILES = ["README.md", "manifest.json", "*/*.parquet"]  # other files, such as pictures of clips, are not uploaded
 
 
 class PushError(OSError):
-    """The Hub was asked and did not do it; says why, and what stands there now."""
+    """A request to the Hub failed. The message says why, and what the repository contains now."""
 
 
 def push(
@@ -37,33 +37,38 @@ def push(
     i_may_share: str | None = None,
     api: Any = None,
 ) -> str:
-    """Uploads a dataset folder. Whose rows they are is read from the Parquet files and not from what is said of them.
+    """Uploads a dataset folder. The sources of the rows are read from the Parquet files.
 
     Args:
-        visibility: "public"; "gated", visible but its files given on request; "private".
-        i_may_share: why the licences allow it; needed for rows derived from a licensed data set, and for own
-            recordings unless the repository is private. Written into the data card, here and on the Hub.
-        api: an `HfApi`.
+        folder: Folder that `build` or `synthesize` has written.
+        repo_id: Hub repository.
+        visibility: "public", "gated" (listed, but files need approval) or "private".
+        i_may_share: Why the licences allow the upload. Required for rows derived from a licensed data set, and for
+            own recordings unless the repository is private. It is written into the data card, here and on the Hub.
+        api: An `HfApi`.
 
     Returns:
-        The repository's address.
+        The address of the repository.
 
     Raises:
-        FileNotFoundError: no dataset folder.
-        LicenceError: rows derived from a licensed data set and a public repository, or no statement.
-        PushError: from the Hub; the files there are the old ones or the new ones, all of them.
+        FileNotFoundError: The folder is not a dataset folder.
+        LicenceError: The rows are derived from a licensed data set and the repository is public, or `i_may_share` is
+            missing.
+        PushError: The Hub refused or could not be reached. The repository has either all old or all new files.
     """
     folder, api = Path(folder), api or HfApi()
     card_path = folder / "README.md"
     files = sorted(folder.glob("*/*.parquet"))
     if not files or not card_path.is_file():
-        raise FileNotFoundError(f"{folder}: no dataset folder; pass one that `build` or `synthesize` has written.")
+        raise FileNotFoundError(
+            f"{folder} is not a dataset folder; pass one that `deft data build` or `deft data synthesize` has written."
+        )
     people, built = _origins(folder, files)
     terms = terms_of(people, built)
     reason = (i_may_share or "").strip()
     check_may_share("rows", str(folder), terms, visibility, reason)
 
-    # Private until it is certain who may see what.
+    # A new repository stays private until access is set up.
     told = explained(repo_id, "dataset", api)
     told(api.create_repo, repo_id, repo_type="dataset", private=visibility != "public", exist_ok=True)
     found = told(api.repo_info, repo_id, repo_type="dataset")
@@ -75,7 +80,7 @@ def push(
     if visibility == "gated":
         told(api.update_repo_settings, repo_id, repo_type="dataset", gated="manual")
     paths = [path for path in sorted(folder.rglob("*")) if _matches(path.relative_to(folder).as_posix(), _FILES)]
-    # Shards of an earlier build with other names go with the same commit.
+    # The same commit deletes shards of an earlier build that have other names.
     commit_files(api, repo_id, "dataset", folder, paths, stale=["*/*.parquet"], message="Upload dataset")
     if visibility == "gated":
         told(api.update_repo_settings, repo_id, repo_type="dataset", private=False)
@@ -93,15 +98,23 @@ def commit_files(
     message: str,
     revision: str | None = None,
 ) -> str:
-    """Files of a folder to a repository in one commit on top of what is there now; returns the commit's hash.
+    """Uploads files of a folder in one commit on top of the branch's newest commit.
 
     Args:
+        api: An `HfApi`.
+        repo_id: Hub repository.
         kind: "model", "dataset" or "space".
-        stale: patterns of files that are deleted in the same commit where the folder no longer has them.
-        revision: branch, by default main.
+        folder: Folder that the names in the repository are relative to.
+        paths: Files to upload.
+        stale: Patterns of files in the repository that the same commit deletes if they are not among `paths`.
+        message: Commit message.
+        revision: Branch, by default main.
+
+    Returns:
+        The hash of the commit.
 
     Raises:
-        PushError: nothing was changed, or (when the answer was lost) what the branch holds now.
+        PushError: The commit failed. The message says what the branch contains now.
     """
     told = explained(repo_id, kind, api, revision)
     head = told(api.repo_info, repo_id, repo_type=kind, revision=revision).sha
@@ -126,16 +139,20 @@ def commit_files(
 def explained(
     repo_id: str, kind: str, api: Any, revision: str | None = None, head: str | None = None
 ) -> Callable[..., Any]:
-    """Calls a function of the Hub's client, and turns what it raises into a `PushError` in plain words.
+    """Makes a function that calls the Hub's client and raises a readable `PushError` if the call fails.
 
     Args:
-        head: the commit before a push; the message then says whether it is still the newest.
+        repo_id: Hub repository.
+        kind: "model", "dataset" or "space".
+        api: An `HfApi`.
+        revision: Branch, by default main.
+        head: Hash of the commit before a push. If given, the message says whether it is still the newest.
     """
 
     def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
-        # The client raises errors of its HTTP library, of its own and of the operating system, wrapped in one another.
+        # The client raises its own errors and those of its HTTP library and the operating system, often nested.
         except Exception as error:
             text = in_plain_words(error, repo_id)
             if head is not None:
@@ -146,13 +163,18 @@ def explained(
 
 
 def in_plain_words(error: BaseException, repo_id: str) -> str:
-    """What went wrong between here and the Hub, what to do, and the Hub's own words."""
+    """Explains an error of the Hub's client: what went wrong, what to do, and the Hub's own message.
+
+    Args:
+        error: The error.
+        repo_id: Hub repository.
+    """
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     answers = [item.response for item in chain if getattr(item, "response", None) is not None]
     if not answers:
-        # httpx's names, whichever httpx it is.
+        # By name, because the client's httpx may be another copy than the installed one.
         names = " ".join(type(item).__name__ for item in chain)
         what = "did not answer in time" if "Timeout" in names else "could not be reached, or the connection broke off"
         if not any(word in names for word in ("Timeout", "Connect", "Network", "Protocol", "ReadError", "WriteError")):
@@ -168,28 +190,28 @@ def in_plain_words(error: BaseException, repo_id: str) -> str:
         "(`hf auth login`) or set HF_TOKEN",
         403: f"your token has no right to do this. Use one that may write to {owner}",
         404: "there is no such repository or revision, or your token may not see it. Check the name and the token",
-        409: "the Hub refuses because something else is being changed there. Wait a moment and push again",
-        412: "somebody else has changed it in the meantime. Look at what they did, then push again",
-        413: "the Hub finds it too large",
-        429: "the Hub asks you to slow down. Wait some minutes and push again",
+        409: "another change of the repository is in progress. Wait a moment and push again",
+        412: "somebody else has changed it in the meantime. Check their changes, then push again",
+        413: "the Hub refuses the upload because it is too large",
+        429: "there were too many requests. Wait some minutes and push again",
     }
-    why = advice.get(status, "the Hub has a fault of its own. Push again later" if status >= 500 else "refused")
+    why = advice.get(status, "the Hub has a server error. Push again later" if status >= 500 else "the Hub refused")
     return f"{repo_id}: {why}. (The Hub said: {status}, {said.rstrip('.')}.)"
 
 
 def _state(api: Any, repo_id: str, kind: str, revision: str | None, head: str) -> str:
-    """What the branch holds after a push that failed."""
+    """Says what the branch contains after a failed push."""
     try:
         now = api.repo_info(repo_id, repo_type=kind, revision=revision).sha
-    # Of the same kinds as above; that the Hub cannot even be asked is what the reader has to know.
+    # Any error of the client, as above. The message then says that the state is not known.
     except Exception:
         return (
-            f"Whether anything was changed cannot be asked now; before the push it was at {head[:7]}, and a push is "
-            "one commit: all of it is there or nothing."
+            f"The Hub cannot be asked whether anything was changed. Before the push it was at {head[:7]}. A push is "
+            "one commit, so either all files were changed or none."
         )
     if now == head:
         return f"Nothing was changed: it is still at {head[:7]}."
-    return f"It is now at {now[:7]}, before the push it was at {head[:7]}."
+    return f"It is now at {now[:7]}; before the push it was at {head[:7]}."
 
 
 def _last_line(error: BaseException) -> str:
@@ -198,7 +220,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    """Like `fnmatch`, but a star stays within one folder."""
+    """Like `fnmatch`, but a star does not match a slash."""
     parts = name.split("/")
     return any(
         len(pattern.split("/")) == len(parts)
@@ -208,12 +230,15 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _origins(folder: Path, files: list[Path]) -> tuple[dict[str, set[str]], dict[str, Any]]:
-    """The subjects of each source, and the sources of the manifest, which may name more and cannot take any away."""
+    """The subjects of each source, and the sources of the manifest.
+
+    Sources that only the manifest names are added, without subjects. The manifest cannot remove a source.
+    """
     people: dict[str, set[str]] = {}
     for path in files:
         names = pq.read_schema(path).names
         if "source" not in names:
-            continue  # the truth beside synthetic rows
+            continue  # the ground truth of synthetic rows
         table = pq.read_table(path, columns=["source", "subject"])
         for source, subject in zip(table["source"].to_pylist(), table["subject"].to_pylist(), strict=True):
             people.setdefault(source, set()).add(subject)

@@ -1,4 +1,4 @@
-"""A record of a licensed data set, its frames measured, to a Uni-MER row."""
+"""Convert a record of a licensed data set to a Uni-MER row."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from .settings import BuildSettings
 if TYPE_CHECKING:
     from deft_llm.processing import DeftVideoProcessor
 
-_SIDES = {"L": "left", "R": "right"}  # top, bottom and asymmetric are no side of the face: both, and `raw` tells
+_SIDES = {"L": "left", "R": "right"}  # top, bottom and asymmetric are stored as both; `raw` keeps the sheet's text
 _SIGNATURE_SIDE = 64  # pixels
-_CROP_SIDES = (64, 512)  # pixels, least and most of a stored crop; in between it keeps the frames' own resolution
+_CROP_SIDES = (
+    64,
+    512,
+)  # pixels: smallest and largest side of a stored crop, which otherwise keeps its size
 
 
 def unit_labels(cell: ParsedCell | None) -> list[UnitLabel]:
@@ -46,15 +49,29 @@ def unit_labels(cell: ParsedCell | None) -> list[UnitLabel]:
 def record_row(
     record: ClipRecord, settings: BuildSettings, processor: DeftVideoProcessor, face_source: Any
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """A record's row, and its `clip_signature`.
+    """Makes the Uni-MER row of a record, and the row's `clip_signature`.
 
-    The row's clip begins `LEAD_IN` frames before the onset, or as many as there are, and ends with the offset. An apex
-    that the sheet lacks is the frame between onset and offset in which the face has moved most; where onset and offset
-    are missing as well, all three are spotted. `quality` says so. Frames of a face crop are stored as they are; where
-    a face source found the face, the aligned crop is. Motion is measured on the frames themselves.
+    The row's clip begins `LEAD_IN` frames before the onset, or at the first frame if there are fewer, and ends with
+    the offset. If the sheet has no apex, the frame between onset and offset in which the face has moved most is used.
+    If it has no onset and offset either, all three are spotted. `quality` records both cases. Frames that are face
+    crops are stored unchanged. If a face source found the face, the aligned crop is stored. Motion is always measured
+    on the original frames.
+
+    Args:
+        record: The clip and what the sheet says about it.
+        settings: Settings of the build.
+        processor: Measures the motion of the clip.
+        face_source: Finds the face in a frame, as in `make_face_source`; `None` if the frames are face crops.
+
+    Returns:
+        The row, and the signature that finds near-duplicates of the clip.
 
     Raises:
-        VideoReadError, FileNotFoundError, FaceAlignmentError, KeyFrameError, AmbiguousWordError: no row can be made.
+        VideoReadError: The clip cannot be decoded.
+        FileNotFoundError: A file of the clip is missing.
+        FaceAlignmentError: No face was found, or its landmarks are not valid.
+        KeyFrameError: The key frames contradict each other or the clip's length.
+        AmbiguousWordError: A word of the sheet means something else to the answer parser.
     """
     opened = open_clip([str(path) for path in record.frames] if record.folder is not None else record.video)
     reader = opened.window(0, len(opened), name=record.clip_id)

@@ -1,11 +1,11 @@
-"""Licensed folders to one Uni-MER dataset: records, shards of clips on any number of processes, one folder at the end.
+"""Build one Uni-MER dataset from licensed folders.
 
     build({"casme2": "/data/CASME2"}, "build/uni-mer", accepted=["casme2"], workers=8)
 
-Work goes on in OUT.building/, beside the output. Which clips a shard holds is settled before the first is measured; a
-shard is written under another name and renamed, Parquet file first, its account second, and counts as finished with
-the account. So a run that was killed goes on where it was, and what comes out depends neither on that nor on how many
-processes there were. OUT appears when everything in it is whole.
+The work folder is OUT.building/, next to the output. The clips are assigned to shards before the first clip is
+measured. A shard has a Parquet file and a JSON file; the JSON file is written last, and with it the shard is finished.
+A build that was killed therefore resumes with the next shard, and the output does not depend on interruptions or on
+the number of processes. OUT appears when all files in it are complete.
 """
 
 from __future__ import annotations
@@ -43,28 +43,32 @@ def build(
     cache: str | os.PathLike | None = None,
     console: Console | None = None,
 ) -> dict[str, Any] | None:
-    """Builds the dataset, or goes on with a build that was interrupted.
+    """Builds the dataset, or resumes an interrupted build.
 
     Args:
-        sources: names (see `readers.read_source`) to roots.
-        accepted: the sources whose licence the user holds and accepts.
-        sheets: coding sheets of sources in which none is found by name, or several are.
-        emotion_words: further emotion words, each with the word it stands for.
-        workers: processes on this machine; tasks at once on a cluster (0: no limit).
-        executor: `None` for processes of this one, else one of datatrove's: "local", "slurm" or "ray".
-        executor_options: further arguments of that executor, such as Slurm's time and partition.
-        cache: folder in which finished shards are kept, and from which a later build takes those that hold the same
-            clips, unchanged, by the same settings and code. It holds what the dataset holds: the licences apply.
+        sources: Source names (see `readers.read_source`) → root folders.
+        out: Dataset folder to write.
+        accepted: Names of the sources whose licence the user holds and accepts.
+        sheets: Source names → coding sheets, if no sheet or several sheets are found by name.
+        emotion_words: Further emotion words → the known words with the same meaning.
+        settings: Settings of the build.
+        workers: Processes on this machine, or tasks at a time on a cluster (0 for no limit).
+        executor: `None` for processes started by this one, or datatrove's "local", "slurm" or "ray".
+        executor_options: Further arguments of the executor, such as Slurm's time and partition.
+        cache: Folder that keeps finished shards. A later build reuses those with the same unchanged clips, settings
+            and code. It contains licensed data like the dataset itself, so the licences apply to it.
+        console: Shows the progress.
 
     Returns:
-        The manifest; `None` where the work was handed to Slurm and goes on there.
+        The manifest, or `None` if the work was submitted to Slurm.
 
     Raises:
-        LicenceError: licences not accepted.
-        BuildError: another build at work or interrupted in the same place, settings that make no sense.
-        BuildInterruptedError: a worker died or failed.
-        NothingBuiltError: every row was dropped.
-        FileExistsError: `out` exists. ValueError: it lies in a root. What `read_source` raises.
+        LicenceError: A licence is not accepted.
+        BuildError: The settings contradict each other, or another build is running or was interrupted in `out`.
+        BuildInterruptedError: A worker process died or failed.
+        NothingBuiltError: Every row was dropped.
+        FileExistsError: `out` exists.
+        ValueError: `out` is inside of a root folder, or a source cannot be read (see `readers.read_source`).
     """
     settings, console, out = settings or BuildSettings(), console or Console(), Path(os.path.abspath(out))
     refuse_output_in_root(out, sources.values())
@@ -76,10 +80,10 @@ def build(
     for name, places in (("--sheet", sheets), ("--face-source", settings.face_source_of)):
         strange = sorted(set(places or ()) - set(sources))
         if strange:
-            raise BuildError(f"{name} speaks of {', '.join(strange)}, which is no --source of this build.")
+            raise BuildError(f"{name} names {', '.join(strange)}, which is not a --source of this build.")
     rendered = sorted(set(RENDERED) & set(sources))
     if rendered:
-        raise BuildError(f"{rendered[0]} is the name of rendered clips; give your own recordings another one.")
+        raise BuildError(f"{rendered[0]} is reserved for rendered clips; choose another name for your recordings.")
     if executor is not None and executor not in EXECUTORS:
         raise BuildError(f"Unknown executor {executor!r}. Known: {', '.join(EXECUTORS)}.")
     if workers < 1 and not (executor == "slurm" and workers == 0):
@@ -89,7 +93,7 @@ def build(
     work = out.with_name(out.name + ".building")
     with locked(work):
         if (work / "finished").exists() and out.exists() and not (work / "final").exists():
-            # Killed after the last rename: the work is done, what is left is to tidy up.
+            # The build was killed after the last rename, so only the work folder is left to delete.
             return clean_up(work, out)
         refuse_existing(out)
         shards = make_plan(work, out, sources, accepted, sheets or {}, emotion_words or {}, settings, console)

@@ -1,4 +1,4 @@
-"""What is asked of a build, and how it says that it cannot be done."""
+"""Settings and errors of a build."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SPLITS = ("none", "fixed", "holdout")
 
 
 class BuildError(ValueError):
-    """A build that cannot start or go on; the message says what to do."""
+    """The build cannot start or continue. The message says what to do."""
 
 
 class BuildInterruptedError(RuntimeError):
-    """A build that broke off; run again, it goes on. What a shard stumbled over is the cause."""
+    """The build was interrupted. Run the same command again to resume it. `__cause__` is the error of the shard."""
 
 
 class NothingBuiltError(BuildError):
-    """No row became a clip. `drops` says why, row by row."""
+    """Every row was dropped. `drops` has the reason for each row."""
 
     def __init__(self, message: str, drops: list[dict[str, Any]]):
         super().__init__(message)
@@ -32,20 +32,23 @@ class NothingBuiltError(BuildError):
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What decides about the bytes that come out.
+    """Settings that the content of the built files depends on.
 
     Args:
-        features_only: flow and labels, and not a pixel.
-        num_frames: frames the model samples, for the flow column.
-        split: "none" puts every clip into train (folds are made when evaluating); "fixed" keeps the sets that a
-            source states, such as DFME's, and puts the rest into train; "holdout" keeps `test_share` of the subjects
-            for testing.
-        face_source: what finds the face, as `DeftVideoProcessor.face_source`; "cropped" where frames are face crops.
-        face_source_of: the same for single sources.
-        crf: x264's constant rate factor of the stored clips; 6 is near-lossless.
-        shard_size: clips a Parquet file.
-        rewriter, rewriter_model: a chat model that words the answers anew, as in `rewriting.make_chat`. What it says
-            is its own affair: a rewritten build is the same bytes again only if the model is.
+        features_only: Whether to store flow and labels without video.
+        num_frames: Frames that the model samples from a clip, for the flow column.
+        split: "none" puts every clip into train (folds are made for evaluation). "fixed" keeps the sets of a source
+            that has them, such as DFME, and puts all other clips into train. "holdout" keeps `test_share` of the
+            subjects for testing.
+        test_share: Share of the subjects in the test split, above 0 and up to 0.5; for "holdout".
+        face_source: Finds the face, as `DeftVideoProcessor.face_source`; "cropped" if the frames are face crops.
+        face_source_of: Source names → face sources that differ from `face_source`.
+        crf: x264's constant rate factor of the stored clips, 0 to 51; 6 is near-lossless.
+        shard_size: Clips per Parquet file.
+        seed: Seed of the held-out subjects and of the instructions.
+        rewriter: the chat model that rewrites the answers, as in `rewriting.make_chat`. A build with a rewriter gives
+            the same bytes again only if the model gives the same answers again.
+        rewriter_model: name of the model that `rewriter` is asked for.
     """
 
     features_only: bool = False
@@ -62,18 +65,20 @@ class BuildSettings:
 
     def __post_init__(self):
         if self.rewriter_model and not self.rewriter:
-            raise BuildError("`rewriter_model` is given without `rewriter`: an endpoint's address, or pipeline.")
+            raise BuildError(
+                "`rewriter_model` needs `rewriter`: set it to the address of an endpoint, or to pipeline."
+            )
         if self.rewriter:
             check_rewriter(self.rewriter, self.rewriter_model)
         for name, least in (("num_frames", 2), ("crf", 0), ("shard_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise BuildError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+                raise BuildError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
         if self.crf > 51:
-            raise BuildError(f"`crf` must be at most 51, got {self.crf}.")
+            raise BuildError(f"`crf` must be at most 51; got {self.crf}.")
         if self.split not in SPLITS:
             raise BuildError(f"`split` must be one of {', '.join(SPLITS)}, not {self.split!r}.")
         if not 0 < self.test_share <= 0.5:
-            raise BuildError(f"`test_share` must lie above 0 and not above 0.5, got {self.test_share}.")
+            raise BuildError(f"`test_share` must be above 0 and at most 0.5; got {self.test_share}.")
         for name in (self.face_source, *(self.face_source_of or {}).values()):
             make_face_source(name)
 

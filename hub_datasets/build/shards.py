@@ -1,7 +1,7 @@
-"""Shards of clips, each a Parquet file and its account, measured or taken from the cache.
+"""Build shards of clips, or take them from the cache.
 
-A shard is written under another name and renamed, Parquet file first, its account second, and counts as finished with
-the account.
+A shard has a Parquet file and a JSON file (its account). Each is written under another name and then renamed, the JSON
+file last. A shard with a JSON file is finished.
 """
 
 from __future__ import annotations
@@ -37,10 +37,14 @@ from .settings import BuildSettings
 
 
 def build_shard(work: Path, number: int) -> int:
-    """Builds a shard unless it is finished. Whoever calls it, where and how often: the same bytes come out.
+    """Builds a shard unless it is finished. The result is the same on every machine and for every call.
+
+    Args:
+        work: Work folder of the build.
+        number: Number of the shard.
 
     Returns:
-        Its clips, dropped ones included.
+        Number of clips of the shard, including dropped ones.
     """
     lines = (work / "plan" / f"{number:05d}.jsonl").read_text(encoding="utf-8").splitlines()
     shard = work / "shards" / f"{number:05d}.parquet"
@@ -49,13 +53,13 @@ def build_shard(work: Path, number: int) -> int:
     kept = _place_in_cache(work, lines)
     job = json.loads((work / "job.json").read_text(encoding="utf-8"))
     settings = BuildSettings(**job["settings"])
-    # How sums are split among threads changes their last bits; and OpenBLAS's second thread, once woken, keeps a core
-    # busy that another worker needs.
+    # One thread: the number of threads changes the last bits of sums, and OpenBLAS's idle threads keep cores busy that
+    # other workers need.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     threadpool_limits(1)
     disable_progress_bars()
-    # Takes seconds to import, and a build from the cache needs none.
+    # Imported here because it takes seconds and a build from the cache does not need it.
     from deft_llm.processing import DeftVideoProcessor
 
     processor = DeftVideoProcessor(num_frames=settings.num_frames)
@@ -108,7 +112,7 @@ def build_shard(work: Path, number: int) -> int:
 
 
 def _place_in_cache(work: Path, lines: Sequence[str]) -> Path | None:
-    """Where the cache keeps a shard of these clips, if there is one."""
+    """The place of a shard of these clips in the cache; `None` without a cache."""
     folder = os.fsdecode((work / "cache").read_bytes())
     if not folder:
         return None
@@ -117,7 +121,7 @@ def _place_in_cache(work: Path, lines: Sequence[str]) -> Path | None:
 
 
 def is_finished(work: Path, number: int) -> bool:
-    """Whether a shard is finished, or the cache had it, which then stands in its place."""
+    """Whether a shard is finished. A shard that the cache has is copied from there and then is finished."""
     shard = work / "shards" / f"{number:05d}.parquet"
     if shard.with_suffix(".json").exists():
         return True
@@ -126,7 +130,7 @@ def is_finished(work: Path, number: int) -> bool:
 
 
 def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
-    """Names what decides about a shard's bytes: its records, size and time of each of their files, settings, code."""
+    """Hash of everything that a shard depends on: its records, the size and time of their files, settings and code."""
     digest = hashlib.sha256(json.dumps([READER_VERSION, settings, _row_code()], sort_keys=True).encode())
     for line in lines:
         digest.update(line.encode())
@@ -144,12 +148,12 @@ def _shard_key(lines: Sequence[str], settings: Mapping[str, Any]) -> str:
 
 @cache
 def _row_code() -> str:
-    """Fingerprint of what reads, measures and writes a row."""
+    """Fingerprint of the code that reads, measures and writes a row."""
     return code_fingerprint("deft_llm.hub_datasets", "deft_llm.processing")
 
 
 def _taken(kept: Path, shard: Path) -> bool:
-    """Whether the cache had the shard, whole, which then stands in its place."""
+    """Copies a shard from the cache. Returns `False` if the cache does not have it or its file is not complete."""
     account = kept.with_suffix(".json")
     if not account.exists():
         return False
@@ -161,7 +165,7 @@ def _taken(kept: Path, shard: Path) -> bool:
 
 
 def _copy_shard(shard: Path, target: Path) -> None:
-    """Parquet file first, account second, as a shard is always written; a shard without rows has no Parquet file."""
+    """Copies the Parquet file, then the JSON file. A shard without rows has no Parquet file."""
     for suffix in (".parquet", ".json"):
         source, final = shard.with_suffix(suffix), target.with_suffix(suffix)
         if source.exists():

@@ -1,4 +1,4 @@
-"""The folder that a build works in: one build at a time."""
+"""Lock the work folder, so that only one build at a time uses it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .settings import BuildError
 
 @contextmanager
 def locked(work: Path) -> Iterator[None]:
-    """Holds the work folder; a folder in which no build was planned is removed at the end.
+    """Locks the work folder. At the end, a folder without a plan is deleted.
 
     Args:
-        work (`Path`): the folder, made if it is missing.
+        work (`Path`): The folder. It is created if it does not exist.
 
     Raises:
-        BuildError: another build is at work in it.
+        BuildError: Another build is using the folder.
     """
     work.mkdir(parents=True, exist_ok=True)
     try:
-        # A second, for a holder that is just about to tidy up.
+        # Wait a second, because another build may be about to finish.
         with files.locked(work / "lock", timeout=1):
             try:
                 yield
@@ -33,6 +33,6 @@ def locked(work: Path) -> Iterator[None]:
                     shutil.rmtree(work)
     except files.LockedError as error:
         raise BuildError(
-            f"{error.holder} is building into {work.name.removesuffix('.building')} already. Wait for it to end, or "
-            "choose another --output-dir."
+            f"{error.holder} is building into {work.name.removesuffix('.building')} already. Wait until it has "
+            "finished, or choose another --output-dir."
         ) from None

@@ -88,7 +88,12 @@ class ParsedActionUnit:
 
 @dataclass(frozen=True)
 class ParsedCell:
-    """The units of a cell in order, and the pieces that are not action units."""
+    """The content of a cell.
+
+    Args:
+        units (`tuple[ParsedActionUnit, ...]`): The action units in order.
+        unparsed (`tuple[str, ...]`): Pieces of text that are not action units.
+    """
 
     units: tuple[ParsedActionUnit, ...] = ()
     unparsed: tuple[str, ...] = ()

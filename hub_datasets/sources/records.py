@@ -85,7 +85,14 @@ class ClipRecord:
 
 @dataclass(frozen=True)
 class Drop:
-    """A row that did not become a record."""
+    """A row that did not become a record.
+
+    Args:
+        sheet: Name of the coding sheet; `None` if the clip is not in a sheet.
+        row: Number of the row in the sheet, if any.
+        key: Name of the clip.
+        reason: Why the row was dropped.
+    """
 
     sheet: str | None
     row: int | None
@@ -95,7 +102,14 @@ class Drop:
 
 @dataclass(frozen=True)
 class ErratumNote:
-    """An erratum of `errata.ERRATA`, whether it was applied, and the value `found` in the sheet."""
+    """An erratum that concerns a row.
+
+    Args:
+        erratum: One of `errata.ERRATA`.
+        key: Name of the clip.
+        found: The value in the sheet.
+        applied: Whether the value was replaced.
+    """
 
     erratum: Erratum
     key: str

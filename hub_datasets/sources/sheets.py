@@ -27,6 +27,17 @@ class SheetError(ValueError):
 
 
 def find_sheets(spec: SourceSpec, tree: FolderTree, sheet: str | os.PathLike | None) -> list[Path]:
+    """Finds the coding sheets of a source.
+
+    Args:
+        spec: Description of the source.
+        tree: The root folder of the source.
+        sheet: A coding sheet to use instead of those that are found by name.
+
+    Raises:
+        FileNotFoundError: `sheet` does not exist.
+        SheetError: There is no sheet, or it is not clear which one to use.
+    """
     if sheet is not None:
         path = Path(sheet)
         if not path.is_file():
@@ -142,7 +153,15 @@ def _columns_of(line: Sequence[str]) -> dict[str, int]:
 def table_of(
     spec: SourceSpec, tabs: Mapping[str, list[list[str]]], file: str
 ) -> tuple[list[SheetRow], list[tuple[int, str]]]:
-    """Reads the tab that contains the clips. Returns the rows below its header and the lines of text among them.
+    """Reads the tab that contains the clips.
+
+    Args:
+        spec: Description of the source.
+        tabs: Name of the tab → rows of cells.
+        file: Name of the file in error messages.
+
+    Returns:
+        The rows below the header, and the lines of text among them with their row numbers.
 
     Raises:
         SheetError: no tab has the required columns; quotes the closest header.

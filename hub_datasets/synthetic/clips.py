@@ -51,7 +51,16 @@ _FURROWS = {
 
 @dataclass(frozen=True)
 class UnitRequest:
-    """One action unit to show. `amplitude` is the peak displacement in crop widths, `intensity` its FACS letter."""
+    """One action unit to show.
+
+    Args:
+        code (`str`): Code of the action unit.
+        side (`str`): both, left or right.
+        amplitude (`float`): Peak displacement in crop widths, above 0 and up to 0.05.
+
+    Raises:
+        ValueError: A value is out of range, or the unit has no motion in the image plane.
+    """
 
     code: str
     side: str
@@ -73,7 +82,17 @@ class UnitRequest:
 
     @classmethod
     def at_intensity(cls, code: str, side: str, intensity: str, rng: np.random.Generator) -> UnitRequest:
-        """A request with an amplitude drawn from the letter's range. Raises `ValueError` for an unknown letter."""
+        """Makes a request with a random amplitude of a FACS intensity.
+
+        Args:
+            code (`str`): Code of the action unit.
+            side (`str`): both, left or right.
+            intensity (`str`): FACS letter from A to E.
+            rng (`np.random.Generator`): Random numbers.
+
+        Raises:
+            ValueError: The letter is unknown.
+        """
         if intensity not in INTENSITIES:
             raise ValueError(f"{code}: intensity must be one of {', '.join(INTENSITIES)}, got {intensity!r}.")
         return cls(code, side, float(rng.uniform(*INTENSITIES[intensity])))
@@ -81,7 +100,14 @@ class UnitRequest:
 
 @dataclass(frozen=True)
 class Expression:
-    """Action units that rise and fall together. Key frames are frame numbers. `units` may be empty (no expression)."""
+    """Action units that rise and fall together.
+
+    Args:
+        units (`tuple[UnitRequest, ...]`): The action units; empty for no expression.
+        onset (`int`): Frame number of the onset.
+        apex (`int`): Frame number of the apex.
+        offset (`int`): Frame number of the offset.
+    """
 
     units: tuple[UnitRequest, ...]
     onset: int
@@ -108,19 +134,33 @@ class Expression:
 
 @dataclass(frozen=True)
 class Disturbances:
-    """Disturbances by camera, light and head. Zero turns a disturbance off."""
+    """Disturbances by camera, light and head. Zero turns a disturbance off.
 
-    head_shift: float = 0.0  # crop widths
-    head_rotation: float = 0.0  # degrees
-    head_scale: float = 0.0  # relative
-    light_drift: float = 0.0  # relative, slow
-    flicker: float = 0.0  # relative; mains light interfering with the frame rate
-    noise: float = 0.0  # standard deviation in grey levels
-    furrows: float = 0.0  # relative darkening of a furrow at an amplitude of 2 %
-    blinks: float = 0.0  # per second
-    gaze: float = 0.0  # crop widths; motion of the irises
-    talking: float = 0.0  # crop widths; motion of lips and chin in speech
-    crf: int = 12  # H.264 quality: 0 is lossless, 18 is good television quality, 28 shows blocks
+    Args:
+        head_shift (`float`): Shift of the head in crop widths.
+        head_rotation (`float`): Rotation of the head in degrees.
+        head_scale (`float`): Relative change of the head's size.
+        light_drift (`float`): Slow relative change of the light.
+        flicker (`float`): Relative change of the light by mains flicker.
+        noise (`float`): Standard deviation of the noise in grey levels.
+        furrows (`float`): Relative darkening of a furrow at an amplitude of 2 %.
+        blinks (`float`): Blinks per second.
+        gaze (`float`): Motion of the irises in crop widths.
+        talking (`float`): Motion of lips and chin in crop widths.
+        crf (`int`): H.264 quality: 0 is lossless, 18 is good television quality, 28 shows blocks.
+    """
+
+    head_shift: float = 0.0
+    head_rotation: float = 0.0
+    head_scale: float = 0.0
+    light_drift: float = 0.0
+    flicker: float = 0.0
+    noise: float = 0.0
+    furrows: float = 0.0
+    blinks: float = 0.0
+    gaze: float = 0.0
+    talking: float = 0.0
+    crf: int = 12
 
 
 EVERYDAY = Disturbances(
@@ -130,7 +170,14 @@ EVERYDAY = Disturbances(
 
 @dataclass
 class Movement:
-    """A displacement field with its course. Each piece (cx, cy, sx, sy, dx, dy) is a Gaussian bump times a vector."""
+    """A displacement field and its strength over time.
+
+    Args:
+        name (`str`): Name of the movement.
+        pieces (`list[tuple[float, float, float, float, float, float]]`): (cx, cy, sx, sy, dx, dy): Gaussian bumps,
+            each times a vector, in crop widths.
+        course (`np.ndarray` of shape `(count,)`): Strength in each frame.
+    """
 
     name: str
     pieces: list[tuple[float, float, float, float, float, float]]
@@ -155,13 +202,23 @@ class Movement:
 
 @dataclass
 class Clip:
-    """Frames and their ground truth."""
+    """Frames and their ground truth.
 
-    frames: np.ndarray  # (count, size, size, 3) uint8
+    Args:
+        frames (`np.ndarray` of shape `(count, size, size, 3)`): uint8 RGB.
+        fps (`float`): Frames per second.
+        expressions (`list[Expression]`): The expressions in order.
+        movements (`list[Movement]`): All movements, including blinks, gaze and speech.
+        head (`np.ndarray` of shape `(count, 2, 3)`): Maps a point without head motion to its actual position.
+        disturbances (`Disturbances`): The disturbances.
+        blinks (`list[tuple[int, int, int]]`): Key frames of the blinks.
+    """
+
+    frames: np.ndarray
     fps: float
     expressions: list[Expression]
     movements: list[Movement]
-    head: np.ndarray  # (count, 2, 3): maps a point without head motion to its actual position
+    head: np.ndarray
     disturbances: Disturbances
     blinks: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -235,7 +292,14 @@ def _invert(matrix: np.ndarray) -> np.ndarray:
 
 
 def unit_movement(face: Face, unit: UnitRequest, course: np.ndarray, rng: np.random.Generator) -> Movement:
-    """The movement of one action unit on one face: regions and directions of the table, with small random changes."""
+    """Makes the movement of an action unit on a face, from the table of motions with small random changes.
+
+    Args:
+        face (`Face`): The face.
+        unit (`UnitRequest`): The action unit.
+        course (`np.ndarray` of shape `(count,)`): Strength in each frame.
+        rng (`np.random.Generator`): Random numbers.
+    """
     pieces = []
     for motion in get_action_unit(unit.code).motions:
         turn = rng.normal(0, np.radians(8))  # real muscles do not pull exactly along the axis

@@ -73,17 +73,29 @@ _LOOK_SHARE = 0.9  # share of an entangled face's clips that show the emotion of
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings for a set of clips. Durations are in seconds."""
+    """Settings for a set of clips.
 
-    size: int  # pixels
+    Args:
+        size (`int`): Side of the frames in pixels.
+        fps (`float`): Frames per second.
+        rise (`tuple[float, float]`): Shortest and longest time from onset to apex in seconds.
+        fall (`tuple[float, float]`): Shortest and longest time from apex to offset in seconds.
+        intensities (`dict[str, float]`): FACS letter → share of the action units.
+        disturbances (`Disturbances`): The disturbances.
+        count (`int`, *optional*): Frames per clip; by default as many as the expression needs.
+        expressions (`tuple[int, int]`): Minimum and maximum per clip. More than one makes a video for spotting.
+        entangled (`bool`): Whether a face's look is tied to one emotion in train and to another in test.
+    """
+
+    size: int
     fps: float
     rise: tuple[float, float]
     fall: tuple[float, float]
-    intensities: dict[str, float]  # share of each letter
+    intensities: dict[str, float]
     disturbances: Disturbances
-    count: int | None = None  # frames; None: as many as the expression needs
-    expressions: tuple[int, int] = (1, 1)  # minimum and maximum per clip; more than one makes a video for spotting
-    entangled: bool = False  # a face's look is tied to one emotion in train and to another in test
+    count: int | None = None
+    expressions: tuple[int, int] = (1, 1)
+    entangled: bool = False
 
 
 _PLAIN = {"C": 0.4, "D": 0.4, "E": 0.2}
@@ -113,7 +125,15 @@ _PAUSE = (0.6, 1.6)  # seconds between the expressions of a long video
 
 @dataclass
 class Labels:
-    """An annotator's labels of a clip. `units` are (code, side, intensity)."""
+    """An annotator's labels of a clip.
+
+    Args:
+        units (`list[tuple[str, str, str]]`): Code, side and intensity of each action unit.
+        onset (`int`): Frame number of the onset.
+        apex (`int`): Frame number of the apex.
+        offset (`int`): Frame number of the offset.
+        emotion (`str`, *optional*): The emotion; `None` for a still clip.
+    """
 
     units: list[tuple[str, str, str]]
     onset: int
@@ -240,7 +260,19 @@ def face_rows(
     num_frames: int,
     seed: int,
 ) -> tuple[list[dict], list[dict]]:
-    """The rows and truths of one face."""
+    """Makes the rows and the ground truth of one face.
+
+    Args:
+        face_index (`int`): Number of the face.
+        preset (`Preset`): Settings of the clips.
+        conventions (`tuple[str, ...]`): Label conventions, of which each clip gets one.
+        clips_per_face (`int`): Largest number of clips of a face.
+        total (`int`): Number of clips of the dataset.
+        first_test_face (`int`): Number of the first face of the test split.
+        corrupt (`float`): Share of the clips with a wrong label, from 0 to 1.
+        num_frames (`int`): Frames that the model samples from a clip.
+        seed (`int`): Random seed.
+    """
     cv2.setNumThreads(1)
     look = face_index % len(_LOOKS)
     style = _LOOKS[look] if preset.entangled else None
@@ -341,7 +373,17 @@ def draw_clip(
 def draw_expression(
     preset: Preset, convention: str, rng: np.random.Generator, *, usual: str | None = None
 ) -> tuple[str | None, list[UnitRequest]]:
-    """Draws an emotion and one of its prototypes, or (None, []) for a still clip."""
+    """Draws an emotion and one of its prototypes.
+
+    Args:
+        preset (`Preset`): Settings of the clips.
+        convention (`str`): Label convention.
+        rng (`np.random.Generator`): Random numbers.
+        usual (`str`, *optional*): Emotion that is drawn in most cases.
+
+    Returns:
+        The emotion and its action units, or `(None, [])` for a still clip.
+    """
     if rng.random() < STILL_SHARE:
         return None, []
     emotion = str(rng.choice(EMOTIONS))

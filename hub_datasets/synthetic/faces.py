@@ -24,10 +24,16 @@ FINER = 4
 
 @dataclass
 class Face:
-    """A neutral face in the canonical crop. `offsets` moves the atlas regions to their positions on this face."""
+    """A neutral face in the canonical crop.
 
-    image: np.ndarray  # (size, size, 3) float32 RGB, 0-255
-    offsets: dict[str, tuple[float, float]] = field(default_factory=dict)  # region -> (lateral, down), crop widths
+    Args:
+        image (`np.ndarray` of shape `(size, size, 3)`): float32 RGB from 0 to 255.
+        offsets (`dict[str, tuple[float, float]]`): Region → shift of the atlas region on this face, lateral and down,
+            in crop widths.
+    """
+
+    image: np.ndarray
+    offsets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -65,17 +71,31 @@ def _spline_interpolation(size: int, factor: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FaceStyle:
-    """Traits of a face. `None` means random; set a trait to tie appearance to something else."""
+    """Traits of a face. `None` means random.
 
-    background: tuple[float, float, float] | None = None  # RGB, 0-255
-    skin: float | None = None  # 0 light to 1 dark
-    hair: tuple[float, float, float] | None = None  # RGB, 0-255
+    Args:
+        background (`tuple[float, float, float]`, *optional*): RGB from 0 to 255.
+        skin (`float`, *optional*): From 0 (light) to 1 (dark).
+        hair (`tuple[float, float, float]`, *optional*): RGB from 0 to 255.
+        glasses (`bool`, *optional*): Whether the face has glasses.
+        beard (`bool`, *optional*): Whether the face has a beard.
+    """
+
+    background: tuple[float, float, float] | None = None
+    skin: float | None = None
+    hair: tuple[float, float, float] | None = None
     glasses: bool | None = None
     beard: bool | None = None
 
 
 def render_face(rng: np.random.Generator, *, size: int = 224, style: FaceStyle | None = None) -> Face:
-    """Renders a face with random skull, features, skin, light and hair."""
+    """Renders a face with random skull, features, skin, light and hair.
+
+    Args:
+        rng (`np.random.Generator`): Random numbers.
+        size (`int`): Side of the image in pixels.
+        style (`FaceStyle`, *optional*): Traits that are not random.
+    """
     return _FacePainter(rng, size, style or FaceStyle()).paint()
 
 

@@ -171,7 +171,13 @@ def unlabelled_motion(labels: Sequence[tuple[str, str]], flow: np.ndarray) -> li
 
 
 def apex_in_doubt(labelled: int, spotted: int, fps: float) -> bool:
-    """Whether the spotted apex is too far from the labelled one (both frame numbers) for the label to be right."""
+    """Whether the spotted apex is too far from the labelled one for the label to be right.
+
+    Args:
+        labelled: Frame number of the labelled apex.
+        spotted: Frame number of the spotted apex.
+        fps: Frames per second.
+    """
     return abs(labelled - spotted) / fps > _APEX_SECONDS
 
 

@@ -459,6 +459,11 @@ def _present_and_absent(facts: AcceptedFacts, rng: np.random.Generator) -> list[
 def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
     """Selects the accepted facts that answer a question.
 
+    Args:
+        task: Task of the question.
+        question: Text of the question.
+        facts: The accepted facts of the clip.
+
     Raises:
         ValueError: the facts do not answer it.
     """

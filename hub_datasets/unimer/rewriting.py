@@ -60,7 +60,13 @@ class Rewrite:
 
 @dataclass
 class RewriteReport:
-    """Counts of the outcomes and of the reasons for rejection, and the number of failures since the last success."""
+    """Counts of rewritten answers.
+
+    Args:
+        outcomes: Outcome → number of answers.
+        reasons: Reason for rejection → number of answers.
+        failures_in_a_row: Number of failures since the last success.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)

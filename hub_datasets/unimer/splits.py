@@ -29,7 +29,13 @@ class LeakageError(ValueError):
 
 @dataclass(frozen=True)
 class Fold:
-    """Clip ids to train on and to test on. No subject is in both."""
+    """Clips to train on and to test on. No subject is in both.
+
+    Args:
+        name: Name of the fold.
+        train: Ids of the training clips.
+        test: Ids of the test clips.
+    """
 
     name: str
     train: tuple[str, ...]
@@ -276,7 +282,14 @@ NEAR = 0.1  # share of differing bits; on rendered faces, re-encoded clips are b
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two clips of different splits that look similar. `distance` is the share of differing bits."""
+    """Two clips of different splits that look similar.
+
+    Args:
+        first: Id of one clip.
+        second: Id of the other clip.
+        splits: Splits of both clips.
+        distance: Share of differing bits in their signatures, from 0 to 1.
+    """
 
     first: str
     second: str

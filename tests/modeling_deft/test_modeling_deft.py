@@ -95,7 +95,7 @@ def test_prompts_of_recognised_clips_continue_as_the_clips_do(model, inputs):
         whole = model.generate(**clips, input_ids=inputs["input_ids"], **arguments, **options)
         answer = model.generate(inputs_embeds=prompts, **arguments, **options)
         assert torch.equal(answer, whole[:, inputs["input_ids"].shape[1] :])
-    with pytest.raises(ValueError, match="structure placeholders, the clips need 12"):
+    with pytest.raises(ValueError, match="structure placeholders, but the clips need 12"):
         model.model.embed_prompts(inputs["input_ids"][:1], recognition)
 
 
@@ -205,15 +205,15 @@ def with_nan(flow):
         (lambda i: i | {"pixel_values_videos": i["pixel_values_videos"].transpose(1, 2)}, r"\(clips, frames, 3"),
         (
             lambda i: i | {name: i[name][:2] for name in ("pixel_values_videos", "flow_values_videos")},
-            "hold 12 structure placeholders, the clips need 8",
+            "have 12 structure placeholders, but the clips need 8",
         ),
         (
             lambda i: {name: value for name, value in i.items() if name != "pixel_values_videos"},
-            "hold 12 structure placeholders, the clips need 0",
+            "have 12 structure placeholders, but the clips need 0",
         ),
         (lambda i: i | {"flow_values_videos": with_nan(i["flow_values_videos"])}, "NaN or infinite values in clip 1"),
         (lambda i: i | {"convention_ids": torch.zeros(2, dtype=torch.long)}, r"convention_ids must be \(clips,\)"),
-        (lambda i: i | {"convention_ids": torch.full((3,), 7)}, "convention_ids holds 7"),
+        (lambda i: i | {"convention_ids": torch.full((3,), 7)}, "convention_ids contains 7"),
         (lambda i: i | {"silenced_experts": ("gesture",)}, "'gesture'; the experts are"),
         (lambda i: i | {"inputs_embeds": torch.zeros(3, 4, 128)}, "not both"),
         (lambda i: {}, "Pass clips, text or both"),

@@ -75,7 +75,7 @@ def test_a_model_that_reads_flow_only_has_the_motion_expert_only():
         outputs = model(flow_values_videos=flow)
     assert outputs.emotion_logits.shape == (2, 2)
     assert torch.equal(outputs.expert_gates, torch.tensor([[0.0, 0.0, 1.0]] * 2))
-    with pytest.raises(ValueError, match="motion expert only: pass flow_values_videos"):
+    with pytest.raises(ValueError, match="only the motion expert: pass flow_values_videos"):
         model(pixel_values_videos=small_clips(2)["pixel_values_videos"])
 
 

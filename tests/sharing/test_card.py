@@ -168,7 +168,7 @@ def test_licensed_sources_bring_their_terms(carded, model, dataset):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [({"a": 1}, "no known form"), ("{", "no JSON file")], ids=["other", "broken"]
+    ("content", "message"), [({"a": 1}, "an unknown form"), ("{", "not a JSON file")], ids=["other", "broken"]
 )
 def test_a_bad_report_changes_nothing(carded, tmp_path, content, message):
     before = {path.name: path.read_bytes() for path in carded.iterdir()}
@@ -181,7 +181,7 @@ def test_a_bad_report_changes_nothing(carded, tmp_path, content, message):
 
 def test_a_folder_that_training_has_not_written(tmp_path, capsys):
     assert main(["card", str(tmp_path)]) == 2
-    assert "holds no config.json" in capsys.readouterr().err
+    assert "has no config.json" in capsys.readouterr().err
 
 
 def test_the_command_line(carded, tmp_path, capsys):

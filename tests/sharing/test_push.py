@@ -90,16 +90,16 @@ def test_a_branch_is_made_and_main_stays(hub, api, card_folder, changed):
 
 
 FAILURES = {
-    "server error at the commit": ("POST .*/commit/", 500, "the Hub has a fault of its own. Push again later"),
-    "server error at the upload": ("PUT /lfs/", 503, "the Hub has a fault of its own. Push again later"),
+    "server error at the commit": ("POST .*/commit/", 500, "the Hub has a server error. Push again later"),
+    "server error at the upload": ("PUT /lfs/", 503, "the Hub has a server error. Push again later"),
     "cut in the middle of the upload": ("PUT /lfs/", "cut", "the connection broke off"),
     "cut in the middle of the commit": ("POST .*/commit/", "cut", "the connection broke off"),
     "no answer to the commit": ("POST .*/commit/", "stall", "did not answer in time"),
     "token refused": ("POST .*/preupload/", 401, "the Hub does not accept your token"),
     "no right to write": ("POST .*/commit/", 403, "your token has no right to do this. Use one that may write to org"),
-    "conflict": ("POST .*/commit/", 409, "something else is being changed there"),
+    "conflict": ("POST .*/commit/", 409, "another change of the repository is in progress"),
     "somebody was faster": ("POST .*/commit/", 412, "somebody else has changed it in the meantime"),
-    "too fast": ("POST .*/commit/", 429, "slow down"),
+    "too fast": ("POST .*/commit/", 429, "there were too many requests"),
 }
 
 

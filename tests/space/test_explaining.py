@@ -1,4 +1,6 @@
+import httpx
 import pytest
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from explaining import ClipProblem, Explainer, _check_length, _loading_problem
 
@@ -11,7 +13,7 @@ from explaining import ClipProblem, Explainer, _check_length, _loading_problem
         (500, 25.0, "20 seconds long"),
         (4000, None, "4000 frames"),
         (1, 25.0, "single picture"),
-        (5, 25.0, "5 frames only"),
+        (5, 25.0, "only 5 frames"),
     ],
 )
 def test_lengths_that_are_refused(frames, fps, words):
@@ -24,12 +26,37 @@ def test_lengths_that_are_read():
         _check_length(frames, fps)
 
 
+def refused(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    """An error of the Hub's client, as transformers has it for the cause of its own."""
+    return kind("no", response=httpx.Response(status, request=httpx.Request("GET", "https://hub")))
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (refused(GatedRepoError, 403), "access must be requested"),
+        (refused(HfHubHTTPError, 403), "access must be requested"),
+        (refused(RepositoryNotFoundError, 401), "there is no such model"),
+        (refused(HfHubHTTPError, 404), "there is no such model"),
+        (refused(HfHubHTTPError, 401), "does not accept this Space's token"),
+        (LocalEntryNotFoundError("not cached"), "does not answer"),
+        (httpx.ConnectTimeout("slow"), "does not answer"),
+        (ConnectionError("cut"), "does not answer"),
+        (KeyError("model_type"), "do not fit this program"),
+    ],
+)
+def test_why_a_model_cannot_be_loaded_is_told_by_the_kind_of_error(cause, words):
+    error = OSError("words that say nothing")
+    error.__cause__ = cause
+    assert words in _loading_problem("org/model", error)
+
+
 def test_a_model_that_failed_is_not_loaded_again_at_once(monkeypatch):
     explainer, asked = Explainer("org/nowhere"), []
 
     def load():
         asked.append(1)
-        raise OSError("org/nowhere is not a valid model identifier")
+        raise OSError("org/nowhere is not a valid model identifier") from refused(RepositoryNotFoundError, 404)
 
     monkeypatch.setattr(explainer, "_load", load)
     for _ in range(3):

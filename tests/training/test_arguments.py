@@ -14,7 +14,9 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(Path(TINY).read_text() + "\nlerning_rate: 1\n")
     options = ["--config", str(path), "--dataset", "x", "--output_dir", str(tmp_path)]
-    with pytest.raises(ValueError, match=r"a key 'lerning_rate', which is no option. The nearest is 'learning_rate'"):
+    with pytest.raises(
+        ValueError, match=r"a key 'lerning_rate', which is not an option. The nearest is 'learning_rate'"
+    ):
         parse_arguments(options)
     options[1] = TINY
     with pytest.raises(ValueError, match=r"no option '--mirorr'. The nearest is 'mirror'"):
@@ -25,12 +27,12 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path):
     ("changes", "message"),
     [
         (["--stage", "heads"], "`stage` must be one of all, experts"),
-        (["--stage", "experts", "--use_peft", "true"], "LoRA has nothing to adapt"),
+        (["--stage", "experts", "--use_peft", "true"], "LoRA cannot be used with it"),
         (["--load_in_4bit", "true"], "set `use_peft`"),
-        (["--mirror", "1.5"], "`mirror` is a share"),
+        (["--mirror", "1.5"], "`mirror` must be from 0 to 1"),
         (["--eval_share", "0.1", "--eval_split", "val"], "one of `eval_split` and `eval_share`"),
-        (["--streaming", "true", "--balance", "emotion"], "does not go with `streaming`"),
-        (["--model", "org/deft"], "brings its own `text`"),
+        (["--streaming", "true", "--balance", "emotion"], "cannot be used with `streaming`"),
+        (["--model", "org/deft"], "with its own `text`"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(tmp_path, changes, message):
@@ -42,7 +44,7 @@ def test_a_recipe_without_a_part_is_refused(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("text: org/language\nbf16: false\n")
     options = ["--config", str(path), "--dataset", "x", "--output_dir", str(tmp_path), "--use_cpu", "true"]
-    with pytest.raises(ValueError, match="names no `structure`"):
+    with pytest.raises(ValueError, match="has no `structure`"):
         parse_arguments(options)
 
 

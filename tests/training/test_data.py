@@ -210,7 +210,9 @@ def test_what_clips_cannot_be_balanced_by_is_named(dataset):
 
 def test_a_dataset_that_is_not_there_is_said_so(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"nobody/nothing: no dataset folder, and no Hub repository"):
+    with pytest.raises(
+        FileNotFoundError, match=r"nobody/nothing is not a dataset folder, and not a readable Hub repository"
+    ):
         load_splits("nobody/nothing")
 
 
@@ -290,7 +292,7 @@ def test_clips_without_a_weighted_task_are_left_out_and_counted(dataset, capsys)
     assert "3 of 4 clips left out" in capsys.readouterr().out
     assert len(with_tasks(rows, {"motions": 1})) == len(with_tasks(rows, None)) == 2
     assert len(with_tasks(dataset, {"explain": 1})) == len(dataset)
-    with pytest.raises(ValueError, match="names 'guess', which is no task; they are explain"):
+    with pytest.raises(ValueError, match="has 'guess', which is not a task; the tasks are explain"):
         with_tasks(rows, {"guess": 1})
     with pytest.raises(ValueError, match=r"No clip has a conversation of the tasks \['side'\]"):
         with_tasks(rows.select(range(2)), {"side": 1})

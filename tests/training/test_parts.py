@@ -83,14 +83,14 @@ def test_a_part_can_be_a_config_on_the_command_line():
 
 def test_a_dataset_without_labels_is_refused(model_arguments, dataset):
     still = dataset.filter(lambda row: row["emotion"] is None)
-    with pytest.raises(ValueError, match="names 0 emotions and 0 action units"):
+    with pytest.raises(ValueError, match="has 0 emotions and 0 action units"):
         build_model(model_arguments, still)
 
 
 @pytest.mark.parametrize("option", ["text", "structure", "texture"])
 def test_a_part_that_cannot_be_read_is_named(model_arguments, dataset, option):
     with pytest.raises(
-        FileNotFoundError, match=rf"`{option}` is nobody/nothing: no such folder, and no Hub repository"
+        FileNotFoundError, match=rf"`{option}` is nobody/nothing, which is neither a folder nor a readable Hub"
     ):
         build_model(replace(model_arguments, **{option: "nobody/nothing"}), dataset)
 

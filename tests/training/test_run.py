@@ -120,15 +120,15 @@ def refused(capsys, *options) -> str:
 
 def test_what_is_there_is_not_overwritten(options, tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
-    assert "holds a finished model" in refused(capsys, *options, "--output_dir", str(tmp_path))
+    assert "contains a finished model" in refused(capsys, *options, "--output_dir", str(tmp_path))
     run = tmp_path / "run"
     (run / "checkpoint-7").mkdir(parents=True)
     message = refused(capsys, *options, "--output_dir", str(run))
-    assert "holds checkpoint-7. Go on with it by `--resume_from_checkpoint last`" in message
+    assert "contains checkpoint-7. Resume it with `--resume-from-checkpoint last`" in message
     message = refused(
         capsys, *options, "--output_dir", str(run), "--resume_from_checkpoint", str(run / "checkpoint-9")
     )
-    assert "checkpoint-9 is no checkpoint" in message
+    assert "checkpoint-9 is not a checkpoint" in message
 
 
 def test_a_disk_without_room_is_said_so_with_the_sizes(options, tmp_path, capsys, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_public_model_of_licensed_recordings_is_refused_before_it_is_trained(o
     options += ["--push_to_hub", "true", "--hub_model_id", "nobody/nothing", "--output_dir", str(tmp_path / "deft")]
     message = refused(capsys, *options)
     assert "CASME II" in message
-    assert "--hub_private_repo true" in message
+    assert "--hub-private-repo true" in message
     # What binds is settled; what is left is that nobody may write there.
     assert "cannot be written on the Hub" in refused(capsys, *options, "--hub_private_repo", "true")
 

@@ -51,7 +51,16 @@ def strain(field: np.ndarray) -> np.ndarray:
 
 
 def apex_fields(rows: Sequence[Mapping[str, Any]], side: int, *, with_strain: bool = False) -> np.ndarray:
-    """Median-subtracted u and v at the apex, optionally with strain, (clips, 2 or 3, side, side) float32."""
+    """Median-subtracted u and v at the apex, optionally with strain.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): Uni-MER rows with flow.
+        side (`int`): Side of the grid in cells.
+        with_strain (`bool`, *optional*, defaults to `False`): Whether to add optical strain as a third channel.
+
+    Returns:
+        `np.ndarray` of shape `(clips, 2 or 3, side, side)`: float32.
+    """
     fields = []
     for row in rows:
         field = median_subtracted(resized(apex_flow(row), side))

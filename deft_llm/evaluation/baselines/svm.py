@@ -14,7 +14,14 @@ from .flow_features import apex_fields
 
 
 class FlowSVM:
-    """Median-subtracted (u, v) at the apex, each feature scaled by the training rows, C = 3, balanced classes."""
+    """SVM on the median-subtracted flow at the apex. Features are scaled by the training rows; classes are balanced.
+
+    Args:
+        labels (`Sequence[str]`): The fixed label list.
+        seed (`int`, *optional*, defaults to `0`): Random seed.
+        side (`int`, *optional*, defaults to `14`): Side of the flow grid in cells.
+        c (`float`, *optional*, defaults to `3.0`): Regularisation parameter C.
+    """
 
     def __init__(self, labels: Sequence[str], seed: int = 0, side: int = 14, c: float = 3.0):
         self.labels, self.side = list(labels), side

@@ -68,7 +68,7 @@ def test_an_unknown_clip_and_an_empty_folder_are_refused(everything, tmp_path, c
     assert main(["data", "inspect", str(everything[2]), "--clip", "006_1_2"]) == REFUSED
     assert "samm/006/006_1_2/558" in capsys.readouterr().err  # what may have been meant
     assert main(["data", "inspect", str(tmp_path)]) == REFUSED
-    assert "a folder that `build` has written" in capsys.readouterr().err
+    assert "a folder that `deft data build` has written" in capsys.readouterr().err
 
 
 def test_a_picture_without_matplotlib_says_what_to_install(rendered, tmp_path, monkeypatch, capsys):

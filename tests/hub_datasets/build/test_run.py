@@ -55,7 +55,7 @@ def test_an_existing_folder_is_not_overwritten(own_root, own_built):
         ({"workers": 0}, "At least one worker"),
         ({"executor": "dask"}, "Known: local, slurm, ray"),
         ({"executor": "slurm"}, "--executor-option time"),
-        ({"sheets": {"samm": "x.csv"}}, "samm, which is no --source"),
+        ({"sheets": {"samm": "x.csv"}}, "samm, which is not a --source"),
     ],
 )
 def test_requests_that_make_no_sense(own_root, tmp_path, arguments, message):
