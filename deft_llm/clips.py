@@ -127,7 +127,7 @@ def measure_clips(
     if key_frames is not None:
         options["key_frames"] = key_frames
     for clip in clips:
-        found = processor(clip, return_lead_in=True, return_metadata=True, return_tensors="np", **options)
+        found = processor(clip, return_measurement=True, return_metadata=True, return_tensors="np", **options)
         motions = measure_motion(found["flow_values_videos"][0], lead_in=found["lead_in_flow"][0])
         indices = [int(index) for index in found["video_metadata"][0].frames_indices]
         kept = [motion for motion in motions if every_region or motion.significant]

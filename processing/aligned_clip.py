@@ -2,44 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
+from transformers.utils import logging
 
 from .face_alignment import (
     FaceAlignmentError,
     FaceSource,
+    NoFaceFoundError,
     checked_similarity,
     face_transform,
     make_face_source,
     warp_to_crop,
 )
+from .head_motion import DEPTH_ERROR, LEAST_WIDTH, STILL, HeadPose, too_small, warp_head_back
 from .key_frames import KeyFrames, spot_key_frames
 from .motion_intervals import Interval, propose_intervals
-from .region_tracking import track_regions
+from .region_tracking import TRACKED_REGIONS, FollowedFrame, follow_face
 from .video_reading import ClipReader, open_clip
+
+logger = logging.get_logger(__name__)
+
+_SEARCHES = 40  # frames in which a face is looked for where the first one has none
+_TURN_SCORE = 4.0  # standard deviations of what a turn leaves: an interval must move farther
+_LEAST_SECONDS = 0.2  # of a stretch in which an expression is looked for
+
+
+class NotMeasurableError(FaceAlignmentError):
+    """No stretch of the clip can be measured; the message says why not."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Frames `start` to `stop - 1`: they can be measured if `reason` is None, and else `reason` says why not."""
+
+    start: int
+    stop: int
+    reason: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class AlignedClip:
     """A clip, the place of its face, and its key frames where they are known.
 
-    The face is placed once, in one frame; the same transform serves every frame, because a face found again in each
-    frame jitters by more than a micro-expression moves.
+    The face is placed once, in one frame, and followed from there, because a face found again in each frame jitters by
+    more than a micro-expression moves. It is looked for again only where it was lost.
 
     Args:
         reader (`ClipReader`): the frames.
         transform (`np.ndarray` of shape `(2, 3)`): the similarity that takes frame pixels to the unit square of the
             canonical crop, see `crop_transform`.
         key_frames (`KeyFrames`, *optional*): onset, apex and offset, numbered as the frames of `reader`.
+        placed_in (`int`): the frame in which the face was placed. Frames before it show no face.
+        find (`Callable`, *optional*): what finds the face again where it was lost, from a frame to its transform, or
+            None where it has no face.
     """
 
     reader: ClipReader
     transform: np.ndarray
     key_frames: KeyFrames | None = None
+    placed_in: int = 0
+    find: Callable[[np.ndarray], np.ndarray | None] | None = field(default=None, repr=False)
 
     def __post_init__(self):
         transform = np.array(self.transform, np.float64)
@@ -97,8 +126,21 @@ class AlignedClip:
             key_frames = KeyFrames(*_numbers_of(key_frames)).validate(len(reader))
             onset = key_frames.onset
         finder = None if face_source is None else make_face_source(face_source)
-        transform = face_transform(reader, onset, finder, landmarks=face_landmarks, box=face_box)
-        return cls(reader, transform, key_frames)
+        given = {"landmarks": face_landmarks, "box": face_box}
+        try:
+            transform = face_transform(reader, onset, finder, **given)
+        except NoFaceFoundError:
+            if key_frames is not None:
+                raise
+            found = _first_face(reader, onset, finder)
+            if found is None:
+                raise
+            onset, transform = found
+            logger.warning(f"{reader.name}: the first face is in frame {onset}; the frames before it are not used.")
+        find = None
+        if finder is not None and face_landmarks is None and face_box is None:
+            find = partial(_transform_or_none, finder)
+        return cls(reader, transform, key_frames, placed_in=onset, find=find)
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -148,30 +190,102 @@ class AlignedClip:
         if keys is not None:
             inside = start <= keys.onset and keys.offset < stop
             keys = KeyFrames(keys.onset - start, keys.apex - start, keys.offset - start) if inside else None
-        return replace(self, reader=self.reader.window(start, stop, name=name), key_frames=keys)
+        reader = self.reader.window(start, stop, name=name)
+        return replace(
+            self, reader=reader, key_frames=keys, placed_in=min(max(self.placed_in - start, 0), stop - start)
+        )
+
+    def follow(self) -> Iterator[FollowedFrame]:
+        """Head and regions in every frame, one at a time and in constant memory, as `follow_face` yields them."""
+        frames = self.reader.scan()
+        nothing = np.zeros((len(TRACKED_REGIONS), 2), np.float32)
+        if self.face_width < LEAST_WIDTH:
+            for _ in frames:
+                yield FollowedFrame(nothing, too_small(self.face_width), STILL, self.transform)
+            return
+        first = self.placed_in if self.key_frames is None else 0
+        for _ in range(first):
+            next(frames)
+            yield FollowedFrame(nothing, "no face was found", STILL, self.transform)
+        yield from follow_face(frames, self.transform, find=self.find)
 
     def track(self) -> Iterator[np.ndarray]:
         """The way each region has gone since the first frame, frame by frame, as `track_regions` yields it."""
-        return track_regions(self.reader.scan(), self.transform)
+        for frame in self.follow():
+            yield frame.motion
 
-    def spot(self, motion: np.ndarray | None = None) -> KeyFrames:
-        """Onset, apex and offset of the one expression of the clip, whatever `key_frames` says.
+    def stretches(self, followed: Sequence[FollowedFrame] | None = None) -> list[Stretch]:
+        """The clip in stretches that can be measured, and others that cannot for one reason each.
 
         Args:
-            motion (`np.ndarray` of shape `(frames, regions, 2)`, *optional*): what `track` yields, in percent of the
-                crop's width, for callers that have it already.
+            followed (`Sequence[FollowedFrame]`, *optional*): what `follow` yields, for callers that have it already.
+        """
+        reasons = [frame.reason for frame in (self.follow() if followed is None else followed)]
+        starts = [0, *(i for i in range(1, len(reasons)) if reasons[i] != reasons[i - 1])]
+        return [
+            Stretch(start, stop, reasons[start])
+            for start, stop in zip(starts, [*starts[1:], len(reasons)], strict=True)
+        ]
+
+    def spot(self, followed: Sequence[FollowedFrame] | None = None) -> KeyFrames:
+        """Onset, apex and offset of the one expression of the clip, whatever `key_frames` says.
+
+        They lie in one stretch that can be measured. Of several, it is the one with the most motion.
+
+        Args:
+            followed (`Sequence[FollowedFrame]`, *optional*): what `follow` yields, for callers that have it already.
 
         Raises:
             KeyFrameError: the clip has fewer than two frames.
+            NotMeasurableError: no stretch can be measured.
         """
-        return spot_key_frames(np.stack(list(self.track())) if motion is None else motion, self.fps)
+        followed = list(self.follow()) if followed is None else followed
+        motion = np.stack([frame.motion for frame in followed])
+        if len(motion) < 2:
+            return spot_key_frames(motion, self.fps)
+        stretches = self.stretches(followed)
+        measurable = [item for item in stretches if item.reason is None and item.stop - item.start > 1]
+        least = min(_LEAST_SECONDS * (self.fps or 0), len(motion) / 2)  # a short clip may be all that there is
+        long = [item for item in measurable if item.stop - item.start >= least]
+        if not long:
+            raise NotMeasurableError(f"{self.name}: {_reasons(stretches)}.")
+        found = []
+        for item in long:
+            keys = spot_key_frames(motion[item.start : item.stop], self.fps)
+            keys = KeyFrames(*(item.start + number for number in (keys.onset, keys.apex, keys.offset)))
+            way = np.hypot(*(motion[keys.apex] - motion[keys.onset]).T)
+            found.append((float(np.mean(way)) - followed[keys.apex].error, keys))
+        return max(found, key=lambda pair: pair[0])[1]
 
     def spotted(self) -> AlignedClip:
-        """The clip with its key frames: those that it has, or else those that are spotted."""
-        return self if self.key_frames is not None else self.with_key_frames(self.spot())
+        """The clip with its key frames, those that it has or else those that are spotted, and its face placed in the
+        onset frame, unless the head was there already.
+
+        Raises:
+            KeyFrameError: the clip has fewer than two frames.
+            NotMeasurableError: no stretch can be measured.
+        """
+        return self if self.key_frames is not None else self.at(self.spot(followed := list(self.follow())), followed)
+
+    def at(self, key_frames: KeyFrames, followed: Sequence[FollowedFrame]) -> AlignedClip:
+        """The clip with these key frames and its face placed in their onset frame.
+
+        Args:
+            key_frames (`KeyFrames`): onset, apex and offset.
+            followed (`Sequence[FollowedFrame]`): what `follow` yields.
+        """
+        return replace(
+            self,
+            key_frames=key_frames,
+            transform=followed[key_frames.onset].transform,
+            placed_in=key_frames.onset,
+        )
 
     def intervals(self, *, fps: float | None = None, longest: float = 1.0) -> list[Interval]:
         """The expressions, blinks and speech in the clip, in one pass and in constant memory.
+
+        Nothing is proposed where the clip cannot be measured, nor where the regions move no farther than a turn of the
+        head may feign.
 
         Args:
             fps (`float`, *optional*): frames per second, where the clip's own is unknown or wrong.
@@ -183,15 +297,26 @@ class AlignedClip:
         rate = fps or self.fps
         if not rate:
             raise ValueError(f"{self.name}: the source carries no frame rate; pass fps= (frames a second).")
-        return propose_intervals(self.track(), rate, longest=longest)
+        usable, normals, rows = [], [], []  # some hundred bytes per frame
 
-    def crop(self, frame: np.ndarray, side: int, *, grey: bool = False) -> np.ndarray:
+        def motion() -> Iterator[np.ndarray]:
+            for frame in self.follow():
+                usable.append(frame.reason is None and not frame.placed)
+                normals.append(frame.pose.rotation[:2, 2])
+                rows.append(frame.motion.astype(np.float16))
+                yield frame.motion
+
+        found = propose_intervals(motion(), rate, longest=longest)
+        return [item for item in found if _is_real(item, np.array(usable), np.array(normals), rows)]
+
+    def crop(self, frame: np.ndarray, side: int, *, grey: bool = False, pose: HeadPose = STILL) -> np.ndarray:
         """The face crop of one frame of the clip.
 
         Args:
             frame (`np.ndarray` of shape `(height, width, 3)`, uint8): a frame as the reader gives it.
             side (`int`): side of the crop in pixels.
             grey (`bool`): brightness instead of colour.
+            pose (`HeadPose`): of the head in the frame, whose motion is undone.
 
         Returns:
             `np.ndarray`: `(side, side, 3)` uint8 RGB, or `(side, side)` float32 from 0 to 255 for `grey`.
@@ -199,7 +324,9 @@ class AlignedClip:
         if grey:
             # float32 before the warp: eight bits after it would round away a tenth of a pixel.
             frame = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        return warp_to_crop(frame, self.transform, side)
+        if pose is STILL:
+            return warp_to_crop(frame, self.transform, side)
+        return warp_head_back(frame, self.transform, pose, side)
 
     def crops(self, side: int, indices: Sequence[int] | None = None, *, grey: bool = False) -> Iterator[np.ndarray]:
         """The face crops of several frames, one at a time.
@@ -212,6 +339,45 @@ class AlignedClip:
         frames = self.reader.scan() if indices is None else self.reader.stream(indices)
         for frame in frames:
             yield self.crop(frame, side, grey=grey)
+
+
+def _is_real(item: Interval, usable: np.ndarray, normals: np.ndarray, rows: Sequence[np.ndarray]) -> bool:
+    """Whether the whole interval can be measured and its regions move farther than the head's turn may feign."""
+    span = slice(max(item.onset - 1, 0), item.offset + 2)
+    if not usable[span].all():
+        return False
+    turned = np.hypot(*(normals[span] - normals[span].mean(0)).T).max()
+    way = np.hypot(*(rows[item.apex].astype(np.float32) - rows[item.onset].astype(np.float32)).T).max()
+    return bool(way > _TURN_SCORE * 100 * DEPTH_ERROR * turned)
+
+
+def _reasons(stretches: Sequence[Stretch]) -> str:
+    """Why a clip cannot be measured: the reasons of its frames, the most frequent first."""
+    counts = Counter()
+    for item in stretches:
+        if item.reason is not None:
+            counts[item.reason] += item.stop - item.start
+    if not counts:
+        return "no stretch is long enough to be measured"
+    return "; ".join(reason for reason, _ in counts.most_common(2))
+
+
+def _first_face(reader: ClipReader, start: int, finder: FaceSource | None) -> tuple[int, np.ndarray] | None:
+    """The first frame after `start` that has a face, of some evenly spread ones, and its transform."""
+    indices = np.unique(np.linspace(start, len(reader) - 1, _SEARCHES + 1).astype(int))[1:].tolist()
+    for index in indices:
+        try:
+            return index, face_transform(reader, index, finder)
+        except NoFaceFoundError:
+            continue
+    return None
+
+
+def _transform_or_none(finder: FaceSource, frame: np.ndarray) -> np.ndarray | None:
+    try:
+        return face_transform(open_clip(frame[None]), 0, finder)
+    except FaceAlignmentError:
+        return None
 
 
 def checked_rate(reader: ClipReader, fps: float | None) -> float | None:

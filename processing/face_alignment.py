@@ -35,6 +35,10 @@ class FaceAlignmentError(ValueError):
     """Landmarks, a box or a transform that describe no face in the frame, or a frame in which no face was found."""
 
 
+class NoFaceFoundError(FaceAlignmentError):
+    """A face source found no face in the frame."""
+
+
 class FaceSource(Protocol):
     """Finds the face in the onset frame; anything callable of this form can be passed as `face_source`."""
 
@@ -85,12 +89,12 @@ def face_transform(
                 f"got an array of shape {found.shape}."
             )
         if not len(found):
-            raise FaceAlignmentError(f"No face found in frame {onset}. {_INSTEAD}.")
+            raise NoFaceFoundError(f"No face found in frame {onset}. {_INSTEAD}.")
         if len(found) > 1:
             logger.warning(f"{clip.name}: {len(found)} faces in frame {onset}; the largest one is used.")
         return crop_transform(height, width, landmarks=max(found, key=_extent))
     except FaceAlignmentError as error:
-        raise FaceAlignmentError(f"{clip.name}: {error}") from None
+        raise type(error)(f"{clip.name}: {error}") from None
 
 
 def crop_transform(
@@ -204,19 +208,22 @@ def _extent(points: np.ndarray) -> float:
     return float(np.sum((points - points.mean(0)) ** 2))
 
 
-def warp_to_crop(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndarray:
+def warp_to_crop(frame: np.ndarray, transform: np.ndarray, size: int, points: np.ndarray | None = None) -> np.ndarray:
     """Samples the crop at size × size pixels; shrinking averages (no aliasing), growing interpolates.
 
     Args:
-        frame: (H, W) or (H, W, 3) uint8 or float32.
-        transform: (2, 3), from `crop_transform`.
-        size: side of the crop in pixels.
+        frame (`np.ndarray`): (H, W) or (H, W, 3), uint8 or float32.
+        transform (`np.ndarray` of shape `(2, 3)`): From `crop_transform`.
+        size (`int`): Side of the crop in pixels.
+        points (`np.ndarray` of shape `(2, size²)`, *optional*): Where each pixel of the crop is fetched, x and y in
+            the unit square of `transform`; by default where it lies itself.
     """
     matrix = size * transform
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     # warpAffine samples points, so blur away what the smaller grid cannot hold
     sigma = 0.4 / scale if scale < 0.75 else 0.0
-    frame, matrix = _cut_to_crop(frame, matrix, size, margin=int(np.ceil(4 * sigma)) + 4)
+    shown = (0, 0, size, size) if points is None else (*size * points.min(1), *size * points.max(1))
+    frame, matrix = _cut_to_crop(frame, matrix, shown, margin=int(np.ceil(4 * sigma)) + 4)
     if scale <= 0.125:  # most of the blur as a mean over whole blocks: a wide kernel on a large frame takes seconds
         block = int(0.25 / scale)
         height, width = frame.shape[:2]
@@ -227,15 +234,26 @@ def warp_to_crop(frame: np.ndarray, transform: np.ndarray, size: int) -> np.ndar
         sigma = np.sqrt(sigma**2 - (block**2 - 1) / 12) / block  # variances of the two blurs add up
     if sigma:
         frame = cv2.GaussianBlur(frame, (0, 0), sigma)
+    # Linear, because OpenCV's bicubic kernel shifts by up to 0.047 pixels, differently at every place.
+    options = {"borderMode": cv2.BORDER_REPLICATE}
+    if points is not None:
+        x, y = np.float32(np.linalg.solve(matrix[:, :2], size * points - matrix[:, 2:]) - 0.5).reshape(2, size, size)
+        return cv2.remap(frame, x, y, cv2.INTER_LINEAR, **options)
     # Pixel centres lie at half-integers of the unit square.
     matrix[:, 2] += 0.5 * (matrix[:, 0] + matrix[:, 1]) - 0.5
-    # Linear, because OpenCV's bicubic kernel shifts by up to 0.047 pixels, differently at every place.
-    return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, **options)
 
 
-def _cut_to_crop(frame: np.ndarray, matrix: np.ndarray, size: int, margin: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the frame that the crop is made of, and the matrix from its pixels."""
-    corners = np.array([(0, 0), (size, 0), (0, size), (size, size)]) - matrix[:, 2]
+def _cut_to_crop(
+    frame: np.ndarray, matrix: np.ndarray, shown: tuple[float, float, float, float], margin: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The part of the frame that the crop is made of, and the matrix from its pixels.
+
+    Args:
+        shown: left, top, right and bottom of what the crop shows, in its pixels.
+    """
+    left, top, right, bottom = shown
+    corners = np.array([(left, top), (right, top), (left, bottom), (right, bottom)]) - matrix[:, 2]
     corners = corners @ np.linalg.inv(matrix[:, :2]).T
     limit = np.array(frame.shape[1::-1])
     start = np.clip(np.floor(corners.min(0)) - margin, 0, limit - 1).astype(int)

@@ -1,11 +1,11 @@
 """The head as a rigid body: its rotation, scale and shift in every frame, found from the picture itself.
 
 A face that turns out of the image plane does not move as an affine map does: the tip of the nose moves farther than
-the eyes. The head is therefore a surface in space, a generic face's depth over the canonical crop, that is rotated,
-scaled and shifted (6 numbers per frame) and seen by a camera at a usual distance. They are fitted to the band-passed picture by inverse
-compositional Gauss-Newton steps (Baker & Matthews 2004, "Lucas-Kanade 20 years on"), coarse to fine, from the previous
-frame's pose. Pixels that do not follow get less weight in every step, so that eyes and a mouth that move by themselves
-do not turn the head.
+the eyes. The head is therefore a surface in space, a generic face's depth over the canonical crop. It is rotated,
+scaled and shifted (6 numbers per frame) and seen by a camera at a usual distance. The numbers are fitted to the
+band-passed picture by inverse compositional Gauss-Newton steps (Baker & Matthews 2004, "Lucas-Kanade 20 years on"),
+coarse to fine, from the previous frame's pose. Pixels that do not follow get less weight in every step, so that eyes
+and a mouth that move by themselves do not turn the head.
 
 Where the fit leaves its range or no longer looks like the first frame, the frame cannot be measured, and the pose says
 why. Inside the range, what a wrong depth can leave is stated as an error of the flow.
@@ -20,6 +20,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from .face_alignment import warp_to_crop
 from .face_shape import face_depth
 
 # How far a head may turn, grow and shrink, and move in one frame, relative to the frame in which the face was placed.
@@ -30,7 +31,7 @@ MOST_STEP = 0.08  # crop widths per frame: beyond, the exposure blurs the face
 LEAST_LIKENESS = 0.5  # correlation of the band-passed pictures inside the face
 LEAST_WIDTH = 48.0  # pixels of the crop's width: below, a per cent of it is half a pixel
 MOST_HIDDEN = 0.10  # share of the face outside the picture
-# Crop widths (0.166 m) per metre of the camera's distance: 0.25 is a camera at 0.66 m. What another distance changes is
+# Crop width (0.166 m) divided by the camera's distance: 0.25 is a camera at 0.66 m. What another distance changes is
 # removed from the flow afterwards.
 PERSPECTIVE = 0.25
 # A person's depth differs from the generic face's by about this much (crop widths, standard deviation).
@@ -77,6 +78,12 @@ class HeadPose:
         return float(np.degrees(np.arctan2(self.rotation[1, 0] - self.rotation[0, 1], self.rotation[:2, :2].trace())))
 
     @property
+    def farthest(self) -> float:
+        """About how far the head's motion takes some point of the face, in crop widths."""
+        turned = 0.5 * float(np.abs(self.rotation - np.eye(3)).max())
+        return float(np.hypot(*self.shift)) + turned + 0.5 * abs(self.scale - 1)
+
+    @property
     def range_used(self) -> float:
         """Share of the range in which the pose can be measured, 0 to 1 and more."""
         grown = abs(np.log(self.scale)) / np.log(MOST_SCALE)
@@ -118,6 +125,11 @@ class HeadPose:
         if self.step > MOST_STEP:
             return "the head moves too fast for the frame rate"
         return None
+
+
+def too_small(width: float) -> str:
+    """Why a face of this crop width in pixels cannot be measured."""
+    return f"the face is too small: its crop is {width:.0f} pixels wide, and {LEAST_WIDTH:.0f} are needed"
 
 
 STILL = HeadPose(np.eye(3), 1.0, np.zeros(2))
@@ -236,7 +248,7 @@ def warp_head_back(frame: np.ndarray, transform: np.ndarray, pose: HeadPose, sid
     Returns:
         `np.ndarray`: (side, side) or (side, side, 3), of the frame's type.
     """
-    return _sample(*_shrunk(frame, transform, side), pose.move(_surface(side)))
+    return warp_to_crop(frame, transform, side, pose.move(_surface(side)) + 0.5)
 
 
 def rigid_motion(pose: HeadPose, side: int) -> np.ndarray:

@@ -6,7 +6,8 @@ Every estimator maps the onset frame and T later frames to T dense displacement 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import cv2
@@ -21,12 +22,21 @@ logger = logging.get_logger(__name__)
 
 def whole_clip(reference: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """Flow of all frames together, by `whole_clip_flow`. More frames improve it. Shapes as in `estimate_flow`."""
-    clip = torch.from_numpy(np.concatenate([reference[None], frames]).astype(np.float32, copy=False))
+    with _one_thread():
+        return whole_clip_flow(_clip_of(reference, frames)).flow[1:].numpy()
+
+
+def _clip_of(reference: np.ndarray, frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([reference[None], frames]).astype(np.float32, copy=False))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums over several threads differ in the last bits, and a dataset must not depend on the number of cores."""
     threads = torch.get_num_threads()
-    # Sums over several threads differ in the last bits, and a dataset must not depend on the number of cores.
     torch.set_num_threads(1)
     try:
-        return whole_clip_flow(clip).flow[1:].numpy()
+        yield
     finally:
         torch.set_num_threads(threads)
 
@@ -221,6 +231,29 @@ def estimate_flow(reference: np.ndarray, frames: np.ndarray, *, estimator: str =
     if estimator not in FLOW_ESTIMATORS:
         raise ValueError(f"Unknown flow estimator {estimator!r}. Known: {', '.join(FLOW_ESTIMATORS)}.")
     return FLOW_ESTIMATORS[estimator](reference, frames)
+
+
+def estimate_flow_with_error(
+    reference: np.ndarray, frames: np.ndarray, *, estimator: str = "whole_clip"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimates flow as `estimate_flow` does, and its error.
+
+    Args:
+        reference (`np.ndarray`): Onset frame, (H, H) float32, grey levels 0–255.
+        frames (`np.ndarray`): Other frames, (T, H, H) float32, grey levels 0–255.
+        estimator (`str`, *optional*, defaults to `"whole_clip"`): A key of `FLOW_ESTIMATORS`.
+
+    Returns:
+        The flow, (T, 2, H, H) float32, and the standard deviation of its error per axis, (T, H, H) float32, both in
+        pixels. The error is zero for estimators that do not state theirs, which is all but `"whole_clip"`.
+    """
+    if estimator != "whole_clip":
+        return estimate_flow(reference, frames, estimator=estimator), np.zeros(
+            (len(frames), *reference.shape), np.float32
+        )
+    with _one_thread():
+        found = whole_clip_flow(_clip_of(reference, frames))
+        return found.flow[1:].numpy(), found.deviation()[1:].numpy()
 
 
 def fit_similarity(field: np.ndarray, weight: np.ndarray, *, iterations: int = 8) -> np.ndarray:

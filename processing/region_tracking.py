@@ -23,6 +23,7 @@ TRACKED_REGIONS: tuple[tuple[str, str], ...] = tuple((region, side) for region i
 _PATIENCE = 3  # frames without the face before it is looked for again
 _PAUSE = 5  # frames between two looks
 _FAR_TURN = 0.6  # share of the range of poses at which the face is placed anew
+_SAME_PLACE = 0.02  # crop widths and share of the range: below, the face need not be placed anew
 _FAR_LIKENESS = 0.6  # likeness below which it is
 
 
@@ -36,12 +37,14 @@ class FollowedFrame:
             motion of the last frame that could.
         reason (`str`, *optional*): Why the frame cannot be measured.
         pose (`HeadPose`): Of the head, relative to the frame in which the face was last placed.
-        placed (`bool`): The face was placed anew in this frame. Poses before and after cannot be compared.
+        transform (`np.ndarray` of shape `(2, 3)`): From this frame's pixels to the canonical crop.
+        placed (`bool`): The face was looked for anew in this frame. Poses before and after cannot be compared.
     """
 
     motion: np.ndarray
     reason: str | None
     pose: HeadPose
+    transform: np.ndarray
     placed: bool = False
 
     @property
@@ -105,12 +108,13 @@ def follow_face(
                     transform, head, pose, reason, placed = again, HeadTracker(grey, again), STILL, None, True
                     regions.restart()
         if reason is not None:
-            yield FollowedFrame(motion, reason, pose)
+            yield FollowedFrame(motion, reason, pose, transform)
             continue
         lost = 0
         crop = _crop_of(grey, transform, pose, side)
         motion = regions.update(crop)
-        yield FollowedFrame(motion, None, pose, placed)
+        here = transform if np.hypot(*pose.shift) + pose.range_used < _SAME_PLACE else pose.placed(transform)
+        yield FollowedFrame(motion, None, pose, here, placed)
         if pose.range_used > _FAR_TURN or pose.likeness < _FAR_LIKENESS:
             transform = pose.placed(transform)
             head = HeadTracker(grey, transform)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,43 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import VideosKwargs
+from transformers.utils import logging
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from .action_units import stable_mask
-from .aligned_clip import AlignedClip, checked_rate
+from .aligned_clip import AlignedClip, NotMeasurableError, checked_rate
 from .common_deft import FLOW_SIZE, NUM_FRAMES
 from .face_alignment import FaceSource, make_face_source
+from .head_motion import (
+    LEAST_WIDTH,
+    STILL,
+    HeadPose,
+    HeadTracker,
+    depth_error,
+    remove_rigid_motion,
+    too_small,
+)
 from .key_frames import KeyFrames, sample_indices
-from .optical_flow import FLOW_ESTIMATORS, estimate_flow, remove_head_motion
+from .optical_flow import FLOW_ESTIMATORS, estimate_flow_with_error
 from .video_reading import IMAGE_SUFFIXES, ClipReader, VideoReadError, open_clip
 from .whole_clip_flow import LEAD_IN
+
+logger = logging.get_logger(__name__)
+
+# A head that turns and moves less than this, in degrees and crop widths, is left to the flow's own affine map.
+_HARDLY_TURNED, _HARDLY_MOVED = 0.8, 0.03
+MOST_MOTION = 10.0  # percent of the crop's width; a broad smile moves the corners of the mouth by 6
+
+
+@dataclass(frozen=True, eq=False)
+class _Processed:
+    """What one clip becomes: `appearance` and `flow` for the model, and what is known about the measurement."""
+
+    appearance: np.ndarray | None
+    flow: np.ndarray
+    lead_in: np.ndarray
+    deviation: np.ndarray
+    indices: list[int]
+    reason: str | None
 
 
 class DeftVideosKwargs(VideosKwargs, total=False):
@@ -35,7 +63,7 @@ class DeftVideosKwargs(VideosKwargs, total=False):
         whole-clip estimator looks at to measure those of the sampled ones; the more, the less noise.
     usual_motion (`float`): 95th percentile of the motion over a usual clip, in percent of the crop width; only
         `adopt_flow` reads it, for flow of unknown unit.
-    do_remove_head_motion (`bool`): subtract the similarity that the stable regions of the face follow.
+    do_remove_head_motion (`bool`): subtract the rigid motion in space that most of the face follows.
     do_estimate_flow (`bool`): leave `flow_values_videos` out when False (it is at hand already).
     do_crop_appearance (`bool`): leave `pixel_values_videos` out when False (only motion is wanted).
     face_source (`str`): what finds the face of a clip that has no `face_landmarks` or `face_box`, once, in the onset
@@ -139,9 +167,13 @@ class DeftVideoProcessor(VideoProcessorMixin):
             videos: one clip or a list of clips, each of any kind that `open_clip` reads or an [`AlignedClip`], which
                 brings its face and, where it has them, its key frames.
             return_metadata (`bool`): add `video_metadata`, whose `frames_indices` are the sampled frame numbers.
-            return_lead_in (`bool`): add `lead_in_flow`, one (L, 2, flow_size, flow_size) array a clip: the motion of
-                the neutral frames before the onset, which tells `measure_motion` the clip's noise. L is 0 where the
-                clip starts at the onset or the estimator looks at pairs only.
+            return_measurement (`bool`): add what is known about the measurement, one entry per clip:
+
+                - `lead_in_flow`, (L, 2, flow_size, flow_size): the motion of the neutral frames before the onset. L is
+                  0 where the clip starts at the onset or the estimator looks at pairs only.
+                - `flow_deviation`, (num_frames - 1, flow_size, flow_size): standard deviation of the flow's error per
+                  axis, in percent of the crop's width.
+                - `not_measurable`, `str` or None: why the clip cannot be measured. Its flow is zero.
             **kwargs: overrides of the processor's arguments for this call, and the per-clip `key_frames`,
                 `face_landmarks`, `face_box`.
 
@@ -154,7 +186,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
             ImportError: the face source's package is not installed.
             ValueError: the face source's model is not valid.
         """
-        return_lead_in = kwargs.pop("return_lead_in", False)
+        return_measurement = kwargs.pop("return_measurement", False)
         unknown = set(kwargs) - set(self.valid_kwargs.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__} got an unknown argument: {', '.join(sorted(unknown))}.")
@@ -166,27 +198,27 @@ class DeftVideoProcessor(VideoProcessorMixin):
 
         clips = [settings._opened(source) for source in list_of_clips(videos)]
         columns = {name: _one_per_clip(name, value, len(clips)) for name, value in per_clip.items()}
-        pixels, flows, lead_ins, metadata = [], [], [], []
+        processed = []
+        metadata = []
         for index, clip in enumerate(clips):
             options = {name: column[index] for name, column in columns.items() if name != "video_metadata"}
             if len(clip) < 2:
                 raise VideoReadError(f"{clip.name}: one frame only; motion needs at least two.")
             aligned = AlignedClip.open(clip, face_source=face_source, fps=settings.fps, **options)
-            pixel_values, flow_values, lead_in, indices = settings._process_clip(aligned)
-            pixels.append(pixel_values)
-            flows.append(flow_values)
-            lead_ins.append(lead_in)
+            processed.append(settings._process_clip(aligned))
             known = copy.copy(aligned.reader.metadata)  # the clip's own stays as it is: others may hold it too
-            known.frames_indices = indices
+            known.frames_indices = processed[-1].indices
             metadata.append(known)
         data = {}
         if settings.do_crop_appearance:
-            data["pixel_values_videos"] = _batched(pixels)
+            data["pixel_values_videos"] = _batched([item.appearance for item in processed])
         if settings.do_estimate_flow:
-            data["flow_values_videos"] = _batched(flows)
+            data["flow_values_videos"] = _batched([item.flow for item in processed])
         features = BatchFeature(data, tensor_type=return_tensors)
-        if return_lead_in and settings.do_estimate_flow:
-            features["lead_in_flow"] = lead_ins
+        if return_measurement and settings.do_estimate_flow:
+            features["lead_in_flow"] = [item.lead_in for item in processed]
+            features["flow_deviation"] = [item.deviation for item in processed]
+            features["not_measurable"] = [item.reason for item in processed]
         if return_metadata:
             features["video_metadata"] = metadata
         return features
@@ -277,24 +309,33 @@ class DeftVideoProcessor(VideoProcessorMixin):
         checked_rate(reader, self.fps)
         return reader
 
-    def _process_clip(
-        self, clip: AlignedClip
-    ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, list[int]]:
+    def _process_clip(self, clip: AlignedClip) -> _Processed:
+        reason = None
+        if clip.key_frames is None and self.do_sample_frames:
+            try:
+                clip = clip.spotted()
+            except NotMeasurableError as error:
+                reason = str(error).removeprefix(f"{clip.name}: ").removesuffix(".")
+                clip = clip.with_key_frames((0, (len(clip) - 1) // 2 or 1, len(clip) - 1))
         if clip.key_frames is not None:
             indices = sample_indices(clip.key_frames, self.num_frames)
-        elif self.do_sample_frames:
-            indices = sample_indices(clip.spot(), self.num_frames)
         elif len(clip) == self.num_frames:
             indices = list(range(len(clip)))
         else:
             raise VideoReadError(
                 f"{clip.name}: {len(clip)} frames; with do_sample_frames=False a clip must have {self.num_frames}."
             )
-        wanted = self._context(indices) if self.do_estimate_flow else sorted(set(indices))
+        measured = self.do_estimate_flow and reason is None
+        wanted = self._context(indices) if measured else sorted(set(indices))
         places: dict[int, list[int]] = {}  # of each sampled frame in the clip's tensor
         for place, index in enumerate(indices):
             places.setdefault(index, []).append(place)
-        appearance, grey = None, {}
+        if measured and clip.face_width < LEAST_WIDTH:
+            measured, reason = False, too_small(clip.face_width)
+        head, grey, poses, appearance = None, {}, {}, None
+        if measured:
+            onset = clip.reader.frames([indices[0]])[0]
+            head = HeadTracker(cv2.cvtColor(onset, cv2.COLOR_RGB2GRAY), clip.transform)
         if self.do_crop_appearance:
             side = self.size["height"]
             appearance, levels = np.empty((len(indices), 3, side, side), np.float32), self._levels()
@@ -305,10 +346,34 @@ class DeftVideoProcessor(VideoProcessorMixin):
                 for channel, table, target in zip(channels, levels, appearance[first], strict=True):
                     cv2.LUT(channel, table, dst=target)
                 appearance[others] = appearance[first]
-            if self.do_estimate_flow:
-                grey[index] = clip.crop(frame, self.flow_resolution, grey=True)
-        flow, lead_in = self._flow(grey, indices) if self.do_estimate_flow else (None, None)
-        return appearance, flow, lead_in, indices
+            if head is not None:
+                pose = head.follow(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
+                unusable = pose.why_not()
+                if unusable is None:
+                    moved = pose.turn > _HARDLY_TURNED or pose.farthest > _HARDLY_MOVED
+                    poses[index] = pose if moved else STILL
+                    grey[index] = clip.crop(frame, self.flow_resolution, grey=True, pose=poses[index])
+                elif index >= indices[0]:  # frames before the onset help, but are not needed
+                    head, reason = None, unusable
+        flow, lead_in, deviation = self._empty(len(indices))
+        if head is not None:
+            flow, lead_in, deviation = self._flow(grey, poses, indices)
+            farthest = 0.0 if not flow.size else float(np.hypot(flow[:, 0], flow[:, 1]).max())
+            if farthest > MOST_MOTION:
+                reason = "the skin seems to move farther than a face can"
+                flow, lead_in, deviation = self._empty(len(indices))
+        if reason is not None and self.do_estimate_flow:
+            logger.warning(f"{clip.name} cannot be measured: {reason}. Its flow is zero.")
+        return _Processed(appearance, flow, lead_in, deviation, indices, reason)
+
+    def _empty(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Flow, lead-in and deviation of a clip that is not measured."""
+        shape = (self.flow_size, self.flow_size)
+        return (
+            np.zeros((count - 1, 2, *shape), np.float32),
+            np.zeros((0, 2, *shape), np.float32),
+            np.zeros((count - 1, *shape), np.float32),
+        )
 
     def _context(self, indices: list[int]) -> list[int]:
         """The sampled frames, and for the whole-clip estimator others between them and before the onset."""
@@ -329,25 +394,34 @@ class DeftVideoProcessor(VideoProcessorMixin):
             levels = (levels - np.float32(self.image_mean)) / np.float32(self.image_std)
         return np.ascontiguousarray(levels.T)
 
-    def _flow(self, crops: dict[int, np.ndarray], indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Flow of the sampled frames, (num_frames - 1, 2, flow_size, flow_size), and of those before the onset, from
-        grey crops by frame number."""
+    def _flow(
+        self, crops: dict[int, np.ndarray], poses: dict[int, HeadPose], indices: list[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Flow of the sampled frames, (num_frames - 1, 2, flow_size, flow_size), flow of those before the onset, and
+        the standard deviation of the former's error, (num_frames - 1, flow_size, flow_size), in percent of the crop's
+        width, from grey crops and the head's poses by frame number."""
         side, (onset, *later) = self.flow_resolution, indices
+        size = (self.flow_size, self.flow_size)
         others = [index for index in crops if index != onset]
-        grids = dict.fromkeys(indices, np.zeros((2, self.flow_size, self.flow_size), np.float32))
+        grids = dict.fromkeys(indices, np.zeros((2, *size), np.float32))
+        errors = dict.fromkeys(indices, np.zeros(size, np.float32))
         if others:
-            flow = estimate_flow(crops[onset], np.stack([crops[i] for i in others]), estimator=self.flow_estimator)
+            flow, deviation = estimate_flow_with_error(
+                crops[onset], np.stack([crops[i] for i in others]), estimator=self.flow_estimator
+            )
             wanted = [place for place, index in enumerate(others) if index in grids or index < onset]
-            flow = flow[wanted]
+            fields = np.stack(
+                [[cv2.resize(axis, size, interpolation=cv2.INTER_AREA) for axis in flow[place]] for place in wanted]
+            ) * np.float32(100 / side)
             if self.do_remove_head_motion:
-                flow = remove_head_motion(flow, stable_mask(side, side))
-            size = (self.flow_size, self.flow_size)
-            for place, field in zip(wanted, flow, strict=True):
-                pooled = [cv2.resize(channel, size, interpolation=cv2.INTER_AREA) for channel in field]
-                grids[others[place]] = np.float32(pooled) * np.float32(100 / side)
+                fields = remove_rigid_motion(fields, [poses[others[place]] for place in wanted])
+            for place, field in zip(wanted, fields, strict=True):
+                grids[others[place]] = field
+                spread = cv2.resize(deviation[place], size, interpolation=cv2.INTER_AREA) * np.float32(100 / side)
+                errors[others[place]] = np.hypot(spread, np.float32(depth_error(poses[others[place]])))
         before = [grids[index] for index in sorted(grids) if index < onset]
         lead_in = np.stack(before) if before else np.zeros((0, *self.flow_shape[1:]), np.float32)
-        return np.stack([grids[index] for index in later]), lead_in
+        return np.stack([grids[i] for i in later]), lead_in, np.stack([errors[i] for i in later])
 
 
 def list_of_clips(videos: Any) -> list[Any]:

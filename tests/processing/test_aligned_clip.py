@@ -47,8 +47,8 @@ def test_without_key_frames_the_face_is_looked_for_where_it_is_said(brow_clip):
 @pytest.mark.parametrize("place", [{"face_landmarks": MARKS}, {"face_box": BOX}, {"face_source": Finder()}, {}])
 def test_the_processor_measures_it_as_it_measures_the_clip(processor, brow_video, place):
     options = {**place, "key_frames": (3, 19, 35), "fps": None}
-    expected = processor(str(brow_video), return_lead_in=True, **options)
-    found = processor(AlignedClip.open(str(brow_video), **options), return_lead_in=True)
+    expected = processor(str(brow_video), return_measurement=True, **options)
+    found = processor(AlignedClip.open(str(brow_video), **options), return_measurement=True)
     assert set(found) == set(expected)
     for name in ("pixel_values_videos", "flow_values_videos"):
         np.testing.assert_array_equal(found[name], expected[name])
@@ -73,7 +73,7 @@ def test_aligned_clips_and_others_go_together(processor, brow_clip, still_clip):
 def test_spotting_is_the_processors(processor, brow_video):
     clip = AlignedClip.open(str(brow_video))
     assert clip.spot() == processor.spot(str(brow_video)) == processor.spot(clip)
-    assert clip.spot(np.stack(list(clip.track()))) == clip.spot()
+    assert clip.spot(list(clip.follow())) == clip.spot()
     assert clip.key_frames is None
     assert clip.spotted().key_frames == clip.spot()
     known = clip.with_key_frames((1, 5, 9))

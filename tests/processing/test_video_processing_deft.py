@@ -149,11 +149,11 @@ def test_spotting_finds_the_frames_that_the_processor_would_use(processor, brow_
 
 def test_the_lead_in_is_as_long_as_there_are_frames_before_the_onset(processor, brow_clip, brow_video):
     keys = keys_of(brow_clip)
-    lead_in = processor(str(brow_video), key_frames=keys, return_lead_in=True)["lead_in_flow"][0]
+    lead_in = processor(str(brow_video), key_frames=keys, return_measurement=True)["lead_in_flow"][0]
     assert lead_in.shape == (keys[0], 2, processor.flow_size, processor.flow_size)
     assert np.hypot(*lead_in.transpose(1, 0, 2, 3)).mean() < 0.1
     start = (0, *keys[1:])
-    assert len(processor(str(brow_video), key_frames=start, return_lead_in=True)["lead_in_flow"][0]) == 0
+    assert len(processor(str(brow_video), key_frames=start, return_measurement=True)["lead_in_flow"][0]) == 0
 
 
 @pytest.mark.parametrize("switched_off", [None, "do_rescale", "do_normalize"])
