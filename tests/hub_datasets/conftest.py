@@ -20,37 +20,40 @@ def command(*arguments):
 
 
 @pytest.fixture(scope="session")
-def everything(tmp_path_factory):
+def everything(made_once):
     """Every miniature, built in one go by the command line: (process, roots, dataset folder)."""
-    place = tmp_path_factory.mktemp("laboratory")
-    roots = {name: write(place / "copies" / name) for name, write in MINIATURES.items()}
-    sources = [f"{name}={root}" for name, root in roots.items()]
-    licensed = [name for name in roots if name in SOURCES]
-    done = subprocess.run(
-        command(
-            "build",
-            "--source",
-            *sources,
-            "--accept-licence",
-            *licensed,
-            "--output-dir",
-            place / "uni-mer",
-            "--face-source",
-            "cropped",
-            "--split",
-            "fixed",
-            "--shard-size",
-            8,
-            "--features-only",
-            "--workers",
-            2,
-        ),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=None,
-    )
-    return done, roots, place / "uni-mer"
+
+    def build(place):
+        roots = {name: write(place / "copies" / name) for name, write in MINIATURES.items()}
+        sources = [f"{name}={root}" for name, root in roots.items()]
+        licensed = [name for name in roots if name in SOURCES]
+        done = subprocess.run(
+            command(
+                "build",
+                "--source",
+                *sources,
+                "--accept-licence",
+                *licensed,
+                "--output-dir",
+                place / "uni-mer",
+                "--face-source",
+                "cropped",
+                "--split",
+                "fixed",
+                "--shard-size",
+                8,
+                "--features-only",
+                "--workers",
+                2,
+            ),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=None,
+        )
+        return done, roots, place / "uni-mer"
+
+    return made_once("laboratory", build)
 
 
 @pytest.fixture(scope="session")
