@@ -40,8 +40,9 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 SLOW_FILES = (
     "tests/training/test_trainer.py",
-    "tests/space/test_app.py",
     "tests/test_hub.py",
+    "tests/hub_datasets/build/test_run.py",
+    "tests/space/test_app.py",
     "tests/processing/test_video_reading_fuzz.py",
     "tests/test_client_calls.py",
     "tests/space/test_page.py",
@@ -49,7 +50,6 @@ SLOW_FILES = (
     "tests/modeling_deft/test_transformers_mixins.py",
     "tests/training/test_run.py",
     "tests/modeling_deft/test_saved_folder.py",
-    "tests/hub_datasets/build/test_run.py",
     "tests/test_cli.py",
     "tests/modeling_deft/test_pipeline_deft.py",
     "tests/evaluation/test_generation.py",
