@@ -62,21 +62,24 @@ def manifest(everything):
 
 
 @pytest.fixture(scope="session")
-def rendered(tmp_path_factory):
-    out = tmp_path_factory.mktemp("rendered") / "data"
-    build_synthetic(
-        out=out,
-        clips=2,
-        clips_per_face=1,
-        test_share=0.5,
-        preset="easy",
-        seed=4,
-        workers=1,
-        conventions=("synthetic",),
-        corrupt=0.0,
-        num_frames=8,
-    )
-    return out
+def rendered(made_once):
+    def build(place):
+        out = place / "data"
+        build_synthetic(
+            out=out,
+            clips=2,
+            clips_per_face=1,
+            test_share=0.5,
+            preset="easy",
+            seed=4,
+            workers=1,
+            conventions=("synthetic",),
+            corrupt=0.0,
+            num_frames=8,
+        )
+        return out
+
+    return made_once("rendered-dataset", build)
 
 
 @pytest.fixture
