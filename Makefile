@@ -28,8 +28,11 @@ demo: $(READY)
 	@$(BIN)/deft demo clip --output $(DEMO)/photograph.mp4
 	@$(BIN)/deft demo explain $(DEMO)/photograph.mp4 --model $(DEMO)/deft-tiny --picture $(DEMO)/explanation.png
 
+# A file's tests share what it makes; which files come first is said in tests/conftest.py.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	@$(BIN)/python -m pytest $(PYTEST_PARALLEL) --dist loadfile
+	@$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(BY_FILE)
 
 # The model, processor, pipeline and saved-folder tests on the oldest supported and the newest tested release of
 # transformers; `make test` runs them on the pinned one. On the newest, transformers' own test suites run as well.
@@ -58,7 +61,7 @@ test-range: $(VENV)/range-oldest/.ready $(VENV)/range-newest/.ready
 	@for name in oldest newest; do \
 		echo "transformers, $$name: $$(grep == constraints-$$name.txt)"; \
 		[ $$name = oldest ] || suites=tests/modeling_deft/test_transformers_mixins.py; \
-		$(VENV)/range-$$name/bin/python -m pytest $(PYTEST_PARALLEL) --quiet -rfE -k "not compiled" $(RANGE_TESTS) $$suites || exit 1; \
+		$(VENV)/range-$$name/bin/python -m pytest $(PYTEST_PARALLEL) $(BY_FILE) --quiet -rfE -k "not compiled" $(RANGE_TESTS) $$suites || exit 1; \
 	done
 
 # The tests whose numbers depend on the processor, with the instruction sets of two others.
@@ -66,9 +69,9 @@ NUMERIC_TESTS := tests/modeling_deft tests/processing tests/training tests/evalu
 
 test-processors: $(READY)
 	@echo "without vector instructions" && ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Prescott \
-		NPY_DISABLE_CPU_FEATURES="AVX2 FMA3" $(BIN)/python -m pytest $(PYTEST_PARALLEL) --dist loadfile --quiet $(NUMERIC_TESTS)
+		NPY_DISABLE_CPU_FEATURES="AVX2 FMA3" $(BIN)/python -m pytest $(PYTEST_PARALLEL) $(BY_FILE) --quiet $(NUMERIC_TESTS)
 	@echo "with AVX2 and no more" && ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell \
-		$(BIN)/python -m pytest $(PYTEST_PARALLEL) --dist loadfile --quiet $(NUMERIC_TESTS)
+		$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(BY_FILE) --quiet $(NUMERIC_TESTS)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks

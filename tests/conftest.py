@@ -1,16 +1,30 @@
-"""What the tests share: a few rendered clips, a dataset of them, and an untrained tiny model with its processor."""
+"""What the tests share: a few rendered clips, a dataset of them, and an untrained tiny model with its processor.
+
+What is heavy is imported where it is used: the process that hands the tests out to the others needs none of it.
+"""
+
+from __future__ import annotations
 
 import atexit
 import os
+import pickle
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from deft_llm.hub_datasets.synthetic.clips import Clip
+    from deft_llm.hub_datasets.synthetic.faces import Face
 
 # Before any Hugging Face library reads them: the tests never leave this machine, and neither they nor the processes
 # they start find a model's code, a data set or a token that somebody's home folder holds.
@@ -20,17 +34,31 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_P
 # `make test` runs a process a core, and the commands that the tests start are to leave the others theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from datasets import Dataset
-
-from deft_llm.hub_datasets.synthetic.clips import Clip, Expression, UnitRequest, encode_mp4, render_clip
-from deft_llm.hub_datasets.synthetic.dataset import PRESETS, face_rows
-from deft_llm.hub_datasets.synthetic.faces import Face, render_face
-from deft_llm.hub_datasets.unimer.rows import features
-from deft_llm.processing import DeftVideoProcessor
 from tests.processes import output_of
 
 ROOT = Path(__file__).parents[1]
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+
+SLOW_FILES = (
+    "tests/training/test_trainer.py",
+    "tests/test_hub.py",
+    "tests/hub_datasets/build/test_run.py",
+    "tests/modeling_deft/test_export_deft.py",
+    "tests/space/test_app.py",
+    "tests/hub_datasets/build/test_executors.py",
+    "tests/hub_datasets/build/test_shards.py",
+    "tests/hub_datasets/test_every_source.py",
+    "tests/space/test_page.py",
+    "tests/training/test_run.py",
+    "tests/processing/test_video_reading_fuzz.py",
+    "tests/test_client_calls.py",
+    "tests/modeling_deft/test_transformers_mixins.py",
+    "tests/modeling_deft/test_conformance.py",
+    "tests/modeling_deft/test_saved_folder.py",
+    "tests/training/test_recipes.py",
+    "tests/evaluation/test_fold_runs.py",
+    "tests/evaluation/test_generation.py",
+)
 
 
 def pytest_configure(config):
@@ -40,30 +68,46 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{mark}: transformers' own")
 
 
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first: with a process a core, none of them is left over for the end."""
+    places = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def face() -> Face:
+    from deft_llm.hub_datasets.synthetic.faces import render_face
+
     return render_face(np.random.default_rng(3), size=160)
 
 
 @pytest.fixture(scope="session")
 def brow_clip(face) -> Clip:
     """AU4, both sides, 1.5 % of the crop's width, with the usual disturbances."""
+    from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, render_clip
+
     shown = Expression((UnitRequest("AU4", "both", 0.015),), onset=3, apex=19, offset=35)
     return render_clip(face, [shown], np.random.default_rng(0), count=38)
 
 
 @pytest.fixture(scope="session")
 def still_clip(face) -> Clip:
+    from deft_llm.hub_datasets.synthetic.clips import render_clip
+
     return render_clip(face, [], np.random.default_rng(1), count=30)
 
 
 @pytest.fixture(scope="session")
 def brow_video(brow_clip, tmp_path_factory) -> Path:
+    from deft_llm.hub_datasets.synthetic.clips import encode_mp4
+
     path = tmp_path_factory.mktemp("clips") / "brow.mp4"
     path.write_bytes(encode_mp4(brow_clip))
     return path
@@ -71,6 +115,8 @@ def brow_video(brow_clip, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def still_video(still_clip, tmp_path_factory) -> Path:
+    from deft_llm.hub_datasets.synthetic.clips import encode_mp4
+
     path = tmp_path_factory.mktemp("clips") / "still.mp4"
     path.write_bytes(encode_mp4(still_clip))
     return path
@@ -79,6 +125,8 @@ def still_video(still_clip, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def spotted_video(face, tmp_path_factory) -> Path:
     """A video long enough to be searched, with AU4 in frames 60 to 92."""
+    from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip
+
     shown = Expression((UnitRequest("AU4", "both", 0.02),), onset=60, apex=76, offset=92)
     path = tmp_path_factory.mktemp("clips") / "long.mp4"
     path.write_bytes(encode_mp4(render_clip(face, [shown], np.random.default_rng(2), count=160)))
@@ -86,12 +134,43 @@ def spotted_video(face, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataset() -> Dataset:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """Calls a function with a new folder in the first process to ask for that name; every process gets its result."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+
+    def get(name: str, make: Callable[[Path], Any]) -> Any:
+        folder, result = place / name, place / f"{name}.pickle"
+        with FileLock(place / f"{name}.lock"):
+            if not result.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                folder.mkdir()
+                result.write_bytes(pickle.dumps(make(folder)))
+        return pickle.loads(result.read_bytes())
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def dataset(made_once) -> Dataset:
     """48 clips of four faces: every emotion and action unit of the generator occurs."""
+    from datasets import Dataset
+
+    from deft_llm.hub_datasets.synthetic.dataset import PRESETS, face_rows
+    from deft_llm.hub_datasets.unimer.rows import features
+    from deft_llm.processing import DeftVideoProcessor
+
     settings = {"preset": PRESETS["easy"], "conventions": ("synthetic",), "clips_per_face": 12, "total": 48}
     settings |= {"first_test_face": 4, "corrupt": 0.0, "num_frames": 8, "seed": 1}
-    rows = [row for face_index in range(4) for row in face_rows(face_index, **settings)[0]]
-    return Dataset.from_list(rows, features=features(DeftVideoProcessor(num_frames=8)))
+
+    def render(folder: Path) -> str:
+        rows = [row for face_index in range(4) for row in face_rows(face_index, **settings)[0]]
+        Dataset.from_list(rows, features=features(DeftVideoProcessor(num_frames=8))).save_to_disk(folder)
+        return str(folder)
+
+    # In memory: files of a cache would lie beside it, where several processes write them.
+    return Dataset.load_from_disk(made_once("rendered-clips", render), keep_in_memory=True)
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +189,8 @@ def model_arguments(recipe):
 @pytest.fixture(scope="session")
 def built(model_arguments, dataset):
     """(model, processor) of the tiny recipe, random weights, in evaluation mode."""
+    import torch
+
     from deft_llm.training.parts import build_model
 
     torch.manual_seed(0)
@@ -155,8 +236,8 @@ def clips(processor, brow_video, still_video, dataset):
     return processor.video_processor(videos, return_tensors="pt")
 
 
-@pytest.fixture
-def without_package(tmp_path):
+@pytest.fixture(scope="session")
+def without_package(tmp_path_factory):
     """Runs Python code in a new process that has every dependency and cannot import deft_llm; returns its output.
 
     An editable install is a hook in a .pth file, which `-S` does not run; the folders with the dependencies are named
@@ -167,6 +248,7 @@ def without_package(tmp_path):
         packages = os.pathsep.join(path for path in sys.path if Path(path).name == "site-packages")
         environment = {**os.environ, **variables, "PYTHONPATH": packages}
         guard = "import importlib.util; assert importlib.util.find_spec('deft_llm') is None\n"
-        return output_of([sys.executable, "-S", "-c", guard + code], cwd=tmp_path, env=environment)
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        return output_of([sys.executable, "-S", "-c", guard + code], cwd=elsewhere, env=environment)
 
     return run

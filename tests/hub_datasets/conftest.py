@@ -20,16 +20,19 @@ def command(*arguments):
 
 
 @pytest.fixture(scope="session")
-def everything(tmp_path_factory):
+def everything(made_once):
     """Every miniature, built in one go by the command line: (process, roots, dataset folder)."""
-    place = tmp_path_factory.mktemp("laboratory")
-    roots = {name: write(place / "copies" / name) for name, write in MINIATURES.items()}
-    sources = [f"{name}={root}" for name, root in roots.items()]
-    licensed = [name for name in roots if name in SOURCES]
-    options = "--face-source cropped --split fixed --shard-size 8 --features-only --workers 2".split()
-    build = command("build", "--source", *sources, "--accept-licence", *licensed, "--output-dir", place / "uni-mer")
-    done = subprocess.run([*build, *options], capture_output=True, text=True, check=False)
-    return done, roots, place / "uni-mer"
+
+    def build(place):
+        roots = {name: write(place / "copies" / name) for name, write in MINIATURES.items()}
+        sources = [f"{name}={root}" for name, root in roots.items()]
+        licensed = [name for name in roots if name in SOURCES]
+        options = "--face-source cropped --split fixed --shard-size 8 --features-only --workers 2".split()
+        words = ("build", "--source", *sources, "--accept-licence", *licensed, "--output-dir", place / "uni-mer")
+        done = subprocess.run([*command(*words), *options], capture_output=True, text=True, check=False)
+        return done, roots, place / "uni-mer"
+
+    return made_once("laboratory", build)
 
 
 @pytest.fixture(scope="session")
@@ -38,21 +41,24 @@ def manifest(everything):
 
 
 @pytest.fixture(scope="session")
-def rendered(tmp_path_factory):
-    out = tmp_path_factory.mktemp("rendered") / "data"
-    build_synthetic(
-        out=out,
-        clips=2,
-        clips_per_face=1,
-        test_share=0.5,
-        preset="easy",
-        seed=4,
-        workers=1,
-        conventions=("synthetic",),
-        corrupt=0.0,
-        num_frames=8,
-    )
-    return out
+def rendered(made_once):
+    def build(place):
+        out = place / "data"
+        build_synthetic(
+            out=out,
+            clips=2,
+            clips_per_face=1,
+            test_share=0.5,
+            preset="easy",
+            seed=4,
+            workers=1,
+            conventions=("synthetic",),
+            corrupt=0.0,
+            num_frames=8,
+        )
+        return out
+
+    return made_once("rendered-dataset", build)
 
 
 @pytest.fixture

@@ -35,41 +35,39 @@ CODE_FILES = {
     "video_reading.py",
 }
 
-LOAD = """
+STRANGER = """
 import json, sys, torch
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
-folder, inputs = sys.argv[1], torch.load(sys.argv[2])
+from transformers import (AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor,
+                          pipeline)
 options = {"trust_remote_code": True}
-clips = {name: inputs[name] for name in ("pixel_values_videos", "flow_values_videos")}
-result = {"config": type(AutoConfig.from_pretrained(folder, **options)).__name__}
-with torch.no_grad():
-    for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
-        result[auto.__name__] = auto.from_pretrained(folder, **options).eval()(**inputs).logits
-    result["AutoModel"] = AutoModel.from_pretrained(folder, **options).eval()(**clips).au_logits
-processor = AutoProcessor.from_pretrained(folder, **options)
-result["processor"] = type(processor).__name__
-result["flow"] = processor.video_processor(sys.argv[3], return_tensors="pt")["flow_values_videos"]
-torch.save(result, sys.argv[4])
+first, second, third, inputs, video, answer = sys.argv[1:]
+
+def load(folder):
+    tensors = torch.load(inputs)
+    clips = {name: tensors[name] for name in ("pixel_values_videos", "flow_values_videos")}
+    result = {"config": type(AutoConfig.from_pretrained(folder, **options)).__name__}
+    with torch.no_grad():
+        for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
+            result[auto.__name__] = auto.from_pretrained(folder, **options).eval()(**tensors).logits
+        result["AutoModel"] = AutoModel.from_pretrained(folder, **options).eval()(**clips).au_logits
+    processor = AutoProcessor.from_pretrained(folder, **options)
+    result["processor"] = type(processor).__name__
+    result["flow"] = processor.video_processor(video, return_tensors="pt")["flow_values_videos"]
+    return result
+
+def explain(folder):
+    return pipeline("video-text-to-text", model=folder, **options)(video, max_new_tokens=40)
+
+def save_again(folder, place):
+    AutoModelForImageTextToText.from_pretrained(folder, **options).save_pretrained(place)
+    AutoProcessor.from_pretrained(folder, **options).save_pretrained(place)
 """
-
-EXPLAIN = """
-import json, sys
-from transformers import pipeline
-pipe = pipeline("video-text-to-text", model=sys.argv[1], trust_remote_code=True)
-print("RESULT" + json.dumps(pipe(sys.argv[2], max_new_tokens=40)))
-"""
-
-RESAVE = """
-import sys
-from transformers import AutoModelForImageTextToText, AutoProcessor
-first, second = sys.argv[1:3]
-AutoModelForImageTextToText.from_pretrained(first, trust_remote_code=True).save_pretrained(second)
-AutoProcessor.from_pretrained(first, trust_remote_code=True).save_pretrained(second)
-"""
-
-
-def call(without_package, code, *arguments):
-    return without_package(f"import sys; sys.argv = {['script', *map(str, arguments)]!r}\n" + code)
+# Two processes: one begins with the auto classes and the folder as it was saved, one with the pipeline and the folder
+# that the first one has saved again.
+PARTS = {
+    "auto classes": "torch.save(load(first), answer); save_again(first, second)",
+    "pipeline": "again = explain(second); save_again(second, third); torch.save([explain(first), again], answer)",
+}
 
 
 def files_of(folder):
@@ -95,12 +93,22 @@ def test_the_folder_holds_every_file_needed(folder):
     }
 
 
-def test_every_auto_class_gives_the_same_numbers(
-    without_package, folder, model, processor, inputs, brow_video, tmp_path
-):
-    torch.save(inputs, tmp_path / "inputs.pt")
-    call(without_package, LOAD, folder, tmp_path / "inputs.pt", brow_video, tmp_path / "result.pt")
-    result = torch.load(tmp_path / "result.pt")
+@pytest.fixture(scope="module")
+def stranger(without_package, folder, inputs, brow_video, tmp_path_factory):
+    """(the folders: as it was saved, loaded and saved again, and once more; what each part has found)."""
+    place = tmp_path_factory.mktemp("stranger")
+    folders = [folder, place / "second", place / "third"]
+    torch.save(inputs, place / "inputs.pt")
+    found = {}
+    for part, code in PARTS.items():
+        arguments = ["script", *map(str, (*folders, place / "inputs.pt", brow_video, place / f"{part}.pt"))]
+        without_package(f"import sys; sys.argv = {arguments!r}\n{STRANGER}\n{code}")
+        found[part] = torch.load(place / f"{part}.pt")
+    return folders, found
+
+
+def test_every_auto_class_gives_the_same_numbers(stranger, model, processor, inputs, brow_video):
+    result = stranger[1]["auto classes"]
     with torch.no_grad():
         expected = model(**inputs)
     assert (result["config"], result["processor"]) == ("DeftConfig", "DeftProcessor")
@@ -111,26 +119,17 @@ def test_every_auto_class_gives_the_same_numbers(
     torch.testing.assert_close(result["flow"], flow, **CLOSE)
 
 
-def test_load_and_save_again_keeps_every_file(without_package, folder, tmp_path):
-    second, third = tmp_path / "second", tmp_path / "third"
-    call(without_package, RESAVE, folder, second)
-    call(without_package, RESAVE, second, third)
-    assert files_of(third) == files_of(second) == files_of(folder)
+def test_load_and_save_again_keeps_every_file(stranger):
+    first, second, third = stranger[0]
+    assert files_of(third) == files_of(second) == files_of(first)
     for name in CODE_FILES:
-        assert (third / name).read_text() == (folder / name).read_text()
+        assert (third / name).read_text() == (first / name).read_text()
     configs = [json.loads((path / "config.json").read_text()) for path in (second, third)]
     assert configs[0] == configs[1]
 
 
-def test_the_pipeline_explains_a_file(without_package, folder, brow_video, processor):
-    output = call(without_package, EXPLAIN, folder, brow_video)
-    result = json.loads(output.split("RESULT")[1])
-    assert set(result) == {"generated_text", "report", "report_text", "frames_indices"}
-    assert len(result["frames_indices"]) == processor.video_processor.num_frames
-    assert set(result["report"]["scores"]) == set(processor.emotion_labels)
-
-
-def test_the_pipeline_survives_being_saved_again(without_package, folder, brow_video, tmp_path):
-    call(without_package, RESAVE, folder, tmp_path / "again")
-    output = call(without_package, EXPLAIN, tmp_path / "again", brow_video)
-    assert "RESULT" in output
+def test_the_pipeline_explains_a_file_and_survives_being_saved_again(stranger, processor):
+    for result in stranger[1]["pipeline"]:
+        assert set(result) == {"generated_text", "report", "report_text", "frames_indices"}
+        assert len(result["frames_indices"]) == processor.video_processor.num_frames
+        assert set(result["report"]["scores"]) == set(processor.emotion_labels)

@@ -15,7 +15,7 @@ from deft_llm.processing.decoding_process import helper_processes
 from deft_llm.processing.video_reading import VideoReadError, open_clip
 
 AT_LEAST = 2000
-ENCODED, FOLDERS, ARRAYS = 2500, 200, 600
+ENCODED, FOLDERS, ARRAYS = 1650, 150, 300
 SECONDS_A_SOURCE = 30  # whatever happens to it, three hanging decoders included
 
 

@@ -70,3 +70,11 @@ def test_no_path_and_no_token_is_told(tmp_path):
     told = _loading_problem(str(tmp_path), RuntimeError(f"{tmp_path}/config.json hf_secret"))
     assert str(tmp_path) not in told
     assert "hf_secret" not in told
+
+
+def test_the_evidence_is_what_the_scores_say(folder, brow_video):
+    """An untrained model may not name other units than it scores, nor leave the form."""
+    report = Explainer(str(folder), max_new_tokens=900).explain(str(brow_video), "crop").to_json()
+    assert report["parsed"]
+    scored = {code for code, score in report["action_unit_scores"].items() if score >= 0.5}
+    assert {unit["code"] for unit in report["action_units"]} == scored

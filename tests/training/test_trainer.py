@@ -283,25 +283,22 @@ def test_the_best_checkpoint_is_remembered_where_it_lies(model, processor, prepa
 
 
 @pytest.fixture(scope="module")
-def data(dataset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uni-mer")
-    dataset.to_parquet(folder / "train-0.parquet")
-    return folder
-
-
-@pytest.fixture
-def options(data, tmp_path, monkeypatch):
-    """Everything random is switched on: augmentation, tasks, dropout of adapters and of appearance."""
-    # Beside the data and not in it: the cache's files would be read as rows.
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(data.with_name("cache")))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def options(dataset, tmp_path_factory):
+    """A short run on 24 clips, with everything random switched on: augmentation, tasks, dropout of adapters and of
+    appearance."""
+    data = tmp_path_factory.mktemp("uni-mer")
+    dataset.select(range(24)).to_parquet(data / "train-0.parquet")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    options = (
+    words = (
         "--use_cpu true --preprocessing_workers 1 --logging_steps 1 --warmup_steps 2 --disable_tqdm true --mirror 0.5 "
         "--flow_noise 1 --temporal_crop 0.5 --appearance_jitter 0.5 --balance source,emotion"
     ).split()
-    yield ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--dataset", str(data), *options]
+    with pytest.MonkeyPatch.context() as patch:
+        # Beside the data and not in it: the cache's files would be read as rows.
+        patch.setenv("HF_DATASETS_CACHE", str(data.with_name("cache")))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--dataset", str(data), *words]
     torch.set_num_threads(threads)
 
 
@@ -311,21 +308,34 @@ def run_of(*options):
     return run
 
 
-@pytest.mark.parametrize("steps", [(1, 2), (3, 9)], ids=["before the first checkpoint", "after it"])
-def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(options, tmp_path, steps):
-    """Bit for bit, over the border of an epoch (six steps)."""
-    options += "--max_steps 9 --per_device_train_batch_size 8 --use_peft true --lora_dropout 0.2".split()
-    options += "--save_strategy steps --save_steps 2".split()
-    step = random.randint(*steps)
-    killed = tmp_path / "killed"
-    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), str(step), *options]
-    done = subprocess.run([*command, "--output_dir", str(killed)], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    assert not (killed / "config.json").exists()
-    resumed = run_of(*options, "--output_dir", str(killed), "--resume_from_checkpoint", "last")
-    straight = run_of(*options, "--output_dir", str(tmp_path / "straight"))
+STEPS = 5  # an epoch has three
+KILLED_AT = {"before the first checkpoint": (1, 2), "after it": (3, STEPS)}
+
+
+@pytest.fixture(scope="module")
+def killed_runs(options, tmp_path_factory):
+    """The options of a run with checkpoints, that run undisturbed, and (step, folder) of those that were killed."""
+    place = tmp_path_factory.mktemp("killed")
+    more = f"--max_steps {STEPS} --per_device_train_batch_size 8 --use_peft true --lora_dropout 0.2"
+    options = [*options, *f"{more} --save_strategy steps --save_steps 2".split()]
+    killed = {moment: (random.randint(*steps), place / moment) for moment, steps in KILLED_AT.items()}
+    runs = json.dumps([(step, str(folder)) for step, folder in killed.values()])
+    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), runs, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return options, run_of(*options, "--output_dir", str(place / "straight")), killed
+
+
+@pytest.mark.parametrize("moment", KILLED_AT)
+def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(killed_runs, moment):
+    """Bit for bit, over the border of an epoch."""
+    options, straight, killed = killed_runs
+    step, folder = killed[moment]
+    assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{at}" for at in (2, 4) if at < step]
+    assert not (folder / "config.json").exists()
+    resumed = run_of(*options, "--output_dir", str(folder), "--resume_from_checkpoint", "last")
     assert losses(resumed.trainer.state.log_history) == losses(straight.trainer.state.log_history), step
-    assert len(losses(straight.trainer.state.log_history)) == 9
+    assert len(losses(straight.trainer.state.log_history)) == STEPS
     for name, value in straight.trainer.model.state_dict().items():
         assert torch.equal(resumed.trainer.model.state_dict()[name], value), name
 
@@ -333,7 +343,7 @@ def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(options, t
 def test_two_processes_train_like_one(options, tmp_path):
     """DDP over two CPU processes through the script, and FSDP2 as torch shards the model."""
     # Each process draws its own swaps and dropouts; an epoch is no multiple of a step.
-    options += "--max_steps 20 --appearance_swap 0 --expert_dropout 0".split()
+    options = [*options, "--max_steps", "7", "--appearance_swap", "0", "--expert_dropout", "0"]
     result = tmp_path / "result.json"
     script = ["--nproc_per_node", "2", str(ROOT / "tests/training/two_processes.py"), str(result)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *script, *options]
@@ -341,7 +351,7 @@ def test_two_processes_train_like_one(options, tmp_path):
     output_of(command, timeout=500)
     found = json.loads(result.read_text())
     one = run_of(*options, "--per_device_train_batch_size", "10", "--output_dir", str(tmp_path / "one"))
-    assert len(found["ddp"]) == 20
+    assert len(found["ddp"]) == 7
     np.testing.assert_allclose(found["ddp"], losses(one.trainer.state.log_history), atol=1e-4)
     np.testing.assert_allclose(found["fsdp2"], found["alone"], atol=1e-4)
     assert found["fsdp2"][-1] < found["fsdp2"][0]

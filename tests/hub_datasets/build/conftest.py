@@ -29,33 +29,39 @@ def inline(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def own_root(tmp_path_factory):
+def own_root(made_once):
     """Six clips of three people, and one that is not coded."""
-    root = tmp_path_factory.mktemp("own") / "root"
-    root.mkdir()
-    header = ["subject", "path", "onset", "apex", "offset", "fps", "AU", "emotion", "partition"]
-    lines = [header]
-    for person in (1, 2, 3):
-        face = render_face(np.random.default_rng(person), size=128)
-        for number in (1, 2):
-            path = f"p{person}/c{number}"
-            lines.append([f"p{person}", path, 3, 8, 13, 100, "4", "anger", "test" if person == 3 else ""])
-            shown = Expression((UnitRequest("AU4", "both", 0.025),), onset=2, apex=7, offset=12)
-            clip = render_clip(face, [shown], np.random.default_rng([person, number]), count=14)
-            (root / path).mkdir(parents=True)
-            for index, frame in enumerate(clip.frames, 1):
-                assert cv2.imwrite(str(root / path / f"{index:03d}.png"), frame[..., ::-1])
-    lines.append(["p2", "p2/c1", "", "", "", 100, "", "", ""])
-    miniatures.write_csv(root / "annotations.csv", lines)
-    return root
+
+    def record(place):
+        root = place / "root"
+        header = ["subject", "path", "onset", "apex", "offset", "fps", "AU", "emotion", "partition"]
+        lines = [header]
+        for person in (1, 2, 3):
+            face = render_face(np.random.default_rng(person), size=128)
+            for number in (1, 2):
+                path = f"p{person}/c{number}"
+                lines.append([f"p{person}", path, 3, 8, 13, 100, "4", "anger", "test" if person == 3 else ""])
+                shown = Expression((UnitRequest("AU4", "both", 0.025),), onset=2, apex=7, offset=12)
+                clip = render_clip(face, [shown], np.random.default_rng([person, number]), count=14)
+                (root / path).mkdir(parents=True)
+                for index, frame in enumerate(clip.frames, 1):
+                    assert cv2.imwrite(str(root / path / f"{index:03d}.png"), frame[..., ::-1])
+        lines.append(["p2", "p2/c1", "", "", "", 100, "", "", ""])
+        miniatures.write_csv(root / "annotations.csv", lines)
+        return root
+
+    return made_once("own-recordings", record)
 
 
 @pytest.fixture(scope="session")
-def own_built(own_root, tmp_path_factory):
+def own_built(own_root, made_once):
     """The same with two workers."""
-    out = tmp_path_factory.mktemp("built") / "own"
-    manifest = build({"mylab": own_root}, out, settings=CROPPED, workers=2)
-    return out, manifest
+
+    def built(place):
+        out = place / "own"
+        return out, build({"mylab": own_root}, out, settings=CROPPED, workers=2)
+
+    return made_once("own-built", built)
 
 
 @pytest.fixture(scope="session")
