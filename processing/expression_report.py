@@ -6,7 +6,8 @@
     Rationale: The inner brows rise and the outer brows rise; by the convention "synthetic" this is surprise.
 
 The answer has one line for the class, one line per piece of evidence and one paragraph of rationale. Magnitudes are in
-percent of the crop width. `parse_answer(format_answer(report))` returns the same facts.
+percent of the crop width. `parse_answer(format_answer(report))` returns the same facts. Standard errors are in the
+report, and not in the answer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from .action_units import get_action_unit
 
@@ -24,6 +25,11 @@ DEFAULT_INSTRUCTION = (
     "Answer in three fields: one line Class, one line a piece of Evidence, one paragraph Rationale."
 )
 INSUFFICIENT_MOTION = "insufficient motion"
+"""The answer's class if the motion is not enough for one."""
+NOT_MEASURABLE_CLASS = "not measurable"
+"""The answer's class if the clip cannot be measured."""
+MEASURED, INSUFFICIENT, NOT_MEASURABLE = "measured", "insufficient_motion", "not_measurable"
+"""The status of a report."""
 _SIDE_WORDS = {"both": "both sides", "left": "left side", "right": "right side"}
 _SIDE_OF_WORDS = {words: side for side, words in _SIDE_WORDS.items()}
 _EVIDENCE = re.compile(
@@ -34,28 +40,62 @@ _EVIDENCE = re.compile(
 
 @dataclass
 class ActionUnitFinding:
-    """An action unit named in the answer. `score` is the recognition head's probability, if available."""
+    """An action unit that was recognised or is named in the answer.
+
+    Args:
+        code (`str`): Code, such as `"AU4"`.
+        name (`str`): FACS name.
+        side (`str | None`, *optional*): Both, left or right.
+        intensity (`str | None`, *optional*): A to E.
+        score (`float | None`, *optional*): Probability by the recognition head.
+        borne_out (`bool | None`, *optional*): Whether the measured motion bears the unit out; `None` if this was not
+            checked.
+    """
 
     code: str
     name: str
     side: str | None = None
     intensity: str | None = None
     score: float | None = None
+    borne_out: bool | None = None
 
 
 @dataclass
 class MotionEvidence:
-    """The motion that supports an action unit: direction in words, magnitude in percent of the crop width."""
+    """The motion that supports an action unit.
+
+    Args:
+        action_unit (`str`): Code.
+        region (`str`): Region of the face.
+        direction (`str`): Direction in words.
+        magnitude (`float`): Percent of the crop width.
+        standard_error (`float | None`, *optional*): Of the magnitude, in percent of the crop width, if known.
+    """
 
     action_unit: str
     region: str
     direction: str
     magnitude: float
+    standard_error: float | None = None
+
+    @property
+    def amount(self) -> str:
+        """The magnitude to read, such as `"0.8 ± 0.1 %"`."""
+        if self.standard_error is None:
+            return f"{self.magnitude:g} %"
+        # A small error is shown with its first digit, because "± 0.0" would say that there is none.
+        error = self.standard_error
+        return f"{self.magnitude:g} ± {f'{error:.1f}' if error >= 0.05 else f'{error:.1g}'} %"
 
 
 @dataclass
 class ExpressionReport:
-    """The findings in a clip. If the text could not be parsed, `parsed` is `False` and `warnings` says why."""
+    """The findings in a clip.
+
+    `status` is `"measured"`, `"insufficient_motion"` (the motion is not enough for a class) or `"not_measurable"` (the
+    clip cannot be measured, and nothing is said about it). If it is not `"measured"`, `reason` says why. If the text
+    could not be parsed, `parsed` is `False` and `warnings` says why.
+    """
 
     emotion: str | None = None
     coarse_emotion: str | None = None
@@ -63,19 +103,42 @@ class ExpressionReport:
     action_units: list[ActionUnitFinding] = field(default_factory=list)
     evidence: list[MotionEvidence] = field(default_factory=list)
     rationale: str = ""
-    insufficient_motion: bool = False
+    status: str = MEASURED
+    reason: str = ""
     parsed: bool = True
     text: str = ""
     warnings: list[str] = field(default_factory=list)
 
+    @classmethod
+    def not_measurable(cls, reason: str) -> ExpressionReport:
+        """The report of a clip that cannot be measured: no class, no scores, no action units, no evidence.
+
+        Args:
+            reason (`str`): Why it cannot be measured.
+
+        Raises:
+            ValueError: the reason is empty.
+        """
+        reason = " ".join(reason.split())  # one line, as in the answer
+        if not reason:
+            raise ValueError("A clip that cannot be measured needs a reason.")
+        return cls(status=NOT_MEASURABLE, reason=reason)
+
+    @property
+    def insufficient_motion(self) -> bool:
+        return self.status == INSUFFICIENT
+
     def to_dict(self) -> dict:
         """Plain dictionaries, lists, strings and numbers."""
-        return asdict(self)
+        return asdict(self) | {"insufficient_motion": self.insufficient_motion}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     def __str__(self) -> str:
+        if self.status == NOT_MEASURABLE:
+            lines = [f"{'Class':<10} {NOT_MEASURABLE_CLASS}", f"{'Reason':<10} {self.reason}"]
+            return "\n".join(lines + [f"{'Warning':<10} {warning}" for warning in self.warnings])
         coarse = f" ({self.coarse_emotion})" if self.coarse_emotion not in (None, self.emotion) else ""
         label = INSUFFICIENT_MOTION if self.insufficient_motion else self.emotion or "not readable"
         lines = [f"{'Class':<10} {label}{coarse}"]
@@ -88,7 +151,8 @@ class ExpressionReport:
                 lines.append(f"{title:<10} none")
                 break
             shown = [item for item in self.evidence if item.action_unit == unit.code]
-            motion = "; ".join(f"{item.region} moves {item.direction} by {item.magnitude:g} %" for item in shown)
+            motion = "; ".join(f"{item.region} moves {item.direction} by {item.amount}" for item in shown)
+            motion = "not borne out by the motion" if unit.borne_out is False else motion
             side = f", {_SIDE_WORDS[unit.side]}" if unit.side else ""
             score = f"  [{unit.score:.2f}]" if unit.score is not None else ""
             lines.append(f"{title:<10} {unit.code} {unit.name}{side}{': ' + motion if motion else ''}{score}")
@@ -101,7 +165,10 @@ class ExpressionReport:
 def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -> str:
     """Formats the facts of a report as an answer."""
     class_field, evidence_field, rationale_field = fields
-    lines = [f"{class_field}: {INSUFFICIENT_MOTION if report.insufficient_motion else report.emotion}"]
+    label = {INSUFFICIENT: INSUFFICIENT_MOTION, NOT_MEASURABLE: NOT_MEASURABLE_CLASS}.get(
+        report.status, report.emotion
+    )
+    lines = [f"{class_field}: {label}"]
     sides = {unit.code: unit for unit in report.action_units}
     for item in report.evidence:
         unit = sides[item.action_unit]
@@ -111,7 +178,8 @@ def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -
         )
     if not report.evidence:
         lines.append(f"{evidence_field}: none")
-    lines.append(f"{rationale_field}: {report.rationale}")
+    rationale = report.reason if report.status == NOT_MEASURABLE else report.rationale
+    lines.append(f"{rationale_field}: {rationale}")
     return "\n".join(lines)
 
 
@@ -141,8 +209,12 @@ def parse_answer(
         return _unreadable(report, f"no line of {evidence_field}")
 
     label = found[class_field][0]
+    if label == NOT_MEASURABLE_CLASS:
+        if found[evidence_field] != ["none"] or not found[rationale_field][0]:
+            return _unreadable(report, f"{NOT_MEASURABLE_CLASS!r} needs a reason and has no {evidence_field}")
+        return replace(ExpressionReport.not_measurable(found[rationale_field][0]), text=text)
     if label == INSUFFICIENT_MOTION:
-        report.insufficient_motion = True
+        report.status = INSUFFICIENT
     elif emotion_labels is not None and label not in emotion_labels:
         return _unreadable(report, f"the class {label!r} is not one of {', '.join(emotion_labels)}")
     else:
