@@ -17,6 +17,7 @@ from .expression_report import (
     DEFAULT_INSTRUCTION,
     FIELDS,
     INSUFFICIENT,
+    NOT_MEASURABLE,
     ActionUnitFinding,
     ExpressionReport,
     format_answer,
@@ -273,6 +274,9 @@ class DeftProcessor(ProcessorMixin):
                 report = heads
             else:
                 report = parse_answer(generated[index], emotion_labels=self.emotion_labels, fields=self.answer_fields)
+                if report.status == NOT_MEASURABLE:  # this is for the caller to say, and not for a language model
+                    warning = f"The model wrote that the clip is not measurable: {report.reason}"
+                    report = ExpressionReport(text=report.text, parsed=False, warnings=[warning])
                 scores = {} if outputs is None else self._class_scores(outputs, index)
                 _hold_against_measurement(report, measured, scores, self.coarse_emotion_of)
                 if heads is not None and report.parsed and not report.warnings:

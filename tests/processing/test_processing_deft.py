@@ -173,6 +173,13 @@ def test_clips_that_cannot_be_measured_are_left_out(processor, generated):
     assert (found[0].emotion, found[0].scores, found[0].action_units, found[0].evidence) == (None, {}, [], [])
 
 
+def test_a_language_model_cannot_say_that_a_clip_is_not_measurable(processor):
+    text = "Class: not measurable\nEvidence: none\nRationale: Too dark."
+    (report,) = processor.post_process_expression(text, flow_values_videos=brow_flow(0.7, 0.7))
+    assert (report.status, report.parsed, report.text) == ("measured", False, text)
+    assert "Too dark." in report.warnings[0]
+
+
 def test_a_still_clip_is_not_explained(processor):
     still = np.zeros((1, 7, 2, 32, 32), np.float32)
     (report,) = processor.post_process_expression(
