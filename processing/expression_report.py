@@ -157,7 +157,7 @@ class ExpressionReport:
             score = f"  [{unit.score:.2f}]" if unit.score is not None else ""
             lines.append(f"{title:<10} {unit.code} {unit.name}{side}{': ' + motion if motion else ''}{score}")
             title = ""
-        lines.append(f"{'Rationale':<10} {self.rationale or 'none'}")
+        lines.append(f"{'Rationale':<10} {self.rationale or self.reason or 'none'}")
         lines += [f"{'Warning':<10} {warning}" for warning in self.warnings]
         return "\n".join(lines)
 

@@ -108,6 +108,7 @@ def test_json_and_print():
     assert "surprise 0.75 · anger 0.25" in shown
     assert "AU2 outer brow raiser, left side: outer brow moves up and laterally by 0.6 %" in shown
     assert "insufficient motion" in str(ExpressionReport(status=INSUFFICIENT))
+    assert "Rationale  Nothing moves." in str(ExpressionReport(status=INSUFFICIENT, reason="Nothing moves."))
     assert report.to_dict()["insufficient_motion"] is False
     assert ExpressionReport(status=INSUFFICIENT).to_dict()["insufficient_motion"] is True
 
