@@ -71,7 +71,7 @@ def explain(video: Path, model: str, facts: Path) -> None:
     grid = round(len(attention) ** 0.5)
     weight = attention.reshape(1, 1, grid, grid) / attention.max()
     weight = torch.nn.functional.interpolate(weight, (SHOWN, SHOWN), mode="bilinear")[0, 0]
-    scores = result["report"]["scores"]
+    report, scores = result["report"], result["report"]["scores"]
     np.savez(
         facts,
         crops=np.asarray(pixels)[[0, apex]].transpose(0, 2, 3, 1).clip(0, 1),
@@ -81,7 +81,7 @@ def explain(video: Path, model: str, facts: Path) -> None:
         unit=processor.action_units[unit],
         emotions=sorted(scores, key=scores.get),
         scores=sorted(scores.values()),
-        answer=result["report"]["emotion"] or "insufficient motion",
+        answer=report["emotion"] or report["status"].replace("_", " "),
     )
 
 

@@ -62,11 +62,12 @@ class DeftVideoTextToTextPipeline(Pipeline):
             )
         # Only arguments that were passed; for all others, the pipeline's own settings apply.
         preprocess = {"text": text, "convention": convention, "clip_kwargs": clip_kwargs or None}
-        generation = {"grounded": grounded, "has_own_question": text is not None or None, "generate_kwargs": forward}
+        form = {"grounded": grounded, "has_own_question": text is not None or None}
+        generation = {**form, "convention": convention, "generate_kwargs": forward}
         return (
             {name: value for name, value in preprocess.items() if value is not None},
             {name: value for name, value in generation.items() if value not in (None, {})},
-            {},
+            {name: value for name, value in form.items() if value is not None},
         )
 
     def __call__(self, videos: Any, text: str | None = None, **kwargs) -> dict[str, Any] | list[dict[str, Any]]:
@@ -81,9 +82,9 @@ class DeftVideoTextToTextPipeline(Pipeline):
             face_landmarks: landmarks of the clip's face, as in [`DeftVideoProcessor`].
             face_box: box of the clip's face, as in [`DeftVideoProcessor`].
             face_source: finds the face, as in [`DeftVideoProcessor`].
-            grounded: restrict the answer to the answer format, and its evidence to the units and sides that the
-                motion expert recognised (requires llguidance). By default True for the default question, and False
-                for a `text` of your own.
+            grounded: restrict the answer to the answer format, its class to the emotion head, and its evidence and
+                rationale to the recognised units with the measured motion (requires llguidance). By default True for
+                the default question, and False for a `text` of your own.
             batch_size: number of clips per batch.
             max_new_tokens: passed to `generate`.
             generate_kwargs: further arguments of `generate`. They can also be passed by name.
@@ -114,40 +115,57 @@ class DeftVideoTextToTextPipeline(Pipeline):
         if convention is not None:
             inputs["convention_ids"] = torch.tensor([self.model.config.label_conventions.index(convention)])
         (metadata,) = inputs.pop("video_metadata")
+        inputs.setdefault("not_measurable", [None])  # collating needs the same keys for every clip
         return {**inputs, "frames_indices": torch.tensor([[int(index) for index in metadata.frames_indices]])}
 
-    def _forward(self, model_inputs, generate_kwargs=None, grounded=None, has_own_question=False):
+    def _forward(self, model_inputs, generate_kwargs=None, grounded=None, has_own_question=False, convention=None):
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs or {})
         recognition = self.model.model(
             pixel_values_videos=model_inputs["pixel_values_videos"],
             flow_values_videos=model_inputs["flow_values_videos"],
             convention_ids=model_inputs.get("convention_ids"),
         )
-        if grounded or (grounded is None and not has_own_question):
-            constraint = self.processor.answer_constraint(0, recognition)
-            generate_kwargs["logits_processor"] = [*generate_kwargs.get("logits_processor", ()), constraint]
-        # The experts have already run: generation starts from their tokens and returns new tokens only.
-        prompts = self.model.model.embed_prompts(model_inputs["input_ids"], recognition)
-        sequences = self.model.generate(
-            inputs_embeds=prompts, attention_mask=model_inputs["attention_mask"], **generate_kwargs
-        )
-        # Tensors whose first dimension is the clips: transformers can split only such a batch into clips.
+        # For one clip a reason or None; for a batch a list of such lists.
+        reasons = model_inputs["not_measurable"]
+        if None in reasons or [None] in reasons:
+            sequences = self._generate(
+                model_inputs, recognition, generate_kwargs, grounded, has_own_question, convention
+            )
+        else:  # nothing is said about clips that cannot be measured
+            sequences = model_inputs["input_ids"][:, :0]
+        # Tensors and lists whose first dimension is the clips: transformers can split only such a batch into clips.
         return {
             "sequences": sequences,
             **{name: recognition[name] for name in RECOGNITION},
             "flow_values_videos": model_inputs["flow_values_videos"],
             "frames_indices": model_inputs["frames_indices"],
+            "not_measurable": reasons,
         }
 
-    def postprocess(self, model_outputs):
+    def _generate(self, model_inputs, recognition, generate_kwargs, grounded, has_own_question, convention):
+        """(clips, new tokens) the answers."""
+        if _is_grounded(grounded, has_own_question):
+            constraint = self.processor.answer_constraint(
+                0, recognition, flow_values_videos=model_inputs["flow_values_videos"], convention=convention
+            )
+            generate_kwargs["logits_processor"] = [*generate_kwargs.get("logits_processor", ()), constraint]
+        # The clips have been recognised: generation starts from the experts' tokens, and returns the new tokens only.
+        prompts = self.model.model.embed_prompts(model_inputs["input_ids"], recognition)
+        return self.model.generate(
+            inputs_embeds=prompts, attention_mask=model_inputs["attention_mask"], **generate_kwargs
+        )
+
+    def postprocess(self, model_outputs, grounded=None, has_own_question=False):
         generated = self.processor.tokenizer.decode(model_outputs["sequences"][0], skip_special_tokens=True)
         report = self.processor.post_process_expression(
             generated,
             outputs=ModelOutput({name: model_outputs[name] for name in RECOGNITION}),
             flow_values_videos=model_outputs["flow_values_videos"],
+            grounded=_is_grounded(grounded, has_own_question),
+            not_measurable=model_outputs["not_measurable"],
         )[0]
         return {
-            "generated_text": generated,
+            "generated_text": report.text,
             "report": report.to_dict(),
             "report_text": str(report),
             "frames_indices": model_outputs["frames_indices"][0].tolist(),
@@ -159,6 +177,11 @@ class DeftVideoTextToTextPipeline(Pipeline):
         super().save_pretrained(save_directory, **kwargs)
         self.model.config.custom_pipelines = own  # saving must not change the model
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def _is_grounded(grounded: bool | None, has_own_question: bool) -> bool:
+    """Whether an answer is held to what was measured: as asked, else unless the question is the caller's own."""
+    return not has_own_question if grounded is None else grounded
 
 
 def register_pipeline(pipeline_class: type[Pipeline]) -> None:

@@ -1,4 +1,4 @@
-"""Constrains generation to the three-field answer, with evidence limited to existing units, regions and directions."""
+"""Constrains generation to the three-field answer, or to the answers that say what was measured."""
 
 from __future__ import annotations
 
@@ -71,6 +71,12 @@ def answer_pattern(
     return f"{class_field}: {answer}{rationale_field}: {rationale}"
 
 
+def answers_pattern(answers: Sequence[str]) -> str:
+    """A regular expression that matches these answers and no others."""
+    # `re.escape` writes a line feed as an escaped one, which llguidance does not know.
+    return _one_of(answers).replace("\\\n", "\n")
+
+
 def _one_of(words: Sequence[str]) -> str:
     return f"({'|'.join(map(re.escape, words))})"
 
@@ -82,7 +88,8 @@ class AnswerConstraint(LogitsProcessor):
 
     Args:
         tokenizer (`Any`): A fast tokenizer.
-        patterns (`str | Sequence[str]`): Patterns from [`answer_pattern`]; one for all prompts, or one per prompt.
+        patterns (`str | Sequence[str]`): Patterns from [`answer_pattern`] or [`answers_pattern`]; one for all prompts,
+            or one per prompt.
         prompt_length (`int`): Number of tokens before the answer, including padding.
 
     Raises:

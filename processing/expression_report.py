@@ -6,7 +6,8 @@
     Rationale: The inner brows rise and the outer brows rise; by the convention "synthetic" this is surprise.
 
 The answer has one line for the class, one line per piece of evidence and one paragraph of rationale. Magnitudes are in
-percent of the crop width. `parse_answer(format_answer(report))` returns the same facts.
+percent of the crop width. `parse_answer(format_answer(report))` returns the same facts. Standard errors are in the
+report, and not in the answer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from .action_units import get_action_unit
 
@@ -24,6 +25,11 @@ DEFAULT_INSTRUCTION = (
     "Answer in three fields: one line Class, one line a piece of Evidence, one paragraph Rationale."
 )
 INSUFFICIENT_MOTION = "insufficient motion"
+"""The answer's class if the motion is not enough for one."""
+NOT_MEASURABLE_CLASS = "not measurable"
+"""The answer's class if the clip cannot be measured."""
+MEASURED, INSUFFICIENT, NOT_MEASURABLE = "measured", "insufficient_motion", "not_measurable"
+"""The status of a report."""
 _SIDE_WORDS = {"both": "both sides", "left": "left side", "right": "right side"}
 _SIDE_OF_WORDS = {words: side for side, words in _SIDE_WORDS.items()}
 _EVIDENCE = re.compile(
@@ -34,14 +40,16 @@ _EVIDENCE = re.compile(
 
 @dataclass
 class ActionUnitFinding:
-    """An action unit named in the answer.
+    """An action unit that was recognised or is named in the answer.
 
     Args:
-        code (`str`): Code such as AU12.
-        name (`str`): Name such as lip corner puller.
-        side (`str`, *optional*): both, left or right; the person's own sides.
-        intensity (`str`, *optional*): FACS letter from A to E.
-        score (`float`, *optional*): Probability by the recognition head.
+        code (`str`): Code, such as `"AU4"`.
+        name (`str`): FACS name.
+        side (`str | None`, *optional*): Both, left or right.
+        intensity (`str | None`, *optional*): A to E.
+        score (`float | None`, *optional*): Probability by the recognition head.
+        borne_out (`bool | None`, *optional*): Whether the measured motion bears the unit out; `None` if this was not
+            checked.
     """
 
     code: str
@@ -49,6 +57,7 @@ class ActionUnitFinding:
     side: str | None = None
     intensity: str | None = None
     score: float | None = None
+    borne_out: bool | None = None
 
 
 @dataclass
@@ -60,12 +69,23 @@ class MotionEvidence:
         region (`str`): Name of the region that moves.
         direction (`str`): Direction in words, one of `motion_evidence.DIRECTIONS`.
         magnitude (`float`): Motion in percent of the crop width.
+        standard_error (`float`, *optional*): Of the magnitude, in percent of the crop width, if known.
     """
 
     action_unit: str
     region: str
     direction: str
     magnitude: float
+    standard_error: float | None = None
+
+    @property
+    def amount(self) -> str:
+        """The magnitude to read, such as `"0.8 ± 0.1 %"`."""
+        if self.standard_error is None:
+            return f"{self.magnitude:g} %"
+        # A small error is shown with its first digit, because "± 0.0" would say that there is none.
+        error = self.standard_error
+        return f"{self.magnitude:g} ± {f'{error:.1f}' if error >= 0.05 else f'{error:.1g}'} %"
 
 
 @dataclass
@@ -79,7 +99,9 @@ class ExpressionReport:
         action_units (`list[ActionUnitFinding]`): The action units of the answer.
         evidence (`list[MotionEvidence]`): The motion of the answer.
         rationale (`str`): The rationale of the answer.
-        insufficient_motion (`bool`): Whether no emotion is named because no motion is above the noise.
+        status (`str`): `"measured"`, `"insufficient_motion"` (the motion is not enough for a class) or
+            `"not_measurable"` (the clip cannot be measured, and nothing is said about it).
+        reason (`str`): Why the status is not `"measured"`.
         parsed (`bool`): Whether the answer could be parsed. If not, `warnings` says why.
         text (`str`): The answer as generated.
         warnings (`list[str]`): Sentences about problems with the answer.
@@ -91,19 +113,42 @@ class ExpressionReport:
     action_units: list[ActionUnitFinding] = field(default_factory=list)
     evidence: list[MotionEvidence] = field(default_factory=list)
     rationale: str = ""
-    insufficient_motion: bool = False
+    status: str = MEASURED
+    reason: str = ""
     parsed: bool = True
     text: str = ""
     warnings: list[str] = field(default_factory=list)
 
+    @classmethod
+    def not_measurable(cls, reason: str) -> ExpressionReport:
+        """The report of a clip that cannot be measured: no class, no scores, no action units, no evidence.
+
+        Args:
+            reason (`str`): Why it cannot be measured.
+
+        Raises:
+            ValueError: the reason is empty.
+        """
+        reason = " ".join(reason.split())  # one line, as in the answer
+        if not reason:
+            raise ValueError("A clip that cannot be measured needs a reason.")
+        return cls(status=NOT_MEASURABLE, reason=reason)
+
+    @property
+    def insufficient_motion(self) -> bool:
+        return self.status == INSUFFICIENT
+
     def to_dict(self) -> dict:
         """Plain dictionaries, lists, strings and numbers."""
-        return asdict(self)
+        return asdict(self) | {"insufficient_motion": self.insufficient_motion}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     def __str__(self) -> str:
+        if self.status == NOT_MEASURABLE:
+            lines = [f"{'Class':<10} {NOT_MEASURABLE_CLASS}", f"{'Reason':<10} {self.reason}"]
+            return "\n".join(lines + [f"{'Warning':<10} {warning}" for warning in self.warnings])
         coarse = f" ({self.coarse_emotion})" if self.coarse_emotion not in (None, self.emotion) else ""
         label = INSUFFICIENT_MOTION if self.insufficient_motion else self.emotion or "not readable"
         lines = [f"{'Class':<10} {label}{coarse}"]
@@ -116,12 +161,13 @@ class ExpressionReport:
                 lines.append(f"{title:<10} none")
                 break
             shown = [item for item in self.evidence if item.action_unit == unit.code]
-            motion = "; ".join(f"{item.region} moves {item.direction} by {item.magnitude:g} %" for item in shown)
+            motion = "; ".join(f"{item.region} moves {item.direction} by {item.amount}" for item in shown)
+            motion = "not borne out by the motion" if unit.borne_out is False else motion
             side = f", {_SIDE_WORDS[unit.side]}" if unit.side else ""
             score = f"  [{unit.score:.2f}]" if unit.score is not None else ""
             lines.append(f"{title:<10} {unit.code} {unit.name}{side}{': ' + motion if motion else ''}{score}")
             title = ""
-        lines.append(f"{'Rationale':<10} {self.rationale or 'none'}")
+        lines.append(f"{'Rationale':<10} {self.rationale or self.reason or 'none'}")
         lines += [f"{'Warning':<10} {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -129,7 +175,10 @@ class ExpressionReport:
 def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -> str:
     """Formats the facts of a report as an answer."""
     class_field, evidence_field, rationale_field = fields
-    lines = [f"{class_field}: {INSUFFICIENT_MOTION if report.insufficient_motion else report.emotion}"]
+    label = {INSUFFICIENT: INSUFFICIENT_MOTION, NOT_MEASURABLE: NOT_MEASURABLE_CLASS}.get(
+        report.status, report.emotion
+    )
+    lines = [f"{class_field}: {label}"]
     sides = {unit.code: unit for unit in report.action_units}
     for item in report.evidence:
         unit = sides[item.action_unit]
@@ -139,7 +188,8 @@ def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -
         )
     if not report.evidence:
         lines.append(f"{evidence_field}: none")
-    lines.append(f"{rationale_field}: {report.rationale}")
+    rationale = report.reason if report.status == NOT_MEASURABLE else report.rationale
+    lines.append(f"{rationale_field}: {rationale}")
     return "\n".join(lines)
 
 
@@ -169,8 +219,12 @@ def parse_answer(
         return _unreadable(report, f"no line of {evidence_field}")
 
     label = found[class_field][0]
+    if label == NOT_MEASURABLE_CLASS:
+        if found[evidence_field] != ["none"] or not found[rationale_field][0]:
+            return _unreadable(report, f"{NOT_MEASURABLE_CLASS!r} needs a reason and has no {evidence_field}")
+        return replace(ExpressionReport.not_measurable(found[rationale_field][0]), text=text)
     if label == INSUFFICIENT_MOTION:
-        report.insufficient_motion = True
+        report.status = INSUFFICIENT
     elif emotion_labels is not None and label not in emotion_labels:
         return _unreadable(report, f"the class {label!r} is not one of {', '.join(emotion_labels)}")
     else:

@@ -11,17 +11,20 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import get_action_unit
-from .answer_constraint import AnswerConstraint, answer_pattern
+from .answer_constraint import AnswerConstraint, answer_pattern, answers_pattern
 from .common_deft import EXPERT_TITLES, SIDE_LABELS, STRUCTURE_TOKENS, TEXTURE_TOKENS
 from .expression_report import (
     DEFAULT_INSTRUCTION,
     FIELDS,
+    INSUFFICIENT,
+    NOT_MEASURABLE,
     ActionUnitFinding,
     ExpressionReport,
-    MotionEvidence,
+    format_answer,
     parse_answer,
 )
-from .motion_evidence import RegionMotion, measure_motion, octants_apart
+from .grounded_answer import STILL_REASON, allowed_classes, contradictions, measured_report, possible_answers
+from .motion_evidence import RegionMotion, measure_motion
 from .video_processing_deft import DeftVideoProcessor, list_of_clips
 
 VIDEO_TOKEN = "<|video|>"
@@ -58,6 +61,9 @@ class DeftProcessor(ProcessorMixin):
         label_convention (`str`): whose reading of action units the default instruction asks for.
         answer_fields (`list[str]`): the answer's three field names.
     """
+
+    # Lists of one value per clip that are no tensors.
+    skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "not_measurable"]
 
     def __init__(
         self,
@@ -140,6 +146,8 @@ class DeftProcessor(ProcessorMixin):
 
     def _process_videos(self, videos, **kwargs):
         processed = self.video_processor(videos, **kwargs)
+        if not kwargs.get("return_metadata"):
+            processed.pop("not_measurable", None)  # the model does not take it
         count = len(list_of_clips(videos))
         return processed, [self.replace_video_token(processed, index) for index in range(count)]
 
@@ -172,17 +180,33 @@ class DeftProcessor(ProcessorMixin):
         return text.replace(self.video_token, self.replace_video_token(video_inputs))
 
     def answer_constraint(
-        self, prompt_length: int, outputs: Any = None, *, threshold: float = 0.5, longest_rationale: int = 400
+        self,
+        prompt_length: int,
+        outputs: Any = None,
+        *,
+        flow_values_videos: Any = None,
+        convention: str | None = None,
+        threshold: float = 0.5,
+        longest_rationale: int = 400,
     ) -> AnswerConstraint:
         r"""
         A logits processor for one call of `generate` that lets nothing but readable answers through.
 
+        With `outputs` and `flow_values_videos` an answer says what the heads decide and the motion bears out: a class
+        that the emotion head does not contradict, the recognised units with their measured sides, directions and
+        magnitudes, and a rationale that says the same. Only the wording, and the class if several are allowed, are the
+        language model's.
+
         Args:
-            prompt_length: `input_ids.shape[1]`.
-            outputs: the recognition of the clips, one a prompt, as `model.model(**clips)` returns it. With it the
-                evidence names the recognised units on the recognised sides and no others.
-            threshold: probability from which a unit counts as recognised.
-            longest_rationale: characters after which the rationale is cut off.
+            prompt_length (`int`): `input_ids.shape[1]`.
+            outputs (`Any`, *optional*): The recognition of the clips, one per prompt, as `model.model(**clips)`
+                returns it. Without flow, the class is the emotion head's, and the evidence names the recognised units
+                on the recognised sides; direction, magnitude and rationale are the language model's.
+            flow_values_videos (`Any`, *optional*): (clips, frames - 1, 2, h, w), the motion of the clips, in percent
+                of the crop width.
+            convention (`str | None`, *optional*): Label convention that was asked for; by default the processor's own.
+            threshold (`float`, *optional*, defaults to `0.5`): Probability from which a unit counts as recognised.
+            longest_rationale (`int`, *optional*, defaults to `400`): Maximum length of a free rationale in characters.
 
         Raises:
             ImportError: llguidance is not installed.
@@ -190,14 +214,17 @@ class DeftProcessor(ProcessorMixin):
         options = {"fields": self.answer_fields, "longest_rationale": longest_rationale}
         if outputs is None:
             patterns: Any = answer_pattern(self.emotion_labels, self.action_units, **options)
-        else:
-            present = outputs.au_logits.sigmoid() >= threshold
-            sides = outputs.au_side_logits.argmax(-1)
-            patterns = []
-            for row in range(len(present)):
-                columns = present[row].nonzero().flatten().tolist()
-                facts = {self.action_units[column]: SIDE_LABELS[int(sides[row, column])] for column in columns}
-                patterns.append(answer_pattern(self.emotion_labels, self.action_units, facts=facts, **options))
+            return AnswerConstraint(self.tokenizer, patterns, prompt_length)
+        patterns = []
+        for row in range(len(outputs.emotion_logits)):
+            classes = allowed_classes(self._class_scores(outputs, row), self.coarse_emotion_of)
+            if flow_values_videos is None:
+                facts = self._recognised(outputs, row, threshold)
+                patterns.append(answer_pattern(classes, self.action_units, facts=facts, **options))
+                continue
+            report = self._report_of_heads(outputs, row, measure_motion(_array(flow_values_videos[row])), threshold)
+            named = convention or self.label_convention
+            patterns.append(answers_pattern(possible_answers(report, classes, named, self.answer_fields)))
         return AnswerConstraint(self.tokenizer, patterns, prompt_length)
 
     def post_process_expression(
@@ -207,17 +234,26 @@ class DeftProcessor(ProcessorMixin):
         outputs: Any = None,
         flow_values_videos: Any = None,
         threshold: float = 0.5,
+        grounded: bool = False,
+        not_measurable: Sequence[str | None] | None = None,
     ) -> list[ExpressionReport]:
         r"""
-        One [`ExpressionReport`] a clip.
+        One [`ExpressionReport`] per clip.
 
         Args:
-            generated: the answers' texts; or a model output, whose `emotion_logits` and `au_logits` are then read.
-            outputs: a model output to take the scores from when `generated` is text.
-            flow_values_videos: `(clips, frames - 1, 2, h, w)`, the clips' motion. With it a clip in which nothing
-                moves above its noise gets `insufficient_motion`, whatever the model said, and claimed motion that was
-                not measured gets a warning.
-            threshold: probability from which an action unit counts as present when there is no text.
+            generated (`str | Sequence[str] | Any`): The answers' texts; or a model output, whose heads are then read.
+            outputs (`Any`, *optional*): A model output to take the scores from when `generated` is text.
+            flow_values_videos (`Any`, *optional*): (clips, frames - 1, 2, h, w), the clips' motion in percent of the
+                crop width. With it, a clip in which nothing moves above its noise gets the status
+                `"insufficient_motion"`, whatever the model said, and statements that contradict the motion get a
+                warning.
+            threshold (`float`, *optional*, defaults to `0.5`): Probability from which an action unit counts as
+                recognised.
+            grounded (`bool`, *optional*, defaults to `False`): Whether the texts were generated with
+                `answer_constraint(…, outputs, flow_values_videos=…)`. The report then also has the standard errors of
+                the magnitudes, and the recognised units that the motion does not bear out.
+            not_measurable (`Sequence[str | None]`, *optional*): For every clip why it cannot be measured, or `None` if
+                it can. A clip with a reason gets [`ExpressionReport.not_measurable`].
         """
         if isinstance(generated, str):
             generated = [generated]
@@ -226,55 +262,70 @@ class DeftProcessor(ProcessorMixin):
         count = len(generated) if generated is not None else len(outputs.emotion_logits)
         reports = []
         for index in range(count):
+            reason = not_measurable[index] if not_measurable else None
+            if reason is not None:
+                report = ExpressionReport.not_measurable(reason)
+                report.text = format_answer(report, fields=self.answer_fields)
+                reports.append(report)
+                continue
             measured = None if flow_values_videos is None else measure_motion(_array(flow_values_videos[index]))
-            if generated is not None:
-                report = parse_answer(generated[index], emotion_labels=self.emotion_labels, fields=self.answer_fields)
+            heads = None
+            if outputs is not None and (generated is None or (grounded and measured is not None)):
+                heads = self._report_of_heads(outputs, index, measured, threshold)
+            if generated is None:
+                report = heads
             else:
-                report = self._report_of_scores(outputs, index, measured or [], threshold)
+                report = parse_answer(generated[index], emotion_labels=self.emotion_labels, fields=self.answer_fields)
+                if report.status == NOT_MEASURABLE:  # this is for the caller to say, and not for a language model
+                    warning = f"The model wrote that the clip is not measurable: {report.reason}"
+                    report = ExpressionReport(text=report.text, parsed=False, warnings=[warning])
+                scores = {} if outputs is None else self._class_scores(outputs, index)
+                _hold_against_measurement(report, measured, scores, self.coarse_emotion_of)
+                if heads is not None and report.parsed and not report.warnings:
+                    report.action_units, report.evidence, report.reason = (
+                        heads.action_units,
+                        heads.evidence,
+                        heads.reason,
+                    )
             if outputs is not None:
                 self._add_scores(report, outputs, index)
-            if measured is not None:
-                _hold_against_motion(report, measured)
             report.coarse_emotion = self.coarse_emotion_of.get(report.emotion)
             reports.append(report)
         return reports
 
-    def _report_of_scores(
-        self, outputs: Any, index: int, measured: Sequence[RegionMotion], threshold: float
+    def _class_scores(self, outputs: Any, index: int) -> dict[str, float]:
+        probabilities = outputs.emotion_logits[index].float().softmax(-1).tolist()
+        return dict(zip(self.emotion_labels, probabilities, strict=True))
+
+    def _recognised(self, outputs: Any, index: int, threshold: float) -> dict[str, str]:
+        """Code -> side of the units that the recognition head recognises in one clip."""
+        scores = outputs.au_logits[index].float().sigmoid().tolist()
+        sides = outputs.au_side_logits[index].argmax(-1).tolist()
+        return {
+            code: SIDE_LABELS[side]
+            for code, score, side in zip(self.action_units, scores, sides, strict=True)
+            if score >= threshold
+        }
+
+    def _report_of_heads(
+        self, outputs: Any, index: int, measured: Sequence[RegionMotion] | None, threshold: float
     ) -> ExpressionReport:
-        report = ExpressionReport(emotion=self.emotion_labels[int(outputs.emotion_logits[index].argmax())])
-        scores = outputs.au_logits[index].sigmoid().tolist()
-        for row, (code, score) in enumerate(zip(self.action_units, scores, strict=True)):
-            if score < threshold:
-                continue
-            unit = get_action_unit(code)
-            # Motion is no evidence for a unit that it cannot test, whatever else moves there.
-            region = unit.motions[0].region if unit.testable and unit.motions else None
-            moved = [item for item in measured if item.significant and item.region == region]
-            sides = {item.side for item in moved}
-            side = None if not sides else "both" if len(sides) == 2 else sides.pop()
-            # What was measured comes first; what flow cannot tell, the head may.
-            side = side or SIDE_LABELS[int(outputs.au_side_logits[index, row].argmax())]
-            report.action_units.append(ActionUnitFinding(code, unit.name, side))
-            if moved:
-                strongest = moved[0]
-                report.evidence.append(
-                    MotionEvidence(code, strongest.region, strongest.direction, round(strongest.magnitude, 1))
-                )
-        return report
+        """What the heads say about one clip, held against the motion if it was measured."""
+        emotion = self.emotion_labels[int(outputs.emotion_logits[index].argmax())]
+        recognised = self._recognised(outputs, index, threshold)
+        if measured is not None:
+            return measured_report(recognised, emotion, measured)
+        units = [ActionUnitFinding(code, get_action_unit(code).name, side) for code, side in recognised.items()]
+        return ExpressionReport(emotion=emotion, action_units=units)
 
     def _add_scores(self, report: ExpressionReport, outputs: Any, index: int) -> None:
-        probabilities = outputs.emotion_logits[index].float().softmax(-1).tolist()
-        report.scores = dict(zip(self.emotion_labels, probabilities, strict=True))
+        report.scores = self._class_scores(outputs, index)
         scores = dict(zip(self.action_units, outputs.au_logits[index].float().sigmoid().tolist(), strict=True))
         for finding in report.action_units:
             finding.score = scores.get(finding.code)
             if finding.code in scores:
                 graded = float(outputs.au_intensity[index, self.action_units.index(finding.code)])
                 finding.intensity = INTENSITIES[min(max(round(graded), 0), 4)]
-        best = max(report.scores, key=report.scores.get)
-        if report.emotion is not None and best != report.emotion:
-            report.warnings.append(f"The text says {report.emotion}, the emotion head {best}.")
 
 
 def _array(values: Any) -> np.ndarray:
@@ -282,26 +333,20 @@ def _array(values: Any) -> np.ndarray:
     return values.detach().float().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
-def _hold_against_motion(report: ExpressionReport, measured: Sequence[RegionMotion]) -> None:
+def _hold_against_measurement(
+    report: ExpressionReport,
+    measured: Sequence[RegionMotion] | None,
+    scores: Mapping[str, float],
+    coarse_emotion_of: Mapping[str, str],
+) -> None:
     """Lets what was measured overrule and question what was written."""
-    moved = {(item.region, item.side): item for item in measured if item.significant}
-    if not moved:
+    if measured is not None and not any(item.significant for item in measured):
         if not report.insufficient_motion:
-            report.warnings.append("No region moves above the noise of the clip; the model's answer is set aside.")
+            report.warnings.append(f"{STILL_REASON.rstrip('.')}; the model's answer is set aside.")
         report.emotion, report.action_units, report.evidence = None, [], []
-        report.insufficient_motion = True
+        report.status, report.reason = INSUFFICIENT, STILL_REASON
         return
-    sides = {finding.code: finding.side for finding in report.action_units}
-    for item in report.evidence:
-        side = sides[item.action_unit]
-        for one in ("right", "left") if side in ("both", None) else (side,):
-            seen = moved.get((item.region, one))
-            if seen is None or (octants_apart(seen.direction, item.direction) or 0) > 1:
-                what = "is still" if seen is None else f"moves {seen.direction}"
-                report.warnings.append(
-                    f"{item.action_unit}: the answer says the {item.region} moves {item.direction}; "
-                    f"on the {one} side it {what}."
-                )
+    report.warnings += contradictions(report, measured, scores, coarse_emotion_of)
 
 
 # Saving copies the code next to the settings.

@@ -21,6 +21,9 @@ _DIRECTION_SCALE = 10  # arrows are this many times as long as the motion
 
 def draw(explanation: Explanation) -> str:
     """Draws the result of a clip."""
+    if explanation.report["status"] == "not_measurable":
+        parts = [_verdict(explanation), _notices(explanation), _json(explanation)]
+        return f'<div class="deft">{"".join(parts)}</div>'
     parts = [
         _verdict(explanation),
         _notices(explanation),
@@ -62,9 +65,13 @@ def draw_nothing() -> str:
 
 def _verdict(item: Explanation) -> str:
     report = item.report
-    if report["insufficient_motion"]:
+    if report["status"] == "not_measurable":
+        title, chip = "Not measurable", None
+        text = f"{report['reason']} Nothing is said about this clip."
+    elif report["insufficient_motion"]:
         title, chip = "No expression", "insufficient motion"
-        text = "No motion is above the noise of this clip, so no emotion is named."
+        reason = report["reason"] or "No motion is above the noise of this clip."
+        text = f"{reason} So no emotion is named."
     elif report["emotion"] is None:
         title, chip = "No readable answer", None
         text = "The model's answer does not have the expected form. The motion and the probabilities below are valid."
@@ -208,7 +215,7 @@ def _attention(item: Explanation) -> str:
     moved = {}
     for evidence in item.report["evidence"]:
         moved.setdefault(evidence["action_unit"], []).append(
-            f"{evidence['region']} {evidence['direction']} {evidence['magnitude']:g} %"
+            f"{evidence['region']} {evidence['direction']} {_amount(evidence)}"
         )
     maps, choices = [], []
     for place, index in enumerate(order):
@@ -216,6 +223,8 @@ def _attention(item: Explanation) -> str:
         weights = item.attention[index] / max(float(item.attention[index].max()), 1e-9)
         maps.append(f'<img class="deft-map deft-map-{place}" alt="" src="{_heat_map(weights)}">')
         said = ", ".join(moved.get(code, []))
+        if (named.get(code) or {}).get("borne_out") is False:
+            said = "not borne out by the motion"
         side = {"both": "both sides", "left": "left side", "right": "right side"}.get(
             (named.get(code) or {}).get("side"), ""
         )
@@ -229,7 +238,7 @@ def _attention(item: Explanation) -> str:
         )
     onset = _picture(item.frames[0], 320, "The face at onset")
     muted = " deft-muted" if item.report["insufficient_motion"] else ""
-    note = "Not used, because no motion is above the noise. " if muted else ""
+    note = f"Not used: {_text(item.report['reason'] or 'the motion is insufficient.')} " if muted else ""
     return (
         f'<section class="deft-card deft-attention{muted}"><h3>Where each action unit was looked for</h3>'
         f'<div class="deft-au"><figure><div class="deft-face deft-stack">{onset}{"".join(maps)}</div>'
@@ -244,7 +253,7 @@ def _words(item: Explanation) -> str:
     report = item.report
     evidence = "".join(
         f"<li><b>{entry['action_unit']}</b> {_text(entry['region'])} moves {_text(entry['direction'])} by "
-        f"{entry['magnitude']:g} %</li>"
+        f"{_amount(entry)}</li>"
         for entry in report["evidence"]
     )
     label, rationale = report["emotion"] or "not readable", report["rationale"] or "none"
@@ -268,7 +277,7 @@ def _classes(item: Explanation) -> str:
         for name, score in scores
     )
     experts = " · ".join(f"{name} {100 * weight:.0f} %" for name, weight in item.experts.items())
-    note = "Not used, because no motion is above the noise. " if muted else ""
+    note = f"Not used: {_text(item.report['reason'] or 'the motion is insufficient.')} " if muted else ""
     return (
         f'<section class="deft-card{muted}"><h3>Class probabilities</h3><table class="deft-table">'
         f'<caption class="deft-hidden">Probability of each class</caption><tbody>{rows}</tbody></table>'
@@ -290,6 +299,13 @@ def _json(item: Explanation) -> str:
 def _text(value: Any) -> str:
     """Escapes text, so that it contains neither HTML nor placeholders of Gradio's templates."""
     return html.escape(str(value)).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
+
+
+def _amount(evidence: dict[str, Any]) -> str:
+    """A magnitude, with its standard error if there is one; written as in `report_text`."""
+    error = evidence.get("standard_error")
+    more = "" if error is None else f" ± {f'{error:.1f}' if error >= 0.05 else f'{error:.1g}'}"
+    return f"{evidence['magnitude']:g}{more} %"
 
 
 def _when(frame: int, fps: float | None) -> str:

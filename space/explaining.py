@@ -89,13 +89,14 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         """The report, key frames and scores as JSON data."""
         onset, apex, offset = self.keys
+        measurable = self.report["status"] != "not_measurable"
         return {
             **self.report,
             "scores": {name: round(score, 4) for name, score in self.report["scores"].items()},
             "key_frames": {"onset": onset, "apex": apex, "offset": offset, "fps": self.fps},
             "frames_indices": self.indices,
-            "action_unit_scores": {code: round(score, 4) for code, _, score in self.units},
-            "experts": {name: round(weight, 4) for name, weight in self.experts.items()},
+            "action_unit_scores": {code: round(score, 4) for code, _, score in self.units if measurable},
+            "experts": {name: round(weight, 4) for name, weight in self.experts.items() if measurable},
             "notes": self.notes,
         }
 

@@ -262,6 +262,23 @@ def test_explain(brow_video, still_video, folder, capsys):
     assert set(item["report"]) > {"emotion", "scores", "action_units"}
 
 
+def test_explain_says_why_a_clip_cannot_be_measured(brow_video, folder, capsys, monkeypatch):
+    preprocess = DeftVideoProcessor.preprocess
+
+    def marked(self, videos, **kwargs):
+        features = preprocess(self, videos, **kwargs)
+        features["not_measurable"] = ["The face leaves the picture."]
+        return features
+
+    monkeypatch.setattr(DeftVideoProcessor, "preprocess", marked)
+    options = ["explain", str(brow_video), "--model", str(folder)]
+    assert main(options) == DONE
+    assert capsys.readouterr().out.strip() == "Class      not measurable\nReason     The face leaves the picture."
+    assert main([*options, "--json"]) == DONE
+    (item,) = json.loads(capsys.readouterr().out)
+    assert (item["report"]["status"], item["report"]["evidence"]) == ("not_measurable", [])
+
+
 def test_measure(brow_video, capsys):
     assert main(["measure", str(brow_video)]) == DONE
     motions = parse_motion(capsys.readouterr().out)

@@ -64,7 +64,8 @@ def generate_answers(
         questions (`Sequence[str]`): One question per clip.
         max_new_tokens (`int`): Maximum length of an answer in tokens.
         recognition (`Any`): `model.model(**tensors)`.
-        grounded (`bool`, *optional*, defaults to `False`): Whether to limit the evidence to what was recognised.
+        grounded (`bool`, *optional*, defaults to `False`): Whether to limit the answers to what was recognised and
+            measured.
     """
     prompts = []
     for question in questions:
@@ -73,7 +74,10 @@ def generate_answers(
     inputs = processor.tokenizer(
         prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
     ).to(model.device)
-    constraints = [processor.answer_constraint(0, recognition)] if grounded else None
+    constraints = None
+    if grounded:
+        flow = tensors.get("flow_values_videos")
+        constraints = [processor.answer_constraint(0, recognition, flow_values_videos=flow)]
     with torch.inference_mode():
         sequences = model.generate(
             inputs_embeds=model.model.embed_prompts(inputs["input_ids"], recognition),

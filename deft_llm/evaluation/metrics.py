@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support, recall_score
 
+from deft_llm.processing.grounded_answer import magnitude_agrees
 from deft_llm.processing.motion_evidence import measure_motion, octants_apart
 
 NO_ANSWER = "no answer"  # column of the confusion matrix for an unreadable answer or an abstention
@@ -394,7 +395,7 @@ def judge_claims(evidence: Sequence[Any], sides: Mapping[str, str | None], flow:
         apart = [octants_apart(item.direction, claim.direction) if item else None for item in named]
         moving = [item is not None and item.significant for item in named]
         measured = float(np.mean([item.magnitude for item in named])) if all(named) else 0.0
-        close = abs(claim.magnitude - measured) <= max(0.25 * measured, 0.2)
+        close = magnitude_agrees(claim.magnitude, measured)
         if any(moves and steps is not None and steps > 1 for moves, steps in zip(moving, apart, strict=True)):
             verdicts.append(CONTRADICTED)
         elif all(moving) and all(steps is not None and steps <= 1 for steps in apart) and close:

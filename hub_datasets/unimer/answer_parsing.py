@@ -27,6 +27,7 @@ from functools import lru_cache
 
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, get_action_unit
 from deft_llm.processing.expression_report import INSUFFICIENT_MOTION, parse_answer
+from deft_llm.processing.grounded_answer import STILL_RATIONALES, UNCLEAR_RATIONALES
 from deft_llm.processing.motion_evidence import NO_DIRECTION
 
 Fact = tuple[str, ...]
@@ -39,15 +40,6 @@ _EMOTION_WORDS = """
 """
 EMOTIONS = frozenset(_EMOTION_WORDS.split())
 COARSE_EMOTIONS = frozenset({"negative", "positive", "surprise", "others"})
-
-# Rationales of an answer without a class: for a face that does not move, and for a face whose motion shows none of the
-# labelled units.
-STILL_RATIONALES = (
-    "No region of the face moves clearly above the noise of the clip.",
-    "Nothing in the face moves clearly above the noise of the clip.",
-    "The face stands still: no motion rises above the noise of the clip.",
-)
-UNCLEAR_RATIONALES = ("What moves is not enough to name an action unit.",)
 
 # Words that state no fact by themselves. Words that compare, grade, hedge or deny are not included.
 _NEUTRAL_WORDS = """

@@ -17,18 +17,23 @@ import numpy as np
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
 from deft_llm.processing.expression_report import (
     DEFAULT_INSTRUCTION,
+    INSUFFICIENT,
     INSUFFICIENT_MOTION,
     ActionUnitFinding,
     ExpressionReport,
     MotionEvidence,
     format_answer,
 )
+from deft_llm.processing.grounded_answer import (
+    RATIONALES,
+    STILL_RATIONALES,
+    UNCLEAR_RATIONALES,
+    write_rationale,
+)
 from deft_llm.processing.motion_evidence import RegionMotion, octants_apart
 
 from .answer_parsing import (
-    STILL_RATIONALES,
     TASKS,
-    UNCLEAR_RATIONALES,
     Facts,
     UnreadableAnswerError,
     parse_facts,
@@ -204,12 +209,6 @@ _ANSWERS = {
         "The clip shows insufficient motion.",
     ),
 }
-_RATIONALES = (
-    "{actions}; by the convention of {convention} this is {emotion}.",
-    "{actions}. By the convention of {convention} this is {emotion}.",
-    "{actions}, which is read as {emotion} by the convention of {convention}.",
-    "By the convention of {convention} this is {emotion}: {actions}.",
-)
 _WHERE = {"both": "both sides", "left": "the left side", "right": "the right side"}
 MOST_MOTIONS = 3  # per answer of the task "motions"
 
@@ -564,12 +563,10 @@ def _order(fact: tuple[str, ...]) -> tuple:
 def _write_report(stated: Facts, facts: AcceptedFacts, rng: np.random.Generator) -> str:
     if ("insufficient motion",) in stated:
         reasons = STILL_RATIONALES if ("still",) in stated else UNCLEAR_RATIONALES
-        return format_answer(ExpressionReport(insufficient_motion=True, rationale=_draw(reasons, rng)))
+        return format_answer(ExpressionReport(status=INSUFFICIENT, rationale=_draw(reasons, rng)))
     evidence = [fact[1:] for fact in sorted(stated, key=_order) if fact[0] == "evidence"]
-    actions = " and ".join(
-        get_action_unit(code).action + ("" if side == "both" else f" on the {side}") for code, side, *_ in evidence
-    )
-    rationale = _draw(_RATIONALES, rng).format(actions=actions, convention=facts.convention, emotion=facts.emotion)
+    sides = {code: side for code, side, *_ in evidence}
+    rationale = write_rationale(_draw(RATIONALES, rng), sides, facts.emotion, facts.convention)
     report = ExpressionReport(
         emotion=facts.emotion,
         action_units=[ActionUnitFinding(code, get_action_unit(code).name, side) for code, side, *_ in evidence],
@@ -577,7 +574,7 @@ def _write_report(stated: Facts, facts: AcceptedFacts, rng: np.random.Generator)
             MotionEvidence(code, region, direction, float(magnitude))
             for code, _, region, direction, magnitude in evidence
         ],
-        rationale=_sentence(rationale),
+        rationale=rationale,
     )
     return format_answer(report)
 

@@ -7,6 +7,10 @@ from PIL import Image
 from transformers import pipeline
 
 from deft_llm.modeling_deft import DeftVideoTextToTextPipeline
+from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.grounded_answer import contradictions
+from deft_llm.processing.motion_evidence import measure_motion
+from deft_llm.processing.video_processing_deft import list_of_clips
 from deft_llm.processing.video_reading import VideoReadError
 
 
@@ -54,24 +58,71 @@ def test_the_convention_reaches_question_and_head(pipe, brow_video, monkeypatch)
         pipe(str(brow_video), convention="samm")
 
 
-def test_a_grounded_answer_names_what_was_recognised(pipe, brow_video):
-    """An untrained model recognises anything; its words follow it."""
+def test_a_grounded_answer_says_what_was_recognised_and_measured(pipe, brow_video):
+    """An untrained model recognises anything; its words follow it as far as the motion does."""
     result = pipe(str(brow_video), max_new_tokens=900)
-    written = pipe.processor.post_process_expression(result["generated_text"].split("Rationale:")[0] + "Rationale: .")[
-        0
-    ]
     inputs = pipe.processor.video_processor(str(brow_video), return_tensors="pt")
     with torch.no_grad():
         scores = pipe.model.model(**inputs).au_logits[0].sigmoid().tolist()
-    shown = {code for code, score in zip(pipe.processor.action_units, scores, strict=True) if score >= 0.5}
-    assert written.parsed
-    assert {unit.code for unit in written.action_units} == shown
+    report = result["report"]
+    recognised = {code for code, score in zip(pipe.processor.action_units, scores, strict=True) if score >= 0.5}
+    assert {unit["code"] for unit in report["action_units"]} == recognised
+    (written,) = pipe.processor.post_process_expression(result["generated_text"])
+    borne_out = {unit["code"] for unit in report["action_units"] if unit["borne_out"]}
+    assert {unit.code for unit in written.action_units} == borne_out < recognised
+    motions = measure_motion(inputs["flow_values_videos"][0].numpy())
+    assert contradictions(written, motions, report["scores"], pipe.processor.coarse_emotion_of) == []
+    assert report["warnings"] == []
+
+
+@pytest.fixture
+def unmeasurable(monkeypatch):
+    """The video processor says that some clips cannot be measured, and why."""
+    reasons = {}
+    preprocess = DeftVideoProcessor.preprocess
+
+    def marked(self, videos, **kwargs):
+        features = preprocess(self, videos, **kwargs)
+        features["not_measurable"] = [reasons.get(clip) for clip in list_of_clips(videos)]
+        return features
+
+    monkeypatch.setattr(DeftVideoProcessor, "preprocess", marked)
+    return reasons
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("options", [{}, {"grounded": False}, {"text": "Why?"}], ids=["grounded", "free", "own"])
+def test_a_clip_that_cannot_be_measured_is_not_explained(pipe, videos, unmeasurable, batch_size, options):
+    expected = pipe(videos, batch_size=batch_size, max_new_tokens=8, **options)
+    unmeasurable[videos[1]] = "The face leaves the picture."
+    found = pipe(videos, batch_size=batch_size, max_new_tokens=8, **options)
+    for index, result in enumerate(found):
+        if index % 2 == 0:
+            check_same(result, expected[index])
+            assert result["report"]["status"] != "not_measurable"
+            continue
+        report = result["report"]
+        assert (report["status"], report["reason"]) == ("not_measurable", "The face leaves the picture.")
+        assert [report[name] for name in ("emotion", "scores", "action_units", "evidence")] == [None, {}, [], []]
+        assert result["report_text"] == "Class      not measurable\nReason     The face leaves the picture."
+        assert "Rationale: The face leaves the picture." in result["generated_text"]
+
+
+def test_nothing_is_generated_for_a_clip_that_cannot_be_measured(pipe, brow_video, unmeasurable, monkeypatch):
+    unmeasurable[str(brow_video)] = "Too dark."
+    monkeypatch.setattr(type(pipe.model), "generate", lambda *_, **__: pytest.fail("generated"))
+    assert pipe(str(brow_video))["report"]["reason"] == "Too dark."
+
+
+def test_the_reason_is_not_an_input_of_the_model(pipe, brow_video, unmeasurable):
+    unmeasurable[str(brow_video)] = "Too dark."
+    assert "not_measurable" not in pipe.processor(text="<|video|>Why?", videos=[str(brow_video)], return_tensors="pt")
 
 
 @pytest.mark.parametrize("options", [{"text": "What moves?"}, {"grounded": False}], ids=["own question", "asked"])
 def test_a_free_answer_is_what_generate_says(pipe, brow_video, options):
     inputs = pipe.preprocess(str(brow_video), text=options.get("text"))
-    del inputs["frames_indices"]
+    del inputs["frames_indices"], inputs["not_measurable"]
     sequence = pipe.model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     expected = pipe.processor.tokenizer.decode(sequence, skip_special_tokens=True)
     assert pipe(str(brow_video), max_new_tokens=12, **options)["generated_text"] == expected

@@ -1,9 +1,7 @@
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from deft_llm.hub_datasets.synthetic.dataset import CONVENTIONS
 from deft_llm.hub_datasets.unimer.constraints import (
@@ -24,8 +22,8 @@ from deft_llm.processing.action_units import (
     get_action_unit,
     region_ellipse,
 )
+from deft_llm.processing.grounded_answer import measured_report
 from deft_llm.processing.motion_evidence import DIRECTIONS, measure_motion
-from deft_llm.processing.processing_deft import DeftProcessor
 
 UNITS = list(ACTION_UNITS.values())
 TESTABLE = [unit for unit in UNITS if unit.testable]
@@ -200,16 +198,9 @@ def test_motion_says_nothing_about_an_untestable_unit(unit):
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=by_code)
-def test_report_of_scores_takes_every_unit(unit):
+def test_every_unit_can_be_recognised(unit):
     """A recognition head may know units that flow cannot test: named, without motion as evidence."""
-    head = SimpleNamespace(action_units=[unit.code], emotion_labels=["surprise"])
-    outputs = SimpleNamespace(
-        emotion_logits=torch.zeros(1, 1),
-        au_logits=torch.full((1, 1), 9.0),
-        au_side_logits=torch.zeros(1, 1, 3),
-        au_intensity=torch.zeros(1, 1),
-    )
     motion = unit.motions[0] if unit.motions else get_action_unit("AU12").motions[0]
-    report = DeftProcessor._report_of_scores(head, outputs, 0, measure_motion(flow_of(motion)), 0.5)
+    report = measured_report({unit.code: "both"}, "surprise", measure_motion(flow_of(motion)))
     assert [(found.code, found.name) for found in report.action_units] == [(unit.code, unit.name)]
     assert [item.region for item in report.evidence] == ([unit.motions[0].region] if unit.testable else [])

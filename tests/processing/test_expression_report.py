@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS
 from deft_llm.processing.expression_report import (
+    INSUFFICIENT,
+    MEASURED,
+    NOT_MEASURABLE,
     ActionUnitFinding,
     ExpressionReport,
     MotionEvidence,
@@ -45,7 +48,7 @@ def reports(draw):
         action_units=findings,
         evidence=evidence,
         rationale=draw(st.sampled_from(["The brows lower.", "Nothing: really nothing moves."])),
-        insufficient_motion=still,
+        status=INSUFFICIENT if still else MEASURED,
     )
 
 
@@ -53,7 +56,7 @@ def reports(draw):
 def test_what_is_written_is_read_back(report):
     read = parse_answer(format_answer(report), emotion_labels=LABELS)
     assert read.parsed, read.warnings
-    for name in ("emotion", "action_units", "evidence", "rationale", "insufficient_motion"):
+    for name in ("emotion", "action_units", "evidence", "rationale", "status"):
         assert getattr(read, name) == getattr(report, name)
 
 
@@ -82,6 +85,7 @@ def test_field_names_are_configurable():
         (ANSWER + "\nClass: anger", "one line of Class, found 2"),
         (ANSWER.replace("surprise", "joy"), "'joy' is not one of"),
         ("Class: anger\nRationale: So it is.", "no line of Evidence"),
+        (ANSWER.replace("surprise", "not measurable"), "has no Evidence"),
         (ANSWER.replace("AU1 inner", "AU99 inner"), "AU99"),
         (ANSWER.replace("AU1 inner brow raiser", "AU1 brow lowerer"), "AU1 is the inner brow raiser"),
         (ANSWER.replace("0.9 %", "a lot"), "does not have the form"),
@@ -103,4 +107,40 @@ def test_json_and_print():
     shown = str(report)
     assert "surprise 0.75 · anger 0.25" in shown
     assert "AU2 outer brow raiser, left side: outer brow moves up and laterally by 0.6 %" in shown
-    assert "insufficient motion" in str(ExpressionReport(insufficient_motion=True))
+    assert "insufficient motion" in str(ExpressionReport(status=INSUFFICIENT))
+    assert "Rationale  Nothing moves." in str(ExpressionReport(status=INSUFFICIENT, reason="Nothing moves."))
+    assert report.to_dict()["insufficient_motion"] is False
+    assert ExpressionReport(status=INSUFFICIENT).to_dict()["insufficient_motion"] is True
+
+
+def test_a_clip_that_cannot_be_measured_says_why_and_nothing_else():
+    report = ExpressionReport.not_measurable("The face leaves the picture\nin frame 12.")
+    reason = "The face leaves the picture in frame 12."
+    assert str(report) == f"Class      not measurable\nReason     {reason}"
+    shown = json.loads(report.to_json())
+    assert (shown["status"], shown["reason"]) == ("not_measurable", reason)
+    assert [shown[name] for name in ("emotion", "scores", "action_units", "evidence")] == [None, {}, [], []]
+    text = format_answer(report)
+    read = parse_answer(text, emotion_labels=LABELS)
+    assert (read.parsed, read.status, read.reason, read.text) == (True, NOT_MEASURABLE, reason, text)
+    assert format_answer(read) == text
+    with pytest.raises(ValueError, match="needs a reason"):
+        ExpressionReport.not_measurable(" ")
+
+
+@pytest.mark.parametrize(("error", "shown"), [(None, "0.8 %"), (0.12, "0.8 ± 0.1 %"), (0.031, "0.8 ± 0.03 %")])
+def test_the_standard_error_is_printed_and_not_part_of_the_answer(error, shown):
+    evidence = MotionEvidence("AU1", "inner brow", "up", 0.8, error)
+    report = ExpressionReport("surprise", action_units=[ActionUnitFinding("AU1", "inner brow raiser", "both")])
+    report.evidence, report.rationale = [evidence], "The inner brows rise."
+    assert f"inner brow moves up by {shown}" in str(report)
+    assert report.to_dict()["evidence"][0]["standard_error"] == error
+    assert "moves up by 0.8 %" in format_answer(report)
+    assert parse_answer(format_answer(report)).parsed
+
+
+def test_units_that_the_motion_does_not_bear_out_are_marked():
+    unit = ActionUnitFinding("AU6", "cheek raiser", "both", score=0.93, borne_out=False)
+    assert "AU6 cheek raiser, both sides: not borne out by the motion  [0.93]" in str(
+        ExpressionReport(action_units=[unit])
+    )

@@ -145,6 +145,41 @@ def test_scores_without_text(processor):
     assert report.evidence[0].direction == "down and medially"
 
 
+def test_scores_without_text_name_only_motion_that_was_measured(processor):
+    """The head recognises the lip corners, and a brow moves upwards."""
+    outputs = outputs_for(processor, "anger", ["AU4", "AU12"])
+    (report,) = processor.post_process_expression(outputs, flow_values_videos=brow_flow(0, -1.0))
+    assert (report.emotion, report.coarse_emotion, report.evidence) == (None, None, [])
+    assert report.status == "insufficient_motion"
+    assert "borne out" in report.reason
+    assert [(unit.code, unit.borne_out, unit.score > 0.99) for unit in report.action_units] == [
+        ("AU4", False, True),
+        ("AU12", False, True),
+    ]
+    assert report.scores["anger"] > 0.99
+
+
+@pytest.mark.parametrize("generated", [[ANSWER, ANSWER], None], ids=["text", "scores"])
+def test_clips_that_cannot_be_measured_are_left_out(processor, generated):
+    one = outputs_for(processor, "anger", ["AU4"])
+    outputs = SimpleNamespace(**{name: torch.cat([value, value]) for name, value in vars(one).items()})
+    given = {"outputs": outputs, "flow_values_videos": np.concatenate([brow_flow(0.7, 0.7)] * 2)}
+    if generated is None:
+        generated, given = outputs, {"flow_values_videos": given["flow_values_videos"]}
+    expected = processor.post_process_expression(generated, **given)
+    found = processor.post_process_expression(generated, **given, not_measurable=["A cut in frame 4.", None])
+    assert found[1] == expected[1]
+    assert (found[0].status, found[0].reason) == ("not_measurable", "A cut in frame 4.")
+    assert (found[0].emotion, found[0].scores, found[0].action_units, found[0].evidence) == (None, {}, [], [])
+
+
+def test_a_language_model_cannot_say_that_a_clip_is_not_measurable(processor):
+    text = "Class: not measurable\nEvidence: none\nRationale: Too dark."
+    (report,) = processor.post_process_expression(text, flow_values_videos=brow_flow(0.7, 0.7))
+    assert (report.status, report.parsed, report.text) == ("measured", False, text)
+    assert "Too dark." in report.warnings[0]
+
+
 def test_a_still_clip_is_not_explained(processor):
     still = np.zeros((1, 7, 2, 32, 32), np.float32)
     (report,) = processor.post_process_expression(

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from deft_llm.processing import ExpressionReport
 from drawing import draw, draw_problem
 from explaining import CROP, Explanation
 
@@ -42,6 +43,8 @@ def explanation():
         "action_units": [{"code": "AU4", "name": "brow lowerer", "side": "both", "intensity": None, "score": 0.9}],
         "evidence": [{"action_unit": "AU4", "region": "inner brow", "direction": "down", "magnitude": 0.7}],
         "rationale": "The brows lower.",
+        "status": "measured",
+        "reason": "",
         "insufficient_motion": False,
         "parsed": True,
         "text": "",
@@ -107,10 +110,41 @@ def test_what_a_model_writes_stays_text(explanation):
 
 
 def test_without_motion_no_emotion_and_no_rationale(explanation):
-    report = explanation.report | {"emotion": None, "insufficient_motion": True, "evidence": [], "action_units": []}
+    report = explanation.report | {
+        "emotion": None,
+        "status": "insufficient_motion",
+        "reason": "No region moves above the noise of the clip.",
+        "insufficient_motion": True,
+        "evidence": [],
+        "action_units": [],
+    }
     text = Tags(draw(replace(explanation, report=report))).text
+    assert "Set aside: No region moves above the noise of the clip." in text
     assert "No expression" in text
     assert "The brows lower" not in text.partition("JSON")[0]
+
+
+def test_a_clip_that_cannot_be_measured_shows_the_reason_only(explanation):
+    report = ExpressionReport.not_measurable("The face leaves the <picture>.").to_dict()
+    shown = replace(explanation, report=report)
+    drawn = draw(shown)
+    page = Tags(drawn)
+    assert page.open == []
+    assert "Not measurable" in page.text
+    assert "The face leaves the <picture>." in page.text.partition("JSON")[0]
+    assert not {"svg", "video", "input", "img"} & {tag for tag, _ in page.opened}
+    assert "AU4" not in page.text
+    written = shown.to_json()
+    assert (written["action_unit_scores"], written["experts"], written["status"]) == ({}, {}, "not_measurable")
+
+
+def test_errors_and_units_without_motion_are_shown(explanation):
+    (evidence,) = explanation.report["evidence"]
+    units = [*explanation.report["action_units"], {"code": "AU12", "side": "both", "borne_out": False}]
+    report = explanation.report | {"evidence": [evidence | {"standard_error": 0.12}], "action_units": units}
+    text = Tags(draw(replace(explanation, report=report))).text
+    assert "inner brow moves down by 0.7 ± 0.1 %" in text
+    assert "both sides · not borne out by the motion" in text
 
 
 def test_an_answer_that_cannot_be_read(explanation):
