@@ -26,6 +26,7 @@ from .key_frames import KeyFrames, spot_key_frames
 from .motion_intervals import Interval, propose_intervals
 from .region_tracking import TRACKED_REGIONS, FollowedFrame, follow_face
 from .video_reading import ClipReader, open_clip
+from .whole_clip_flow import LEAD_IN
 
 logger = logging.get_logger(__name__)
 
@@ -60,6 +61,7 @@ class AlignedClip:
             canonical crop, see `crop_transform`.
         key_frames (`KeyFrames`, *optional*): onset, apex and offset, numbered as the frames of `reader`.
         placed_in (`int`): the frame in which the face was placed. Frames before it show no face.
+        still (`bool`): it is known that the head hardly moves between the key frames.
         find (`Callable`, *optional*): what finds the face again where it was lost, from a frame to its transform, or
             None where it has no face.
     """
@@ -68,6 +70,7 @@ class AlignedClip:
     transform: np.ndarray
     key_frames: KeyFrames | None = None
     placed_in: int = 0
+    still: bool = False
     find: Callable[[np.ndarray], np.ndarray | None] | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -169,7 +172,7 @@ class AlignedClip:
         Raises:
             KeyFrameError: they contradict each other or the clip.
         """
-        return replace(self, key_frames=KeyFrames(*_numbers_of(key_frames)))
+        return replace(self, key_frames=KeyFrames(*_numbers_of(key_frames)), still=False)
 
     def window(self, start: int, stop: int, *, name: str | None = None) -> AlignedClip:
         """Frames `start` to `stop - 1` as a clip of their own, whose frame 0 is frame `start` of this one.
@@ -274,11 +277,15 @@ class AlignedClip:
             key_frames (`KeyFrames`): onset, apex and offset.
             followed (`Sequence[FollowedFrame]`): what `follow` yields.
         """
+        first = followed[key_frames.onset]
+        shown = followed[max(key_frames.onset - LEAD_IN, 0) : key_frames.offset + 1]
+        still = all(frame.pose.hardly_moved and frame.reason is None for frame in shown)
         return replace(
             self,
             key_frames=key_frames,
-            transform=followed[key_frames.onset].transform,
+            transform=first.transform,
             placed_in=key_frames.onset,
+            still=still and np.array_equal(first.transform, self.transform),
         )
 
     def intervals(self, *, fps: float | None = None, longest: float = 1.0) -> list[Interval]:

@@ -28,7 +28,7 @@ MOST_TURN = 12.0  # degrees out of the image plane
 MOST_ROLL = 20.0  # degrees within it
 MOST_SCALE = 1.25
 MOST_STEP = 0.08  # crop widths per frame: beyond, the exposure blurs the face
-LEAST_LIKENESS = 0.5  # correlation of the band-passed pictures inside the face
+LEAST_LIKENESS = 0.45  # correlation of the band-passed pictures inside the face
 LEAST_WIDTH = 48.0  # pixels of the crop's width: below, a per cent of it is half a pixel
 MOST_HIDDEN = 0.10  # share of the face outside the picture
 # Crop width (0.166 m) divided by the camera's distance: 0.25 is a camera at 0.66 m. What another distance changes is
@@ -37,7 +37,12 @@ PERSPECTIVE = 0.25
 # A person's depth differs from the generic face's by about this much (crop widths, standard deviation).
 DEPTH_ERROR = 0.018
 
-_LEVELS = ((32, 6), (64, 6))  # side of the crop in pixels, number of steps
+# A head that turns and moves less than this, in degrees and crop widths, need not be warped back: the estimators of
+# flow follow an affine map themselves, and one interpolation less is more exact.
+_HARDLY_TURNED, _HARDLY_MOVED = 0.8, 0.03
+_ALIKE = 0.9  # likeness at which the coarse fit is believed
+# Side of the crop in pixels, largest number of steps, and the step (crop widths, radians) that is small enough.
+_LEVELS = ((32, 4, 1.5e-3), (64, 6, 5e-4))
 _FACE = (0.42, 0.46)  # radii of the ellipse that is compared, crop widths
 _BAND = 0.066  # width of the box of the band-pass, crop widths: shading varies more slowly
 # Information that each unknown gets without the picture, as a share of that of the shift: flat pictures do not turn.
@@ -84,6 +89,11 @@ class HeadPose:
         return float(np.hypot(*self.shift)) + turned + 0.5 * abs(self.scale - 1)
 
     @property
+    def hardly_moved(self) -> bool:
+        """Whether the motion is so small that an affine map in the image plane describes it."""
+        return self.turn < _HARDLY_TURNED and self.farthest < _HARDLY_MOVED
+
+    @property
     def range_used(self) -> float:
         """Share of the range in which the pose can be measured, 0 to 1 and more."""
         grown = abs(np.log(self.scale)) / np.log(MOST_SCALE)
@@ -109,8 +119,9 @@ class HeadPose:
         Returns:
             `np.ndarray` of shape `(2, N)`: In crop widths from the crop's middle.
         """
-        turned = self.rotation @ points
-        return turned[:2] * (self.scale / (1 - PERSPECTIVE * turned[2])) + self.shift[:, None]
+        turned = self.rotation.astype(points.dtype) @ points
+        seen = turned[:2] * (self.scale / (1 - PERSPECTIVE * turned[2]))
+        return seen + self.shift[:, None].astype(points.dtype)
 
     def why_not(self) -> str | None:
         """Why the frame cannot be measured, or None if it can."""
@@ -145,7 +156,7 @@ class HeadTracker:
 
     def __init__(self, frame: np.ndarray, transform: np.ndarray):
         self._transform = transform
-        self._views = [_View(*_shrunk(frame, transform, side), side) for side, _ in _LEVELS]
+        self._views = [_View(_shrunk(frame, transform, side), side) for side, *_ in _LEVELS]
         self.pose = STILL
 
     def follow(self, frame: np.ndarray) -> HeadPose:
@@ -154,30 +165,33 @@ class HeadTracker:
         Args:
             frame (`np.ndarray`): (H, W), as the first one.
         """
-        shrunk = [_shrunk(frame, self._transform, side) for side, _ in _LEVELS]
         before = self.pose
-        found = self._fit(shrunk, before if before.likeness >= LEAST_LIKENESS else STILL)
+        found = self._fit(frame, before if before.likeness >= LEAST_LIKENESS else STILL)
         if found.likeness < LEAST_LIKENESS:
-            moved = self._fit(shrunk, self._searched(*shrunk[0]))
+            moved = self._fit(frame, self._searched(frame))
             found = moved if moved.likeness > found.likeness else found
-        face = self._views[-1].points[:, self._views[-1].inside]
-        step = float(np.hypot(*(found.move(face) - before.move(face))).max())
+        face = self._views[0].points[:, self._views[0].inside]
+        now = found.move(face)
+        step = float(np.hypot(*(now - before.move(face))).max())
         height, width = frame.shape[:2]
-        at = _to_frame(self._transform, found.move(face))
+        at = _to_frame(self._transform, now)
         outside = (at < 0).any(0) | (at[0] > width) | (at[1] > height)
         self.pose = HeadPose(found.rotation, found.scale, found.shift, found.likeness, float(outside.mean()), step)
         return self.pose
 
-    def _fit(self, shrunk: list[tuple[np.ndarray, np.ndarray]], pose: HeadPose) -> HeadPose:
-        for view, (frame, transform), (_, steps) in zip(self._views, shrunk, _LEVELS, strict=True):
-            pose = view.fit(frame, transform, pose, steps)
+    def _fit(self, frame: np.ndarray, pose: HeadPose) -> HeadPose:
+        for view, (side, steps, small) in zip(self._views, _LEVELS, strict=True):
+            pose = view.fit(_shrunk(frame, self._transform, side), pose, steps, small)
+            if pose.likeness > _ALIKE and pose.turn < 0.7 * _HARDLY_TURNED and pose.farthest < 0.7 * _HARDLY_MOVED:
+                break  # it need not be known better
         return pose
 
-    def _searched(self, frame: np.ndarray, transform: np.ndarray) -> HeadPose:
+    def _searched(self, frame: np.ndarray) -> HeadPose:
         """A pose that is only shifted, to where the middle of the first frame's face looks most like this frame."""
         view = self._views[0]
         side, rest = view.side, view.side // 4
-        crop = _band_passed(_sample(frame, transform, 2 * _square(2 * side)), side)
+        wide = np.float32(2 * _square(2 * side))
+        crop = _band_passed(_sample(*_shrunk(frame, self._transform, side), wide), side)
         middle = view.reference.reshape(side, side)[rest:-rest, rest:-rest]
         alike = cv2.matchTemplate(crop, np.ascontiguousarray(middle), cv2.TM_CCOEFF_NORMED)
         y, x = np.unravel_index(int(alike.argmax()), alike.shape)
@@ -188,12 +202,12 @@ class HeadTracker:
 class _View:
     """The first frame's face at one resolution, and what each unknown would change in it."""
 
-    def __init__(self, frame: np.ndarray, transform: np.ndarray, side: int):
+    def __init__(self, picture: tuple[np.ndarray, np.ndarray], side: int):
         self.side = side
         x, y = _square(side)
-        self.points = _surface(side)
+        self.points = np.float32(_surface(side))
         self.inside = np.flatnonzero((x / _FACE[0]) ** 2 + (y / _FACE[1]) ** 2 < 1)
-        image = _band_passed(_sample(frame, transform, _square(side)), side)
+        image = _band_passed(_sample(*picture, np.float32(_square(side))), side)
         self.reference = image.ravel()
         across = (cv2.Scharr(image, cv2.CV_32F, 1, 0, scale=1 / 32) * side).ravel()
         down = (cv2.Scharr(image, cv2.CV_32F, 0, 1, scale=1 / 32) * side).ravel()
@@ -203,28 +217,34 @@ class _View:
         shift = float(np.mean(np.square(self._changes[:2]))) * len(self.inside)
         self._damping = np.diag(_DAMPING * max(shift, 1e-6))
 
-    def fit(self, frame: np.ndarray, transform: np.ndarray, pose: HeadPose, steps: int) -> HeadPose:
-        weights = np.ones_like(self._values)
+    def fit(self, picture: tuple[np.ndarray, np.ndarray], pose: HeadPose, steps: int, small: float) -> HeadPose:
+        """The pose in a frame and its likeness, from a pose nearby.
+
+        Args:
+            picture: a frame and its transform, from `_shrunk`.
+            pose: where the fit starts.
+            steps: number of Gauss-Newton steps, at most.
+            small: the step that ends the fit.
+        """
+        image = self._fetched(picture, pose)
+        weights, energy = np.ones_like(self._values), np.square(self._values)
         for _ in range(steps):
-            image = self._fetched(frame, transform, pose)
-            gain = float(weights @ (image * self._values)) / max(float(weights @ np.square(self._values)), 1e-9)
-            error = image / np.clip(gain, 0.5, 2.0) - self._values
-            scale = 3.5 * 1.4826 * float(np.median(np.abs(error))) + 1e-6
-            weights = 1 / np.square(1 + np.square(error / scale))  # Geman & McClure's
+            gain = float(weights @ (image * self._values)) / max(float(weights @ energy), 1e-9)
+            error = image / np.float32(np.clip(gain, 0.5, 2.0)) - self._values
+            scale = 3.5 * 1.4826 * float(np.median(np.abs(error[::2]))) + 1e-6
+            weights = 1 / np.square(1 + np.square(error / np.float32(scale)))  # Geman & McClure's
             weighted = self._changes * weights
-            step = np.linalg.solve(
-                (weighted @ self._changes.T).astype(np.float64) + self._damping, (weighted @ error).astype(np.float64)
-            )
+            step = np.linalg.solve(np.float64(weighted @ self._changes.T) + self._damping, weighted @ error)
             pose = _composed(pose, step)
-            if np.abs(step).max() < 3e-4:  # crop widths and radians: a 25th of a pixel of the crop
+            image = self._fetched(picture, pose)
+            if np.abs(step).max() < small:
                 break
-        image = self._fetched(frame, transform, pose)
         norm = float(np.linalg.norm(image) * np.linalg.norm(self._values))
         likeness = float(image @ self._values) / norm if norm > 0 else 0.0
         return HeadPose(pose.rotation, pose.scale, pose.shift, likeness)
 
-    def _fetched(self, frame: np.ndarray, transform: np.ndarray, pose: HeadPose) -> np.ndarray:
-        image = _sample(frame, transform, pose.move(self.points))
+    def _fetched(self, picture: tuple[np.ndarray, np.ndarray], pose: HeadPose) -> np.ndarray:
+        image = _sample(*picture, pose.move(self.points))
         return _band_passed(image, self.side).ravel()[self.inside]
 
 
@@ -232,7 +252,7 @@ def _composed(pose: HeadPose, step: np.ndarray) -> HeadPose:
     """The pose after the inverse of a small motion of the first frame's face."""
     turn, _ = cv2.Rodrigues(-step[3:])
     rotation = pose.rotation @ turn
-    scale = pose.scale * (1 - step[2])
+    scale = float(pose.scale * (1 - step[2]))
     return HeadPose(rotation, scale, pose.shift - scale * (rotation[:2, :2] @ step[:2]))
 
 
@@ -283,7 +303,7 @@ def remove_rigid_motion(
         `np.ndarray`: (T, 2, H, H) float32.
     """
     left = _without_rigid_modes(np.asarray(flow, np.float64), iterations)
-    if poses is not None and len(poses):
+    if poses is not None and any(pose is not STILL for pose in poses):
         left = left - _depth_motion(left, poses)
         left = _without_rigid_modes(left, iterations)
     return left.astype(np.float32)
@@ -299,20 +319,20 @@ def _without_rigid_modes(flow: np.ndarray, iterations: int) -> np.ndarray:
     side = flow.shape[-1]
     modes, inside = _rigid_modes(side), _face_of(side)
     design = modes[:, :, inside].reshape(len(modes), -1)
-    left = np.empty_like(flow)
-    for index, field in enumerate(flow):
-        target = field[:, inside]
-        weights = np.ones(target.shape[1])
-        for _ in range(iterations):
-            weighted = design * np.tile(weights, 2)
-            normal = weighted @ design.T
-            normal += np.diag(_RIGID_DAMPING * normal[0, 0] + 1e-12)
-            numbers = np.linalg.solve(normal, weighted @ target.ravel())
-            rest = np.hypot(*(target - (numbers @ design).reshape(2, -1)))
-            scale = 4.685 * 1.4826 * max(float(np.median(rest)), 1e-6)
-            weights = np.where(rest < scale, np.square(1 - np.square(rest / scale)), 0.0)
-        left[index] = field - np.tensordot(numbers, modes, 1)
-    return left
+    # For all fields at once: products of the modes at each point, for the normal equations under any weights.
+    across, down = design.reshape(len(modes), 2, -1).swapaxes(0, 1)
+    products = (across[:, None] * across + down[:, None] * down).reshape(len(modes) ** 2, -1)
+    target = flow[:, :, inside]
+    weights = np.ones((len(flow), target.shape[2]))
+    for _ in range(iterations):
+        normal = (weights @ products.T).reshape(-1, len(modes), len(modes))
+        normal += np.eye(len(modes)) * (_RIGID_DAMPING * normal[:, :1, 0] + 1e-12)[:, None]
+        weighted = (target * weights[:, None]).reshape(len(flow), -1)
+        numbers = np.linalg.solve(normal, (weighted @ design.T)[..., None])[..., 0]
+        rest = np.hypot(*(target - (numbers @ design).reshape(target.shape)).swapaxes(0, 1))
+        scale = 4.685 * 1.4826 * np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)
+        weights = np.where(rest < scale, np.square(1 - np.square(rest / scale)), 0.0)
+    return flow - np.tensordot(numbers, modes, 1)
 
 
 def _depth_motion(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndarray:
@@ -370,12 +390,15 @@ def _surface(side: int) -> np.ndarray:
 
 def _to_frame(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Frame pixels of points in crop widths from the crop's middle, (2, N); a pixel's centre is at + 0.5."""
-    return np.linalg.solve(transform[:, :2], points + 0.5 - transform[:, 2:])
+    inverse = np.linalg.inv(transform[:, :2])
+    start = inverse @ (0.5 - transform[:, 2:])
+    return inverse.astype(points.dtype) @ points + start.astype(points.dtype)
 
 
 def _sample(frame: np.ndarray, transform: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The frame at points in crop widths from the crop's middle, (2, side²) float32, as a (side, side) picture."""
     side = round(points.shape[1] ** 0.5)
-    x, y = np.float32(_to_frame(transform, points) - 0.5).reshape(2, side, side)
+    x, y = (_to_frame(transform, points) - np.float32(0.5)).reshape(2, side, side)
     return cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 

@@ -124,7 +124,9 @@ def follow_face(
 def _crop_of(grey: np.ndarray, transform: np.ndarray, pose: HeadPose, side: int) -> np.ndarray:
     # float32 before the warp: eight bits after it would round away a tenth of a pixel.
     frame = grey.astype(np.float32)
-    return warp_to_crop(frame, transform, side) if pose is STILL else warp_head_back(frame, transform, pose, side)
+    if pose.hardly_moved:
+        return warp_to_crop(frame, transform, side)
+    return warp_head_back(frame, transform, pose, side)
 
 
 class _RegionTracker:

@@ -31,14 +31,12 @@ from .head_motion import (
     too_small,
 )
 from .key_frames import KeyFrames, sample_indices
-from .optical_flow import FLOW_ESTIMATORS, estimate_flow_with_error
+from .optical_flow import FLOW_ESTIMATORS, estimate_flow, estimate_flow_with_error
 from .video_reading import IMAGE_SUFFIXES, ClipReader, VideoReadError, open_clip
 from .whole_clip_flow import LEAD_IN
 
 logger = logging.get_logger(__name__)
 
-# A head that turns and moves less than this, in degrees and crop widths, is left to the flow's own affine map.
-_HARDLY_TURNED, _HARDLY_MOVED = 0.8, 0.03
 MOST_MOTION = 10.0  # percent of the crop's width; a broad smile moves the corners of the mouth by 6
 
 
@@ -166,7 +164,8 @@ class DeftVideoProcessor(VideoProcessorMixin):
         Args:
             videos: one clip or a list of clips, each of any kind that `open_clip` reads or an [`AlignedClip`], which
                 brings its face and, where it has them, its key frames.
-            return_metadata (`bool`): add `video_metadata`, whose `frames_indices` are the sampled frame numbers.
+            return_metadata (`bool`): add `video_metadata`, whose `frames_indices` are the sampled frame numbers, and
+                `not_measurable`.
             return_measurement (`bool`): add what is known about the measurement, one entry per clip:
 
                 - `lead_in_flow`, (L, 2, flow_size, flow_size): the motion of the neutral frames before the onset. L is
@@ -205,7 +204,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
             if len(clip) < 2:
                 raise VideoReadError(f"{clip.name}: one frame only; motion needs at least two.")
             aligned = AlignedClip.open(clip, face_source=face_source, fps=settings.fps, **options)
-            processed.append(settings._process_clip(aligned))
+            processed.append(settings._process_clip(aligned, with_error=return_measurement))
             known = copy.copy(aligned.reader.metadata)  # the clip's own stays as it is: others may hold it too
             known.frames_indices = processed[-1].indices
             metadata.append(known)
@@ -218,6 +217,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
         if return_measurement and settings.do_estimate_flow:
             features["lead_in_flow"] = [item.lead_in for item in processed]
             features["flow_deviation"] = [item.deviation for item in processed]
+        if return_measurement or return_metadata:
             features["not_measurable"] = [item.reason for item in processed]
         if return_metadata:
             features["video_metadata"] = metadata
@@ -309,7 +309,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
         checked_rate(reader, self.fps)
         return reader
 
-    def _process_clip(self, clip: AlignedClip) -> _Processed:
+    def _process_clip(self, clip: AlignedClip, *, with_error: bool) -> _Processed:
         reason = None
         if clip.key_frames is None and self.do_sample_frames:
             try:
@@ -333,7 +333,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
         if measured and clip.face_width < LEAST_WIDTH:
             measured, reason = False, too_small(clip.face_width)
         head, grey, poses, appearance = None, {}, {}, None
-        if measured:
+        if measured and not clip.still:
             onset = clip.reader.frames([indices[0]])[0]
             head = HeadTracker(cv2.cvtColor(onset, cv2.COLOR_RGB2GRAY), clip.transform)
         if self.do_crop_appearance:
@@ -346,18 +346,20 @@ class DeftVideoProcessor(VideoProcessorMixin):
                 for channel, table, target in zip(channels, levels, appearance[first], strict=True):
                     cv2.LUT(channel, table, dst=target)
                 appearance[others] = appearance[first]
-            if head is not None:
+            if measured and clip.still:
+                poses[index] = STILL
+                grey[index] = clip.crop(frame, self.flow_resolution, grey=True)
+            elif head is not None:
                 pose = head.follow(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
                 unusable = pose.why_not()
                 if unusable is None:
-                    moved = pose.turn > _HARDLY_TURNED or pose.farthest > _HARDLY_MOVED
-                    poses[index] = pose if moved else STILL
+                    poses[index] = STILL if pose.hardly_moved else pose
                     grey[index] = clip.crop(frame, self.flow_resolution, grey=True, pose=poses[index])
                 elif index >= indices[0]:  # frames before the onset help, but are not needed
                     head, reason = None, unusable
         flow, lead_in, deviation = self._empty(len(indices))
-        if head is not None:
-            flow, lead_in, deviation = self._flow(grey, poses, indices)
+        if measured and reason is None:
+            flow, lead_in, deviation = self._flow(grey, poses, indices, with_error=with_error)
             farthest = 0.0 if not flow.size else float(np.hypot(flow[:, 0], flow[:, 1]).max())
             if farthest > MOST_MOTION:
                 reason = "the skin seems to move farther than a face can"
@@ -395,7 +397,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
         return np.ascontiguousarray(levels.T)
 
     def _flow(
-        self, crops: dict[int, np.ndarray], poses: dict[int, HeadPose], indices: list[int]
+        self, crops: dict[int, np.ndarray], poses: dict[int, HeadPose], indices: list[int], *, with_error: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Flow of the sampled frames, (num_frames - 1, 2, flow_size, flow_size), flow of those before the onset, and
         the standard deviation of the former's error, (num_frames - 1, flow_size, flow_size), in percent of the crop's
@@ -406,9 +408,9 @@ class DeftVideoProcessor(VideoProcessorMixin):
         grids = dict.fromkeys(indices, np.zeros((2, *size), np.float32))
         errors = dict.fromkeys(indices, np.zeros(size, np.float32))
         if others:
-            flow, deviation = estimate_flow_with_error(
-                crops[onset], np.stack([crops[i] for i in others]), estimator=self.flow_estimator
-            )
+            estimate = estimate_flow_with_error if with_error else estimate_flow
+            found = estimate(crops[onset], np.stack([crops[i] for i in others]), estimator=self.flow_estimator)
+            flow, deviation = found if with_error else (found, np.zeros_like(found[:, 0]))
             wanted = [place for place, index in enumerate(others) if index in grids or index < onset]
             fields = np.stack(
                 [[cv2.resize(axis, size, interpolation=cv2.INTER_AREA) for axis in flow[place]] for place in wanted]
