@@ -235,16 +235,16 @@ def _planted(
     count = lead + rise + fall + 1
     if len(reader) < count:
         raise PlantingError(f"{reader.name}: {len(reader)} frames are too few for an expression; it takes {count}.")
-    for attempt in range(_TRIES):
+    failure: Exception | None = None
+    for _ in range(_TRIES):
         start = int(rng.integers(len(reader) - count + 1))
         window = reader.window(start, start + count).in_memory()
         try:
             clip = AlignedClip.open(window, face_source=finder, onset=lead)
             return plant(clip, Expression(tuple(units), lead, lead + rise, lead + rise + fall), rng)
-        except (FaceAlignmentError, PlantingError):
-            if attempt == _TRIES - 1:
-                raise
-    raise AssertionError("unreachable")
+        except (FaceAlignmentError, PlantingError) as error:
+            failure = error
+    raise failure
 
 
 def _row(
