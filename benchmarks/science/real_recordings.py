@@ -7,7 +7,8 @@ model that lies there. Nothing is tuned here. Five parts:
 
 - `windows`: half-second windows, six per file: what is claimed to move, what is refused and why, and how far the eyes
   moved meanwhile, by the detector.
-- `planted`: action units planted into such windows, the head as it is: what is found of them, and what else.
+- `planted`: action units planted into such windows, the head as it is: what is found of them, and what else. What the
+  person does meanwhile is part of what is said, so the change against the unchanged clip is compared as well.
 - `photograph`: the first face of each file as a photograph under a head's 3-D motion. Nothing but the head moves, so
   every region that counts as moving is a false one.
 - `whole`: end-point error from onset to apex inside the face, the estimators on the same crops of planted clips.
@@ -43,7 +44,7 @@ from deft_llm.processing import AlignedClip, DeftVideoProcessor
 from deft_llm.processing.action_units import REGIONS, SIDES, ellipse_mask, get_action_unit, region_ellipse
 from deft_llm.processing.face_alignment import FaceAlignmentError, YuNetFaces
 from deft_llm.processing.key_frames import KeyFrameError
-from deft_llm.processing.motion_evidence import RegionMotion, measure_motion, octants_apart
+from deft_llm.processing.motion_evidence import RegionMotion, direction_of, measure_motion, octants_apart
 from deft_llm.processing.video_reading import ArrayClip, ClipReader, VideoReadError, open_clip
 
 MODEL = "face_detection_yunet_2026may.onnx"
@@ -161,9 +162,8 @@ def share(count: int, total: int) -> str:
 
 def table_of(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
     table = Table(title=title, title_justify="left")
-    table.add_column("measure")
-    table.add_column("measured", justify="right")
-    table.add_column("to reach", justify="right")
+    for column in ("measure", "measured", "to reach"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -241,41 +241,74 @@ def true_motion(planted: PlantedClip) -> dict[tuple[str, str], float]:
     }
 
 
+@dataclass(frozen=True)
+class PlantedSide:
+    """What was said of one side of a planted unit.
+
+    `said` compares what the package says, in which the person's own motion is included; `change` compares how much
+    more it says than of the unchanged clip. Each is whether the direction is right within one octant, and the relative
+    error of the magnitude.
+    """
+
+    still: bool
+    found: bool
+    said: tuple[bool, float]
+    change: tuple[bool, float]
+
+
+def planted_sides(item: Window, planted: PlantedClip, said: Measurement, before: Measurement) -> list[PlantedSide]:
+    (unit,), true, sides = planted.expression.units, true_motion(planted), []
+    expected = get_action_unit(unit.code).motions[0]
+    at = len(said.flow) // 2  # the apex; the onset is not among the fields
+    for side in SIDES if unit.side == "both" else (unit.side,):
+        mask, size = ellipse_mask(region_ellipse(expected.region, side), GRID, GRID), true[expected.region, side]
+        u, v = (said.flow[at] - before.flow[at])[:, mask].mean(-1)
+        (motion,) = (one for one in said.motions if (one.region, one.side) == (expected.region, side))
+        compared = []
+        for direction, magnitude in (
+            (motion.direction, motion.magnitude),
+            (direction_of(u, v, side), float(np.hypot(u, v))),
+        ):
+            apart = octants_apart(direction, expected.phrase)
+            compared.append((apart is not None and apart <= 1, abs(magnitude - size) / size))
+        sides.append(PlantedSide(item.still, motion.significant, *compared))
+    return sides
+
+
 def planted_part(stretches: Sequence[Window], count: int) -> None:
     rows = []
     for seed, (name, letters) in enumerate(LETTERS.items()):
-        found, right, errors, false, false_still, refused, clips = [], [], [], [], [], 0, 0
+        sides: list[PlantedSide] = []
+        false: list[tuple[bool, int]] = []
+        refused = 0
         for item, base, planted in planted_clips(stretches, count, letters, seed):
-            clips += 1
             said, before = measure(planted.clip), measure(base)
-            if said.reason is not None:
+            if said.reason is not None or before.reason is not None:
                 refused += 1
                 continue
-            (unit,), true = planted.expression.units, true_motion(planted)
-            untouched = {key for key, size in true.items() if size < 10 * unit.amplitude}
-            extra = len((said.moving.keys() - before.moving.keys()) & untouched)
-            false.append(extra)
-            if item.still:
-                false_still.append(extra)
-            expected = get_action_unit(unit.code).motions[0]
-            for side in SIDES if unit.side == "both" else (unit.side,):
-                motion = said.moving.get((expected.region, side))
-                found.append(motion is not None)
-                if motion is not None:
-                    apart = octants_apart(motion.direction, expected.phrase)
-                    right.append(apart is not None and apart <= 1)
-                    size = true[expected.region, side]
-                    errors.append(abs(motion.magnitude - size) / size)
-        goal = "≥ 92 %" if letters == "CDE" else "≥ 60 %"
-        rows += [
-            (f"{name}: clips refused", share(refused, clips), ""),
-            (f"{name}: sides of units found", share(sum(found), len(found)), goal),
-            (f"{name}: of these in the right direction ± 1 octant", share(sum(right), len(right)), "≥ 95 %"),
-            (f"{name}: relative error of the magnitude, median", _median(errors, "{:.2f}"), "≤ 0.20"),
-            (f"{name}: added false regions per clip", _mean(false), "≤ 0.3"),
-            (f"{name}: the same where the eyes are still", _mean(false_still), "≤ 0.3"),
-        ]
-    table_of("Units planted into half-second windows, the head as it is", rows)
+            sides += planted_sides(item, planted, said, before)
+            (unit,) = planted.expression.units
+            untouched = {key for key, size in true_motion(planted).items() if size < 10 * unit.amplitude}
+            false.append((item.still, len((said.moving.keys() - before.moving.keys()) & untouched)))
+        rows.append((f"{name}: clips refused", share(refused, len(false) + refused), ""))
+        for where, kept in (("", (True, False)), (", eyes still", (True,))):
+            found = [side for side in sides if side.still in kept]
+            seen = [side for side in found if side.found]
+            label = f"{name}{where}: "
+            goal = "≥ 92 %" if letters == "CDE" else "≥ 60 %"
+            rows += [
+                (label + "sides of units found", share(len(seen), len(found)), goal),
+                (
+                    label + "  in the right direction ± 1 octant",
+                    share(sum(one.said[0] for one in seen), len(seen)),
+                    "",
+                ),
+                (label + "  the same, of the change", share(sum(one.change[0] for one in seen), len(seen)), "≥ 95 %"),
+                (label + "  relative error, median", _median([one.said[1] for one in seen], "{:.2f}"), ""),
+                (label + "  the same, of the change", _median([one.change[1] for one in seen], "{:.2f}"), "≤ 0.20"),
+                (label + "added false regions", _mean([extra for still, extra in false if still in kept]), "≤ 0.3"),
+            ]
+    table_of("Units planted into half-second windows; the change is against the unchanged clip", rows)
 
 
 def photograph_part(stretches: Sequence[Window], per_file: int) -> None:
