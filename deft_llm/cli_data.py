@@ -174,8 +174,45 @@ def synthesize(
     size: Annotated[int | None, typer.Option(help="Side of the frames in pixels. Default: the preset's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of faces, motion and texts.")] = 0,
     workers: Annotated[int, typer.Option(help="Number of processes.")] = 2,
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of videos of anybody: plant the expressions into them instead of rendering faces. One "
+            "recording counts as one face.",
+        ),
+    ] = None,
+    face_source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FINDER",
+            help="What finds the face in --recordings: yunet (if not given), yunet:MODEL, mediapipe:MODEL or cropped.",
+        ),
+    ] = None,
 ) -> int:
-    """Render a labelled dataset of synthetic faces."""
+    """Render a labelled dataset of synthetic faces, or plant its expressions into recordings."""
+    if recordings is not None:
+        if size is not None:
+            raise typer.BadParameter("--size is for rendered faces; recordings keep their own resolution.")
+        from deft_llm.hub_datasets.synthetic.recordings import build_planted
+
+        build_planted(
+            recordings=recordings,
+            out=output_dir,
+            clips=clips,
+            face_source=face_source or "yunet",
+            preset=preset,
+            conventions=tuple(conventions),
+            clips_per_recording=clips_per_face,
+            test_share=test_share,
+            corrupt=corrupt,
+            num_frames=num_frames,
+            seed=seed,
+            workers=workers,
+        )
+        return DONE
+    if face_source is not None:
+        raise typer.BadParameter("--face-source goes with --recordings; rendered faces need none.")
     from deft_llm.hub_datasets.synthetic.dataset import build as render
 
     render(

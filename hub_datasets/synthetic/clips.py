@@ -1,9 +1,10 @@
 """Renders synthetic micro-expressions with exact ground truth for every pixel: what moved, where, how far and when.
 
 A clip is one face and a list of *movements*: smooth displacement fields, each with its own course over time. Action
-units, blinks, glances and a talking mouth are movements. The head's similarity transform, light and sensor noise are
-added afterwards. After t frames, point p of the neutral face is at H_t(p + Σ_k c_k(t) d_k(p)), where the fields d are
-sums of Gaussians. The flow between any two frames is therefore known in closed form.
+units, blinks, glances and a talking mouth are movements. The head's motion, light and sensor noise are added
+afterwards. After t frames, point p of the neutral face is at H_t(W_t(p + Σ_k c_k(t) d_k(p))), where the fields d are
+sums of Gaussians, W turns the head in space (see `turning`) and H is a similarity. The flow between any two frames is
+therefore known in closed form.
 
 Lengths are in crop widths unless a name says pixels. Left and right are the subject's.
 """
@@ -23,6 +24,7 @@ from deft_llm.processing.action_units import SIDES, get_action_unit
 from deft_llm.processing.common_deft import SIDE_LABELS
 
 from .faces import FINER, Face
+from .turning import HeadPath
 
 # Peak displacement of each FACS intensity, in crop widths: 0.2 to 3 %, the range of micro-expressions.
 INTENSITIES: dict[str, tuple[float, float]] = {
@@ -147,6 +149,7 @@ class Disturbances:
         blinks (`float`): Blinks per second.
         gaze (`float`): Motion of the irises in crop widths.
         talking (`float`): Motion of lips and chin in crop widths.
+        turn (`float`): Yaw, pitch and roll of the head in space, each up to this many degrees.
         crf (`int`): H.264 quality: 0 is lossless, 18 is good television quality, 28 shows blocks.
     """
 
@@ -160,6 +163,7 @@ class Disturbances:
     blinks: float = 0.0
     gaze: float = 0.0
     talking: float = 0.0
+    turn: float = 0.0
     crf: int = 12
 
 
@@ -221,6 +225,7 @@ class Clip:
     head: np.ndarray
     disturbances: Disturbances
     blinks: list[tuple[int, int, int]] = field(default_factory=list)
+    path: HeadPath | None = None  # the head's motion in space, before `head`
 
     @property
     def expression(self) -> Expression:
@@ -233,7 +238,8 @@ class Clip:
         """The true displacement from frame `start` to frame `end`, (2, grid, grid) float32 in crop widths.
 
         The flow is sampled at the centres of `grid` × `grid` cells of frame `start`. It is computed in closed form,
-        except for inverting the displacement of frame `start` itself, which is zero at an onset.
+        except for inverting the displacement of frame `start` itself, which is zero at an onset while the head is
+        where it was in the first frame.
 
         Args:
             start (`int`): Frame number.
@@ -247,11 +253,15 @@ class Clip:
         movements = [m for m in self.movements if m.name.startswith("AU") or not expression_only]
         still = np.array([[1.0, 0, 0], [0, 1, 0]])
         first, last = (still, still) if expression_only else (self.head[start], self.head[end])
+        path = None if expression_only else self.path
         unmoved = _apply(_invert(first), x, y)
+        if path is not None:
+            unmoved = path.origin(start, unmoved)
         neutral = unmoved.copy()
         for _ in range(30):
             neutral = unmoved - _displacement(movements, start, neutral)
-        now = _apply(last, *(neutral + _displacement(movements, end, neutral)))
+        now = neutral + _displacement(movements, end, neutral)
+        now = _apply(last, *(now if path is None else path.place(end, now)))
         return (now - np.stack([x, y])).astype(np.float32)
 
     def truth(self) -> dict:
@@ -321,6 +331,7 @@ def render_clip(
     count: int,
     fps: float = 200.0,
     disturbances: Disturbances = EVERYDAY,
+    path: HeadPath | None = None,
 ) -> Clip:
     """Animates a face for `count` frames. The frames have the face's size.
 
@@ -331,9 +342,12 @@ def render_clip(
         count (`int`): Number of frames.
         fps (`float`, *optional*, defaults to `200.0`): Frames per second, 25 to 500.
         disturbances (`Disturbances`, *optional*, defaults to `EVERYDAY`): Disturbances to add.
+        path (`HeadPath | None`, *optional*): The head's motion in space; by default a random one as large as
+            `disturbances.turn`.
 
     Raises:
-        ValueError: `fps` is outside 25–500, or an expression is outside the clip or not onset < apex < offset.
+        ValueError: `fps` is outside 25–500, an expression is outside the clip or not onset < apex < offset, the head
+            turns by more than 15°, or its path has another number of frames.
     """
     if not 25 <= fps <= 500:
         raise ValueError(f"fps must lie in 25–500, got {fps}.")
@@ -343,6 +357,8 @@ def render_clip(
                 f"An expression must satisfy 0 ≤ onset < apex < offset < {count}; got {item.onset}, {item.apex}, "
                 f"{item.offset}."
             )
+    if path is not None and len(path) != count:
+        raise ValueError(f"The head's path has {len(path)} frames and the clip {count}.")
     movements = [unit_movement(face, unit, item.course(count), rng) for item in expressions for unit in item.units]
     blinks = _blinks(rng, count, fps, disturbances.blinks)
     movements += _blink_movements(face, blinks, count)
@@ -362,6 +378,7 @@ def render_clip(
         head,
         disturbances,
         blinks,
+        _path(rng, count, fps, disturbances.turn) if path is None else path,
     )
     _render(face, clip, light, rng)
     return clip
@@ -384,6 +401,9 @@ def _render(face: Face, clip: Clip, light: np.ndarray, rng: np.random.Generator)
     for t in range(len(clip.frames)):
         active = [(m.course[t], values) for m, values in zip(clip.movements, fields, strict=True) if m.course[t] != 0]
         source = grid if np.array_equal(clip.head[t], still) else _pixel_map(_invert(clip.head[t]), grid)
+        if clip.path is not None and not clip.path.is_still(t):
+            seen = (source.transpose(2, 0, 1) + np.float32(0.5)) / np.float32(size)
+            source = size * clip.path.origin_map(t, seen).transpose(1, 2, 0) - np.float32(0.5)
         if active:
             # Solves p + d(p) = target by iterating p ← target − d(p). This is a contraction for fields this smooth,
             # and converges faster for smaller motion.
@@ -438,6 +458,11 @@ def _head_motion(rng: np.random.Generator, count: int, fps: float, disturbances:
     head[:, 0, 2] += disturbances.head_shift * shift_x
     head[:, 1, 2] += disturbances.head_shift * shift_y
     return head
+
+
+def _path(rng: np.random.Generator, count: int, fps: float, turn: float) -> HeadPath | None:
+    """A random path in space; none, and nothing asked of the generator, where heads do not turn."""
+    return HeadPath.random(rng, count, fps, yaw=turn, pitch=turn, roll=turn) if turn else None
 
 
 def _blinks(rng: np.random.Generator, count: int, fps: float, rate: float) -> list[tuple[int, int, int]]:

@@ -6,11 +6,13 @@ import json
 import math
 import multiprocessing
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -178,19 +180,13 @@ def build(
         FileExistsError: `out` exists and is not an empty folder; raised before rendering.
         ValueError: the preset or convention is unknown, or a number is out of range.
     """
-    for name, value in {"clips": clips, "clips-per-face": clips_per_face, "workers": workers}.items():
-        if value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}.")
-    for name, value in {"test-share": test_share, "corrupt": corrupt}.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"--{name} must lie in 0–1, got {value}.")
-    if preset not in PRESETS:
-        raise ValueError(f"Unknown preset {preset!r}. Known: {', '.join(PRESETS)}.")
-    for convention in conventions:
-        if convention not in CONVENTIONS:
-            raise ValueError(f"Unknown convention {convention!r}. Known: {', '.join(CONVENTIONS)}.")
-    refuse_existing(out)
-
+    check_request(
+        out,
+        preset=preset,
+        conventions=conventions,
+        counts={"clips": clips, "clips-per-face": clips_per_face, "workers": workers},
+        shares={"test-share": test_share, "corrupt": corrupt},
+    )
     faces = math.ceil(clips / clips_per_face)
     test_faces = round(test_share * faces)
     settings = PRESETS[preset] if size is None else replace(PRESETS[preset], size=size)
@@ -205,31 +201,92 @@ def build(
         num_frames=num_frames,
         seed=seed,
     )
-    results: list[tuple[list[dict], list[dict]]] = []
-    columns = (TextColumn("Rendering faces"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console()
-    with (
-        Progress(*columns, console=console) as progress,
-        # Processes are spawned, not forked, because the parent already has threads.
-        ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool,
-    ):
-        task = progress.add_task("", total=faces)
-        for result in pool.map(job, range(faces)):
-            results.append(result)
-            progress.advance(task)
-    parts = {"train": results[: faces - test_faces], "test": results[faces - test_faces :]}
-    rows = {split: list(chain(*(part[0] for part in values))) for split, values in parts.items() if values}
-    truths = {split: list(chain(*(part[1] for part in values))) for split, values in parts.items() if values}
+    results = in_processes(job, range(faces), workers, "Rendering faces")
+    rows, truths = split_rows(results, faces - test_faces)
     processor = DeftVideoProcessor(num_frames=num_frames)
     write_dataset(
         {"data": (features(processor), rows), "truth": (truth_features(processor), truths)},
         _card(rows, preset, seed, corrupt),
         out,
     )
-    console.print(_summary(rows, preset))
+    console = Console()
+    console.print(summary(rows, preset))
     console.print(f"Written to {out}")
+
+
+def check_request(
+    out: Path,
+    *,
+    preset: str,
+    conventions: Sequence[str],
+    counts: Mapping[str, int],
+    shares: Mapping[str, float],
+) -> None:
+    """Raises an error where a dataset cannot be made as it is asked for.
+
+    Args:
+        out (`Path`): Folder to write.
+        preset (`str`): A key of `PRESETS`.
+        conventions (`Sequence[str]`): Keys of `CONVENTIONS`.
+        counts (`Mapping[str, int]`): Numbers of which there must be at least one, by the names of their options.
+        shares (`Mapping[str, float]`): Numbers from 0 to below 1, by the names of their options.
+
+    Raises:
+        FileExistsError: `out` exists and is not an empty folder.
+        ValueError: the preset or convention is unknown, or a number is out of range.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}.")
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"--{name} must lie in 0–1, got {value}.")
+    if preset not in PRESETS:
+        raise ValueError(f"Unknown preset {preset!r}. Known: {', '.join(PRESETS)}.")
+    for convention in conventions:
+        if convention not in CONVENTIONS:
+            raise ValueError(f"Unknown convention {convention!r}. Known: {', '.join(CONVENTIONS)}.")
+    refuse_existing(out)
+
+
+def in_processes(job: Callable[[Any], Any], items: Iterable[Any], workers: int, title: str) -> list[Any]:
+    """The results of a job on several items in their order, with a progress bar.
+
+    Args:
+        job (`Callable`): What to do with one item; it must be picklable.
+        items (`Iterable`): What to do it with.
+        workers (`int`): Number of processes.
+        title (`str`): What the progress bar says.
+    """
+    items, results = list(items), []
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        Progress(*columns, console=Console()) as progress,
+        # Processes are spawned, not forked, because the parent already has threads.
+        ProcessPoolExecutor(
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool,
+    ):
+        task = progress.add_task("", total=len(items))
+        for result in pool.map(job, items):
+            results.append(result)
+            progress.advance(task)
+    return results
+
+
+def split_rows(
+    results: Sequence[tuple[list[dict], list[dict]]], train: int
+) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+    """The rows and the truths by split.
+
+    Args:
+        results (`Sequence`): Rows and truths of each face.
+        train (`int`): Number of faces in train, the first ones; the others are in test.
+    """
+    parts = {"train": results[:train], "test": results[train:]}
+    rows = {split: list(chain(*(part[0] for part in values))) for split, values in parts.items() if values}
+    truths = {split: list(chain(*(part[1] for part in values))) for split, values in parts.items() if values}
+    return rows, truths
 
 
 def truth_features(video_processor: DeftVideoProcessor) -> Features:
@@ -446,7 +503,13 @@ def corrupt_labels(labels: Labels, rng: np.random.Generator) -> tuple[Labels, st
     return changed, note
 
 
-def _summary(splits: dict[str, list[dict]], preset: str) -> Table:
+def summary(splits: Mapping[str, list[dict]], preset: str) -> Table:
+    """A table of what a dataset holds.
+
+    Args:
+        splits (`Mapping[str, list[dict]]`): Rows of each split.
+        preset (`str`): The preset, for the title.
+    """
     names = list(splits)
     table = Table(title=f"Uni-MER, synthetic, {preset}", title_justify="left")
     table.add_column("")
@@ -470,18 +533,51 @@ def _summary(splits: dict[str, list[dict]], preset: str) -> Table:
 
 
 def _card(splits: dict[str, list[dict]], preset: str, seed: int, corrupt: float) -> str:
+    return data_card(
+        splits,
+        title="Synthetic micro-expressions in the Uni-MER schema",
+        about=f"Rendered faces; no person is shown and no recording was used. Preset {preset}, seed {seed}. The "
+        "splits share no face.",
+        people="faces",
+        conventions={row["source"] for rows in splits.values() for row in rows},
+        corrupt=corrupt,
+        licence="apache-2.0",
+    )
+
+
+def data_card(
+    splits: Mapping[str, list[dict]],
+    *,
+    title: str,
+    about: str,
+    people: str,
+    conventions: Iterable[str],
+    corrupt: float,
+    licence: str | None,
+) -> str:
+    """The data card of a dataset whose truth is known.
+
+    Args:
+        splits (`Mapping[str, list[dict]]`): Rows of each split.
+        title (`str`): Heading.
+        about (`str`): One paragraph on what is shown.
+        people (`str`): What the subjects are called, in the plural.
+        conventions (`Iterable[str]`): Label conventions of the rows.
+        corrupt (`float`): Share of the clips with a deliberate label error.
+        licence (`str | None`): Licence in the Hub's words, if there is one.
+    """
+
     def files(folder: str) -> str:
         return "\n".join(f"  - split: {name}\n    path: {folder}/{name}-*.parquet" for name in splits)
 
     counts = "\n".join(
-        f"- {name}: {len(rows)} clips of {len({row['subject'] for row in rows})} faces"
+        f"- {name}: {len(rows)} clips of {len({row['subject'] for row in rows})} {people}"
         for name, rows in splits.items()
     )
-    conventions = ", ".join(sorted({row["source"] for rows in splits.values() for row in rows}))
     errors = f"{100 * corrupt:g} % of the clips carry one deliberate label error each.\n\n" if corrupt else ""
+    head = f"license: {licence}\n" if licence else ""
     return f"""---
-license: apache-2.0
-task_categories: [video-text-to-text]
+{head}task_categories: [video-text-to-text]
 tags: [micro-expression, synthetic]
 configs:
 - config_name: default
@@ -491,12 +587,13 @@ configs:
   data_files:
 {files("truth")}
 ---
-# Synthetic micro-expressions in the Uni-MER schema
+# {title}
 
-Rendered faces; no person is shown and no recording was used. Preset {preset}, seed {seed}. The splits share no face.
+{about}
 
 {counts}
 
-{errors}Emotions follow the generator's own conventions ({conventions}), not that of any published data set. The
-configuration `truth` holds, clip by clip, every parameter and the exact motion of the expression on the flow grid.
+{errors}Emotions follow the generator's own conventions ({", ".join(sorted(conventions))}), not that of any published
+data set. The configuration `truth` holds, clip by clip, every parameter and the exact motion of the expression on the
+flow grid.
 """

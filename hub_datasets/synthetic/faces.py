@@ -42,7 +42,7 @@ class Face:
     @cached_property
     def fine_image(self) -> np.ndarray:
         """The image on a grid `FINER` times as fine, by cubic spline interpolation (Unser 1999)."""
-        matrix = _spline_interpolation(self.size, FINER)
+        matrix = spline_interpolation(self.size, FINER)
         rows = np.tensordot(matrix, self.image, (1, 0))
         return np.ascontiguousarray(np.tensordot(rows, matrix, (1, 1)).transpose(0, 2, 1))
 
@@ -53,8 +53,8 @@ class Face:
         return cx + (lateral if side == "left" else -lateral), cy + down, rx, ry
 
 
-@lru_cache(maxsize=4)
-def _spline_interpolation(size: int, factor: int) -> np.ndarray:
+@lru_cache(maxsize=16)
+def spline_interpolation(size: int, factor: int) -> np.ndarray:
     """(size · factor, size) matrix from samples at pixel centres to samples at the centres of finer pixels."""
 
     def basis(at: np.ndarray) -> np.ndarray:

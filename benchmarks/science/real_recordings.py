@@ -1,0 +1,438 @@
+"""What does the package say about people, whom it was not tuned on, and is it true?
+
+    python benchmarks/science/real_recordings.py [--part NAME …] [--full] [--data DIR]
+
+The recordings are those of DIR/recordings; DIR is `DEFT_REAL_DATA`, or ../shared/data. Faces are found by the YuNet
+model that lies there. Nothing is tuned here. Five parts:
+
+- `windows`: half-second windows, six per file: what is claimed to move, what is refused and why, and how far the eyes
+  moved meanwhile, by the detector.
+- `planted`: action units planted into such windows, the head as it is: what is found of them, and what else. What the
+  person does meanwhile is part of what is said, so the change against the unchanged clip is compared as well.
+- `photograph`: the first face of each file as a photograph under a head's 3-D motion. Nothing but the head moves, so
+  every region that counts as moving is a false one.
+- `whole`: end-point error from onset to apex inside the face, the estimators on the same crops of planted clips.
+- `pairs`: the same for clips of two frames.
+
+In `whole` and `pairs` the person moves too, by how much nobody knows. So the measured flow of the unchanged clip is
+subtracted from that of the planted one, for every estimator alike, and what is left is compared with the exact added
+motion. Only windows in which the eyes stay where they are (10 % of their distance) are used there. The same is done
+with photographs, the first frame of a window with fresh noise, in which nothing but the planted unit moves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest
+from deft_llm.hub_datasets.synthetic.dataset import CONVENTIONS, UNILATERAL
+from deft_llm.hub_datasets.synthetic.planting import PlantedClip, PlantingError, plant
+from deft_llm.hub_datasets.synthetic.turning import HeadPath, turn_photograph
+from deft_llm.processing import AlignedClip, DeftVideoProcessor
+from deft_llm.processing.action_units import REGIONS, SIDES, ellipse_mask, get_action_unit, region_ellipse
+from deft_llm.processing.face_alignment import FaceAlignmentError, YuNetFaces
+from deft_llm.processing.key_frames import KeyFrameError
+from deft_llm.processing.motion_evidence import RegionMotion, direction_of, measure_motion, octants_apart
+from deft_llm.processing.video_reading import ArrayClip, ClipReader, VideoReadError, open_clip
+
+MODEL = "face_detection_yunet_2026may.onnx"
+SECONDS = 0.5
+LARGE = 10.0  # percent of the face's width; no expression moves a region that far in half a second
+STILL = 0.10  # of the distance between the eyes
+MANY = 12  # regions
+UNITS = sorted({code for prototypes in CONVENTIONS["synthetic"].values() for codes in prototypes for code in codes})
+LETTERS = {"C and above": "CDE", "A–B": "AB"}
+ESTIMATORS = ("whole_clip", "farneback", "dis", "tvl1")
+GRID = 32
+FACE = ellipse_mask((0.5, 0.5, 0.40, 0.46), GRID, GRID)
+SEED = 2025
+console = Console(width=150)
+
+
+# --- The package under test -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the package says of a clip: `reason` where it refuses, or else flow in percent and the regions' motions."""
+
+    reason: str | None
+    flow: np.ndarray | None = None
+    motions: Sequence[RegionMotion] = ()
+
+    @property
+    def moving(self) -> dict[tuple[str, str], RegionMotion]:
+        """The significant motions by region and side."""
+        return {(motion.region, motion.side): motion for motion in self.motions if motion.significant}
+
+
+@lru_cache(maxsize=8)
+def processor(estimator: str, num_frames: int) -> DeftVideoProcessor:
+    return DeftVideoProcessor(flow_estimator=estimator, num_frames=num_frames, flow_size=GRID)
+
+
+def measure(clip: AlignedClip, estimator: str = "whole_clip") -> Measurement:
+    """Measures a clip as a user's call does. All parts ask here, and nowhere else, what the package says.
+
+    Args:
+        clip (`AlignedClip`): the clip; without key frames they are spotted.
+        estimator (`str`): a key of `FLOW_ESTIMATORS`.
+    """
+    try:
+        options = {"do_crop_appearance": False, "return_measurement": True}
+        tensors = processor(estimator, min(8, len(clip)))(clip, **options)
+    except (VideoReadError, FaceAlignmentError, KeyFrameError) as error:
+        return Measurement(str(error).replace(clip.name, "clip"))
+    if tensors["not_measurable"][0] is not None:
+        return Measurement(tensors["not_measurable"][0])
+    flow = np.asarray(tensors["flow_values_videos"][0])
+    return Measurement(None, flow, measure_motion(flow, lead_in=tensors["lead_in_flow"][0]))
+
+
+# --- Windows of recordings ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A stretch of a recording, its face placed in the first frame; `clip` is None where there is no face."""
+
+    name: str
+    reader: ClipReader
+    clip: AlignedClip | None
+    reason: str | None
+    eyes: float | None  # largest displacement of an eye since the first frame, in distances between the eyes
+
+    @property
+    def still(self) -> bool:
+        return self.eyes is not None and self.eyes <= STILL
+
+
+def opened(folder: Path) -> Iterator[tuple[Path, ClipReader]]:
+    for path in sorted(folder.iterdir()):
+        try:
+            yield path, open_clip(path)
+        except VideoReadError as error:
+            console.print(f"{path.name} cannot be read: {str(error).replace(str(path), path.name)}", highlight=False)
+
+
+def windows(folder: Path, finder: YuNetFaces, per_file: int) -> list[Window]:
+    """Windows evenly spread over every recording that can be read."""
+    found = []
+    for path, reader in opened(folder):
+        count = max(2, round(SECONDS * (reader.metadata.fps or 25)))
+        for start in np.linspace(0, max(0, len(reader) - count), per_file).round().astype(int).tolist():
+            part = reader.window(start, min(start + count, len(reader)), name=f"{path.name}@{start}").in_memory()
+            try:
+                clip, reason = AlignedClip.open(part, face_source=finder), None
+            except FaceAlignmentError as error:
+                clip, reason = None, str(error).partition(": ")[2]
+            found.append(Window(path.name, part, clip, reason, None if clip is None else eye_motion(clip, finder)))
+    return found
+
+
+def eye_motion(clip: AlignedClip, finder: YuNetFaces) -> float | None:
+    """The largest displacement of an eye between the first frame and three others, in distances between the eyes, by
+    the detector; None where it loses the face."""
+    inverse = np.linalg.inv(clip.transform[:, :2])
+    middle = inverse @ (np.array([0.5, 0.5]) - clip.transform[:, 2])
+    places = []
+    for frame in clip.reader.frames([0, *(round(share * (len(clip) - 1)) for share in (1 / 3, 2 / 3, 1))]):
+        faces = finder(frame)
+        if not len(faces):
+            return None
+        nearest = min(faces, key=lambda face: float(np.hypot(*(face.mean(0) - middle))))
+        places.append(nearest[:2])
+    eyes = np.array(places)
+    distance = np.hypot(*(eyes[0, 1] - eyes[0, 0]))
+    return float(np.hypot(*(eyes[1:] - eyes[0]).transpose(2, 0, 1)).max() / distance)
+
+
+def share(count: int, total: int) -> str:
+    return f"{count} of {total}" + (f" ({100 * count / total:.0f} %)" if total else "")
+
+
+def table_of(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("measure", "measured", "to reach"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+# --- The parts ------------------------------------------------------------------------------------------------------
+
+
+def windows_part(stretches: Sequence[Window]) -> None:
+    reasons: Counter[str] = Counter(item.reason for item in stretches if item.clip is None)
+    measured, large, many, still, still_many, still_moving = 0, 0, 0, 0, 0, []
+    for item in stretches:
+        if item.clip is None:
+            continue
+        said = measure(item.clip)
+        still += item.still
+        if said.reason is not None:
+            reasons[said.reason] += 1
+            continue
+        measured += 1
+        large += any(motion.magnitude > LARGE for motion in said.moving.values())
+        many += len(said.moving) >= MANY
+        if item.still:
+            still_moving.append(len(said.moving))
+            still_many += len(said.moving) >= MANY
+    faces = sum(item.clip is not None for item in stretches)
+    table_of(
+        f"{len(stretches)} half-second windows of {len({item.name for item in stretches})} recordings",
+        [
+            ("windows with a face in the first frame", share(faces, len(stretches)), ""),
+            (f"windows that claim motion above {LARGE:g} %", share(large, faces), "0"),
+            (f"windows with {MANY} or more moving regions", share(many, faces), ""),
+            ("measured", share(measured, faces), ""),
+            (f"eyes within {100 * STILL:g} % of their distance: measured", share(len(still_moving), still), "≥ 90 %"),
+            (f"  of these with {MANY} or more moving regions", share(still_many, len(still_moving)), ""),
+            ("  moving regions, median", f"{np.median(still_moving):.0f}" if still_moving else "–", ""),
+        ],
+    )
+    for reason, count in reasons.most_common():
+        console.print(f"refused {count} ×: {reason}", highlight=False)
+
+
+def planted_clips(
+    stretches: Sequence[Window], count: int, letters: str, seed: int
+) -> Iterator[tuple[Window, AlignedClip, PlantedClip]]:
+    """Up to `count` windows, spread over the recordings, each unchanged and with one unit planted."""
+    usable = [item for item in stretches if item.clip is not None and len(item.reader) >= 8]
+    rng = np.random.default_rng([SEED, seed])
+    made = 0
+    for place in rng.permutation(len(usable)):
+        if made == count:
+            return
+        item = usable[place]
+        clip = item.clip
+        code = str(rng.choice(UNITS))
+        side = str(rng.choice(SIDES)) if code in UNILATERAL and rng.random() < 0.5 else "both"
+        request = UnitRequest.at_intensity(code, side, str(rng.choice(list(letters))), rng)
+        last = len(clip) - 1
+        try:
+            planted = plant(clip, Expression((request,), 0, last // 2, last), rng)
+        except PlantingError as error:
+            console.print(f"left out: {error}", highlight=False)
+            continue
+        made += 1
+        yield item, clip.with_key_frames(planted.clip.key_frames), planted
+
+
+def true_motion(planted: PlantedClip) -> dict[tuple[str, str], float]:
+    """The mean added displacement of every region at the apex, in percent."""
+    flow = planted.flow(GRID, [planted.expression.apex])[0]
+    return {
+        (region, side): float(np.hypot(*flow[:, ellipse_mask(region_ellipse(region, side), GRID, GRID)].mean(-1)))
+        for region in REGIONS
+        for side in SIDES
+    }
+
+
+@dataclass(frozen=True)
+class PlantedSide:
+    """What was said of one side of a planted unit.
+
+    `said` compares what the package says, in which the person's own motion is included; `change` compares how much
+    more it says than of the unchanged clip. Each is whether the direction is right within one octant, and the relative
+    error of the magnitude.
+    """
+
+    still: bool
+    found: bool
+    said: tuple[bool, float]
+    change: tuple[bool, float]
+
+
+def planted_sides(item: Window, planted: PlantedClip, said: Measurement, before: Measurement) -> list[PlantedSide]:
+    (unit,), true, sides = planted.expression.units, true_motion(planted), []
+    expected = get_action_unit(unit.code).motions[0]
+    at = len(said.flow) // 2  # the apex; the onset is not among the fields
+    for side in SIDES if unit.side == "both" else (unit.side,):
+        mask, size = ellipse_mask(region_ellipse(expected.region, side), GRID, GRID), true[expected.region, side]
+        u, v = (said.flow[at] - before.flow[at])[:, mask].mean(-1)
+        (motion,) = (one for one in said.motions if (one.region, one.side) == (expected.region, side))
+        compared = []
+        for direction, magnitude in (
+            (motion.direction, motion.magnitude),
+            (direction_of(u, v, side), float(np.hypot(u, v))),
+        ):
+            apart = octants_apart(direction, expected.phrase)
+            compared.append((apart is not None and apart <= 1, abs(magnitude - size) / size))
+        sides.append(PlantedSide(item.still, motion.significant, *compared))
+    return sides
+
+
+def planted_part(stretches: Sequence[Window], count: int) -> None:
+    rows = []
+    for seed, (name, letters) in enumerate(LETTERS.items()):
+        sides: list[PlantedSide] = []
+        false: list[tuple[bool, int]] = []
+        refused = 0
+        for item, base, planted in planted_clips(stretches, count, letters, seed):
+            said, before = measure(planted.clip), measure(base)
+            if said.reason is not None or before.reason is not None:
+                refused += 1
+                continue
+            sides += planted_sides(item, planted, said, before)
+            (unit,) = planted.expression.units
+            untouched = {key for key, size in true_motion(planted).items() if size < 10 * unit.amplitude}
+            false.append((item.still, len((said.moving.keys() - before.moving.keys()) & untouched)))
+        rows.append((f"{name}: clips refused", share(refused, len(false) + refused), ""))
+        for where, kept in (("", (True, False)), (", eyes still", (True,))):
+            found = [side for side in sides if side.still in kept]
+            seen = [side for side in found if side.found]
+            label = f"{name}{where}: "
+            goal = "≥ 92 %" if letters == "CDE" else "≥ 60 %"
+            rows += [
+                (label + "sides of units found", share(len(seen), len(found)), goal),
+                (
+                    label + "  in the right direction ± 1 octant",
+                    share(sum(one.said[0] for one in seen), len(seen)),
+                    "",
+                ),
+                (label + "  the same, of the change", share(sum(one.change[0] for one in seen), len(seen)), "≥ 95 %"),
+                (label + "  relative error, median", _median([one.said[1] for one in seen], "{:.2f}"), ""),
+                (label + "  the same, of the change", _median([one.change[1] for one in seen], "{:.2f}"), "≤ 0.20"),
+                (label + "added false regions", _mean([extra for still, extra in false if still in kept]), "≤ 0.3"),
+            ]
+    table_of("Units planted into half-second windows; the change is against the unchanged clip", rows)
+
+
+def photograph_part(stretches: Sequence[Window], per_file: int) -> None:
+    first = {item.name: item for item in reversed(stretches) if item.clip is not None}
+    false, residuals, refused = [], [], Counter()
+    for place, item in enumerate(first.values()):
+        picture = item.reader.frames([0])[0]
+        for turn in range(per_file):
+            rng = np.random.default_rng([SEED, 9, place, turn])
+            path = HeadPath.random(rng, 16, 30.0, yaw=8, pitch=8, roll=3, shift=0.05)
+            turned = turn_photograph(picture, item.clip.transform, path, noise=1.0, rng=rng)
+            clip = AlignedClip(ArrayClip(turned.frames, item.name, 30.0), turned.transform).with_key_frames((0, 8, 15))
+            said = measure(clip)
+            if said.reason is not None:
+                refused[said.reason] += 1
+                continue
+            false.append(len(said.moving))
+            residuals.append(float(np.median(np.hypot(said.flow[:, 0], said.flow[:, 1])[:, FACE])) * 1.28)
+    table_of(
+        f"{len(first)} photographs under a head's 3-D motion (yaw, pitch ≤ 8°, 5 % translation), {per_file} each",
+        [
+            ("clips refused", share(sum(refused.values()), len(false) + sum(refused.values())), ""),
+            ("false regions per clip", _mean(false), "≤ 0.2"),
+            ("residual flow, median, px at 128", _median(residuals, "{:.3f}"), "≤ 0.05"),
+        ],
+    )
+
+
+def frozen(stretches: Sequence[Window]) -> list[Window]:
+    """The windows with their first frame instead of every frame, and sensor noise; all motion in them is planted."""
+    held = []
+    for place, item in enumerate(stretches):
+        if item.clip is None:
+            continue
+        noise = np.random.default_rng([SEED, 11, place])
+        first = item.reader.frames([0])[0]
+        frames = [np.clip(np.rint(first + noise.normal(0, 1, first.shape)), 0, 255) for _ in range(len(item.reader))]
+        reader = ArrayClip(np.uint8(frames), item.reader.name, item.reader.metadata.fps)
+        held.append(Window(item.name, reader, AlignedClip(reader, item.clip.transform), None, 0.0))
+    return held
+
+
+def estimators_part(stretches: Sequence[Window], count: int, what: str, *, pairs: bool) -> None:
+    still = [item for item in stretches if item.still]
+    errors: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
+    moved, missing, refused = [], "", 0
+    for _, base, planted in planted_clips(still, count, "ABCDE", 5):
+        shown, clips = planted.expression, (base, planted.clip)
+        if pairs:
+            clips = tuple(_pair(clip, shown.onset, shown.apex) for clip in clips)
+        truth = planted.flow(GRID, [shown.apex])[0]
+        moved.append(float(np.hypot(*truth)[FACE].mean()))
+        for name in ESTIMATORS:
+            try:
+                before, after = (measure(clip, name) for clip in clips)
+            except ImportError as error:
+                missing = str(error)
+                continue
+            if before.reason is not None or after.reason is not None:
+                refused += 1
+                continue
+            at = 0 if pairs else len(after.flow) // 2  # the apex; onset is not among the fields
+            error = np.hypot(*(after.flow[at] - before.flow[at] - truth))[FACE].mean()
+            errors[name].append(float(error))
+    kind = "clips of two frames" if pairs else "whole clips"
+    table = Table(title=f"End-point error in % of the width, {len(moved)} {kind}, {what}", title_justify="left")
+    for column in ("estimator", "mean", "median", "whole_clip / it"):
+        table.add_column(column, justify="right")
+    table.add_row("no motion", f"{np.mean(moved):.4f}", f"{np.median(moved):.4f}", "")
+    for name, values in errors.items():
+        if values:
+            ratio = np.mean(errors["whole_clip"]) / np.mean(values) if errors["whole_clip"] else np.nan
+            table.add_row(name, f"{np.mean(values):.4f}", f"{np.median(values):.4f}", f"{ratio:.2f}")
+    console.print(table)
+    console.print(f"to reach: {'≤ 0.7' if pairs else '≤ 0.6'} × the best of the others; refused: {refused}")
+    if missing:
+        console.print(f"tvl1 is not installed: {missing}", highlight=False)
+
+
+def _pair(clip: AlignedClip, onset: int, apex: int) -> AlignedClip:
+    frames = clip.reader.frames([onset, apex])
+    return AlignedClip(ArrayClip(frames, clip.name, None), clip.transform).with_key_frames((0, 1, 1))
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.2f} ({len(values)} clips)" if values else "–"
+
+
+def _median(values: Sequence[float], form: str) -> str:
+    return form.format(np.median(values)) if values else "–"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("windows", "planted", "photograph", "whole", "pairs")
+    parser.add_argument("--part", nargs="+", choices=parts, default=parts, metavar="NAME")
+    parser.add_argument("--full", action="store_true", help="five times as many planted clips and photographs")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("DEFT_REAL_DATA", "../shared/data")))
+    arguments = parser.parse_args()
+    folder, model = arguments.data / "recordings", arguments.data / MODEL
+    if not folder.is_dir() or not model.is_file():
+        parser.error(f"{arguments.data}: no recordings/ with {MODEL} beside it; set DEFT_REAL_DATA or pass --data.")
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    times = 5 if arguments.full else 1
+    stretches = windows(folder, YuNetFaces(model), 6)
+    if "windows" in arguments.part:
+        windows_part(stretches)
+    if "planted" in arguments.part:
+        planted_part(stretches, 20 * times)
+    if "photograph" in arguments.part:
+        photograph_part(stretches, times)
+    for name in ("whole", "pairs"):
+        if name in arguments.part:
+            # As many windows as are planted are enough to hold frozen ones of every recording.
+            chosen = stretches[:: 1 if arguments.full else 3]
+            for kept, what in ((stretches, "people"), (frozen(chosen), "photographs")):
+                estimators_part(kept, 10 * times, what, pairs=name == "pairs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
