@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import cv2
@@ -32,6 +33,7 @@ logger = logging.get_logger(__name__)
 
 _SEARCHES = 40  # frames in which a face is looked for where the first one has none
 _TURN_SCORE = 4.0  # standard deviations of what a turn leaves: an interval must move farther
+_LEAST_REST = 1.0  # seconds of a stretch in which intervals are proposed
 _LEAST_SECONDS = 0.2  # of a stretch in which an expression is looked for
 
 
@@ -304,17 +306,29 @@ class AlignedClip:
         rate = fps or self.fps
         if not rate:
             raise ValueError(f"{self.name}: the source carries no frame rate; pass fps= (frames a second).")
-        usable, normals, rows = [], [], []  # some hundred bytes per frame
+        found, start = [], 0
+        for usable, frames in groupby(self.follow(), key=lambda frame: frame.reason is None):
+            if not usable:
+                start += sum(1 for _ in frames)
+                continue
+            normals, rows = [], []  # some hundred bytes per frame
 
-        def motion() -> Iterator[np.ndarray]:
-            for frame in self.follow():
-                usable.append(frame.reason is None and not frame.placed)
-                normals.append(frame.pose.rotation[:2, 2])
-                rows.append(frame.motion.astype(np.float16))
-                yield frame.motion
+            def motion(frames=frames, normals=normals, rows=rows) -> Iterator[np.ndarray]:
+                for frame in frames:
+                    normals.append(frame.pose.rotation[:2, 2] if not frame.placed or not rows else np.full(2, np.nan))
+                    rows.append(frame.motion.astype(np.float16))
+                    yield frame.motion
 
-        found = propose_intervals(motion(), rate, longest=longest)
-        return [item for item in found if _is_real(item, np.array(usable), np.array(normals), rows)]
+            # What happens in a stretch is held against the rest of it: a short one has none.
+            proposed = propose_intervals(motion(), rate, longest=longest)
+            if len(rows) >= _LEAST_REST * rate:
+                kept = [item for item in proposed if _is_real(item, np.array(normals), rows)]
+                found += [
+                    replace(item, onset=item.onset + start, apex=item.apex + start, offset=item.offset + start)
+                    for item in kept
+                ]
+            start += len(rows)
+        return found
 
     def crop(self, frame: np.ndarray, side: int, *, grey: bool = False, pose: HeadPose = STILL) -> np.ndarray:
         """The face crop of one frame of the clip.
@@ -348,12 +362,11 @@ class AlignedClip:
             yield self.crop(frame, side, grey=grey)
 
 
-def _is_real(item: Interval, usable: np.ndarray, normals: np.ndarray, rows: Sequence[np.ndarray]) -> bool:
-    """Whether the whole interval can be measured and its regions move farther than the head's turn may feign."""
-    span = slice(max(item.onset - 1, 0), item.offset + 2)
-    if not usable[span].all():
-        return False
-    turned = np.hypot(*(normals[span] - normals[span].mean(0)).T).max()
+def _is_real(item: Interval, normals: np.ndarray, rows: Sequence[np.ndarray]) -> bool:
+    """Whether regions move farther in an interval than the head's turn may feign. `normals` are NaN in frames in which
+    the face was looked for anew, across which nothing can be said."""
+    span = normals[max(item.onset - 1, 0) : item.offset + 2]
+    turned = np.hypot(*(span - span.mean(0)).T).max()
     way = np.hypot(*(rows[item.apex].astype(np.float32) - rows[item.onset].astype(np.float32)).T).max()
     return bool(way > _TURN_SCORE * 100 * DEPTH_ERROR * turned)
 

@@ -125,10 +125,10 @@ class HeadPose:
 
     def why_not(self) -> str | None:
         """Why the frame cannot be measured, or None if it can."""
-        if self.hidden > MOST_HIDDEN:
-            return "the face is cut off by the border of the picture"
         if self.likeness < LEAST_LIKENESS:
             return "the face cannot be followed: it is hidden, blurred or gone"
+        if self.hidden > MOST_HIDDEN:
+            return "the face is cut off by the border of the picture"
         if self.turn > MOST_TURN or abs(self.roll) > MOST_ROLL:
             return "the head turns too far"
         if not 1 / MOST_SCALE < self.scale < MOST_SCALE:

@@ -1,0 +1,134 @@
+"""A head's pose in every frame: found where it is known, refused where it cannot be, and undone."""
+
+import numpy as np
+import pytest
+
+from deft_llm.hub_datasets.synthetic.clips import Disturbances, Expression, UnitRequest, render_clip
+from deft_llm.hub_datasets.synthetic.turning import HeadPath
+from deft_llm.processing.face_alignment import crop_transform
+from deft_llm.processing.head_motion import (
+    MOST_TURN,
+    STILL,
+    HeadPose,
+    HeadTracker,
+    depth_error,
+    remove_rigid_motion,
+    rigid_motion,
+    warp_head_back,
+)
+
+QUIET = Disturbances(noise=1.5)
+SIDE = 160
+
+
+def path_to(yaw=0.0, pitch=0.0, roll=0.0, shift=(0.0, 0.0, 0.0), count=9):
+    """A head that goes evenly from rest to that place."""
+    share = np.linspace(0, 1, count)[:, None]
+    return HeadPath(share * (yaw, pitch, roll), share * shift, distance=4.0)
+
+
+def turned(face, path, expressions=()):
+    clip = render_clip(
+        face, list(expressions), np.random.default_rng(0), count=len(path), disturbances=QUIET, path=path
+    )
+    return clip, np.float32(clip.frames.mean(-1))
+
+
+def poses_of(frames):
+    tracker = HeadTracker(frames[0], crop_transform(SIDE, SIDE))
+    return [STILL, *map(tracker.follow, frames[1:])]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [{"yaw": 8}, {"pitch": -6}, {"roll": 10}, {"shift": (0.08, -0.05, 0)}, {"yaw": -5, "pitch": 5, "roll": 4}],
+    ids=str,
+)
+def test_the_pose_of_a_head_in_space_is_found(face, place):
+    path = path_to(**place)
+    clip, frames = turned(face, path)
+    poses = poses_of(frames)
+    assert all(pose.why_not() is None for pose in poses)
+    out_of_plane = np.hypot(place.get("yaw", 0), place.get("pitch", 0))
+    assert poses[-1].turn == pytest.approx(out_of_plane, abs=1.6)  # a face beside the lens is seen from its side
+    assert poses[-1].roll == pytest.approx(place.get("roll", 0), abs=0.8)
+    # Where every point of the face went, to half a pixel of the frame in the middle of the face.
+    middle = (slice(None), slice(16, 48), slice(16, 48))
+    found, true = rigid_motion(poses[-1], 64)[middle], clip.flow(0, 8, grid=64)[middle]
+    assert np.hypot(*(found - true)).mean() < 0.5 / SIDE
+
+
+def test_an_expression_is_not_taken_for_a_turn(face):
+    shown = Expression((UnitRequest("AU12", "both", 0.03), UnitRequest("AU4", "both", 0.02)), 0, 8, 16)
+    _, frames = turned(face, path_to(count=17), [shown])
+    assert max(pose.turn for pose in poses_of(frames)) < 1.5
+
+
+def test_what_leaves_the_range_says_why(face):
+    _, frames = turned(face, path_to(yaw=14.5, count=15))
+    assert poses_of(frames)[-1].why_not() == "the head turns too far"
+    _, frames = turned(face, path_to(shift=(0.3, 0, 0), count=3))
+    assert poses_of(frames)[1].why_not() == "the head moves too fast for the frame rate"
+    away = np.concatenate([frames[:1], np.random.default_rng(0).uniform(0, 255, (2, SIDE, SIDE)).astype(np.float32)])
+    assert "cannot be followed" in poses_of(away)[-1].why_not()
+    near = HeadPose(np.eye(3), 1.4, np.zeros(2))
+    assert "too near" in near.why_not()
+    assert "border" in HeadPose(np.eye(3), 1.0, np.zeros(2), hidden=0.2).why_not()
+    assert STILL.why_not() is None
+
+
+def test_a_head_that_comes_back_is_found_again(face):
+    _, frames = turned(face, path_to(yaw=3))
+    gone = np.full((4, SIDE, SIDE), 90, np.float32)
+    poses = poses_of(np.concatenate([frames, gone, frames[-3:]]))
+    usable = [pose.why_not() is None for pose in poses]
+    assert usable[:9] == [True] * 9
+    assert not any(usable[9:13])
+    assert usable[-2:] == [True, True]
+
+
+def test_warped_back_the_head_stands_still(face):
+    """What is left between the crops is a small part of the head's motion, and the expression stays."""
+    transform = crop_transform(SIDE, SIDE)
+    _, frames = turned(face, path_to(yaw=7, pitch=3))
+    pose = poses_of(frames)[-1]
+    first, last, back = (
+        warp_head_back(frame, transform, one, 96)[24:72, 24:72]
+        for frame, one in ((frames[0], STILL), (frames[-1], STILL), (frames[-1], pose))
+    )
+    assert np.abs(back - first).mean() < 0.4 * np.abs(last - first).mean()
+
+
+def test_small_rigid_motion_is_removed_and_the_expression_is_not():
+    grid = 32
+    pose = HeadPose(np.eye(3), 1.002, np.array([0.004, -0.003]))
+    y, x = np.mgrid[0:grid, 0:grid] / grid
+    brows = np.exp(-(((x - 0.4) / 0.08) ** 2) - ((y - 0.2) / 0.06) ** 2)
+    expression = np.stack([0 * brows, -1.0 * brows])
+    flow = np.stack([100 * rigid_motion(pose, grid) + expression, expression])
+    left = remove_rigid_motion(flow)
+    np.testing.assert_allclose(left[0], left[1], atol=0.01)
+    assert left[0, 1].min() == pytest.approx(-1.0, abs=0.08)
+    assert np.abs(left[0][:, 20:, 8:24]).max() < 0.05
+
+
+def test_a_wrong_depth_is_an_error_that_grows_with_the_turn():
+    turn = np.radians(6.0)
+    rotation = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
+    pose = HeadPose(rotation, 1.0, np.zeros(2))
+    assert pose.turn == pytest.approx(6.0)
+    assert depth_error(STILL) == 0
+    assert 0.05 < depth_error(pose) < 0.3
+    assert pose.range_used == pytest.approx(6.0 / MOST_TURN)
+
+
+def test_the_face_is_placed_anew_where_the_head_went(face):
+    transform = crop_transform(SIDE, SIDE)
+    _, frames = turned(face, path_to(roll=8, shift=(0.06, 0.02, 0)))
+    pose = poses_of(frames)[-1]
+    crops = [
+        np.float32(warp_head_back(frames[-1], moved, STILL, 64))[16:48, 16:48]
+        for moved in (transform, pose.placed(transform))
+    ]
+    first = warp_head_back(frames[0], transform, STILL, 64)[16:48, 16:48]
+    assert np.abs(crops[1] - first).mean() < 0.4 * np.abs(crops[0] - first).mean()
