@@ -22,12 +22,14 @@ from .expression_report import (
     parse_answer,
 )
 from .motion_evidence import RegionMotion, measure_motion, octants_apart
+from .unit_evidence import seen_units
 from .video_processing_deft import DeftVideoProcessor, list_of_clips
 
 VIDEO_TOKEN = "<|video|>"
 STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN = "<|structure|>", "<|texture|>", "<|motion|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 INTENSITIES = "ABCDE"
+_HARDLY_SEEN = 0.01  # a claimed unit less probable than this gets a warning; 2 % of the units labelled on people are
 SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
 
 # ChatML. What the assistant says is marked, end of turn included, so that a trainer can score it alone.
@@ -232,7 +234,7 @@ class DeftProcessor(ProcessorMixin):
             if outputs is not None:
                 self._add_scores(report, outputs, index)
             if measured is not None:
-                _hold_against_motion(report, measured)
+                _hold_against_motion(report, measured, seen_units(_array(flow_values_videos[index])))
             report.coarse_emotion = self.coarse_emotion_of.get(report.emotion)
             reports.append(report)
         return reports
@@ -280,8 +282,10 @@ def _array(values: Any) -> np.ndarray:
     return values.detach().float().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
 
 
-def _hold_against_motion(report: ExpressionReport, measured: Sequence[RegionMotion]) -> None:
-    """Lets what was measured overrule and question what was written."""
+def _hold_against_motion(
+    report: ExpressionReport, measured: Sequence[RegionMotion], seen: Mapping[str, float]
+) -> None:
+    """Lets what was measured overrule and question what was written. `seen` has the probability of units by code."""
     moved = {(item.region, item.side): item for item in measured if item.significant}
     if not moved:
         if not report.insufficient_motion:
@@ -300,6 +304,10 @@ def _hold_against_motion(report: ExpressionReport, measured: Sequence[RegionMoti
                     f"{item.action_unit}: the answer says the {item.region} moves {item.direction}; "
                     f"on the {one} side it {what}."
                 )
+    for finding in report.action_units:
+        probability = seen.get(finding.code, 1.0)
+        if probability < _HARDLY_SEEN:
+            report.warnings.append(f"{finding.code}: the motion does not show it (probability {probability:.3f}).")
 
 
 # Saving copies the code next to the settings.

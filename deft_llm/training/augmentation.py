@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from deft_llm.processing.action_units import ACTION_UNITS
-from deft_llm.processing.motion_evidence import noise_floor
+from deft_llm.processing.motion_evidence import flow_noise
 
 _OTHER = {"left": "right", "right": "left"}
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
@@ -159,9 +159,9 @@ def jittered(pixels: np.ndarray, rng: np.random.Generator, strength: float) -> n
 
 
 def noisy(flow: np.ndarray, rng: np.random.Generator, level: float) -> np.ndarray:
-    """Flow (frames, 2, h, w) with smooth noise of `level` times the deviation measured where the face stands still."""
+    """Flow (frames, 2, h, w) with smooth noise of `level` times the deviation of the clip's own errors."""
     flow = np.asarray(flow, np.float32)
-    deviation = level * noise_floor(flow, factor=1.0, minimum=0.0)
+    deviation = level * flow_noise(flow)
     fields = rng.standard_normal((*flow.shape[:2], *flow.shape[2:])).astype(np.float32)
     # Errors of flow are alike over the estimator's window, not cell by cell.
     smooth = np.stack([[cv2.GaussianBlur(channel, (0, 0), 1.0) for channel in frame] for frame in fields])

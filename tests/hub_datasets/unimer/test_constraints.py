@@ -8,53 +8,88 @@ from deft_llm.hub_datasets.unimer.constraints import (
     NOT_VISIBLE,
     SUPPORTED,
     apex_in_doubt,
-    judge_action_unit,
     judge_labels,
     unlabelled_motion,
 )
-from deft_llm.processing.action_units import REGIONS, SIDES
-from deft_llm.processing.motion_evidence import NO_DIRECTION, RegionMotion, measure_motion
+from deft_llm.processing.action_units import REGIONS, SIDES, ellipse_mask, region_ellipse
+from deft_llm.processing.motion_evidence import measure_motion
 
 
-def motions(**moving):
-    """All regions still, except those named: inner_brow_left=(direction, magnitude)."""
-    result = []
+def moving(**regions):
+    """Flow of one frame, (1, 2, 32, 32): inner_brow_left=(u, v) in percent of the crop width, still elsewhere."""
+    flow = np.zeros((1, 2, 32, 32))
     for region in REGIONS:
         for side in SIDES:
-            direction, magnitude = moving.get(f"{region.replace(' ', '_')}_{side}", ("up", 0.0))
-            result.append(RegionMotion(region, side, magnitude, direction, 1.0, magnitude > 0.2))
-    return result
+            vector = regions.get(f"{region.replace(' ', '_')}_{side}", (0, 0))
+            flow[0][:, ellipse_mask(region_ellipse(region, side), 32, 32)] += np.reshape(vector, (2, 1))
+    return flow
+
+
+def judged(code, side, flow):
+    (judgement,) = judge_labels([(code, side)], flow, measure_motion(flow))
+    return judgement
 
 
 @pytest.mark.parametrize(
-    ("side", "moving", "verdict", "agreement"),
+    ("side", "regions", "verdict", "agreement"),
     [
-        ("both", {"inner_brow_left": ("up", 1.0), "inner_brow_right": ("up", 0.6)}, SUPPORTED, 1.0),
-        ("both", {"inner_brow_left": ("up", 1.0), "inner_brow_right": ("up and medially", 0.6)}, SUPPORTED, 0.75),
-        ("both", {"inner_brow_left": ("up", 1.0)}, NOT_VISIBLE, 0.5),
+        ("both", {"inner_brow_left": (0, -1.0), "inner_brow_right": (0, -0.6)}, SUPPORTED, 1.0),
+        ("both", {"inner_brow_left": (0, -1.0), "inner_brow_right": (0.5, -0.5)}, SUPPORTED, 0.75),
+        ("both", {"inner_brow_left": (0, -1.0)}, NOT_VISIBLE, 0.5),
         ("both", {}, NOT_VISIBLE, 0.0),
-        ("both", {"inner_brow_left": ("down", 1.0), "inner_brow_right": ("up", 1.0)}, CONTRADICTED, 0.5),
-        ("left", {"inner_brow_left": ("up", 1.0)}, SUPPORTED, 1.0),
-        ("right", {"inner_brow_left": ("up", 1.0)}, NOT_VISIBLE, 0.0),
-        ("left", {"inner_brow_left": (NO_DIRECTION, 1.0)}, NOT_VISIBLE, 0.0),
+        ("both", {"inner_brow_left": (0, 1.0), "inner_brow_right": (0, 1.0)}, CONTRADICTED, 0.0),
+        ("left", {"inner_brow_left": (0, -1.0)}, SUPPORTED, 1.0),
+        ("right", {"inner_brow_left": (0, -1.0)}, NOT_VISIBLE, 0.0),
+        ("left", {"inner_brow_left": (-1.0, 0)}, NOT_VISIBLE, 0.0),
     ],
 )
-def test_verdicts(side, moving, verdict, agreement):
-    judgement = judge_action_unit("AU1", side, motions(**moving))
+def test_verdicts(side, regions, verdict, agreement):
+    judgement = judged("AU1", side, moving(**regions))
     assert (judgement.verdict, judgement.agreement) == (verdict, agreement)
 
 
 def test_the_evidence_is_what_was_measured():
-    judgement = judge_action_unit(
-        "AU1", "both", motions(inner_brow_left=("up", 1.0), inner_brow_right=("up and medially", 0.6))
-    )
+    judgement = judged("AU1", "both", moving(inner_brow_left=(0, -1.0), inner_brow_right=(0.42, -0.42)))
     assert judgement.direction == "up"
-    assert judgement.magnitude == pytest.approx(0.8)
+    assert judgement.magnitude == pytest.approx(0.8, abs=0.02)
 
 
-def test_unknown_units_are_named():
+def test_two_weak_sides_together_support_a_label_on_both():
+    """Each side alone is within the errors of a noisy clip; a right label needs evidence in their sum only."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.06, (7, 2, 32, 32))
+    course = np.array([0.15, 0.5, 0.85, 1.0, 0.8, 0.4, 0.1])[:, None, None, None]
+    flow = noise + course * moving(
+        inner_brow_left=(-0.15, 0.15),
+        inner_brow_right=(0.15, 0.15),
+        outer_brow_left=(0, 0.1),
+        outer_brow_right=(0, 0.1),
+    )
+    assert judged("AU4", "both", flow).verdict == SUPPORTED
+
+
+def test_probability_follows_the_evidence():
+    up = {"inner_brow_left": (0, -1.0), "inner_brow_right": (0, -1.0)}
+    down = {"inner_brow_left": (0, 1.0), "inner_brow_right": (0, 1.0)}
+    probabilities = [judged("AU1", "both", moving(**regions)).probability for regions in (up, {}, down)]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert probabilities[0] > 0.9 > 0.1 > probabilities[1]
+
+
+def test_large_errors_of_the_flow_support_nothing():
+    flow = moving(inner_brow_left=(0, -1.0), inner_brow_right=(0, -1.0))
+    sure, unsure = (
+        judge_labels([("AU1", "both")], flow, measure_motion(flow), deviation=np.full((1, 32, 32), deviation))[0]
+        for deviation in (0.01, 2.0)
+    )
+    assert (sure.verdict, unsure.verdict) == (SUPPORTED, NOT_VISIBLE)
+
+
+def test_unknown_units_and_sides_are_named():
     with pytest.raises(ValueError, match="AU99"):
-        judge_action_unit("AU99", "both", motions())
+        judged("AU99", "both", moving())
+    with pytest.raises(ValueError, match="middle"):
+        judged("AU1", "middle", moving())
 
 
 @pytest.fixture(scope="module")
