@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.science.real_features import area_under_curve, data_folder, read_clips, verdict_rates
 from deft_llm.hub_datasets.synthetic.clips import Disturbances, Expression, UnitRequest, render_clip
 from deft_llm.hub_datasets.unimer.constraints import (
     CONTRADICTED,
@@ -150,3 +151,23 @@ def test_an_apex_is_in_doubt_by_time_and_not_by_frames():
     assert not apex_in_doubt(20, 23, 200.0)
     assert apex_in_doubt(20, 22, 100.0)
     assert not apex_in_doubt(20, 20, 30.0)
+
+
+@pytest.fixture(scope="module")
+def people():
+    folder = data_folder() / "real-features" / "casme2-half"
+    if not folder.is_dir():
+        pytest.skip(f"The features of people are not in {folder}.")
+    return read_clips(folder)
+
+
+def test_the_motion_of_people_bears_out_their_labels(people):
+    count, supported, contradicted = verdict_rates(people)
+    assert count > 100
+    assert supported >= 0.55
+    assert contradicted <= 0.05
+
+
+def test_units_of_people_are_told_apart(people):
+    areas = [area_under_curve(people.scores[:, i], people.labelled[:, i]) for i in range(people.labelled.shape[1])]
+    assert np.mean(areas) >= 0.78
