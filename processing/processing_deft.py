@@ -283,9 +283,15 @@ def _array(values: Any) -> np.ndarray:
 
 
 def _hold_against_motion(
-    report: ExpressionReport, measured: Sequence[RegionMotion], seen: Mapping[str, float]
+    report: ExpressionReport, measured: Sequence[RegionMotion], probabilities: Mapping[str, float]
 ) -> None:
-    """Lets what was measured overrule and question what was written. `seen` has the probability of units by code."""
+    """Lets what was measured overrule and question what was written.
+
+    Args:
+        report (`ExpressionReport`): Is changed in place.
+        measured (`Sequence[RegionMotion]`): Motion of all regions.
+        probabilities (`Mapping[str, float]`): Code -> probability of the unit given the motion, from `seen_units`.
+    """
     moved = {(item.region, item.side): item for item in measured if item.significant}
     if not moved:
         if not report.insufficient_motion:
@@ -305,7 +311,7 @@ def _hold_against_motion(
                     f"on the {one} side it {what}."
                 )
     for finding in report.action_units:
-        probability = seen.get(finding.code, 1.0)
+        probability = probabilities.get(finding.code, 1.0)
         if probability < _HARDLY_SEEN:
             report.warnings.append(f"{finding.code}: the motion does not show it (probability {probability:.3f}).")
 
