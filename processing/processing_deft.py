@@ -29,7 +29,7 @@ VIDEO_TOKEN = "<|video|>"
 STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN = "<|structure|>", "<|texture|>", "<|motion|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 INTENSITIES = "ABCDE"
-_HARDLY_SEEN = 0.01  # a claimed unit less probable than this gets a warning; 2 % of the units labelled on people are
+_HARDLY_SEEN = 0.025  # a claimed unit less probable than this gets a warning; 5 % of units labelled on people are
 SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
 
 # ChatML. What the assistant says is marked, end of turn included, so that a trainer can score it alone.

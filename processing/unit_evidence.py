@@ -16,8 +16,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from .common_deft import SIDE_LABELS
 from .key_frames import apex_position
-from .unit_patterns import UNITS_SEEN, matched_filter, noise_covariance, on_grid
+from .unit_patterns import UNITS_SEEN, matched_filters, noise_covariance, on_grid
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Calibration:
 
 # Set on people (`benchmarks/science/real_features.py`): these four and the next two numbers. Set on one half of the
 # subjects and measured on the other, the shares of units seen rightly and wrongly are nearly the same.
-CALIBRATION = Calibration(slope=1.9, base=-3.5, faint=-0.9, companion=1.2)
+CALIBRATION = Calibration(slope=2.1, base=-3.7, faint=-0.75, companion=1.6)
 # Probability from which a unit counts as seen: 5 % of the units without a label reach it.
 SEEN = 0.29
 _FAINT_UNITS = ("AU6", "AU7", "AU9", "AU10")
@@ -47,6 +48,7 @@ _COMPANIONS = (("AU6", "AU12"), ("AU1", "AU2"), ("AU4", "AU7"), ("AU4", "AU9"), 
 
 # Errors in percent of the crop width: of the flow where nothing says how large they are, from rendered still clips.
 _LEAST_ERROR = 0.02
+_STRONG = 1.4  # score from which the strongest unit explains what it may have moved before others are scored
 _HARDLY = 0.2  # share of the strongest frame's motion
 
 
@@ -65,7 +67,11 @@ def apex_frame(flow: np.ndarray) -> int:
 
 
 def unit_scores(
-    flow: np.ndarray, codes: tuple[str, ...] = UNITS_SEEN, *, deviation: np.ndarray | None = None
+    flow: np.ndarray,
+    codes: tuple[str, ...] = UNITS_SEEN,
+    *,
+    deviation: np.ndarray | None = None,
+    after_strongest: bool = True,
 ) -> dict[str, dict[str, float]]:
     """How clearly the motion of each unit is in a clip, in standard deviations of what is not this unit.
 
@@ -74,6 +80,8 @@ def unit_scores(
         codes (`tuple[str, ...]`, *optional*): Units with motions, by default those of `unit_patterns.UNITS_SEEN`.
         deviation (`np.ndarray | None`, *optional*): (T, h, w), standard deviation of the flow's errors per axis,
             percent of the crop width.
+        after_strongest (`bool`, *optional*, defaults to `True`): Whether what the strongest unit of `UNITS_SEEN` may
+            have moved does not count for other units.
 
     Returns:
         Code -> side (both, left or right) -> score. A negative score means motion against the unit's pattern.
@@ -85,17 +93,21 @@ def unit_scores(
     if deviation is not None:
         squares = np.square(deviation[apex], dtype=np.float64)
         error = np.sqrt(on_grid(np.stack([squares, squares])))
-    scores: dict[str, dict[str, float]] = {}
-    for code in codes:
-        scores[code] = {}
-        for side in ("both", "left", "right"):
-            weights = matched_filter(code, side)
-            spread = scale
-            if error is not None:
-                weighted = weights * error
-                spread = np.sqrt(scale**2 + weighted @ _correlation() @ weighted)
-            scores[code][side] = float(weights @ field / spread)
-    return scores
+    noise = None if error is None else error[:, None] * _correlation() * error
+
+    def score(code: str, side: str, beside: str | None = None) -> float:
+        weights = matched_filters(code, side)[beside]
+        spread = scale if noise is None else np.sqrt(scale**2 + weights @ noise @ weights)
+        return float(weights @ field / spread)
+
+    first = {*UNITS_SEEN, *codes} if after_strongest else codes
+    found = {code: {side: score(code, side) for side in SIDE_LABELS} for code in first}
+    if after_strongest:
+        strongest = max(UNITS_SEEN, key=lambda code: max(found[code].values()))
+        if max(found[strongest].values()) >= _STRONG:
+            beside = [code for code in found if code != strongest]
+            found |= {code: {side: score(code, side, strongest) for side in SIDE_LABELS} for code in beside}
+    return {code: found[code] for code in codes}
 
 
 def seen_units(flow: np.ndarray, *, deviation: np.ndarray | None = None) -> dict[str, float]:

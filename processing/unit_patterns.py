@@ -134,6 +134,8 @@ _RIGID = 0.003
 _OTHERS = 0.1  # every other unit
 _OWN = 0.3  # deviations of the unit's own pattern from its mean
 _OTHER_SIDE = 3.0  # the same unit on the other side, where one side is asked for
+_STRONGEST = 5.0  # the strongest unit of a clip, which moves much of the face
+_RANK = 24
 _LOOSE = 10.0  # units and rigid modes where their motion is estimated and not only allowed for
 
 _CENTRES = (np.arange(GRID) + 0.5) / GRID
@@ -226,13 +228,18 @@ def _everything() -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def matched_filter(code: str, side: str) -> np.ndarray:
-    """The filter that finds a unit beside all others, (2 · GRID²,): the more a field contains the unit, the larger
-    their product. On noise of unit scale the product has a standard deviation of 1.
+def matched_filters(code: str, side: str) -> dict[str | None, np.ndarray]:
+    """The filters that find a unit beside all others: the more a field contains the unit, the larger their product.
+
+    On noise of unit scale the product has a standard deviation of at most 1.
 
     Args:
         code (`str`): Action unit with motions.
-        side (`str`): Both, left or right. On one side, the unit may move the other side too.
+        side (`str`): Both, left or right.
+
+    Returns:
+        Strongest unit of the clip -> filter, (2 · GRID²,). Whatever that unit may have moved is explained by it. The
+        key `None` is for clips without such a unit, and for this unit itself.
     """
     sides = SIDES if side == "both" else (side,)
     beside = _OTHERS if code in _BESIDE else 0.0
@@ -240,8 +247,24 @@ def matched_filter(code: str, side: str) -> np.ndarray:
     for one in SIDES:
         covariance = covariance + ((_OWN if one in sides else _OTHER_SIDE) - beside) * _spread(code, one)
     pattern = sum(random_patterns(code, one).mean(0) for one in sides)
-    weights = np.linalg.solve(covariance, pattern)
-    return weights / np.sqrt(weights @ pattern)
+    stronger = [other for other in UNITS_SEEN if other != code]
+    bases = np.stack([_main_directions(other) for other in stronger])  # (units, rank, cells)
+    solved = np.linalg.solve(covariance, np.vstack([pattern, bases.reshape(-1, len(pattern))]).T).T
+    weights, through = solved[0], solved[1:].reshape(bases.shape)
+    filters: dict[str | None, np.ndarray] = {None: weights / np.sqrt(weights @ pattern)}
+    for other, basis, solution in zip(stronger, bases, through, strict=True):
+        inner = np.eye(len(basis)) / _STRONGEST + basis @ solution.T
+        beside_it = weights - np.linalg.solve(inner, basis @ weights) @ solution  # Woodbury
+        filters[other] = beside_it / np.sqrt(beside_it @ pattern)
+    return filters
+
+
+@lru_cache(maxsize=16)
+def _main_directions(code: str) -> np.ndarray:
+    """(rank, 2 · GRID²): a few fields whose outer products sum up to nearly the spread of both halves of a unit."""
+    patterns = np.vstack([random_patterns(code, side) for side in SIDES]) / np.sqrt(_SAMPLES)
+    _, lengths, directions = np.linalg.svd(patterns, full_matrices=False)
+    return lengths[:_RANK, None] * directions[:_RANK]
 
 
 @lru_cache(maxsize=1)

@@ -44,14 +44,16 @@ class Clips:
     Args:
         half (`np.ndarray`): (N,), 0 or 1: the half of the subject.
         labelled (`np.ndarray`): (N, K) bool, whether each unit of `UNITS_SEEN` is labelled on some side.
-        scores (`np.ndarray`): (N, K), each unit's largest score over the sides.
-        label_scores (`list[list[float]]`): The scores of the labels of these units on their own sides, by clip.
+        scores (`np.ndarray`): (N, K), each unit's largest score over the sides, as `seen_units` takes it.
+        plain_scores (`np.ndarray`): (N, K), the same as `judge_labels` takes it.
+        label_scores (`list[list[float]]`): The plain scores of the labels of these units on their own sides, by clip.
         verdicts (`list[list[str]]`): Verdicts on the testable labels, by clip.
     """
 
     half: np.ndarray
     labelled: np.ndarray
     scores: np.ndarray
+    plain_scores: np.ndarray
     label_scores: list[list[float]]
     verdicts: list[list[str]]
 
@@ -70,17 +72,19 @@ def read_clips(folder: Path) -> Clips:
     ]
     subjects = sorted({row["subject"] for row in rows})
     half = np.array([subjects.index(row["subject"]) % 2 for row in rows])
-    labelled, scores, label_scores, verdicts = [], [], [], []
+    labelled, scores, plain_scores, label_scores, verdicts = [], [], [], [], []
     for row in rows:
         flow = np.array(row["flow"], np.float32)
         labels = [(unit["code"], unit["side"]) for unit in row["action_units"]]
         found = unit_scores(flow)
         scores.append([max(found[code].values()) for code in UNITS_SEEN])
         labelled.append([code in dict(labels) for code in UNITS_SEEN])
+        found = unit_scores(flow, after_strongest=False)
+        plain_scores.append([max(found[code].values()) for code in UNITS_SEEN])
         label_scores.append([found[code][side] for code, side in labels if code in found])
         judged = judge_labels(labels, flow, measure_motion(flow))
         verdicts.append([item.verdict for item in judged if item.verdict != NOT_TESTABLE])
-    return Clips(half, np.array(labelled), np.array(scores), label_scores, verdicts)
+    return Clips(half, np.array(labelled), np.array(scores), np.array(plain_scores), label_scores, verdicts)
 
 
 def fit_calibration(scores: np.ndarray, labelled: np.ndarray) -> Calibration:
@@ -142,7 +146,7 @@ def labels_table(clips: Clips) -> Table:
         table.add_column(column)
     for half in (0, 1):
         inside = clips.half == half
-        cut = np.quantile(clips.scores[inside][~clips.labelled[inside]], 1 - FALSE_RATE)
+        cut = np.quantile(clips.plain_scores[inside][~clips.labelled[inside]], 1 - FALSE_RATE)
         own = [score for at, scores in zip(inside, clips.label_scores, strict=True) if not at for score in scores]
         table.add_row(
             f"{HALVES[half]}, ten units", HALVES[1 - half], str(len(own)), f"{np.mean(np.array(own) > cut):.3f}", ""

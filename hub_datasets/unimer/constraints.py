@@ -115,7 +115,8 @@ def judge_labels(
         if side not in ("both", *SIDES):
             raise ValueError(f"Unknown side {side!r}; it must be both, {' or '.join(SIDES)}.")
     tested = tuple(dict.fromkeys(unit.code for unit in units if unit.testable and unit.motions))
-    scores = unit_scores(flow, tested, deviation=deviation)
+    # A label makes its unit probable, so the strongest unit does not get all motion that both may have caused.
+    scores = unit_scores(flow, tested, deviation=deviation, after_strongest=False)
     judgements = []
     for (code, side), unit in zip(labels, units, strict=True):
         if unit.code not in scores:

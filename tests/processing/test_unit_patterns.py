@@ -5,7 +5,7 @@ from deft_llm.processing.action_units import ACTION_UNITS
 from deft_llm.processing.unit_patterns import (
     GRID,
     UNITS_SEEN,
-    matched_filter,
+    matched_filters,
     noise_covariance,
     on_grid,
     parts_of,
@@ -31,8 +31,17 @@ def test_sides_are_mirrored(code):
 
 
 def test_a_filter_passes_noise_at_no_more_than_unit_scale():
-    weights = matched_filter("AU4", "both")
-    assert 0.3 < weights @ noise_covariance() @ weights <= 1
+    for weights in matched_filters("AU4", "both").values():
+        assert 0.3 < weights @ noise_covariance() @ weights <= 1
+
+
+def test_the_strongest_unit_explains_what_it_moves():
+    """A lip corner that is pulled up drags the upper lip and the fold along."""
+    pulled = sum(random_patterns("AU12", side).mean(0) for side in ("right", "left"))
+    filters = matched_filters("AU10", "both")
+    assert abs(filters["AU12"] @ pulled) < 0.3 * abs(filters[None] @ pulled) + 0.1
+    lifted = sum(random_patterns("AU10", side).mean(0) for side in ("right", "left"))
+    assert filters["AU12"] @ lifted > 0
 
 
 def test_motion_of_the_head_and_of_units_is_no_error():
