@@ -6,7 +6,8 @@ Reads features of CASME II without pixels (`real-features/casme2-half` in the fo
 the environment variable DEFT_REAL_DATA, or ../shared/data). The subjects are split in two halves, sorted order
 alternating, so that no person is in both. Cut-offs and the few numbers that turn scores into probabilities are set on
 one half and measured on the other, and the other way round; then those of the package are measured on both. The
-patterns of the units come from anatomy. Which parts they name was chosen with both halves in sight.
+patterns of the units come from anatomy. Which parts they name, and how far they vary, was chosen with both halves in
+sight, so figures on other people may be lower.
 """
 
 from __future__ import annotations
