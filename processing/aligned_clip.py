@@ -308,19 +308,13 @@ class AlignedClip:
             raise ValueError(f"{self.name}: the source carries no frame rate; pass fps= (frames a second).")
         found, start = [], 0
         for usable, frames in groupby(self.follow(), key=lambda frame: frame.reason is None):
-            if not usable:
-                start += sum(1 for _ in frames)
-                continue
             normals, rows = [], []  # some hundred bytes per frame
-
-            def motion(frames=frames, normals=normals, rows=rows) -> Iterator[np.ndarray]:
-                for frame in frames:
-                    normals.append(frame.pose.rotation[:2, 2] if not frame.placed or not rows else np.full(2, np.nan))
-                    rows.append(frame.motion.astype(np.float16))
-                    yield frame.motion
-
+            noted = _noted(frames, normals, rows)
+            if not usable:
+                start += sum(1 for _ in noted)
+                continue
             # What happens in a stretch is held against the rest of it: a short one has none.
-            proposed = propose_intervals(motion(), rate, longest=longest)
+            proposed = propose_intervals(noted, rate, longest=longest)
             if len(rows) >= _LEAST_REST * rate:
                 kept = [item for item in proposed if _is_real(item, np.array(normals), rows)]
                 found += [
@@ -360,6 +354,14 @@ class AlignedClip:
         frames = self.reader.scan() if indices is None else self.reader.stream(indices)
         for frame in frames:
             yield self.crop(frame, side, grey=grey)
+
+
+def _noted(frames: Iterator[FollowedFrame], normals: list[np.ndarray], rows: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The regions' motion of every frame. Where the face looks, and the motion, are noted on the way."""
+    for frame in frames:
+        normals.append(np.full(2, np.nan) if frame.placed and rows else frame.pose.rotation[:2, 2])
+        rows.append(frame.motion.astype(np.float16))
+        yield frame.motion
 
 
 def _is_real(item: Interval, normals: np.ndarray, rows: Sequence[np.ndarray]) -> bool:

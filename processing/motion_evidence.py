@@ -1,14 +1,21 @@
-"""Turns flow into statements about the face: which region moved, where to, how far, and whether that is noise."""
+"""Turns flow into statements about the face: which region moved, where to, how far, and whether that is noise.
+
+Each region's motion has its own standard error. A motion is significant if errors alone would reach it somewhere on
+the face in at most `FALSE_ALARMS` of the clips.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from .action_units import REGIONS, SIDES, ellipse_mask, region_ellipse, stable_mask
+from .action_units import REGIONS, SIDES, ellipse_mask, region_ellipse
+from .key_frames import apex_position
+from .unit_patterns import GRID, error_growth, middle_of_face, on_grid, remainder_operators
 
 # Clockwise from "lateral" in steps of 45°. Lateral points away from the midline on both sides.
 DIRECTIONS = (
@@ -22,6 +29,15 @@ DIRECTIONS = (
     "up and laterally",
 )
 NO_DIRECTION = "in no clear direction"
+
+FALSE_ALARMS = 0.05  # share of clips without motion in which any region may be significant
+# With errors alone, the length of a motion exceeds x standard errors (per axis) with probability exp(-x² / 2). The
+# strongest of a clip's frames is taken; as errors of neighbouring frames are alike, they count as two.
+SIGNIFICANT_AT = float(np.sqrt(2 * np.log(2 * len(REGIONS) * len(SIDES) / FALSE_ALARMS)))
+# Percent of the crop width. Compression and the fit of the head's motion leave at least this on rendered still clips.
+_LEAST_ERROR = 0.032
+_COURSES = (0.5, 1.0, 2.0)  # powers of a raised cosine: courses that rise and fall faster or slower
+_FRAMES_FOR_COURSE = 6  # fewer frames do not tell a course from noise
 
 
 def octants_apart(first: str, second: str) -> int | None:
@@ -49,7 +65,7 @@ def direction_of(u: float, v: float, side: str) -> str:
 
 @dataclass(frozen=True)
 class RegionMotion:
-    """Motion of one region on one side at the apex.
+    """Motion of one region on one side at the frame where it moves most.
 
     Args:
         region (`str`): Name of the region.
@@ -59,6 +75,8 @@ class RegionMotion:
         concentration (`float`): Resultant length |Σv|/Σ|v| of directional statistics (Mardia & Jupp 2000), from 0 to
             1. It is 1 if all cells move alike.
         significant (`bool`): Whether the motion is above the clip's noise.
+        standard_error (`float`): Of the motion along each axis, in percent of the crop width; 0 if it is not known, as
+            in older data.
     """
 
     region: str
@@ -67,80 +85,161 @@ class RegionMotion:
     direction: str
     concentration: float
     significant: bool
+    standard_error: float = 0.0
 
 
-def noise_floor(
-    flow: np.ndarray, *, lead_in: np.ndarray | None = None, factor: float = 4.0, minimum: float = 0.12
-) -> float:
-    """The largest region motion that the clip's noise can produce, in the flow's unit (percent of the crop width).
+def standard_errors(
+    flow: np.ndarray, *, lead_in: np.ndarray | None = None, deviation: np.ndarray | None = None
+) -> dict[tuple[str, str], float]:
+    """The standard error of each region's motion, per axis, in percent of the crop width.
 
-    This is `factor` times a robust standard deviation: that of the flow in stable parts of the face, or that of region
-    motion in neutral frames, whichever is larger. It is at least `minimum`, which remaining compression and head
-    motion reach (0.15 pixels of a 128-pixel crop). Both values were set on rendered clips without an expression.
+    With `deviation`, the error is the root mean square of the deviations in the region. Errors within a region are
+    alike, so averaging does not reduce them. Without it, the error is estimated from the flow itself:
+
+    - what neither units nor a motion of the head explain, over the whole face;
+    - how far the region's motion over time is from a smooth rise and fall;
+    - what may still be motion of the head in this region.
+
+    Motion in neutral frames counts in both cases.
 
     Args:
         flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
-        lead_in (`np.ndarray | None`, *optional*): (L, 2, h, w), the flow of neutral frames before the onset, if there
-            are any.
-        factor (`float`, *optional*, defaults to `4.0`): Multiple of the standard deviation.
-        minimum (`float`, *optional*, defaults to `0.12`): Least value returned, percent of the crop width.
+        lead_in (`np.ndarray | None`, *optional*): (L, 2, h, w), the flow of neutral frames before the onset.
+        deviation (`np.ndarray | None`, *optional*): (T, h, w), standard deviation of the flow's errors per axis,
+            percent of the crop width, as the flow estimator and the fit of the head's motion report it.
+
+    Returns:
+        (region, side) -> standard error.
     """
-    _, _, height, width = flow.shape
-    deviation = 1.4826 * float(np.median(np.abs(flow[:, :, stable_mask(height, width)])))
-    if lead_in is not None and len(lead_in):
-        masks = [ellipse_mask(region_ellipse(region, side), height, width) for region in REGIONS for side in SIDES]
-        means = np.stack([lead_in[:, :, mask].mean(-1) for mask in masks])
-        deviation = max(deviation, 1.4826 * float(np.median(np.abs(means))))
-    return max(minimum, factor * deviation)
+    count, _, height, width = flow.shape
+    if deviation is None:
+        spread, head = _flow_noise_and_head(flow)
+        off_course = _off_course(count)
+    errors = {}
+    for key, mask in region_masks(height, width).items():
+        parts, left = [0.0], 0.0
+        if lead_in is not None and len(lead_in):
+            parts.append(_root_mean_square(lead_in[:, :, mask].mean(-1)))
+        if deviation is not None:
+            parts.append(_root_mean_square(deviation[:, mask]))
+        else:
+            coarse = region_masks(GRID, GRID)[key]
+            parts.append(spread * float(error_growth()[coarse].mean()))
+            left = _root_mean_square(head[:, :, coarse].mean(-1))
+            if off_course is not None:
+                parts.append(_root_mean_square(off_course @ flow[:, :, mask].mean(-1)))
+        errors[key] = float(np.sqrt(_LEAST_ERROR**2 + max(parts) ** 2 + left**2))
+    return errors
+
+
+@lru_cache(maxsize=8)
+def region_masks(height: int, width: int) -> dict[tuple[str, str], np.ndarray]:
+    """(region, side) -> boolean mask (height, width) of every region of the atlas."""
+    return {
+        (region, side): ellipse_mask(region_ellipse(region, side), height, width)
+        for region in REGIONS
+        for side in SIDES
+    }
+
+
+def flow_noise(flow: np.ndarray) -> float:
+    """The standard deviation of the flow's errors within the face, per axis, in the flow's unit.
+
+    It is estimated from what neither action units nor a motion of the head explain.
+
+    Args:
+        flow (`np.ndarray`): (T, 2, h, w), head motion removed.
+    """
+    return _flow_noise_and_head(np.asarray(flow, np.float64))[0]
+
+
+def _flow_noise_and_head(flow: np.ndarray) -> tuple[float, np.ndarray]:
+    """The noise in the middle of the face, and the head's motion that may be left, (T, 2, GRID, GRID)."""
+    errors_of, head_of, factor = remainder_operators()
+    fields = on_grid(flow)
+    errors = (fields @ errors_of.T).reshape(-1, 2, GRID, GRID) / error_growth()
+    noise = 1.4826 * factor * float(np.median(np.abs(errors[:, :, middle_of_face()])))
+    return noise, (fields @ head_of.T).reshape(-1, 2, GRID, GRID)
+
+
+@lru_cache(maxsize=16)
+def _off_course(count: int) -> np.ndarray | None:
+    """Projects a course of `count` frames on what is not a smooth rise and fall; keeps the standard deviation of
+    white noise. `None` if there are too few frames."""
+    if count < _FRAMES_FOR_COURSE:
+        return None
+    apex = apex_position(count + 1)
+    ramp = np.interp(np.arange(1, count + 1), [0, apex, count], [0.0, 1.0, 0.0])
+    cosine = 0.5 - 0.5 * np.cos(np.pi * ramp)
+    rising = np.where(np.arange(1, count + 1) <= apex, cosine, 1.0)  # expressions that outlast the offset
+    courses = np.stack([*(cosine**power for power in _COURSES), rising], 1)
+    basis = np.linalg.qr(courses)[0]
+    rest = np.eye(count) - basis @ basis.T
+    return rest * np.sqrt(count / np.trace(rest))
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def measure_motion(
-    flow: np.ndarray, *, lead_in: np.ndarray | None = None, minimum_concentration: float = 0.5
+    flow: np.ndarray,
+    *,
+    lead_in: np.ndarray | None = None,
+    deviation: np.ndarray | None = None,
+    minimum_concentration: float = 0.5,
 ) -> list[RegionMotion]:
-    """Measures the motion of every region at the frame where the face moves most. The strongest comes first.
+    """Measures the motion of every region at the frame where it moves most. The strongest comes first.
 
     Args:
         flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
-        lead_in (`np.ndarray | None`, *optional*): (L, 2, h, w), the flow of neutral frames before the onset. Only used
-            to measure the clip's noise.
-        minimum_concentration (`float`, *optional*, defaults to `0.5`): Least concentration, 0 to 1, of a significant
-            motion.
+        lead_in (`np.ndarray | None`, *optional*): As in `standard_errors`.
+        deviation (`np.ndarray | None`, *optional*): As in `standard_errors`.
+        minimum_concentration (`float`, *optional*, defaults to `0.5`): Least concentration, 0 to 1, of a motion with
+            a direction.
 
     Raises:
-        ValueError: `flow` has another shape, or contains values that are not finite.
+        ValueError: `flow` or `deviation` has another shape, or `flow` contains values that are not finite.
     """
     flow = np.asarray(flow, np.float32)
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"Flow must have shape (frames, 2, h, w); got {flow.shape}.")
     if not np.isfinite(flow).all():
         raise ValueError("Flow contains NaN or infinite values.")
-    _, _, height, width = flow.shape
-    floor = noise_floor(flow, lead_in=lead_in)
+    count, _, height, width = flow.shape
+    if deviation is not None and np.shape(deviation) != (count, height, width):
+        raise ValueError(f"The deviation must have shape {(count, height, width)}; got {np.shape(deviation)}.")
+    errors = standard_errors(flow, lead_in=lead_in, deviation=deviation)
     motions = []
-    for region in REGIONS:
-        for side in SIDES:
-            vectors = flow[:, :, ellipse_mask(region_ellipse(region, side), height, width)]  # (T, 2, cells)
-            means = vectors.mean(-1)
-            apex = int(np.argmax(np.hypot(means[:, 0], means[:, 1])))
-            u, v = means[apex]
-            magnitude = float(np.hypot(u, v))
-            concentration = magnitude / max(float(np.hypot(*vectors[apex]).mean()), 1e-6)
-            direction = direction_of(u, v, side) if concentration >= minimum_concentration else NO_DIRECTION
-            motions.append(RegionMotion(region, side, magnitude, direction, concentration, magnitude > floor))
+    for (region, side), error in errors.items():
+        vectors = flow[:, :, region_masks(height, width)[region, side]]  # (T, 2, cells)
+        means = vectors.mean(-1)
+        apex = int(np.argmax(np.hypot(means[:, 0], means[:, 1])))
+        u, v = means[apex]
+        magnitude = float(np.hypot(u, v))
+        concentration = magnitude / max(float(np.hypot(*vectors[apex]).mean()), 1e-6)
+        direction = direction_of(u, v, side) if concentration >= minimum_concentration else NO_DIRECTION
+        significant = magnitude > SIGNIFICANT_AT * error
+        motions.append(RegionMotion(region, side, magnitude, direction, concentration, significant, error))
     return sorted(motions, key=lambda motion: -motion.magnitude)
 
 
 def format_motion(motions: Sequence[RegionMotion]) -> str:
-    """Formats one sentence per line, which `parse_motion` parses. Magnitudes and concentrations have two decimals."""
-    return "\n".join(
-        f"The {motion.side} {motion.region} moves {motion.direction} by {motion.magnitude:.2f} % of the face's width "
-        f"(concentration {motion.concentration:.2f}), {_ABOVE if motion.significant else _WITHIN}."
-        for motion in motions
+    """Formats one sentence per line, which `parse_motion` parses. Numbers have two decimals; so has the standard
+    error, which is left out if it is not known."""
+    return "\n".join(map(_sentence, motions))
+
+
+def _sentence(motion: RegionMotion) -> str:
+    error = f"± {motion.standard_error:.2f} " if motion.standard_error else ""
+    return (
+        f"The {motion.side} {motion.region} moves {motion.direction} by {motion.magnitude:.2f} {error}% of the face's "
+        f"width (concentration {motion.concentration:.2f}), {_ABOVE if motion.significant else _WITHIN}."
     )
 
 
 def parse_motion(text: str) -> list[RegionMotion]:
-    """Parses the sentences of `format_motion`.
+    """Parses the sentences of `format_motion`, with or without a standard error.
 
     Raises:
         ValueError: a line is not such a sentence, or names an unknown region, side or direction.
@@ -150,9 +249,12 @@ def parse_motion(text: str) -> list[RegionMotion]:
         match = _SENTENCE.fullmatch(line)
         if match is None:
             raise ValueError(f"Not a statement about a region's motion: {line!r}.")
-        side, region, direction, magnitude, concentration, significance = match.groups()
+        side, region, direction, magnitude, error, concentration, significance = match.groups()
+        significant = significance == _ABOVE
         motions.append(
-            RegionMotion(region, side, float(magnitude), direction, float(concentration), significance == _ABOVE)
+            RegionMotion(
+                region, side, float(magnitude), direction, float(concentration), significant, float(error or 0)
+            )
         )
     return motions
 
@@ -160,6 +262,7 @@ def parse_motion(text: str) -> list[RegionMotion]:
 _ABOVE, _WITHIN = "above the noise of the clip", "within the noise of the clip"
 _SENTENCE = re.compile(
     rf"The ({'|'.join(SIDES)}) ({'|'.join(map(re.escape, REGIONS))}) moves "
-    rf"({'|'.join(map(re.escape, (*DIRECTIONS, NO_DIRECTION)))}) by ([0-9]+\.[0-9]{{2}}) % of the face's width "
+    rf"({'|'.join(map(re.escape, (*DIRECTIONS, NO_DIRECTION)))}) by ([0-9]+\.[0-9]{{2}}) (?:± ([0-9]+\.[0-9]{{2}}) )?"
+    rf"% of the face's width "
     rf"\(concentration ([0-9]+\.[0-9]{{2}})\), ({_ABOVE}|{_WITHIN})\."
 )

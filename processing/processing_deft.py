@@ -25,12 +25,14 @@ from .expression_report import (
 )
 from .grounded_answer import STILL_REASON, allowed_classes, contradictions, measured_report, possible_answers
 from .motion_evidence import RegionMotion, measure_motion
+from .unit_evidence import seen_units
 from .video_processing_deft import DeftVideoProcessor, list_of_clips
 
 VIDEO_TOKEN = "<|video|>"
 STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN = "<|structure|>", "<|texture|>", "<|motion|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 INTENSITIES = "ABCDE"
+_HARDLY_SEEN = 0.025  # a claimed unit less probable than this gets a warning; 5 % of units labelled on people are
 SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
 
 # ChatML. What the assistant says is marked, end of turn included, so that a trainer can score it alone.
@@ -280,7 +282,8 @@ class DeftProcessor(ProcessorMixin):
                     warning = f"The model wrote that the clip is not measurable: {report.reason}"
                     report = ExpressionReport(text=report.text, parsed=False, warnings=[warning])
                 scores = {} if outputs is None else self._class_scores(outputs, index)
-                _hold_against_measurement(report, measured, scores, self.coarse_emotion_of)
+                seen = {} if measured is None else seen_units(_array(flow_values_videos[index]))
+                _hold_against_measurement(report, measured, scores, self.coarse_emotion_of, seen)
                 if heads is not None and report.parsed and not report.warnings:
                     report.action_units, report.evidence, report.reason = (
                         heads.action_units,
@@ -338,8 +341,17 @@ def _hold_against_measurement(
     measured: Sequence[RegionMotion] | None,
     scores: Mapping[str, float],
     coarse_emotion_of: Mapping[str, str],
+    probabilities: Mapping[str, float],
 ) -> None:
-    """Lets what was measured overrule and question what was written."""
+    """Lets what was measured overrule and question what was written.
+
+    Args:
+        report (`ExpressionReport`): Is changed in place.
+        measured (`Sequence[RegionMotion]`, *optional*): Motion of all regions.
+        scores (`Mapping[str, float]`): Emotion -> probability by the head.
+        coarse_emotion_of (`Mapping[str, str]`): Emotion -> coarse class.
+        probabilities (`Mapping[str, float]`): Code -> probability of the unit given the motion, from `seen_units`.
+    """
     if measured is not None and not any(item.significant for item in measured):
         if not report.insufficient_motion:
             report.warnings.append(f"{STILL_REASON.rstrip('.')}; the model's answer is set aside.")
@@ -347,6 +359,10 @@ def _hold_against_measurement(
         report.status, report.reason = INSUFFICIENT, STILL_REASON
         return
     report.warnings += contradictions(report, measured, scores, coarse_emotion_of)
+    for finding in report.action_units:
+        probability = probabilities.get(finding.code, 1.0)
+        if probability < _HARDLY_SEEN:
+            report.warnings.append(f"{finding.code}: the motion does not show it (probability {probability:.3f}).")
 
 
 # Saving copies the code next to the settings.

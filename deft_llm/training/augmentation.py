@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from deft_llm.processing.action_units import ACTION_UNITS
-from deft_llm.processing.motion_evidence import noise_floor
+from deft_llm.processing.motion_evidence import flow_noise
 
 _OTHER = {"left": "right", "right": "left"}
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
@@ -197,10 +197,10 @@ def noisy(flow: np.ndarray, rng: np.random.Generator, level: float) -> np.ndarra
     Args:
         flow: (frames, 2, h, w), percent of the crop width.
         rng: Random numbers of the clip.
-        level: Standard deviation of the noise, in units of the deviation measured where the face does not move.
+        level: Standard deviation of the noise, in units of the clip's own errors.
     """
     flow = np.asarray(flow, np.float32)
-    deviation = level * noise_floor(flow, factor=1.0, minimum=0.0)
+    deviation = level * flow_noise(flow)
     fields = rng.standard_normal((*flow.shape[:2], *flow.shape[2:])).astype(np.float32)
     # Errors of neighbouring cells are correlated, because the estimator works on windows.
     smooth = np.stack([[cv2.GaussianBlur(channel, (0, 0), 1.0) for channel in frame] for frame in fields])

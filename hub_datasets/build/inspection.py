@@ -18,7 +18,7 @@ from rich.table import Table
 from deft_llm.drawing import ARROW_SCALE, as_unit_square, draw_crop, draw_flow
 from deft_llm.processing.action_units import CANONICAL_LANDMARKS, SIDES, ellipse_mask, get_action_unit, region_ellipse
 from deft_llm.processing.key_frames import KeyFrames, apex_position, sample_indices
-from deft_llm.processing.motion_evidence import noise_floor
+from deft_llm.processing.motion_evidence import SIGNIFICANT_AT
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
 from ..sources.sharing_policy import licence_of
@@ -409,10 +409,12 @@ def _draw_course(axis: Any, row: Mapping[str, Any], flow: np.ndarray, keys: KeyF
         mask = ellipse_mask(region_ellipse(item["region"], item["side"]), height, width)
         course = np.hypot(*flow[:, :, mask].mean(-1).T)
         axis.plot(at, [0, *course], marker="o", markersize=4, label=f"{item['side']} {item['region']}")
-    floor = noise_floor(flow)
-    axis.set_ylim(0, 1.35 * max(floor, axis.get_ylim()[1]))
-    axis.axhline(floor, color="#808080", linestyle="--", linewidth=1)
-    axis.annotate("noise floor", (at[-1], floor), ha="right", va="bottom", fontsize=8.5, color="#606060")
+    # The regions' limits differ little. Rows of older data have no errors.
+    limit = SIGNIFICANT_AT * max((item.get("standard_error") or 0.0 for item in shown), default=0.0)
+    axis.set_ylim(0, 1.35 * max(limit, axis.get_ylim()[1]))
+    if limit:
+        axis.axhline(limit, color="#808080", linestyle="--", linewidth=1)
+        axis.annotate("limit of noise", (at[-1], limit), ha="right", va="bottom", fontsize=8.5, color="#606060")
     apex = at[apex_position(len(flow) + 1)]
     axis.axvline(apex, color="#cccccc", zorder=0)
     axis.annotate(

@@ -47,6 +47,7 @@ def features(video_processor: DeftVideoProcessor) -> Features:
                     "region": text,
                     "agreement": number,
                     "verdict": text,
+                    "probability": number,
                 }
             ),
             "motion": List(
@@ -57,6 +58,7 @@ def features(video_processor: DeftVideoProcessor) -> Features:
                     "direction": text,
                     "concentration": number,
                     "significant": Value("bool"),
+                    "standard_error": number,
                 }
             ),
             "emotion": text,
@@ -195,6 +197,7 @@ def make_row(
                 "region": item.region,
                 "agreement": item.agreement,
                 "verdict": item.verdict,
+                "probability": item.probability,
             }
             for item, label in zip(judgements, labels[: len(judgements)], strict=True)
         ],

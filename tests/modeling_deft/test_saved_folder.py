@@ -30,6 +30,8 @@ CODE_FILES = {
     "processing_deft.py",
     "region_tracking.py",
     "recognition_deft.py",
+    "unit_evidence.py",
+    "unit_patterns.py",
     "video_decoding.py",
     "video_processing_deft.py",
     "video_reading.py",

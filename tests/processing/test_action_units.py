@@ -9,7 +9,7 @@ from deft_llm.hub_datasets.unimer.constraints import (
     NOT_TESTABLE,
     NOT_VISIBLE,
     SUPPORTED,
-    judge_action_unit,
+    judge_labels,
 )
 from deft_llm.processing.action_units import (
     ACTION_UNITS,
@@ -178,23 +178,30 @@ def test_ellipses_of_a_unit():
 # The table in use
 
 
+def judged(unit, side, flow):
+    (judgement,) = judge_labels([(unit.code, side)], flow, measure_motion(flow))
+    return judgement
+
+
 @pytest.mark.parametrize("unit", TESTABLE, ids=by_code)
 def test_own_motion_supports_a_unit(unit):
     motion = unit.motions[0]
-    assert judge_action_unit(unit.code, "both", measure_motion(flow_of(motion))).verdict == SUPPORTED
-    assert judge_action_unit(unit.code, "both", measure_motion(flow_of(motion, sign=-1))).verdict == CONTRADICTED
-    one_sided = measure_motion(flow_of(motion, sides=["left"]))
-    assert judge_action_unit(unit.code, "left", one_sided).verdict == SUPPORTED
-    assert judge_action_unit(unit.code, "right", one_sided).verdict == NOT_VISIBLE
+    assert judged(unit, "both", flow_of(motion)).verdict == SUPPORTED
+    assert judged(unit, "both", flow_of(motion, sign=-1)).verdict == CONTRADICTED
+    one_sided = flow_of(motion, sides=["left"])
+    assert judged(unit, "left", one_sided).verdict == SUPPORTED
+    assert judged(unit, "right", one_sided).verdict == NOT_VISIBLE
+    assert judged(unit, "both", one_sided).verdict == NOT_VISIBLE
 
 
 @pytest.mark.parametrize("unit", UNTESTABLE, ids=by_code)
 def test_motion_says_nothing_about_an_untestable_unit(unit):
     flow = sum((flow_of(motion) for motion in unit.motions), start=np.zeros((2, 2, 32, 32), np.float32))
     for sign in (1, -1):
-        judgement = judge_action_unit(unit.code, "both", measure_motion(sign * flow))
+        judgement = judged(unit, "both", sign * flow)
         assert judgement.verdict == NOT_TESTABLE
         assert (judgement.region, judgement.direction, judgement.magnitude) == ("", "", 0)
+        assert judgement.probability is None
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=by_code)

@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from deft_llm.processing.action_units import REGIONS, SIDES, ellipse_mask, region_ellipse
 from deft_llm.processing.motion_evidence import (
     DIRECTIONS,
+    FALSE_ALARMS,
     NO_DIRECTION,
     RegionMotion,
+    flow_noise,
     format_motion,
     measure_motion,
-    noise_floor,
     octants_apart,
     parse_motion,
 )
@@ -58,20 +60,59 @@ def test_scattered_vectors_have_no_direction():
     assert found(flow, "cheek", "left").direction == NO_DIRECTION
 
 
-def test_the_floor_follows_the_noise_of_the_clip():
-    quiet, loud = region_flow("chin", "left", (0, 0), 0.01), region_flow("chin", "left", (0, 0), 0.4)
-    assert noise_floor(quiet) == pytest.approx(0.12)
-    assert noise_floor(loud) == pytest.approx(4 * 0.4, rel=0.1)
-    weak = region_flow("chin", "left", (0, -0.5), 0.4)
-    assert not found(weak, "chin", "left").significant
+def smooth_noise(rng, shape, sigma):
+    """Noise with the standard deviation `sigma`, alike over some cells as errors of flow are."""
+    fields = rng.normal(size=(*shape, 32, 32))
+    fields = gaussian_filter(fields, sigma=(0,) * len(shape) + (1.5, 1.5), mode="wrap")
+    return sigma * fields / fields.std()
 
 
-def test_the_lead_in_raises_the_floor_where_nothing_should_move_yet():
+@pytest.mark.parametrize("sigma", [0.02, 0.1, 0.4])
+def test_errors_follow_the_noise_of_the_clip(sigma):
+    flow = smooth_noise(np.random.default_rng(0), (7, 2), sigma)
+    assert flow_noise(flow) == pytest.approx(sigma, rel=0.35)
+    errors = [item.standard_error for item in measure_motion(flow)]
+    assert all(0.6 * sigma < error < 2.5 * max(sigma, 0.04) for error in errors)
+
+
+def test_a_region_that_shakes_has_a_larger_error_than_the_others():
+    flow = smooth_noise(np.random.default_rng(0), (7, 2), 0.02)
+    flow[:, :, ellipse_mask(region_ellipse("cheek", "left"), 32, 32)] += np.resize([0.3, -0.3], (7, 1, 1))
+    item = found(flow, "cheek", "left")
+    assert item.standard_error > 0.2
+    assert not item.significant
+    assert found(flow, "cheek", "right").standard_error < 0.06
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["errors of every frame", "errors of the onset frame"])
+def test_clips_without_motion_stay_silent_at_the_stated_rate(shared):
+    rng = np.random.default_rng(1)
+    alarms = []
+    for _ in range(60):
+        flow = smooth_noise(rng, (1 if shared else 7, 2), rng.choice([0.02, 0.1, 0.3]))
+        alarms.append(any(item.significant for item in measure_motion(np.broadcast_to(flow, (7, 2, 32, 32)))))
+    assert np.mean(alarms) <= FALSE_ALARMS
+
+
+def test_stated_deviations_are_the_errors():
+    flow = region_flow("chin", "left", (0, -0.5))
+    stated = np.full((3, 32, 32), 0.05)
+    stated[:, ellipse_mask(region_ellipse("cheek", "left"), 32, 32)] = 0.3
+    items = {(item.region, item.side): item for item in measure_motion(flow, deviation=stated)}
+    assert items["cheek", "left"].standard_error == pytest.approx(0.3, rel=0.02)
+    assert items["cheek", "right"].standard_error == pytest.approx(0.06, rel=0.1)
+    assert items["chin", "left"].significant
+    assert not any(item.significant for item in measure_motion(flow, deviation=4 * stated))
+    with pytest.raises(ValueError, match="deviation must have shape"):
+        measure_motion(flow, deviation=stated[0])
+
+
+def test_the_lead_in_raises_the_error_where_nothing_should_move_yet():
     flow = region_flow("chin", "left", (0, -0.5))
     shaking = np.full((8, 2, 32, 32), 0.2) * np.resize([1, -1], (8, 1, 1, 1))
     assert next(item for item in measure_motion(flow) if item.region == "chin").significant
     assert not any(item.significant for item in measure_motion(flow, lead_in=shaking))
-    assert noise_floor(flow, lead_in=np.zeros((0, 2, 32, 32))) == noise_floor(flow)
+    assert measure_motion(flow, lead_in=np.zeros((0, 2, 32, 32))) == measure_motion(flow)
 
 
 statements = st.builds(
@@ -82,6 +123,7 @@ statements = st.builds(
     st.sampled_from([*DIRECTIONS, NO_DIRECTION]),
     st.integers(0, 100).map(lambda cents: cents / 100),
     st.booleans(),
+    st.integers(0, 999).map(lambda cents: cents / 100),
 )
 
 
@@ -99,6 +141,16 @@ def test_a_changed_sentence_is_not_read_as_another_fact(old, new):
     text = format_motion([RegionMotion("chin", "left", 1.25, "up", 0.9, True)])
     with pytest.raises(ValueError, match="Not a statement"):
         parse_motion(text.replace(old, new, 1))
+
+
+def test_sentences_and_rows_without_an_error_are_still_read():
+    sentence = (
+        "The left chin moves up by 1.25 % of the face's width (concentration 0.90), above the noise of the clip."
+    )
+    old = {"region": "chin", "side": "left", "magnitude": 1.25, "direction": "up", "concentration": 0.9}
+    expected = RegionMotion("chin", "left", 1.25, "up", 0.9, True)
+    assert parse_motion(sentence) == [expected] == [RegionMotion(**old, significant=True)]
+    assert format_motion([expected]) == sentence
 
 
 def test_octants_apart():

@@ -193,6 +193,7 @@ def test_a_still_clip_is_not_explained(processor):
 def test_claims_that_the_motion_denies_are_questioned(processor):
     (upwards,) = processor.post_process_expression(ANSWER, flow_values_videos=brow_flow(0, -1.0))
     assert any("moves up" in warning for warning in upwards.warnings)
+    assert any("AU4: the motion does not show it" in warning for warning in upwards.warnings)
     (head_disagrees,) = processor.post_process_expression(ANSWER, outputs=outputs_for(processor, "disgust", []))
     assert any("emotion head disgust" in warning for warning in head_disagrees.warnings)
 

@@ -3,7 +3,7 @@ import pytest
 
 from deft_llm.hub_datasets.unimer.answer_parsing import parse_facts
 from deft_llm.processing import DeftVideoProcessor
-from deft_llm.processing.motion_evidence import measure_motion, noise_floor
+from deft_llm.processing.motion_evidence import flow_noise, measure_motion
 from deft_llm.training.augmentation import (
     MIRRORED_UNITS,
     Augmentation,
@@ -147,12 +147,12 @@ def test_flow_noise_is_that_of_the_clip_and_changes_no_evidence(prepared):
     for row in prepared.select(range(6)):
         flow = np.asarray(row["flow_values_videos"], np.float32)
         added = noisy(flow, np.random.default_rng(0), 1.0) - flow
-        measured = noise_floor(flow, factor=1.0, minimum=0.0)
+        measured = flow_noise(flow)
         assert added.std() == pytest.approx(measured, rel=0.05)
         strong = {
             (item.region, item.side)
             for item in measure_motion(flow)
-            if item.magnitude > 2 * noise_floor(flow) and item.concentration > 0.8
+            if item.magnitude > 8 * item.standard_error and item.concentration > 0.8
         }
         still_there = {(item.region, item.side) for item in measure_motion(flow + added) if item.significant}
         assert strong <= still_there

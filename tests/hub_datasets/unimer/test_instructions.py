@@ -14,7 +14,6 @@ from deft_llm.hub_datasets.unimer.constraints import (
     NOT_VISIBLE,
     SUPPORTED,
     Judgement,
-    judge_action_unit,
 )
 from deft_llm.hub_datasets.unimer.instructions import (
     QUESTIONS,
@@ -34,11 +33,29 @@ from tests.hub_datasets.unimer.written_sentences import (
 )
 from tests.processes import output_of
 
+
+def judged(code, side, motions) -> Judgement:
+    """A label judged by its unit's first region alone: supported if that region moves as expected on every side."""
+    unit = get_action_unit(code)
+    if not unit.testable:
+        return Judgement(code, side, "", NOT_TESTABLE, 0.0)
+    expected, sides = unit.motions[0], SIDES if side == "both" else (side,)
+    moving = [m for m in motions if m.region == expected.region and m.side in sides and m.significant]
+    apart = [octants_apart(item.direction, expected.phrase) for item in moving]
+    verdict = SUPPORTED if len(moving) == len(sides) and None not in apart else NOT_VISIBLE
+    if any(steps is not None and steps > 1 for steps in apart):
+        verdict = CONTRADICTED
+    strongest = max(moving, key=lambda item: item.magnitude, default=None)
+    magnitude = sum(item.magnitude for item in moving) / max(len(moving), 1)
+    direction = strongest.direction if strongest else ""
+    return Judgement(code, side, expected.region, verdict, float(verdict == SUPPORTED), magnitude, direction)
+
+
 BROWS_UP = measured(inner_brow_left=("up", 0.9), inner_brow_right=("up", 0.7), outer_brow_left=("up", 0.6))
 
 
 def accepted(labels, motions, emotion="surprise", coarse="surprise", convention="casme2", **more):
-    judgements = [judge_action_unit(code, side, motions) for code, side in labels]
+    judgements = [judged(code, side, motions) for code, side in labels]
     return accept_facts(judgements, motions, emotion=emotion, emotion_coarse=coarse, convention=convention, **more)
 
 
