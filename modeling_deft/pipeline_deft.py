@@ -3,6 +3,7 @@
 import difflib
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -116,6 +117,8 @@ class DeftVideoTextToTextPipeline(Pipeline):
             inputs["convention_ids"] = torch.tensor([self.model.config.label_conventions.index(convention)])
         (metadata,) = inputs.pop("video_metadata")
         inputs.setdefault("not_measurable", [None])  # collating needs the same keys for every clip
+        if "flow_values_videos" in inputs:
+            inputs["flow_deviation"] = torch.as_tensor(np.asarray(inputs["flow_deviation"]))
         return {**inputs, "frames_indices": torch.tensor([[int(index) for index in metadata.frames_indices]])}
 
     def _forward(self, model_inputs, generate_kwargs=None, grounded=None, has_own_question=False, convention=None):
@@ -138,6 +141,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
             "sequences": sequences,
             **{name: recognition[name] for name in RECOGNITION},
             "flow_values_videos": model_inputs["flow_values_videos"],
+            "flow_deviation": model_inputs.get("flow_deviation"),
             "frames_indices": model_inputs["frames_indices"],
             "not_measurable": reasons,
         }
@@ -146,7 +150,11 @@ class DeftVideoTextToTextPipeline(Pipeline):
         """(clips, new tokens) the answers."""
         if _is_grounded(grounded, has_own_question):
             constraint = self.processor.answer_constraint(
-                0, recognition, flow_values_videos=model_inputs["flow_values_videos"], convention=convention
+                0,
+                recognition,
+                flow_values_videos=model_inputs["flow_values_videos"],
+                flow_deviation=model_inputs.get("flow_deviation"),
+                convention=convention,
             )
             generate_kwargs["logits_processor"] = [*generate_kwargs.get("logits_processor", ()), constraint]
         # The clips have been recognised: generation starts from the experts' tokens, and returns the new tokens only.
@@ -161,6 +169,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
             generated,
             outputs=ModelOutput({name: model_outputs[name] for name in RECOGNITION}),
             flow_values_videos=model_outputs["flow_values_videos"],
+            flow_deviation=model_outputs["flow_deviation"],
             grounded=_is_grounded(grounded, has_own_question),
             not_measurable=model_outputs["not_measurable"],
         )[0]

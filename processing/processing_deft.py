@@ -187,6 +187,7 @@ class DeftProcessor(ProcessorMixin):
         outputs: Any = None,
         *,
         flow_values_videos: Any = None,
+        flow_deviation: Any = None,
         convention: str | None = None,
         threshold: float = 0.5,
         longest_rationale: int = 400,
@@ -206,6 +207,8 @@ class DeftProcessor(ProcessorMixin):
                 on the recognised sides; direction, magnitude and rationale are the language model's.
             flow_values_videos (`Any`, *optional*): (clips, frames - 1, 2, h, w), the motion of the clips, in percent
                 of the crop width.
+            flow_deviation (`Any`, *optional*): (clips, frames - 1, h, w), the standard deviation of its error, which
+                the video processor returns with `return_measurement=True`.
             convention (`str | None`, *optional*): Label convention that was asked for; by default the processor's own.
             threshold (`float`, *optional*, defaults to `0.5`): Probability from which a unit counts as recognised.
             longest_rationale (`int`, *optional*, defaults to `400`): Maximum length of a free rationale in characters.
@@ -224,7 +227,8 @@ class DeftProcessor(ProcessorMixin):
                 facts = self._recognised(outputs, row, threshold)
                 patterns.append(answer_pattern(classes, self.action_units, facts=facts, **options))
                 continue
-            report = self._report_of_heads(outputs, row, measure_motion(_array(flow_values_videos[row])), threshold)
+            measured = measure_motion(_array(flow_values_videos[row]), deviation=_row(flow_deviation, row))
+            report = self._report_of_heads(outputs, row, measured, threshold)
             named = convention or self.label_convention
             patterns.append(answers_pattern(possible_answers(report, classes, named, self.answer_fields)))
         return AnswerConstraint(self.tokenizer, patterns, prompt_length)
@@ -235,6 +239,7 @@ class DeftProcessor(ProcessorMixin):
         *,
         outputs: Any = None,
         flow_values_videos: Any = None,
+        flow_deviation: Any = None,
         threshold: float = 0.5,
         grounded: bool = False,
         not_measurable: Sequence[str | None] | None = None,
@@ -249,6 +254,7 @@ class DeftProcessor(ProcessorMixin):
                 crop width. With it, a clip in which nothing moves above its noise gets the status
                 `"insufficient_motion"`, whatever the model said, and statements that contradict the motion get a
                 warning.
+            flow_deviation (`Any`, *optional*): (clips, frames - 1, h, w), as in `answer_constraint`.
             threshold (`float`, *optional*, defaults to `0.5`): Probability from which an action unit counts as
                 recognised.
             grounded (`bool`, *optional*, defaults to `False`): Whether the texts were generated with
@@ -270,7 +276,11 @@ class DeftProcessor(ProcessorMixin):
                 report.text = format_answer(report, fields=self.answer_fields)
                 reports.append(report)
                 continue
-            measured = None if flow_values_videos is None else measure_motion(_array(flow_values_videos[index]))
+            measured, seen = None, {}
+            if flow_values_videos is not None:
+                flow, deviation = _array(flow_values_videos[index]), _row(flow_deviation, index)
+                measured = measure_motion(flow, deviation=deviation)
+                seen = seen_units(flow, deviation=deviation)
             heads = None
             if outputs is not None and (generated is None or (grounded and measured is not None)):
                 heads = self._report_of_heads(outputs, index, measured, threshold)
@@ -282,7 +292,6 @@ class DeftProcessor(ProcessorMixin):
                     warning = f"The model wrote that the clip is not measurable: {report.reason}"
                     report = ExpressionReport(text=report.text, parsed=False, warnings=[warning])
                 scores = {} if outputs is None else self._class_scores(outputs, index)
-                seen = {} if measured is None else seen_units(_array(flow_values_videos[index]))
                 _hold_against_measurement(report, measured, scores, self.coarse_emotion_of, seen)
                 if heads is not None and report.parsed and not report.warnings:
                     report.action_units, report.evidence, report.reason = (
@@ -329,6 +338,10 @@ class DeftProcessor(ProcessorMixin):
             if finding.code in scores:
                 graded = float(outputs.au_intensity[index, self.action_units.index(finding.code)])
                 finding.intensity = INTENSITIES[min(max(round(graded), 0), 4)]
+
+
+def _row(values: Any, index: int) -> np.ndarray | None:
+    return None if values is None else _array(values[index])
 
 
 def _array(values: Any) -> np.ndarray:

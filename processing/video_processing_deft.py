@@ -164,8 +164,8 @@ class DeftVideoProcessor(VideoProcessorMixin):
         Args:
             videos: one clip or a list of clips, each of any kind that `open_clip` reads or an [`AlignedClip`], which
                 brings its face and, where it has them, its key frames.
-            return_metadata (`bool`): add `video_metadata`, whose `frames_indices` are the sampled frame numbers, and
-                `not_measurable`.
+            return_metadata (`bool`): add `video_metadata`, whose `frames_indices` are the sampled frame numbers,
+                `flow_deviation` and `not_measurable`, see below.
             return_measurement (`bool`): add what is known about the measurement, one entry per clip:
 
                 - `lead_in_flow`, (L, 2, flow_size, flow_size): the motion of the neutral frames before the onset. L is
@@ -204,7 +204,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
             if len(clip) < 2:
                 raise VideoReadError(f"{clip.name}: one frame only; motion needs at least two.")
             aligned = AlignedClip.open(clip, face_source=face_source, fps=settings.fps, **options)
-            processed.append(settings._process_clip(aligned, with_error=return_measurement))
+            processed.append(settings._process_clip(aligned, with_error=return_measurement or return_metadata))
             known = copy.copy(aligned.reader.metadata)  # the clip's own stays as it is: others may hold it too
             known.frames_indices = processed[-1].indices
             metadata.append(known)
@@ -216,8 +216,9 @@ class DeftVideoProcessor(VideoProcessorMixin):
         features = BatchFeature(data, tensor_type=return_tensors)
         if return_measurement and settings.do_estimate_flow:
             features["lead_in_flow"] = [item.lead_in for item in processed]
-            features["flow_deviation"] = [item.deviation for item in processed]
         if return_measurement or return_metadata:
+            if settings.do_estimate_flow:
+                features["flow_deviation"] = [item.deviation for item in processed]
             features["not_measurable"] = [item.reason for item in processed]
         if return_metadata:
             features["video_metadata"] = metadata

@@ -99,7 +99,8 @@ def measure(clip: AlignedClip, estimator: str = "whole_clip") -> Measurement:
     if tensors["not_measurable"][0] is not None:
         return Measurement(tensors["not_measurable"][0])
     flow = np.asarray(tensors["flow_values_videos"][0])
-    return Measurement(None, flow, measure_motion(flow, lead_in=tensors["lead_in_flow"][0]))
+    motions = measure_motion(flow, lead_in=tensors["lead_in_flow"][0], deviation=tensors["flow_deviation"][0])
+    return Measurement(None, flow, motions)
 
 
 # --- Windows of recordings ------------------------------------------------------------------------------------------
