@@ -141,16 +141,27 @@ def spot(
     fps: Annotated[float | None, typer.Option(help="Frames per second, if the video does not state them.")] = None,
     longest: Annotated[float, typer.Option(help="Longest expression to look for, in seconds.")] = 1.0,
 ) -> int:
-    """Find expressions, blinks and speech in a video."""
-    from deft_llm.clips import interval_rows, intervals_csv, intervals_text, spot_video
+    """Find expressions, blinks and speech in a video, and say which stretches cannot be measured."""
+    from deft_llm.clips import (
+        interval_rows,
+        intervals_csv,
+        intervals_text,
+        spot_video,
+        stretch_rows,
+        stretches_text,
+    )
 
     if as_json and as_csv:
         raise typer.BadParameter("Choose one of --json and --csv.")
-    intervals, rate = spot_video(video, fps=fps, longest=longest, face_source=face_source)
+    intervals, stretches, rate = spot_video(video, fps=fps, longest=longest, face_source=face_source)
     if as_json:
-        _print_json(interval_rows(intervals, rate))
+        found = {"intervals": interval_rows(intervals, rate), "not_measurable": stretch_rows(stretches, rate)}
+        _print_json(found)
+    elif as_csv:
+        print(intervals_csv(intervals, rate), end="")
+        print(stretches_text(stretches, rate), end="", file=sys.stderr)  # the table has intervals only
     else:
-        print((intervals_csv if as_csv else intervals_text)(intervals, rate), end="")
+        print(intervals_text(intervals, rate) + stretches_text(stretches, rate), end="")
     return DONE
 
 

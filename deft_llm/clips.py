@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deft_llm.processing.aligned_clip import Stretch
     from deft_llm.processing.spotting import Interval
 
 NO_MOTION = "No region moves above the noise of the clip."
 NO_INTERVAL = "No expression, blink or speech was found."
+_BRIEF_SECONDS = 0.2  # an expression is not that short
 _COLUMNS = ("kind", "onset", "apex", "offset", "onset_seconds", "offset_seconds", "score", "macro", "regions")
 
 
@@ -111,14 +113,16 @@ def measure_clips(
         every_region: Whether to also return the regions below the noise of the clip.
 
     Yields:
-        For each clip its name, the frames that were compared (`frames_indices`, the first one is the onset), and
-        `motion`, the list of `RegionMotion`.
+        For each clip its name, its `status`, the frames that were compared (`frames_indices`, the first one is the
+        onset), and `motion`, the list of `RegionMotion`. A clip that cannot be measured has the status
+        "not_measurable" and a `reason` instead of frames and motion.
 
     Raises:
         FileNotFoundError: A clip does not exist.
         ValueError: A clip cannot be read, or no face was found in it.
     """
     from deft_llm.processing import DeftVideoProcessor
+    from deft_llm.processing.expression_report import MEASURED, NOT_MEASURABLE
     from deft_llm.processing.motion_evidence import measure_motion
 
     check_clips(clips)
@@ -128,45 +132,56 @@ def measure_clips(
         options["key_frames"] = key_frames
     for clip in clips:
         found = processor(clip, return_measurement=True, return_metadata=True, return_tensors="np", **options)
-        motions = measure_motion(found["flow_values_videos"][0], lead_in=found["lead_in_flow"][0])
+        (reason,) = found["not_measurable"]
+        if reason is not None:
+            yield {"clip": clip, "status": NOT_MEASURABLE, "reason": reason}
+            continue
+        errors = {"lead_in": found["lead_in_flow"][0], "deviation": found["flow_deviation"][0]}
+        motions = measure_motion(found["flow_values_videos"][0], **errors)
         indices = [int(index) for index in found["video_metadata"][0].frames_indices]
         kept = [motion for motion in motions if every_region or motion.significant]
-        yield {"clip": clip, "frames_indices": indices, "motion": kept}
+        yield {"clip": clip, "status": MEASURED, "frames_indices": indices, "motion": kept}
 
 
 def measured_text(measured: dict[str, Any]) -> str:
-    """Formats measured motion as text: one line per region, or a line that says that no region moves."""
+    """Formats measured motion as text: one line per region, or a line that says that no region moves, or why the clip
+    cannot be measured."""
     from deft_llm.processing.motion_evidence import format_motion
 
+    if "reason" in measured:
+        return f"The clip cannot be measured: {measured['reason']}."
     return format_motion(measured["motion"]) or NO_MOTION
 
 
 def measured_data(measured: dict[str, Any]) -> dict[str, Any]:
     """Converts measured motion to JSON data."""
+    if "reason" in measured:
+        return measured
     return {**measured, "motion": [asdict(motion) for motion in measured["motion"]]}
 
 
 def spot_video(
     video: str, *, fps: float | None = None, longest: float = 1.0, face_source: str | None = None
-) -> tuple[list[Interval], float]:
-    """Finds the expressions, blinks and speech in a video.
+) -> tuple[list[Interval], list[Stretch], float]:
+    """Finds the expressions, blinks and speech in a video, and the stretches that cannot be measured, in one pass.
 
     Args:
         video: Video, folder of frames or URL.
         fps: Frames per second, if the video does not state them.
         longest: Longest expression to look for, in seconds from onset to offset.
-        face_source: Face finder for the first frame; by default the frames are face crops.
+        face_source: Face finder for the first frame and for frames in which the face is lost; by default the frames
+            are face crops.
 
     Returns:
-        The intervals, in the order of their onsets, and the frame rate.
+        The intervals, in the order of their onsets, the stretches that cannot be measured, each with its reason, and
+        the frame rate.
 
     Raises:
         FileNotFoundError: The video does not exist.
         ValueError: The video cannot be read, its frame rate is not known, or no face was found in it.
     """
-    from deft_llm.processing.face_alignment import face_transform, make_face_source
-    from deft_llm.processing.region_tracking import track_regions
-    from deft_llm.processing.spotting import propose_intervals
+    from deft_llm.processing.aligned_clip import AlignedClip
+    from deft_llm.processing.face_alignment import make_face_source
     from deft_llm.processing.video_reading import open_clip
 
     source = make_face_source(face_source or "cropped")
@@ -175,8 +190,51 @@ def spot_video(
     rate = fps or clip.metadata.fps
     if not rate:
         raise ValueError(f"{clip.name} does not state a frame rate; pass --fps (frames per second).")
-    transform = face_transform(clip, 0, source)
-    return propose_intervals(track_regions(clip.scan(), transform), rate, longest=longest), float(rate)
+    aligned = AlignedClip.open(clip, face_source=source)
+    intervals, stretches = aligned.intervals_and_stretches(fps=rate, longest=longest)
+    return intervals, not_measurable(stretches, float(rate)), float(rate)
+
+
+def not_measurable(stretches: Sequence[Stretch], fps: float) -> list[Stretch]:
+    """The stretches that cannot be measured.
+
+    Args:
+        stretches: All stretches of the clip. One that can be measured, but is too short for an expression and lies
+            between two that cannot be measured, is counted with the former: the face was found there and lost again.
+        fps: Frames per second.
+    """
+    joined: list[Stretch] = []
+    for place, item in enumerate(stretches):
+        inside = 0 < place < len(stretches) - 1
+        brief = inside and item.reason is None and item.stop - item.start < _BRIEF_SECONDS * fps
+        reason = joined[-1].reason if brief else item.reason
+        if joined and joined[-1].reason == reason:
+            joined[-1] = replace(joined[-1], stop=item.stop)
+        else:
+            joined.append(replace(item, reason=reason))
+    return [item for item in joined if item.reason is not None]
+
+
+def stretch_rows(stretches: Sequence[Stretch], fps: float) -> list[dict[str, Any]]:
+    """Converts stretches that cannot be measured to JSON data. `start` is their first frame, `stop` one more than the
+    last."""
+    return [
+        {
+            "start": item.start,
+            "stop": item.stop,
+            "start_seconds": round(item.start / fps, 3),
+            "stop_seconds": round(item.stop / fps, 3),
+            "reason": item.reason,
+        }
+        for item in stretches
+    ]
+
+
+def stretches_text(stretches: Sequence[Stretch], fps: float) -> str:
+    """Formats stretches that cannot be measured as text, one per line."""
+    return "".join(
+        f"{item.start / fps:.2f}–{item.stop / fps:.2f} s cannot be measured: {item.reason}\n" for item in stretches
+    )
 
 
 def interval_rows(intervals: Sequence[Interval], fps: float) -> list[dict[str, Any]]:

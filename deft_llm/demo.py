@@ -9,6 +9,7 @@ run, like after loading the model from the Hub. The picture is drawn in this pro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def make_clip(output: Path) -> None:
 
 
 def explain(video: Path, model: str, facts: Path) -> None:
-    """Runs the pipeline, prints the report and stores the data of the picture.
+    """Runs the pipeline, prints the report and stores the data of the picture, unless the clip cannot be measured.
 
     Args:
         video: The clip.
@@ -57,9 +58,13 @@ def explain(video: Path, model: str, facts: Path) -> None:
     pipe = pipeline("video-text-to-text", model=model, trust_remote_code=True)
     processor = pipe.processor
     video_processor = processor.video_processor
-    clip = video_processor.align(str(video)).spotted()
+    clip = video_processor.align(str(video))
+    with contextlib.suppress(ValueError):  # if no stretch can be measured, the report says why
+        clip = clip.spotted()
     result = pipe(clip)
     print(result["report_text"])
+    if result["report"]["status"] == "not_measurable":
+        return
     size = {"height": SHOWN, "width": SHOWN}
     pixels = video_processor(clip, size=size, do_normalize=False, do_estimate_flow=False)["pixel_values_videos"][0]
     inputs = video_processor(clip, return_tensors="pt")
@@ -155,9 +160,11 @@ def explain_elsewhere(video: Path, model: Path, picture: Path) -> int:
         command = [sys.executable, "-S", "-P", str(Path(__file__).resolve())]
         command += [str(path.resolve()) for path in (video, model, facts)]
         status = subprocess.run(command, cwd=elsewhere, env=environment, check=False).returncode
-        if status == 0:
+        if status == 0 and facts.exists():
             draw(facts, picture)
             print(f"Picture written to {picture}")
+        elif status == 0:
+            print("No picture was made, because the clip cannot be measured.")
     return status
 
 

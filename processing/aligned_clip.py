@@ -303,26 +303,43 @@ class AlignedClip:
         Raises:
             ValueError: the frame rate is not known.
         """
+        return self.intervals_and_stretches(fps=fps, longest=longest)[0]
+
+    def intervals_and_stretches(
+        self, *, fps: float | None = None, longest: float = 1.0
+    ) -> tuple[list[Interval], list[Stretch]]:
+        """What `intervals` and `stretches` return, in one pass and in constant memory.
+
+        Args:
+            fps (`float`, *optional*): as in `intervals`.
+            longest (`float`): as in `intervals`.
+
+        Raises:
+            ValueError: the frame rate is not known.
+        """
         rate = fps or self.fps
         if not rate:
             raise ValueError(f"{self.name}: the source carries no frame rate; pass fps= (frames a second).")
-        found, start = [], 0
-        for usable, frames in groupby(self.follow(), key=lambda frame: frame.reason is None):
+        found, stretches, start = [], [], 0
+        for reason, frames in groupby(self.follow(), key=lambda frame: frame.reason):
             normals, rows = [], []  # some hundred bytes per frame
-            noted = _noted(frames, normals, rows)
-            if not usable:
-                start += sum(1 for _ in noted)
+            if reason is not None:
+                stretches.append(Stretch(start, start + sum(1 for _ in frames), reason))
+                start = stretches[-1].stop
                 continue
-            # What happens in a stretch is held against the rest of it: a short one has none.
+            noted = _noted(frames, normals, rows)
+            # What happens in a stretch is held against the rest of it: a short one has none. A short clip may be all
+            # that there is.
             proposed = propose_intervals(noted, rate, longest=longest)
-            if len(rows) >= _LEAST_REST * rate:
+            if len(rows) >= min(_LEAST_REST * rate, len(self)):
                 kept = [item for item in proposed if _is_real(item, np.array(normals), rows)]
                 found += [
                     replace(item, onset=item.onset + start, apex=item.apex + start, offset=item.offset + start)
                     for item in kept
                 ]
+            stretches.append(Stretch(start, start + len(rows)))
             start += len(rows)
-        return found
+        return found, stretches
 
     def crop(self, frame: np.ndarray, side: int, *, grey: bool = False, pose: HeadPose = STILL) -> np.ndarray:
         """The face crop of one frame of the clip.

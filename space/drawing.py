@@ -67,7 +67,7 @@ def _verdict(item: Explanation) -> str:
     report = item.report
     if report["status"] == "not_measurable":
         title, chip = "Not measurable", None
-        text = f"{report['reason']} Nothing is said about this clip."
+        text = f"{_sentence(report['reason'])} Nothing is said about this clip."
     elif report["insufficient_motion"]:
         title, chip = "No expression", "insufficient motion"
         reason = report["reason"] or "No motion is above the noise of this clip."
@@ -88,6 +88,11 @@ def _verdict(item: Explanation) -> str:
         f"<h2>{_text(title)} {tag}</h2><p>{_text(text)}</p></div>"
         f'<p class="deft-time">{item.seconds:.1f} s</p></section>'
     )
+
+
+def _sentence(words: str) -> str:
+    """The words with a capital and a full stop."""
+    return words[:1].upper() + words[1:].rstrip(".") + "."
 
 
 def _notices(item: Explanation) -> str:

@@ -48,7 +48,7 @@ class ClipProblem(ValueError):  # noqa: N818  not an error of the program
 
 @dataclass(frozen=True)
 class Explanation:
-    """The results for a clip.
+    """The results for a clip. If the clip cannot be measured, the report says why, and arrays and lists are empty.
 
     Args:
         report: The `ExpressionReport` as JSON data.
@@ -58,7 +58,7 @@ class Explanation:
         film: (T', CROP, CROP, 3) uint8, crops from shortly before the onset to shortly after the offset.
         film_indices: (T',) frame numbers of `film`.
         fps: Frames per second; `None` if not known.
-        keys: Frame numbers of onset, apex and offset.
+        keys: Frame numbers of onset, apex and offset; `None` if no stretch of the clip can be measured.
         motion: (T,) motion of the region that moves most, along its direction, in percent of the face's width.
         region: Name of that region.
         flow: (2, h, w), flow from onset to apex in percent of the face's width.
@@ -76,7 +76,7 @@ class Explanation:
     film: np.ndarray
     film_indices: list[int]
     fps: float | None
-    keys: tuple[int, int, int]
+    keys: tuple[int, int, int] | None
     motion: np.ndarray
     region: str
     flow: np.ndarray
@@ -88,12 +88,14 @@ class Explanation:
 
     def to_json(self) -> dict[str, Any]:
         """The report, key frames and scores as JSON data."""
-        onset, apex, offset = self.keys
+        keys = None
+        if self.keys is not None:
+            keys = {**dict(zip(("onset", "apex", "offset"), self.keys, strict=True)), "fps": self.fps}
         measurable = self.report["status"] != "not_measurable"
         return {
             **self.report,
             "scores": {name: round(score, 4) for name, score in self.report["scores"].items()},
-            "key_frames": {"onset": onset, "apex": apex, "offset": offset, "fps": self.fps},
+            "key_frames": keys,
             "frames_indices": self.indices,
             "action_unit_scores": {code: round(score, 4) for code, _, score in self.units if measurable},
             "experts": {name: round(weight, 4) for name, weight in self.experts.items() if measurable},
@@ -147,9 +149,9 @@ class Explainer:
         pipe.model.eval()
         # The modules in the folder of the video processor, where transformers has put the model's code.
         beside = type(pipe.processor.video_processor).__module__.rpartition(".")[0]
-        names = "video_reading face_alignment region_tracking aligned_clip action_units common_deft".split()
-        self._reading, self._alignment, self._tracking, self._clips, self._units, self._common = (
-            importlib.import_module(f"{beside}.{name}") for name in names
+        names = "video_reading face_alignment region_tracking aligned_clip action_units common_deft expression_report"
+        self._reading, self._alignment, self._tracking, self._clips, self._units, self._common, self._reports = (
+            importlib.import_module(f"{beside}.{name}") for name in names.split()
         )
         return pipe
 
@@ -188,17 +190,24 @@ class Explainer:
         notes: list[str] = []
         clip = self._clips.AlignedClip(reader, self._place(reader, face, notes))
         progress(0.25, "Looking for the moment it moves")
-        tracked = np.stack(list(clip.track()))
-        clip = clip.with_key_frames(clip.spot(tracked))
-        found = clip.key_frames
+        followed = list(clip.follow())
+        try:
+            found = clip.spot(followed)
+        except self._clips.NotMeasurableError as error:
+            reason = str(error).removeprefix(f"{clip.name}: ").removesuffix(".")
+            report = self._reports.ExpressionReport.not_measurable(reason).to_dict()
+            return _not_measured(report, clip.fps, None, notes, started)
+        clip = clip.at(found, followed)
         keys = (found.onset, found.apex, found.offset)
-        motion, region = _course(tracked, keys, self._tracking.TRACKED_REGIONS)
+        motion, region = _course(np.stack([frame.motion for frame in followed]), keys, self._tracking.TRACKED_REGIONS)
 
         progress(0.45, "Measuring the motion")
         inputs = pipe.preprocess(clip)
         progress(0.65, "Writing the explanation")
         outputs = pipe.forward(inputs, generate_kwargs={"max_new_tokens": self.max_new_tokens})
         result = pipe.postprocess(outputs)
+        if result["report"]["status"] == self._reports.NOT_MEASURABLE:
+            return _not_measured(result["report"], clip.fps, keys, notes, started)
         progress(0.9, "Drawing")
         processor = pipe.processor
         apex = processor.video_processor.num_frames // 2
@@ -276,6 +285,34 @@ class Explainer:
 
     def _finders(self) -> list[str]:
         return {"auto": ["yunet", "cascade"], "none": []}.get(self.finder, [self.finder])
+
+
+def _not_measured(
+    report: dict[str, Any],
+    fps: float | None,
+    keys: tuple[int, int, int] | None,
+    notes: list[str],
+    started: float,
+) -> Explanation:
+    """The result for a clip that cannot be measured: nothing but the report with the reason."""
+    return Explanation(
+        report=report,
+        answer="",
+        frames=np.zeros((0, CROP, CROP, 3), np.uint8),
+        indices=[],
+        film=np.zeros((0, CROP, CROP, 3), np.uint8),
+        film_indices=[],
+        fps=fps,
+        keys=keys,
+        motion=np.zeros(0),
+        region="",
+        flow=np.zeros((2, 0, 0), np.float32),
+        units=[],
+        attention=np.zeros((0, 0, 0), np.float32),
+        experts={},
+        notes=notes,
+        seconds=time.monotonic() - started,
+    )
 
 
 def _check_length(frames: int, fps: float | None) -> None:

@@ -123,6 +123,30 @@ def still_video(still_clip, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lost_video(brow_clip, tmp_path_factory) -> Path:
+    """The first frames of `brow_clip`, and then noise: the face cannot be followed."""
+    from deft_llm.hub_datasets.synthetic.clips import encode_frames
+
+    noise = np.random.default_rng(0).integers(0, 255, brow_clip.frames[10:].shape, np.uint8)
+    path = tmp_path_factory.mktemp("clips") / "lost.mp4"
+    path.write_bytes(encode_frames(np.concatenate([brow_clip.frames[:10], noise]), 200, 12))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_video(brow_clip, tmp_path_factory) -> Path:
+    """`brow_clip` with a face that is too small to be measured."""
+    import cv2
+
+    from deft_llm.hub_datasets.synthetic.clips import encode_frames
+
+    frames = [cv2.resize(frame, (40, 40), interpolation=cv2.INTER_AREA) for frame in brow_clip.frames]
+    path = tmp_path_factory.mktemp("clips") / "tiny.mp4"
+    path.write_bytes(encode_frames(frames, 200, 12))
+    return path
+
+
+@pytest.fixture(scope="session")
 def spotted_video(face, tmp_path_factory) -> Path:
     """A video long enough to be searched, with AU4 in frames 60 to 92."""
     from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip

@@ -288,14 +288,49 @@ def test_measure(brow_video, capsys):
     assert [entry["region"] for entry in item["motion"]] == [motion.region for motion in motions]
 
 
+def test_measure_says_why_a_clip_cannot_be_measured(tiny_video, capsys):
+    assert main(["measure", str(tiny_video)]) == DONE
+    told = capsys.readouterr().out
+    assert told.startswith("The clip cannot be measured: the face is too small")
+    assert len(told.splitlines()) == 1
+    assert main(["measure", str(tiny_video), "--json"]) == DONE
+    (item,) = json.loads(capsys.readouterr().out)
+    assert set(item) == {"clip", "status", "reason"}
+    assert item["status"] == "not_measurable"
+
+
+def test_explain_of_a_face_that_is_too_small(tiny_video, folder, capsys):
+    assert main(["explain", str(tiny_video), "--model", str(folder)]) == DONE
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "Class      not measurable"
+    assert second.startswith("Reason     the face is too small")
+
+
 def test_spot(spotted_video, capsys):
     assert main(["spot", str(spotted_video), "--json"]) == DONE
-    intervals = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"intervals", "not_measurable"}
+    intervals = found["intervals"]
     assert {"onset", "apex", "offset", "kind"} <= set(intervals[0])
+    assert found["not_measurable"] == []
     assert main(["spot", str(spotted_video), "--csv"]) == DONE
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(intervals)
     assert main(["spot", str(spotted_video)]) == DONE
     assert len(capsys.readouterr().out.splitlines()) == len(intervals)
+
+
+def test_spot_lists_what_cannot_be_measured(tiny_video, capsys):
+    assert main(["spot", str(tiny_video)]) == DONE
+    nothing, stretch = capsys.readouterr().out.splitlines()
+    assert nothing == "No expression, blink or speech was found."
+    assert stretch.startswith("0.00–0.19 s cannot be measured: the face is too small")
+    assert main(["spot", str(tiny_video), "--json"]) == DONE
+    (row,) = json.loads(capsys.readouterr().out)["not_measurable"]
+    assert (row["start"], row["stop"]) == (0, 38)
+    assert main(["spot", str(tiny_video), "--csv"]) == DONE
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 1
+    assert "cannot be measured" in told.err
 
 
 def test_data(tmp_path, capsys):

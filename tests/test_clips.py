@@ -1,6 +1,7 @@
 import csv
 import io
 
+import numpy as np
 import pytest
 
 from deft_llm.clips import (
@@ -15,9 +16,15 @@ from deft_llm.clips import (
     measure_clips,
     measured_data,
     measured_text,
+    not_measurable,
     spot_video,
+    stretch_rows,
+    stretches_text,
 )
-from deft_llm.processing.motion_evidence import parse_motion
+from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_frames, encode_mp4, render_clip
+from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.aligned_clip import Stretch
+from deft_llm.processing.motion_evidence import measure_motion, parse_motion
 from deft_llm.processing.spotting import Interval
 
 INTERVALS = [
@@ -38,10 +45,72 @@ def test_the_measured_motion_is_the_rendered_one(brow_video, still_video):
     assert len(every["motion"]) > 10
 
 
+def test_the_errors_are_those_that_the_flow_and_the_head_state(brow_video):
+    (measured,) = measure_clips([str(brow_video)], key_frames=(3, 19, 29), every_region=True)
+    options = {"key_frames": (3, 19, 29), "return_measurement": True, "do_crop_appearance": False}
+    found = DeftVideoProcessor()(str(brow_video), **options)
+    stated = {"lead_in": found["lead_in_flow"][0], "deviation": found["flow_deviation"][0]}
+    assert measured["motion"] == measure_motion(found["flow_values_videos"][0], **stated)
+
+
+def test_a_clip_that_cannot_be_measured_has_a_reason_and_no_regions(lost_video, brow_video):
+    lost, seen = measure_clips([str(lost_video), str(brow_video)], key_frames=(3, 19, 29))
+    assert set(lost) == {"clip", "status", "reason"}
+    assert measured_data(lost) == lost
+    assert lost["status"] == "not_measurable"
+    assert measured_text(lost) == f"The clip cannot be measured: {lost['reason']}."
+    assert "cannot be followed" in lost["reason"]
+    assert seen["status"] == "measured"
+
+
 def test_what_is_spotted_lies_where_it_was_rendered(spotted_video):
-    intervals, rate = spot_video(str(spotted_video))
-    assert rate == 200
+    intervals, stretches, rate = spot_video(str(spotted_video))
+    assert (rate, stretches) == (200, [])
     assert any(item.overlap(60, 92) > 0.5 for item in intervals if item.kind == "expression")
+
+
+def test_nothing_is_spotted_where_the_face_is_lost(face, tmp_path):
+    units = (UnitRequest("AU4", "both", 0.02),)
+    shown = [Expression(units, 40, 48, 58), Expression(units, 150, 158, 168)]
+    clip = render_clip(face, shown, np.random.default_rng(2), count=230, fps=50.0)
+    noise = np.random.default_rng(0).integers(0, 255, (40, *clip.frames.shape[1:]), np.uint8)
+    whole, gone = tmp_path / "whole.mp4", tmp_path / "gone.mp4"
+    whole.write_bytes(encode_mp4(clip))
+    frames = np.concatenate([clip.frames[:135], noise, clip.frames[175:]])
+    gone.write_bytes(encode_frames(frames, 50.0, 12))
+    intervals, stretches, _ = spot_video(str(whole))
+    assert stretches == []
+    assert any(item.overlap(150, 168) > 0.3 for item in intervals)
+    intervals, stretches, rate = spot_video(str(gone))
+    assert any(item.overlap(40, 58) > 0.3 for item in intervals)
+    (stretch,) = stretches
+    assert 133 <= stretch.start <= 135
+    assert 175 <= stretch.stop <= 182
+    assert "cannot be followed" in stretch.reason
+    assert not any(item.onset < stretch.stop and item.offset >= stretch.start for item in intervals)
+    assert stretches_text(stretches, rate).startswith(f"{stretch.start / 50:.2f}–{stretch.stop / 50:.2f} s cannot be")
+
+
+def test_a_face_that_is_found_and_lost_at_once_does_not_cut_a_stretch():
+    turns, gone = "the head turns too far", "the face cannot be followed"
+    parts = [(0, 5, None), (5, 20, turns), (20, 22, None), (22, 30, turns), (30, 31, None), (31, 40, gone)]
+    stretches = [Stretch(*part) for part in [*parts, (40, 60, None), (60, 70, gone), (70, 72, None)]]
+    assert not_measurable(stretches, 50.0) == [Stretch(5, 31, turns), Stretch(31, 40, gone), Stretch(60, 70, gone)]
+    assert not_measurable([Stretch(0, 3)], 50.0) == []
+
+
+def test_stretches_in_two_forms():
+    stretches = [Stretch(20, 60, "the head turns too far")]
+    assert stretches_text(stretches, 50.0) == "0.40–1.20 s cannot be measured: the head turns too far\n"
+    (row,) = stretch_rows(stretches, 50.0)
+    assert row == {
+        "start": 20,
+        "stop": 60,
+        "start_seconds": 0.4,
+        "stop_seconds": 1.2,
+        "reason": "the head turns too far",
+    }
+    assert (stretches_text([], 50.0), stretch_rows([], 50.0)) == ("", [])
 
 
 def test_intervals_in_three_forms():

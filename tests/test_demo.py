@@ -34,6 +34,17 @@ def test_it_is_explained_by_the_models_own_code(photograph, folder, tmp_path):
     assert np.asarray(Image.open(picture).convert("L")).std() > 10
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_clip_that_cannot_be_measured_has_a_reason_and_no_picture(tiny_video, folder, tmp_path, capfd):
+    picture = tmp_path / "explanation.png"
+    assert main(["demo", "explain", str(tiny_video), "--model", str(folder), "--picture", str(picture)]) == 0
+    told = capfd.readouterr().out
+    assert "not measurable" in told
+    assert "the face is too small" in told
+    assert "No picture was made" in told
+    assert not picture.exists()
+
+
 def test_what_is_not_there_is_named(photograph, tmp_path, capsys):
     options = ["--model", str(tmp_path), "--picture", str(tmp_path / "picture.png")]
     assert main(["demo", "explain", "nowhere.mp4", *options]) == 2

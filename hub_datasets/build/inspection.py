@@ -23,6 +23,7 @@ from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 
 from ..sources.sharing_policy import licence_of
 from ..unimer.constraints import CONTRADICTED, NOT_TESTABLE, NOT_VISIBLE, SUPPORTED
+from ..unimer.rows import NOT_MEASURABLE
 from .manifest import DATA
 
 VERDICTS = (SUPPORTED, CONTRADICTED, NOT_VISIBLE, NOT_TESTABLE)
@@ -144,6 +145,8 @@ def print_counts(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
         for flag, count in sorted(flags.items()):
             table.add_row(flag, str(count))
         console.print(table)
+    if flags[NOT_MEASURABLE]:
+        console.print(f"not measurable: {flags[NOT_MEASURABLE]}", highlight=False)
 
 
 def print_labels(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -210,6 +213,8 @@ def print_manifest(manifest: Mapping[str, Any], console: Console) -> None:
         f"{name} {part['clips']} clips of {part['subjects']} subjects" for name, part in manifest["splits"].items()
     )
     console.print(f"{splits}; {manifest['conversations']} questions and answers", highlight=False)
+    if manifest.get("not_measurable"):
+        console.print(f"not measurable: {sum(manifest['not_measurable'].values())}", highlight=False)
     if manifest["rewriting"]:
         outcomes = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in manifest["rewriting"].items())
         console.print(f"Rewritten by {manifest['settings']['rewriter_model']}: {outcomes}", highlight=False)
@@ -252,7 +257,13 @@ def _motion_lines(row: Mapping[str, Any]) -> list[str]:
         for item in row["motion"]
         if item["significant"]
     ]
-    return lines or ["no motion above the clip's noise"]
+    return lines or [_why_not(row) or "no motion above the clip's noise"]
+
+
+def _why_not(row: Mapping[str, Any]) -> str | None:
+    """Why the clip cannot be measured, or `None` if it can."""
+    reasons = [text.partition(":")[2] for text in row["quality"] if text.startswith(f"{NOT_MEASURABLE}:")]
+    return f"not measurable: {reasons[0]}" if reasons else None
 
 
 def _explanation(row: Mapping[str, Any]) -> str:
@@ -262,8 +273,9 @@ def _explanation(row: Mapping[str, Any]) -> str:
     }
     if "explain" in answers:
         return answers["explain"]
+    nothing = "the clip cannot be measured" if _why_not(row) else "label and motion do not agree on any action unit"
     return "\n".join(f"{task.replace('_', ' ')}: {text}" for task, text in sorted(answers.items())) or (
-        "nothing can be said: label and motion do not agree on any action unit"
+        f"nothing can be said: {nothing}"
     )
 
 

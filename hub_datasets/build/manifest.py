@@ -93,6 +93,7 @@ def make_manifest(job: Mapping[str, Any], accounts: Sequence[Mapping[str, Any]])
         "rewriting": dict(sorted(_sum(accounts, "rewriting").items())),
         "verdicts": _verdicts(_sum(accounts, "verdicts")),
         "quality": dict(sorted(_sum(accounts, "quality").items())),
+        "not_measurable": dict(sorted(_sum(accounts, "not_measurable").items())),
         "near_duplicates": _near_duplicates(accounts),
         "drops": drops,
     }

@@ -55,7 +55,7 @@ def record_row(
     the offset. If the sheet has no apex, the frame between onset and offset in which the face has moved most is used.
     If it has no onset and offset either, all three are spotted. `quality` records both cases. Frames that are face
     crops are stored unchanged. If a face source found the face, the aligned crop is stored. Motion is always measured
-    on the original frames.
+    on the original frames. If they cannot be measured, `quality` says why, see `make_row`.
 
     Args:
         record: The clip and what the sheet says about it.
@@ -69,7 +69,8 @@ def record_row(
     Raises:
         VideoReadError: The clip cannot be decoded.
         FileNotFoundError: A file of the clip is missing.
-        FaceAlignmentError: No face was found, or its landmarks are not valid.
+        FaceAlignmentError: No face was found, its landmarks are not valid, or key frames must be spotted in a clip
+            that cannot be measured.
         KeyFrameError: The key frames contradict each other or the clip's length.
         AmbiguousWordError: A word of the sheet means something else to the answer parser.
     """

@@ -30,7 +30,7 @@ from deft_llm.processing.video_reading import VideoReadError
 from ..sources.records import READER_VERSION
 from ..unimer.instructions import AmbiguousWordError
 from ..unimer.rewriting import RewriteReport, make_chat, rewrite_all
-from ..unimer.rows import features
+from ..unimer.rows import NOT_MEASURABLE, features
 from .plan import record_of
 from .record_rows import record_row
 from .settings import BuildSettings
@@ -182,5 +182,8 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "verdicts": Counter(f"{unit['code']} {unit['verdict']}" for row in rows for unit in row["action_units"]),
         "quality": Counter(flag.split(":")[0] for row in rows for flag in row["quality"]),
+        "not_measurable": Counter(
+            flag.partition(":")[2] for row in rows for flag in row["quality"] if flag.startswith(f"{NOT_MEASURABLE}:")
+        ),
         "conversations": sum(len(row["conversations"]) for row in rows),
     }

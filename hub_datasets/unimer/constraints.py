@@ -166,13 +166,21 @@ def _most_telling(
     return best
 
 
-def unlabelled_motion(labels: Sequence[tuple[str, str]], flow: np.ndarray) -> list[RegionMotion]:
+def unlabelled_motion(
+    labels: Sequence[tuple[str, str]],
+    flow: np.ndarray,
+    *,
+    lead_in: np.ndarray | None = None,
+    deviation: np.ndarray | None = None,
+) -> list[RegionMotion]:
     """Region motions that no label explains: above the noise, and at least half as strong as the strongest motion.
 
     Args:
         labels (`Sequence[tuple[str, str]]`): (code, side) pairs as in `judge_labels`. Labels that are not testable
             explain nothing.
         flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
+        lead_in (`np.ndarray | None`, *optional*): As in `standard_errors`.
+        deviation (`np.ndarray | None`, *optional*): As in `standard_errors`.
     """
     strongest = _strongest_field(flow)
     keys, pulls = _pulls(*strongest.shape[1:])
@@ -184,7 +192,7 @@ def unlabelled_motion(labels: Sequence[tuple[str, str]], flow: np.ndarray) -> li
     rest = rest.reshape(strongest.shape)
     masks = region_masks(*strongest.shape[1:])
     peak = max(float(np.hypot(*strongest[:, mask].mean(1))) for mask in masks.values())
-    errors = standard_errors(np.asarray(flow, np.float64))
+    errors = standard_errors(np.asarray(flow, np.float64), lead_in=lead_in, deviation=deviation)
     found = []
     for (region, side), mask in masks.items():
         u, v = rest[:, mask].mean(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,16 @@ import numpy as np
 from datasets import Array4D, Dataset, Features, List, Value, Video
 
 from deft_llm.files import whole_folder
+from deft_llm.processing.aligned_clip import NotMeasurableError
 from deft_llm.processing.motion_evidence import measure_motion
 
-from .constraints import NOT_TESTABLE, SUPPORTED, apex_in_doubt, judge_labels, unlabelled_motion
+from .constraints import NOT_TESTABLE, SUPPORTED, Judgement, apex_in_doubt, judge_labels, unlabelled_motion
 from .instructions import accept_facts, conversations_of
 
 if TYPE_CHECKING:
     from deft_llm.processing import DeftVideoProcessor
+
+NOT_MEASURABLE = "not_measurable"  # in `quality`, followed by a colon and the reason
 
 
 def features(video_processor: DeftVideoProcessor) -> Features:
@@ -115,6 +119,8 @@ def make_row(
 ) -> dict[str, Any]:
     """Measures a labelled clip and makes its row.
 
+    The row of a clip that cannot be measured has zero flow, no motion and no conversations. Its labels are not tested.
+
     Args:
         clip_id (`str`): Source/subject/clip/onset.
         source (`str`): Name of the source.
@@ -128,7 +134,7 @@ def make_row(
         emotion_coarse (`str | None`): The coarse class.
         convention (`str`): Label convention, named in the questions.
         quality (`Sequence[str]`): Known problems of the clip. `unlabelled_motion:…` and `apex_in_doubt:±frames` are
-            added if measured.
+            added if measured, and `not_measurable:reason` if not.
         provenance (`Mapping[str, Any]`): Where the labels come from.
         video_processor (`DeftVideoProcessor`): Measures the clip.
         rng (`np.random.Generator`): Random generator for the wording of the conversations.
@@ -143,23 +149,30 @@ def make_row(
         FaceAlignmentError: the face cannot be found or aligned.
         KeyFrameError: the key frames do not fit the clip.
     """
-    measured, motions, judgements, conversations, flags = None, [], [], [], list(quality)
+    measured, reason, motions, judgements, conversations, flags = None, None, [], [], [], list(quality)
     labels = list(units)
     if key_frames is not None:
         aligned = video_processor.align(video if clip is None else clip, key_frames=key_frames)
-        tensors = video_processor(aligned, do_crop_appearance=False)
+        tensors = video_processor(aligned, do_crop_appearance=False, return_measurement=True)
+        # The verdicts use the flow as it is stored. Its errors are not stored.
         measured = tensors["flow_values_videos"][0].astype(np.float16)
-        # The verdicts use the stored flow, so that they can be repeated from the row.
-        motions = measure_motion(measured)
+        (reason,) = tensors["not_measurable"]
+        if reason is not None:
+            flags.append(f"{NOT_MEASURABLE}:{reason}")
+            judgements = [Judgement(label.code, label.side, "", NOT_TESTABLE, 0.0) for label in labels]
+    if key_frames is not None and reason is None:
+        errors = {"lead_in": tensors["lead_in_flow"][0], "deviation": tensors["flow_deviation"][0]}
+        motions = measure_motion(measured, **errors)
         pairs = [(label.code, label.side) for label in labels]
-        judgements = judge_labels(pairs, measured, motions)
-        unlabelled = unlabelled_motion(pairs, measured)
+        judgements = judge_labels(pairs, measured, motions, deviation=errors["deviation"])
+        unlabelled = unlabelled_motion(pairs, measured, **errors)
         flags += [f"unlabelled_motion:{item.side} {item.region} {item.direction}" for item in unlabelled]
         # Without a supported label there may be only noise to spot.
         if check_apex and fps and any(item.verdict == SUPPORTED for item in judgements):
-            spotted = aligned.spot().apex
-            if apex_in_doubt(key_frames[1], spotted, fps):
-                flags.append(f"apex_in_doubt:{spotted - key_frames[1]:+d}")
+            with suppress(NotMeasurableError):  # the whole clip, unlike its key frames, may not be measurable
+                spotted = aligned.spot().apex
+                if apex_in_doubt(key_frames[1], spotted, fps):
+                    flags.append(f"apex_in_doubt:{spotted - key_frames[1]:+d}")
         # Uncertain labels get a verdict, but no text may use them.
         stated = [
             item if label.certain else replace(item, verdict=NOT_TESTABLE)

@@ -129,6 +129,17 @@ def test_a_frame_rate_is_stated_once(brow_clip, brow_video):
         clip.intervals()
 
 
+def test_the_stretches_come_with_the_intervals(still_clip):
+    noise = np.random.default_rng(0).integers(0, 255, (6, *still_clip.frames.shape[1:]), np.uint8)
+    clip = AlignedClip.open(np.concatenate([still_clip.frames[:12], noise, still_clip.frames[12:]]), fps=25.0)
+    intervals, stretches = clip.intervals_and_stretches()
+    assert intervals == clip.intervals()
+    assert stretches == clip.stretches()
+    assert stretches[1].start == 12
+    assert "cannot be followed" in stretches[1].reason
+    assert (stretches[0].start, stretches[-1].stop) == (0, len(clip))
+
+
 def test_what_is_placed_is_not_placed_again(brow_clip):
     finder = Finder()
     clip = AlignedClip.open(brow_clip.frames, face_box=BOX)

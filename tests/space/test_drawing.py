@@ -119,13 +119,13 @@ def test_without_motion_no_emotion_and_no_rationale(explanation):
         "action_units": [],
     }
     text = Tags(draw(replace(explanation, report=report))).text
-    assert "Set aside: No region moves above the noise of the clip." in text
+    assert "No region moves above the noise of the clip. So no emotion is named." in text
     assert "No expression" in text
     assert "The brows lower" not in text.partition("JSON")[0]
 
 
 def test_a_clip_that_cannot_be_measured_shows_the_reason_only(explanation):
-    report = ExpressionReport.not_measurable("The face leaves the <picture>.").to_dict()
+    report = ExpressionReport.not_measurable("the face leaves the <picture>").to_dict()
     shown = replace(explanation, report=report)
     drawn = draw(shown)
     page = Tags(drawn)

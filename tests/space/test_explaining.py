@@ -2,6 +2,7 @@ import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from drawing import draw
 from explaining import ClipProblem, Explainer, _check_length, _loading_problem
 
 
@@ -78,3 +79,25 @@ def test_the_evidence_is_what_the_scores_say(folder, brow_video):
     assert report["parsed"]
     scored = {code for code, score in report["action_unit_scores"].items() if score >= 0.5}
     assert {unit["code"] for unit in report["action_units"]} == scored
+
+
+def test_a_clip_without_a_measurable_stretch_is_a_result_with_the_reason(folder, tiny_video):
+    explanation = Explainer(str(folder)).explain(str(tiny_video), "crop")
+    assert explanation.report["status"] == "not_measurable"
+    assert explanation.report["reason"].startswith("the face is too small")
+    written = explanation.to_json()
+    assert (written["key_frames"], written["action_unit_scores"], written["experts"]) == (None, {}, {})
+    assert "Not measurable" in draw(explanation)
+    assert "The face is too small" in draw(explanation)
+
+
+def test_what_the_pipeline_cannot_measure_is_shown_with_its_reason(folder, brow_video, monkeypatch):
+    explainer = Explainer(str(folder), max_new_tokens=8)
+    pipe = explainer.load()
+    real = pipe.preprocess
+    marked = {"not_measurable": ["the head turns too far"]}
+    monkeypatch.setattr(pipe, "preprocess", lambda clip: {**real(clip), **marked})
+    explanation = explainer.explain(str(brow_video), "crop")
+    assert (explanation.report["status"], explanation.report["reason"]) == ("not_measurable", "the head turns too far")
+    assert explanation.to_json()["key_frames"]["onset"] < explanation.to_json()["key_frames"]["offset"]
+    assert "The head turns too far. Nothing is said about this clip." in draw(explanation)

@@ -2,12 +2,15 @@ import hashlib
 import json
 import shutil
 
+import cv2
 import yaml
 from huggingface_hub import DatasetCard
+from rich.console import Console
 
+from deft_llm.hub_datasets.build.inspection import inspect, print_manifest
 from deft_llm.hub_datasets.build.run import build
 from deft_llm.hub_datasets.sources.catalogue import SOURCES
-from deft_llm.hub_datasets.unimer.constraints import SUPPORTED
+from deft_llm.hub_datasets.unimer.constraints import NOT_TESTABLE, SUPPORTED
 from tests.hub_datasets import miniatures
 from tests.hub_datasets.build.own_recordings import CROPPED
 
@@ -39,6 +42,35 @@ def test_two_people_with_one_recording_are_reported(own_root, tmp_path, inline):
     assert {pair["first"], pair["second"]} == {"mylab/a/a/3", "mylab/b/b/3"}
     assert pair["distance"] == 0
     assert "mylab/a/a/3 and mylab/b/b/3" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_clips_that_cannot_be_measured_are_counted_and_do_not_stop_a_build(own_root, tmp_path, inline, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(own_root / "p1" / "c1", root / "a")
+    for name in ("b", "c"):
+        (root / name).mkdir()
+        for path in sorted((root / "a").iterdir()):
+            small = cv2.resize(cv2.imread(str(path)), (40, 40), interpolation=cv2.INTER_AREA)
+            assert cv2.imwrite(str(root / name / path.name), small)
+    header = ["subject", "path", "onset", "apex", "offset", "AU"]
+    lines = [[name, name, 3, "" if name == "c" else 8, 13, "4"] for name in "abc"]
+    miniatures.write_csv(root / "annotations.csv", [header, *lines])
+    manifest = build({"mylab": root}, tmp_path / "out", settings=CROPPED)
+    assert manifest["rows"] == 2
+    ((reason, count),) = manifest["not_measurable"].items()
+    assert reason.startswith("the face is too small")
+    assert (count, manifest["quality"]["not_measurable"]) == (1, 1)
+    assert sorted(manifest["verdicts"]["AU4"]) == [NOT_TESTABLE, SUPPORTED]
+    (drop,) = manifest["drops"]
+    assert (drop["key"], drop["reason"].startswith("the face is too small")) == ("mylab/c/c/3", True)
+    out = tmp_path / "out"
+    for show in (lambda: print_manifest(manifest, Console()), lambda: inspect(out)):
+        show()
+        assert "not measurable: 1\n" in capsys.readouterr().out
+    inspect(out, clip="mylab/b/b/3")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "not measurable: the face is too small" in told
+    assert "nothing can be said: the clip cannot be measured" in told
 
 
 def test_the_card_is_valid_and_says_what_the_licences_ask_for(everything):

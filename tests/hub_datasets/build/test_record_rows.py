@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -8,10 +9,11 @@ from deft_llm.hub_datasets.build.record_rows import record_row, unit_labels
 from deft_llm.hub_datasets.sources.action_unit_grammar import parse_action_units
 from deft_llm.hub_datasets.sources.readers import read_source
 from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_mp4, render_clip
-from deft_llm.hub_datasets.unimer.constraints import SUPPORTED
+from deft_llm.hub_datasets.unimer.constraints import NOT_TESTABLE, SUPPORTED
 from deft_llm.hub_datasets.unimer.instructions import AmbiguousWordError
 from deft_llm.hub_datasets.unimer.rows import row_tensors
 from deft_llm.processing import open_clip
+from deft_llm.processing.aligned_clip import NotMeasurableError
 from deft_llm.processing.key_frames import KeyFrameError
 from tests.hub_datasets import miniatures
 from tests.hub_datasets.build.own_recordings import CROPPED
@@ -86,6 +88,43 @@ def test_a_found_face_is_stored_as_its_aligned_crop(recorded, processor):
     assert open_clip(row["video"]).metadata.width == 64  # the least that is stored
     whole, _ = record_row(recorded[0], CROPPED, processor, None)
     assert np.abs(np.float32(row["flow"]) - np.float32(whole["flow"])).max() > 0.1
+
+
+def with_frames(record, place, change):
+    """The record with other frames, which `change` makes of its number and pixels."""
+    place.mkdir()
+    for number, path in enumerate(record.frames):
+        assert cv2.imwrite(str(place / path.name), change(number, cv2.imread(str(path))))
+    return dataclasses.replace(record, folder=place)
+
+
+def lost(number, frame):
+    return frame if number < 5 else np.random.default_rng(number).integers(0, 255, frame.shape, np.uint8)
+
+
+def tiny(number, frame):
+    return cv2.resize(frame, (40, 40), interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize(("change", "why"), [(lost, "the face cannot be followed"), (tiny, "the face is too small")])
+def test_a_clip_that_cannot_be_measured_is_a_row_with_the_reason(recorded, processor, tmp_path, change, why):
+    record = with_frames(recorded[0], tmp_path / "frames", change)
+    row, _ = record_row(record, CROPPED, processor, None)
+    (flag,) = row["quality"]
+    assert flag.startswith(f"not_measurable:{why}")
+    assert not row["flow"].any()
+    assert row["motion"] == row["conversations"] == []
+    assert [unit["verdict"] for unit in row["action_units"]] == [NOT_TESTABLE]
+    assert (row["onset"], row["apex"], row["offset"], row["emotion"]) == (2, 7, 12, "anger")
+    assert len(open_clip(row["video"])) == 13
+
+
+@pytest.mark.parametrize("unknown", [{"apex": None}, {"onset": None, "apex": None, "offset": None}], ids=str)
+def test_key_frames_are_not_spotted_in_what_cannot_be_measured(recorded, processor, tmp_path, unknown):
+    record = with_frames(dataclasses.replace(recorded[0], **unknown), tmp_path / "frames", tiny)
+    with pytest.raises(NotMeasurableError, match="the face is too small") as raised:
+        record_row(record, CROPPED, processor, None)
+    assert str(raised.value).startswith(f"{record.clip_id}: ")
 
 
 def test_a_row_is_the_same_in_whichever_order_it_is_made(recorded, processor):
