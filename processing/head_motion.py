@@ -302,36 +302,51 @@ def remove_rigid_motion(
     Returns:
         `np.ndarray`: (T, 2, H, H) float32.
     """
-    left = _without_rigid_modes(np.asarray(flow, np.float64), iterations)
-    if poses is not None and any(pose is not STILL for pose in poses):
+    poses = [STILL] * len(flow) if poses is None else poses
+    left = _without_rigid_modes(np.asarray(flow, np.float64), poses, iterations)
+    if any(pose is not STILL for pose in poses):
         left = left - _depth_motion(left, poses)
-        left = _without_rigid_modes(left, iterations)
+        left = _without_rigid_modes(left, poses, iterations)
     return left.astype(np.float32)
 
 
-# The rotations are hardly told from expressions; each unknown gets this share of the shift's information towards zero.
-_RIGID_DAMPING = np.array([1e-6, 1e-6, 1e-6, 3e-4, 3e-4, 1e-6, 1e-4, 1e-4])
+# What the pose may leave, as standard deviations: shift, growth and roll in crop widths and radians; the turns in
+# radians, of a head that was not warped back and of one that was, and per radian of its turn; the camera's distance as
+# a share of the turn. Fields are smooth, so that about this many cells count as one.
+_LEFT, _LEFT_TURN, _LEFT_WARPED, _LEFT_SHARE, _LEFT_DISTANCE = 0.3, 0.007, 0.001, 0.10, 0.10
+_ALIKE_CELLS = 20
+_OUTLIER = 2.5  # robust standard deviations beyond which a cell moves by itself
 _DEPTH_DETAIL = 0.05  # crop widths: a person's depth differs from the generic face's smoothly
 _DEPTH_BOUND = 2.5  # standard deviations
 
 
-def _without_rigid_modes(flow: np.ndarray, iterations: int) -> np.ndarray:
+def _left_by(pose: HeadPose) -> np.ndarray:
+    """Standard deviation of what a pose leaves in each of the modes, in percent."""
+    turn = np.sin(np.radians(pose.turn))
+    turned = _LEFT_TURN if pose is STILL else _LEFT_WARPED + _LEFT_SHARE * turn
+    distance = 1e-4 + _LEFT_DISTANCE * turn
+    return 100 * np.array([_LEFT, _LEFT, _LEFT, turned, turned, _LEFT, distance, distance])
+
+
+def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose], iterations: int) -> np.ndarray:
     side = flow.shape[-1]
     modes, inside = _rigid_modes(side), _face_of(side)
     design = modes[:, :, inside].reshape(len(modes), -1)
     # For all fields at once: products of the modes at each point, for the normal equations under any weights.
     across, down = design.reshape(len(modes), 2, -1).swapaxes(0, 1)
     products = (across[:, None] * across + down[:, None] * down).reshape(len(modes) ** 2, -1)
+    precision = _ALIKE_CELLS / np.square([_left_by(pose) for pose in poses])
     target = flow[:, :, inside]
     weights = np.ones((len(flow), target.shape[2]))
+    noise = np.median(np.hypot(*target.swapaxes(0, 1)), axis=1, keepdims=True)
     for _ in range(iterations):
         normal = (weights @ products.T).reshape(-1, len(modes), len(modes))
-        normal += np.eye(len(modes)) * (_RIGID_DAMPING * normal[:, :1, 0] + 1e-12)[:, None]
+        normal += np.eye(len(modes)) * (np.square(1.4826 * noise) * precision + 1e-12)[:, None]
         weighted = (target * weights[:, None]).reshape(len(flow), -1)
         numbers = np.linalg.solve(normal, (weighted @ design.T)[..., None])[..., 0]
         rest = np.hypot(*(target - (numbers @ design).reshape(target.shape)).swapaxes(0, 1))
-        scale = 4.685 * 1.4826 * np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)
-        weights = np.where(rest < scale, np.square(1 - np.square(rest / scale)), 0.0)
+        noise = np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)
+        weights = np.square(np.clip(1 - np.square(rest / (_OUTLIER * 1.4826 * noise)), 0, None))
     return flow - np.tensordot(numbers, modes, 1)
 
 
