@@ -39,7 +39,7 @@ DEPTH_ERROR = 0.018
 
 # A head that turns and moves less than this, in degrees and crop widths, need not be warped back: the estimators of
 # flow follow an affine map themselves, and one interpolation less is more exact.
-_HARDLY_TURNED, _HARDLY_MOVED = 0.8, 0.03
+_HARDLY_TURNED, _HARDLY_MOVED = 1.5, 0.03
 _ALIKE = 0.9  # likeness at which the coarse fit is believed
 # Side of the crop in pixels, largest number of steps, and the step (crop widths, radians) that is small enough.
 _LEVELS = ((32, 4, 1.5e-3), (64, 6, 5e-4))
@@ -313,7 +313,7 @@ def remove_rigid_motion(
 # What the pose may leave, as standard deviations: shift, growth and roll in crop widths and radians; the turns in
 # radians, of a head that was not warped back and of one that was, and per radian of its turn; the camera's distance as
 # a share of the turn. Fields are smooth, so that about this many cells count as one.
-_LEFT, _LEFT_TURN, _LEFT_WARPED, _LEFT_SHARE, _LEFT_DISTANCE = 0.3, 0.007, 0.001, 0.10, 0.10
+_LEFT, _LEFT_TURN, _LEFT_WARPED, _LEFT_SHARE, _LEFT_DISTANCE = 0.3, 0.012, 0.001, 0.10, 0.10
 _ALIKE_CELLS = 20
 _OUTLIER = 2.5  # robust standard deviations beyond which a cell moves by itself
 _DEPTH_DETAIL = 0.05  # crop widths: a person's depth differs from the generic face's smoothly
