@@ -3,7 +3,8 @@
     python -m benchmarks [NAME …]
 
 Each script of `speed/` has its section there; what is not run again stays as it was measured, with its own date and
-machine. The scripts of `science/` measure how right things are. They take hours and are run one by one; their
+machine. The scripts of `science/` measure how right things are. Those on people have a section as well, and run only
+when they are named, because they need data that nobody can ship. The others take hours and are run one by one; their
 docstrings say how.
 """
 
@@ -31,6 +32,7 @@ SCRIPTS = {
     "training_step": ["--batch", "1", "--rounds", "2", "--steps", "4"],
     "unimer_build": ["--clips", "2000"],
 }
+ON_PEOPLE = ("real_features", "real_recordings")  # on the folders of DEFT_REAL_DATA that the scripts name
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# Measured side by side
 
@@ -42,16 +44,20 @@ def run(name: str) -> str | None:
     """What the script prints, under its own first sentence; `None` if it broke off."""
     print(f"{name} …", file=sys.stderr, flush=True)
     start = time.perf_counter()
-    path = HERE / "speed" / f"{name}.py"
-    command = [sys.executable, str(path), *SCRIPTS[name]]
+    folder, options = ("science", []) if name in ON_PEOPLE else ("speed", SCRIPTS[name])
+    path = HERE / folder / f"{name}.py"
+    command = [sys.executable, str(path), *options]
     done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         return None
     question = path.read_text(encoding="utf-8").removeprefix('"""').partition("\n\n")[0].replace("\n", " ")
     minutes = (time.perf_counter() - start) / 60
+    printed = done.stdout.strip()
+    if name in ON_PEOPLE:
+        printed = f"```\n{printed}\n```"
     return (
-        f"## {question}\n\n`python benchmarks/speed/{' '.join([path.name, *SCRIPTS[name]])}`, {minutes:.1f} min, "
-        f"{datetime.date.today()}; {setting()}\n\n{done.stdout.strip()}\n"
+        f"## {question}\n\n`python benchmarks/{folder}/{' '.join([path.name, *options])}`, {minutes:.1f} min, "
+        f"{datetime.date.today()}; {setting()}\n\n{printed}\n"
     )
 
 
@@ -59,16 +65,17 @@ def kept() -> dict[str, str]:
     """The sections of an earlier run by script."""
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
     sections = ["## " + part.strip() + "\n" for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]]
-    return {re.search(r"`python benchmarks/speed/(\w+)\.py", section)[1]: section for section in sections}
+    return {re.search(r"`python benchmarks/\w+/(\w+)\.py", section)[1]: section for section in sections}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCRIPTS)}; default: all of them")
+    everything = [*SCRIPTS, *ON_PEOPLE]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(everything)}; default: speed")
     names = parser.parse_args().names or list(SCRIPTS)
-    strange = sorted(set(names) - set(SCRIPTS))
+    strange = sorted(set(names) - set(everything))
     if strange:
-        parser.error(f"no script {strange[0]!r}; there are {', '.join(SCRIPTS)}")
+        parser.error(f"no script {strange[0]!r}; there are {', '.join(everything)}")
     broken = []
     for name in names:
         section = run(name)
@@ -76,7 +83,7 @@ def main() -> int:
             broken.append(name)
             continue
         sections = {**kept(), name: section}
-        write_whole(RESULTS, "\n".join([HEAD, *(sections[one] for one in SCRIPTS if one in sections)]))
+        write_whole(RESULTS, "\n".join([HEAD, *(sections[one] for one in everything if one in sections)]))
     if broken:
         print(f"Broken off, see above: {', '.join(broken)}", file=sys.stderr)
     return int(bool(broken))
