@@ -216,8 +216,8 @@ def test_a_class_for_a_still_face_is_a_contradiction():
 
 
 def test_answers_of_the_training_data_are_possible_answers(dataset):
-    """The model is trained on what the constraint lets through. Labels are judged by whole patterns; some are supported
-    although their own region is within the noise. Those are not evidence in an answer."""
+    """The model is trained on what the constraint lets through. Labels are judged by whole patterns: some are
+    supported although their own region is within the noise. Those are not evidence in an answer."""
     checked = 0
     for row in dataset:
         explain = next((item for item in row["conversations"] if item["task"] == "explain"), None)
