@@ -1,4 +1,4 @@
-"""Optical flow at the scale of micro-expressions, and removal of head motion.
+"""Optical flow at the scale of micro-expressions.
 
 Every estimator maps the onset frame and T later frames to T dense displacement fields in pixels, (T, 2, H, W). Channel
 0 points right, channel 1 down. A point at p in the onset frame is at p + flow(p) in the later frame.
@@ -295,16 +295,3 @@ def _crop_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """x and y of every pixel relative to the middle of the crop, in crop widths."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     return (x - width / 2) / width, (y - height / 2) / width
-
-
-def remove_head_motion(flow: np.ndarray, stable: np.ndarray) -> np.ndarray:
-    """Subtracts from each field the similarity that the stable parts of the face follow.
-
-    Args:
-        flow (`np.ndarray`): (T, 2, H, W), any unit of length.
-        stable (`np.ndarray`): (H, W) bool, the stable parts.
-
-    Returns:
-        (T, 2, H, W), in the same unit.
-    """
-    return np.stack([field - fit_similarity(field, stable.astype(np.float32)) for field in flow])

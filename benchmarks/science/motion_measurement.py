@@ -39,8 +39,9 @@ from deft_llm.hub_datasets.synthetic.dataset import CONVENTIONS, EMOTIONS, PRESE
 from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.action_units import ellipse_mask, get_action_unit, stable_mask
+from deft_llm.processing.head_motion import remove_rigid_motion
 from deft_llm.processing.motion_evidence import measure_motion, octants_apart
-from deft_llm.processing.optical_flow import FLOW_ESTIMATORS, estimate_flow, fit_similarity, remove_head_motion
+from deft_llm.processing.optical_flow import FLOW_ESTIMATORS, estimate_flow, fit_similarity
 from deft_llm.processing.video_reading import open_clip
 from deft_llm.processing.whole_clip_flow import _LEVELS, whole_clip_flow
 
@@ -211,7 +212,7 @@ def head_table(clips: int) -> None:
         others = [i for i in range(len(frames)) if i != shown.onset]
         flow = estimate_flow(frames[shown.onset], frames[others])
         stable = stable_mask(SIDE, SIDE)
-        cleaned = remove_head_motion(flow, stable)
+        cleaned = SIDE / 100 * remove_rigid_motion(100 / SIDE * flow)
         truth = np.stack([SIDE * clip.flow(shown.onset, i, expression_only=True) for i in others])
         residuals.append(float(np.median(np.hypot(*(cleaned - truth).transpose(1, 0, 2, 3))[:, stable])))
     console.print(

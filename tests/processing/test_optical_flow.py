@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from deft_llm.processing import optical_flow
-from deft_llm.processing.action_units import stable_mask
-from deft_llm.processing.optical_flow import estimate_flow, remove_head_motion
+from deft_llm.processing.optical_flow import estimate_flow
 
 SIDE = 128
 # TV-L1 and RAFT need packages of their own; their own tests are below.
@@ -110,21 +109,3 @@ def test_raft_without_torchvision_says_so(grey, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", None)
     with pytest.raises(ImportError, match="torchvision"):
         estimate_flow(grey, grey[None], estimator="raft")
-
-
-def test_head_motion_is_removed_and_the_expression_stays():
-    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) - SIDE / 2
-    angle, scale = np.radians(3), 1.03
-    head = np.stack(
-        [
-            scale * np.cos(angle) * x - scale * np.sin(angle) * y - x + 3.8,
-            scale * np.sin(angle) * x + scale * np.cos(angle) * y - y - 2.0,
-        ]
-    )
-    expression = bump(45, 97, 0, -1.5, sigma=7)
-    flow = np.float32(head + expression)[None]
-    # One stable region is occupied by something that moves on its own, as a blinking lid would.
-    flow[0, :, 36:52, 2:12] += 4
-    cleaned = remove_head_motion(flow, stable_mask(SIDE, SIDE))[0]
-    cleaned[:, 36:52, 2:12] = 0
-    assert np.hypot(*(cleaned - expression)).max() < 0.02
