@@ -122,7 +122,7 @@ def test_the_reason_is_not_an_input_of_the_model(pipe, brow_video, unmeasurable)
 @pytest.mark.parametrize("options", [{"text": "What moves?"}, {"grounded": False}], ids=["own question", "asked"])
 def test_a_free_answer_is_what_generate_says(pipe, brow_video, options):
     inputs = pipe.preprocess(str(brow_video), text=options.get("text"))
-    del inputs["frames_indices"], inputs["not_measurable"]
+    del inputs["frames_indices"], inputs["not_measurable"], inputs["flow_deviation"]
     sequence = pipe.model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     expected = pipe.processor.tokenizer.decode(sequence, skip_special_tokens=True)
     assert pipe(str(brow_video), max_new_tokens=12, **options)["generated_text"] == expected
