@@ -36,7 +36,8 @@ def test_what_is_exported_is_recognition(model, clips):
         torch.testing.assert_close(value, expected[name])
 
 
-@pytest.mark.parametrize("family", ["qwen3-dinov2-videomae", "llama-vit-vit", "gemma3-siglip-videomae"])
+# The export has the experts and no language model: the two pairs of backbones that differ most.
+@pytest.mark.parametrize("family", ["qwen3-dinov2-videomae", "gemma3-siglip-videomae"])
 def test_onnx_says_what_the_model_says(family, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = small_model(family, seed=3)
