@@ -214,11 +214,6 @@ class AlignedClip:
             yield FollowedFrame(nothing, "no face was found", STILL, self.transform)
         yield from follow_face(frames, self.transform, find=self.find)
 
-    def track(self) -> Iterator[np.ndarray]:
-        """The way each region has gone since the first frame, frame by frame, as `track_regions` yields it."""
-        for frame in self.follow():
-            yield frame.motion
-
     def stretches(self, followed: Sequence[FollowedFrame] | None = None) -> list[Stretch]:
         """The clip in stretches that can be measured, and others that cannot for one reason each.
 

@@ -108,7 +108,7 @@ def measure(clip: AlignedClip, estimator: str = "whole_clip") -> Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A stretch of a recording, its face placed in the first frame; `clip` is None where there is no face."""
+    """A part of a recording. The face is found in its first frame; `clip` is None if that frame has no face."""
 
     name: str
     reader: ClipReader
