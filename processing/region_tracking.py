@@ -105,8 +105,10 @@ def follow_face(
             if lost >= _PATIENCE and (lost - _PATIENCE) % _PAUSE == 0:
                 again = first if find is None else find(frame)
                 if again is not None:
-                    transform, head, pose, reason, placed = again, HeadTracker(grey, again), STILL, None, True
+                    transform, head = again, HeadTracker(grey, again)
                     regions.restart()
+                    if find is not None:  # else the next frame has to show that something is there to follow
+                        pose, reason, placed = STILL, None, True
         if reason is not None:
             yield FollowedFrame(motion, reason, pose, transform)
             continue

@@ -5,7 +5,7 @@ import numpy as np
 
 from deft_llm.hub_datasets.synthetic.clips import EVERYDAY, Expression, UnitRequest, render_clip
 from deft_llm.processing.face_alignment import crop_transform
-from deft_llm.processing.region_tracking import TRACKED_REGIONS, track_regions
+from deft_llm.processing.region_tracking import TRACKED_REGIONS, follow_face, track_regions
 
 
 def rows_of(frames):
@@ -54,3 +54,11 @@ def test_regions_are_followed_lazily(brow_clip):
     endless = itertools.cycle(brow_clip.frames)
     rows = track_regions(endless, crop_transform(160, 160))
     assert [next(rows).shape for _ in range(3)] == [(len(TRACKED_REGIONS), 2)] * 3
+
+
+def test_noise_in_the_place_of_a_lost_face_is_not_measured(still_clip):
+    noise = np.random.default_rng(0).integers(0, 256, (20, *still_clip.frames.shape[1:]), np.uint8)
+    frames = np.concatenate([still_clip.frames, noise])
+    reasons = [frame.reason for frame in follow_face(frames, crop_transform(160, 160))]
+    assert not any(reasons[: len(still_clip.frames)])
+    assert all(reasons[len(still_clip.frames) :])
