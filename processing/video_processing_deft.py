@@ -21,6 +21,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from .aligned_clip import AlignedClip, NotMeasurableError, checked_rate
 from .common_deft import FLOW_SIZE, NUM_FRAMES
 from .face_alignment import FaceSource, make_face_source
+from .frame_folder import IMAGE_SUFFIXES
 from .head_motion import (
     LEAST_WIDTH,
     STILL,
@@ -32,7 +33,7 @@ from .head_motion import (
 )
 from .key_frames import KeyFrames, sample_indices
 from .optical_flow import FLOW_ESTIMATORS, estimate_flow, estimate_flow_with_error
-from .video_reading import IMAGE_SUFFIXES, ClipReader, VideoReadError, open_clip
+from .video_reading import ClipReader, VideoReadError, open_clip
 from .whole_clip_flow import LEAD_IN
 
 logger = logging.get_logger(__name__)

@@ -34,12 +34,14 @@ import numpy as np
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import get_session, httpx
 from PIL import Image, ImageOps
+from transformers.utils import logging
 from transformers.video_utils import VideoMetadata
 
 from .decoding_process import DecoderDied, DecoderRefused, decoding_process, memory_file
+from .frame_folder import FrameSeriesError, folder_series
 from .video_decoding import DECODERS, MAX_FRAME_PIXELS, DamagedVideo, decode_wanted, last_line, load_decoder
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+logger = logging.get_logger(__name__)
 DECODER_TIMEOUT = 30.0
 """Seconds without any sign of progress after which a decoder counts as hanging."""
 MAX_DOWNLOAD_BYTES = 512 * 2**20
@@ -347,8 +349,8 @@ def open_clip(
             `https://`, `file://` or `data:`; the bytes of a video file, also
             as `{"bytes": …}` or `{"path": …}` the way `datasets.Video(decode=False)` returns them; a list of PIL
             images, of arrays or of image paths; an array or tensor (T, H, W), (T, H, W, C) or (T, C, H, W) with 1, 3
-            or 4 channels, uint8, or integers in 0–255, or floats in 0–1 or 0–255. A folder's images come in natural
-            order (img9 before img10); files that are hidden or have no image's suffix are passed over.
+            or 4 channels, uint8, or integers in 0–255, or floats in 0–1 or 0–255. Which images of a
+            folder are frames, and in which order, is the rule of `frame_folder`.
         fps: frames a second of sources that do not carry a rate.
         isolate: decode video files in a helper process, so that a decoder that crashes or hangs on a broken file is
             an error. False decodes in this process: for files of your own making, or where no process can be started.
@@ -453,20 +455,13 @@ def _open_path(path: Path, fps: float | None, options: dict[str, Any]) -> ClipRe
 
 
 def _open_folder(folder: Path, fps: float | None) -> ClipReader:
-    files = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
-    if not files:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise VideoReadError(f"{folder}: the folder holds no image ({known}).")
-    return ImagesClip(sorted(files, key=_natural_order), str(folder), fps)
-
-
-def _natural_order(path: Path) -> tuple[list[str | int], str]:
-    parts = re.split(r"([0-9]+)", path.name)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
+    try:
+        series = folder_series(folder)
+    except FrameSeriesError as error:
+        raise VideoReadError(f"{folder}: {error}, or pass a list of its files in order.") from None
+    for remark in series.remarks:
+        logger.warning(f"{folder}: {remark}")
+    return ImagesClip([folder / name for name in series.frames.values()], str(folder), fps)
 
 
 def _open_list(source: Sequence[Any], fps: float | None) -> ClipReader:
@@ -524,8 +519,9 @@ def _pixels(image: Image.Image) -> np.ndarray:
         )
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise VideoReadError(f"{image.n_frames} images in one; a frame must be one image")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    image = ImageOps.exif_transpose(image)  # has no format any more
+    if sixteen_bits:
         # The same for every frame of a clip, however dark: 65535 becomes 255.
         grey = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)

@@ -6,9 +6,9 @@ import fnmatch
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from deft_llm.processing.video_reading import IMAGE_SUFFIXES
+from deft_llm.processing.frame_folder import FrameSeriesError, frame_series
 
 
 class LinkOutError(Exception):
@@ -43,6 +43,8 @@ class FolderTree:
     def __init__(self, root: Path):
         self.root = root
         self._listings: dict[Path, _Listing] = {}
+        self._strangers: dict[Path, tuple[str, ...]] = {}  # folder of frames -> images that are not frames
+        self._lost: dict[Path, None] = {}  # frames that are links to nowhere
 
     def _list(self, folder: Path) -> _Listing:
         if folder not in self._listings:
@@ -91,24 +93,49 @@ class FolderTree:
         return None
 
     def frames(self, folder: Path) -> dict[int, str]:
-        """Frame number -> file name, in ascending order. The number is the last one in the name: img046.jpg is 46.
+        """Frame number -> file name, in ascending order, by the rule of `frame_folder`. Links to nowhere are left out.
 
         Raises:
             LinkOutError: a frame is a symbolic link out of the root.
-            AmbiguousError: two files have the same number.
+            AmbiguousError: the images are not one series of frames.
         """
         listing = self._list(folder)
-        numbered: dict[int, str] = {}
-        for name in listing.files:
-            digits = re.findall(r"\d+", PurePosixPath(name).stem)
-            if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES or not digits or name.startswith("."):
-                continue
-            if name in listing.links and self.leads_out(folder / name):
-                raise LinkOutError(str((folder / name).relative_to(self.root)))
-            if int(digits[-1]) in numbered:
-                raise AmbiguousError(f"{numbered[int(digits[-1])]} and {name} are both frame {int(digits[-1])}")
-            numbered[int(digits[-1])] = name
-        return dict(sorted(numbered.items()))
+        try:
+            series = frame_series(listing.files)
+        except FrameSeriesError as error:
+            raise AmbiguousError(str(error)) from None
+        if series.strangers:
+            self._strangers[folder] = series.strangers
+        numbered = {}
+        for number, name in series.frames.items():
+            path = folder / name
+            if name in listing.links:
+                if not path.exists():
+                    self._lost[path] = None
+                    continue
+                if self.leads_out(path):
+                    raise LinkOutError(str(path.relative_to(self.root)))
+            numbered[number] = name
+        return numbered
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was not as expected in the folders of frames that were looked at, one sentence per kind."""
+        said = []
+        if self._strangers:
+            names = [path / name for path, strangers in self._strangers.items() for name in strangers]
+            said.append(
+                f"{len(names)} images in {len(self._strangers)} folders are not frames and were left out: "
+                f"{self._listed(names)}."
+            )
+        if self._lost:
+            lost = list(self._lost)
+            said.append(f"{len(lost)} frames are missing, because they are links to nowhere: {self._listed(lost)}.")
+        return said
+
+    def _listed(self, paths: Sequence[Path]) -> str:
+        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+        return ", ".join(str(path.relative_to(self.root)) for path in paths[:3]) + more
 
     def _children(self, folder: Path, part: str, cells: Mapping[str, str] | None = None) -> list[Path]:
         """Sub-folders that match one part of a template. "6" matches "006", and case is ignored."""

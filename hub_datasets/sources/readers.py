@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from deft_llm.files import file_digest
+from deft_llm.processing.frame_folder import FrameSeries
 
 from .action_unit_grammar import parse_action_units
 from .catalogue import PARTICIPANTS, SOURCES, SheetRow, SourceSpec, generic_spec, is_micro
@@ -102,6 +103,7 @@ def read_source(
     if spec.versions and report.rows not in spec.versions:
         known = ", ".join(f"{rows} ({what})" for rows, what in spec.versions.items())
         report.warnings.append(f"{report.rows} labelled rows; known releases of {spec.title} have {known}.")
+    report.warnings += tree.remarks
     report.records = len(reader.records)
     report.subjects = len({record.subject for record in reader.records})
     report.quality = Counter(flag.split(":")[0] for record in reader.records for flag in record.quality)
@@ -409,6 +411,8 @@ class _SourceReader:
             inside = sum(onset <= n <= offset for n in numbers)
             if 0 < inside < offset - onset + 1:
                 flags.append(f"frames_missing:{offset - onset + 1 - inside}")
+        elif missing := FrameSeries(dict(numbered), ()).missing:
+            flags.append(f"frames_missing:{missing}")
         return {
             "folder": folder,
             "files": tuple(numbered[n] for n in numbers),

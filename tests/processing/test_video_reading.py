@@ -1,6 +1,7 @@
 import base64
 import functools
 import http.server
+import logging
 import shutil
 import threading
 from pathlib import Path
@@ -34,10 +35,30 @@ class TestImages:
         assert (clip.metadata.width, clip.metadata.height, clip.metadata.fps) == (24, 16, 200)
         assert clip.frames([11, 0, 11])[:, 0, 0, 0].tolist() == [110, 0, 110]
 
-    def test_digits_of_other_scripts_do_not_break_the_order(self, tmp_path):
-        for name in ("a².png", "a10.png", "a9.png", "٣.png"):
-            Image.new("L", (4, 4)).save(tmp_path / name)
-        assert len(open_clip(tmp_path)) == 4
+    def test_strangers_and_gaps_are_named(self, numbered_folder, caplog, monkeypatch):
+        monkeypatch.setattr(logging.getLogger("deft_llm"), "propagate", True)
+        (numbered_folder / "img5.png").unlink()
+        for name in ("apex.png", "img1 (1).png", "img1 - Copy.png"):
+            Image.new("RGB", (24, 16)).save(numbered_folder / name)
+        clip = open_clip(numbered_folder)
+        assert [int(frame[0, 0, 0]) // 10 for frame in clip.scan()] == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+        strangers, gap = (record.getMessage() for record in caplog.records)
+        assert "left out: apex.png, img1 (1).png, img1 - Copy.png" in strangers
+        assert f"{numbered_folder}: no file for frame 5" in gap
+
+    def test_a_folder_that_is_not_one_series_is_refused(self, numbered_folder):
+        with pytest.raises(VideoReadError, match="holds no frames: no image"):
+            open_clip(numbered_folder / "img4.png.d")
+        Image.new("L", (4, 4)).save(numbered_folder / "img4.png.d" / "apex.png")
+        with pytest.raises(VideoReadError, match=r"no number in the name of apex\.png, or pass a list"):
+            open_clip(numbered_folder / "img4.png.d")
+        Image.new("L", (4, 4)).save(numbered_folder / "img7.jpg")
+        with pytest.raises(VideoReadError, match=r"img7\.jpg and img7\.png are both frame 7"):
+            open_clip(numbered_folder)
+        (numbered_folder / "img7.jpg").unlink()
+        (numbered_folder / "img12.png").symlink_to("nowhere")
+        with pytest.raises(FileNotFoundError, match=r"img12\.png: the frame is missing"):
+            open_clip(numbered_folder)
 
     def test_a_frame_of_another_size_and_an_unreadable_one_are_named(self, numbered_folder):
         Image.new("RGB", (30, 16)).save(numbered_folder / "img3.png")
@@ -70,6 +91,8 @@ class TestImages:
         read = open_clip(tmp_path).frames([0, 1])
         np.testing.assert_array_equal(read[0, :, :, 1], np.rint(deep / 257).astype(np.uint8))
         assert read[1].max() == 1
+        Image.fromarray(deep).save(tmp_path / "deep.pgm")
+        np.testing.assert_array_equal(open_clip([tmp_path / "deep.pgm"]).frames([0])[0], read[0])
 
     def test_alpha_is_dropped_and_grey_and_palettes_are_rgb(self, tmp_path):
         clear = Image.new("RGBA", (4, 4), (200, 100, 50, 0))

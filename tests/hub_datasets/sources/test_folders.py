@@ -1,5 +1,7 @@
 import shutil
 
+from PIL import Image
+
 from deft_llm.hub_datasets.sources.folders import natural_key
 from deft_llm.hub_datasets.sources.readers import read_source
 
@@ -50,7 +52,49 @@ def test_two_files_with_one_frame_number_are_ambiguous(copied):
     folder = root / "CASME2_RAW_selected" / "sub01" / "EP03_02"
     shutil.copy(folder / "img9.jpg", folder / "img009.jpg")
     _, report = read_source("casme2", root)
-    assert reasons(report)["sub01/EP03_02/8"].endswith("are both frame 9")
+    assert reasons(report)["sub01/EP03_02/8"].endswith(
+        "img009.jpg and img9.jpg are both frame 9; keep one file per frame"
+    )
+
+
+def test_images_that_are_not_frames_and_links_to_nowhere_are_named(copied):
+    root = copied("casme2")
+    folder = root / "CASME2_RAW_selected" / "sub01" / "EP03_02"
+    for name in ("apex.jpg", "mean_face.jpg", "img9(1).jpg"):
+        shutil.copy(folder / "img9.jpg", folder / name)
+    before, report = read_source("casme2", root)
+    place = "CASME2_RAW_selected/sub01/EP03_02"
+    assert report.warnings[-1] == (
+        f"3 images in 1 folders are not frames and were left out: {place}/apex.jpg, {place}/img9(1).jpg, "
+        f"{place}/mean_face.jpg."
+    )
+    (folder / "img10.jpg").unlink()
+    (folder / "img10.jpg").symlink_to("/nowhere/img10.jpg")
+    after, report = read_source("casme2", root)
+    assert report.warnings[-1] == f"1 frames are missing, because they are links to nowhere: {place}/img10.jpg."
+    files = [{record.clip: record.files for record in records}["EP03_02"] for records in (before, after)]
+    assert not {"apex.jpg", "img9(1).jpg"} & set(files[0])
+    assert set(files[0]) - set(files[1]) == {"img10.jpg"}
+
+
+def test_the_frame_number_need_not_be_the_last_one(tmp_path):
+    rows = ["subject,path"]
+    for person, names in enumerate((["frame_000{}_1000ms.jpg", "apex.jpg"], ["{}_crop2.jfif"], ["img4{}.pgm"]), 1):
+        clip = tmp_path / f"clip{person}"
+        clip.mkdir()
+        for name in {name.format(number) for name in names for number in range(1, 7)}:
+            Image.new("L", (8, 8)).save(clip / name, format="PPM" if name.endswith("pgm") else "JPEG")
+        rows.append(f"{person},clip{person}")
+    shutil.copy(clip / "img45.pgm", clip / "img45(1).pgm")
+    (tmp_path / "annotations.csv").write_text("\n".join(rows))
+    (clip / "img42.pgm").unlink()
+    records, report = read_source("mine", tmp_path)
+    assert report.drops == []
+    assert records[-1].quality[:1] == ("frames_missing:1",)
+    assert records[-1].files == tuple(f"img4{number}.pgm" for number in (1, 3, 4, 5, 6))
+    assert [record.files for record in records[:-1]] == [
+        tuple(name.format(number) for number in range(1, 7)) for name in ("frame_000{}_1000ms.jpg", "{}_crop2.jfif")
+    ]
 
 
 def test_names_are_ordered_by_their_numbers():
