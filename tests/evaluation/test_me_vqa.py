@@ -1,7 +1,10 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from deft_llm.evaluation import generation
 from deft_llm.evaluation.me_vqa import Question, answer_questions, read_questions, score_answers, write_submission
 
 COARSE = "What is the coarse expression class?"
@@ -34,9 +37,53 @@ def test_both_forms_of_the_track_are_read(tmp_path):
     ]
 
 
+def of_long_video(onset, offset, question=COARSE, **changes):
+    """A line of a test file whose clips lie in one long video."""
+    return {
+        "id": f"made_up_1_001_2_{onset}_{question[12:15]}",
+        "dataset": "made_up",
+        "image_id": f"1_001_2_{onset}",
+        "subject": 1,
+        "filename": "001_2",
+        "onset_frame": onset,
+        "offset_frame": offset,
+        "question": question,
+        "answer": "",
+        **changes,
+    }
+
+
+def test_the_interval_is_read_and_the_submission_keeps_every_field(tmp_path):
+    lines = [of_long_video(10, 30), of_long_video("70", 90.0, FINE), of_long_video(None, None, note="whole video")]
+    questions = read_questions(written(tmp_path / "q.jsonl", *lines))
+    assert [item.interval for item in questions] == [(10, 30), (70, 90), None]
+    assert [item.answer for item in questions] == [None, None, None]
+    write_submission(tmp_path / "pred.jsonl", questions, ["negative", "anger", "surprise"])
+    sent = [json.loads(line) for line in (tmp_path / "pred.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sent == [
+        {**line, "answer": answer} for line, answer in zip(lines, ["negative", "anger", "surprise"], strict=True)
+    ]
+    assert list(sent[0]) == list(lines[0])
+
+
+def test_one_video_may_be_asked_about_twice_in_two_intervals(tmp_path):
+    lines = [of_long_video(10, 30, id="a"), of_long_video(70, 90, id="a")]
+    assert len(read_questions(written(tmp_path / "q.jsonl", *lines))) == 2
+    with pytest.raises(ValueError, match=r"line 3: repeats the question of line 2 \(a, frames 70 to 90"):
+        read_questions(written(tmp_path / "q.jsonl", *lines, lines[1]))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        (of_long_video(90, 70), "line 2: the interval is reversed or empty, onset_frame 90 and offset_frame 70"),
+        (of_long_video(70, 70), "line 2: the interval is reversed or empty"),
+        (of_long_video(70, None), "line 2: the field 'offset_frame' is missing"),
+        (of_long_video("", 70), "line 2: the field 'onset_frame' is missing"),
+        (of_long_video(-1, 70), "line 2: the field 'onset_frame' must be a frame number, found -1"),
+        (of_long_video(1, "end"), "line 2: the field 'offset_frame' must be a frame number, found 'end'"),
+        (of_long_video(0.5, 7), "line 2: the field 'onset_frame' must be a frame number, found 0.5"),
+        (of_long_video(False, 7), "line 2: the field 'onset_frame' must be a frame number, found False"),
         ('{"video_id": "1", ', r"q\.jsonl, line 2: not JSON"),
         ("[1, 2]", r"q\.jsonl, line 2: expected an object"),
         ({"video_id": "1", "question": COARSE}, r"line 2: no field 'video' or 'filename'"),
@@ -101,3 +148,67 @@ def test_every_question_about_a_video_is_answered(folder, brow_video):
     assert all(isinstance(answer, str) for answer in answers)
     with pytest.raises(FileNotFoundError, match=r"lost\.mp4 does not exist"):
         answer_questions([Question("1", "lost.mp4", COARSE)], brow_video.parent, folder)
+
+
+@pytest.fixture(scope="module")
+def long_video(brow_clip, tmp_path_factory):
+    """A folder of frames 101 to 138."""
+    folder = tmp_path_factory.mktemp("videos") / "001_2"
+    folder.mkdir()
+    for number, frame in enumerate(brow_clip.frames, 101):
+        Image.fromarray(frame).save(folder / f"001_2_{number:04d}.png")
+    return folder
+
+
+def test_every_clip_of_a_long_video_has_its_own_answer(folder, long_video, brow_clip, tmp_path, monkeypatch):
+    """What reaches the model: the frames from onset to offset, by the numbers of the files."""
+    seen, looked = [], []
+
+    def answer(model, processor, tensors, questions, max_new_tokens, recognition):
+        seen.append(tensors)
+        return [f"answer {len(seen)}"]
+
+    def load(checkpoint):
+        model, processor = generation_load(checkpoint)
+        looked.append(processor.video_processor)
+        return model, processor
+
+    generation_load = generation.load_checkpoint
+    monkeypatch.setattr(generation, "generate_answers", answer)
+    monkeypatch.setattr(generation, "load_checkpoint", load)
+    spans = [(104, 136), (120, 138)]
+    lines = [of_long_video(*span, question) for question in (COARSE, FINE) for span in spans]
+    questions = read_questions(written(tmp_path / "q.jsonl", *lines))
+    # Both questions about the first clip come before those about the second.
+    assert answer_questions(questions, long_video.parent, folder) == ["answer 1", "answer 3", "answer 2", "answer 4"]
+    for tensors, (onset, offset) in zip((seen[0], seen[2]), spans, strict=True):
+        shown = brow_clip.frames[[onset - 101, (onset + offset) // 2 - 101, offset - 101]]
+        expected = looked[0](shown, key_frames=(0, 1, 2), return_tensors="pt")["pixel_values_videos"]
+        for place in (0, -1):
+            assert np.array_equal(tensors["pixel_values_videos"][0, place], expected[0, place])
+    assert not np.array_equal(seen[0]["flow_values_videos"], seen[2]["flow_values_videos"])
+
+
+@pytest.mark.parametrize(
+    ("onset", "offset", "message"),
+    [
+        (
+            90,
+            120,
+            r"made_up_1_001_2_90_coa, frames 90 to 120: there is no frame 90 in .*001_2, whose frames are 1",
+        ),
+        (120, 139, r"frames 120 to 139: there is no frame 139 in .*001_2, whose frames are 101 to 138"),
+    ],
+)
+def test_an_interval_outside_of_the_video_is_named_before_the_model_is_loaded(
+    long_video, tmp_path, onset, offset, message
+):
+    questions = read_questions(written(tmp_path / "q.jsonl", of_long_video(onset, offset)))
+    with pytest.raises(ValueError, match=message):
+        answer_questions(questions, long_video.parent, tmp_path / "no model")
+
+
+def test_the_frames_of_a_video_file_are_counted_from_zero(brow_video, brow_clip, tmp_path):
+    lines = [of_long_video(3, len(brow_clip.frames), filename=brow_video.name)]
+    with pytest.raises(ValueError, match=r"there is no frame 38 in .*brow\.mp4, whose frames are 0 to 37"):
+        answer_questions(read_questions(written(tmp_path / "q.jsonl", *lines)), brow_video.parent, "no model")
