@@ -14,7 +14,9 @@ import typer
 
 # Modules that the commands need are imported when they run, so that --help does not wait for torch.
 from deft_llm.cli_data import app as data_app
+from deft_llm.cli_data import pairs
 from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
+from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
 
 # Click's own class. Older versions of Typer import Click, newer ones contain a copy of it.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -48,11 +50,7 @@ demo_app = typer.Typer(help="Make a photograph clip with known motion, and expla
 app.add_typer(demo_app, name="demo")
 
 
-class Protocol(StrEnum):
-    loso = "loso"
-    cde = "cde"
-    lodo = "lodo"
-    fixed = "fixed"
+Protocol = StrEnum("Protocol", {name: name for name in ("loso", "cde", "lodo", "fixed", *PUBLISHED)})
 
 
 class Mode(StrEnum):
@@ -195,10 +193,11 @@ def evaluate(
     protocol: Annotated[
         Protocol,
         typer.Option(
-            help="loso: leave one subject out. cde: MEGC 2019 composite. lodo: leave one dataset out. fixed: the "
-            "dataset's train and test splits; a trained model is not trained again."
+            help="loso: leave one subject out. lodo: leave one dataset out. fixed: the dataset's train and test "
+            "splits; a trained model is not trained again. The others are published protocols with classes of their "
+            "own; cde is megc2019."
         ),
-    ] = Protocol.fixed,
+    ] = Protocol["fixed"],
     mode: Annotated[
         Mode | None,
         typer.Option(
@@ -209,7 +208,18 @@ def evaluate(
     baselines: Annotated[str, typer.Option(help="Separated by commas: majority,svm,ststnet,off_apexnet.")] = "",
     target: Annotated[str, typer.Option(help="Column to predict.")] = "emotion_coarse",
     labels: Annotated[
-        str | None, typer.Option(help="Fixed label list, separated by commas. Default: all labels that occur.")
+        str | None,
+        typer.Option(
+            help="Fixed label list, separated by commas. Default: all labels that occur. Rows with another label are "
+            "left out."
+        ),
+    ] = None,
+    emotion_word: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD=KNOWN",
+            help="For published protocols: an emotion word of your own sheets, and the known word of that meaning.",
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Folds at a time, one core each.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of training and bootstrap.")] = 0,
@@ -218,7 +228,7 @@ def evaluate(
         bool,
         typer.Option(
             "--unseen",
-            help="Confirm that the trained model has not seen a subject of the dataset (for loso, cde, lodo).",
+            help="Confirm that the trained model has not seen a subject of the dataset (not needed for fixed).",
         ),
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
@@ -248,6 +258,7 @@ def evaluate(
         baselines=_listed(baselines),
         target=target,
         labels=None if labels is None else _listed(labels),
+        emotion_words=pairs("--emotion-word", emotion_word or ()),
         workers=workers,
         seed=seed,
         resamples=resamples,

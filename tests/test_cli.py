@@ -116,7 +116,10 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("evaluate --output-dir o --dataset d", "nothing to evaluate: give --model, or --baselines, or both."),
         ("evaluate --output-dir o --model m", "--dataset is missing."),
         ("evaluate --output-dir o --questions q", "--questions needs --videos and --model."),
-        ("evaluate --output-dir o --protocol holdout", "'holdout' is not one of 'loso', 'cde', 'lodo', 'fixed'"),
+        (
+            "evaluate --output-dir o --protocol holdout",
+            "'holdout' is not one of 'loso', 'cde', 'lodo', 'fixed', 'casme2-5'",
+        ),
         (
             "evaluate --output-dir o --dataset nowhere --baselines svm",
             "nowhere is not a dataset folder, and not a readable Hub",

@@ -22,9 +22,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from deft_llm.hub_datasets.unimer.splits import MEGC_CLASSES, MEGC_COUNTS
+from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
 from deft_llm.processing.action_units import SIDES, ellipse_mask, get_action_unit, region_ellipse
 
+MEGC = PUBLISHED["megc2019"]
 SIDE = 28
 FINE = 112  # drawn finer, then averaged: a region is smaller than a cell
 # Action units of a class, as often as they stand here.
@@ -52,10 +53,11 @@ def make_rows(
         crop: zoom and downward shift, in shares of the crop, by which the sets' crops differ from the canonical one.
     """
     rows = []
-    for number, (source, (counts, people)) in enumerate(MEGC_COUNTS.items()):
+    for number, (source, (published,)) in enumerate(MEGC.published.items()):
+        people = published.subjects
         rng = np.random.default_rng([seed, number])
         unit = float(np.exp(rng.normal(0, 1)))
-        labels = rng.permutation(np.repeat(MEGC_CLASSES, counts))
+        labels = rng.permutation(np.repeat(MEGC.classes, published.clips))
         # Some subjects have many clips, some a few, each at least one.
         shares = rng.dirichlet(np.full(people, 1.5))
         owners = np.sort(np.concatenate([np.arange(people), rng.choice(people, len(labels) - people, p=shares)]))
@@ -102,7 +104,7 @@ class Face:
 
     def clip(self, label: str, noise: float, rng: np.random.Generator) -> np.ndarray:
         """(2, 28, 28) flow from onset to apex."""
-        shown = label if rng.random() > 1 / 12 else str(rng.choice(MEGC_CLASSES))
+        shown = label if rng.random() > 1 / 12 else str(rng.choice(MEGC.classes))
         fine = np.zeros((2, FINE, FINE))
         for code in str(rng.choice(SHOWN[shown])).split():
             strength = self.expressive * np.exp(rng.normal(0, 0.5))
@@ -153,7 +155,7 @@ def main() -> int:
     from deft_llm.training.recognition import RecognitionConfig, prior_path
 
     rows = make_rows(arguments.seed, noise=arguments.noise, subjects=arguments.subjects, crop=tuple(arguments.crop))
-    task = make_task({"train": rows}, "loso", labels=MEGC_CLASSES)
+    task = make_task({"train": rows}, "loso", labels=MEGC.classes)
     cache = arguments.output / "folds"
     seconds, specs = {}, []
     for name in arguments.models.split(","):

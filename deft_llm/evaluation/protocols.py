@@ -6,6 +6,7 @@ test clip. `check_leaks` looks for these and raises an error.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections import Counter, defaultdict
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
 from deft_llm.hub_datasets.unimer.splits import (
     Fold,
     LeakageError,
@@ -23,10 +25,12 @@ from deft_llm.hub_datasets.unimer.splits import (
     dfme_sets,
     leave_one_dataset_out,
     leave_one_subject_out,
-    megc2019_composite,
+    select_rows,
 )
 
-PROTOCOLS = ("loso", "cde", "lodo", "fixed")
+CDE = "cde"  # the name that the MEGC 2019 composite had before the other published protocols were known
+PROTOCOLS = ("loso", CDE, "lodo", "fixed", *PUBLISHED)
+TARGET = "emotion_coarse"  # the column to predict by default
 Row = Mapping[str, Any]
 
 
@@ -61,8 +65,9 @@ def make_task(
     splits: Mapping[str, Sequence[Row]],
     protocol: str,
     *,
-    target: str = "emotion_coarse",
+    target: str = TARGET,
     labels: Sequence[str] | None = None,
+    emotion_words: Mapping[str, str] | None = None,
 ) -> Task:
     """Makes the folds of a protocol.
 
@@ -70,16 +75,18 @@ def make_task(
         splits (`Mapping[str, Sequence[Row]]`): Split → rows. Only `fixed` uses the splits: it trains on `train` and
             tests on `test`. For rows of DFME it trains on the training set and tests on A and B. The other protocols
             pool all rows.
-        protocol (`str`): `loso` (leave one subject out), cde (MEGC 2019 composite: three classes, LOSO over its
-            subjects), lodo (leave one dataset out) or fixed.
-        target (`str`, *optional*, defaults to `"emotion_coarse"`): Column to predict. For cde it is always the
-            composite's three classes.
+        protocol (`str`): `loso` (leave one subject out), lodo (leave one dataset out), fixed, or a published protocol
+            of `PUBLISHED`; cde is megc2019.
+        target (`str`, *optional*, defaults to `"emotion_coarse"`): Column to predict. Published protocols have classes
+            of their own.
         labels (`Sequence[str] | None`, *optional*): The fixed label list; by default every value that occurs. Clips
-            without a value are left out.
+            with another value or none are left out.
+        emotion_words (`Mapping[str, str] | None`, *optional*): For published protocols: more emotion words, each with
+            the known word that means the same.
 
     Raises:
-        ValueError: the protocol is unknown, a label is not in the list, a fold is empty, or a fold trains on one
-            class.
+        ValueError: the protocol is unknown, a label is not in any row, an emotion word is not known to the published
+            protocol, a fold is empty, or a fold trains on one class.
         LeakageError: a subject or a clip is on both sides.
     """
     if protocol not in PROTOCOLS:
@@ -87,31 +94,31 @@ def make_task(
     rows = [row for part in splits.values() for row in part]
     if not rows:
         raise ValueError("The dataset has no rows.")
+    if protocol == CDE or protocol in PUBLISHED:
+        return _published_task(rows, protocol, target, labels, emotion_words)
+    if emotion_words:
+        raise ValueError(f"{protocol} does not read emotion words; map them when the dataset is built.")
     left_out: dict[str, str] = {}
-    differences: Sequence[str] = ()
-    if protocol == "cde":
-        composite = megc2019_composite(rows)
-        if labels is not None and tuple(labels) != ("negative", "positive", "surprise"):
-            raise ValueError("The composite has the labels negative, positive and surprise; remove --labels.")
-        target, labels = "MEGC 2019 class", ("negative", "positive", "surprise")
-        label_of, left_out, differences = composite.labels, composite.left_out, composite.differences
-    else:
-        label_of = {}
-        for row in rows:
-            if target not in row:
-                raise ValueError(f"The rows have no column {target!r}; choose another --target.")
-            if row[target] is None:
-                left_out[row["clip_id"]] = f"no {target}"
-            else:
-                label_of[row["clip_id"]] = row[target]
-    found = set(label_of.values())
-    labels = tuple(labels) if labels is not None else tuple(sorted(found))
-    for clip, label in label_of.items():
-        if label not in labels:
-            raise ValueError(f"Clip {clip} has the label {label!r}, which is not in the list {', '.join(labels)}.")
-    used = [row for row in rows if row["clip_id"] in label_of]
-    if not used:
+    label_of: dict[str, str] = {}
+    for row in rows:
+        if target not in row:
+            raise ValueError(f"The rows have no column {target!r}; choose another --target.")
+        if row[target] is None:
+            left_out[row["clip_id"]] = f"no {target}"
+        else:
+            label_of[row["clip_id"]] = row[target]
+    if not label_of:
         raise ValueError(f"No clip has a label for {protocol} ({target}).")
+    if labels is None:
+        labels = sorted(set(label_of.values()))
+    else:
+        _check_labels(labels, Counter(label_of.values()), target)
+        for clip, label in list(label_of.items()):
+            if label not in labels:
+                left_out[clip] = f"{label} is not one of the labels"
+                del label_of[clip]
+    used = [row for row in rows if row["clip_id"] in label_of]
+    differences: Sequence[str] = ()
     still: dict[str, tuple[str, ...]] = {}
     if protocol == "fixed":
         folds, differences = _fixed_folds(splits, label_of)
@@ -120,9 +127,59 @@ def make_task(
         check_disjoint({"the dataset": used})  # a duplicate clip id would hide a clip
         folds = leave_one_dataset_out(used) if protocol == "lodo" else leave_one_subject_out(used)
         check_folds(folds, used)
-    task = Task(protocol, target, labels, dict(label_of), tuple(folds), left_out, tuple(differences), still)
+    task = Task(protocol, target, tuple(labels), label_of, tuple(folds), left_out, tuple(differences), still)
     check_trainable(task)
     return task
+
+
+def _published_task(
+    rows: Sequence[Row],
+    protocol: str,
+    target: str,
+    labels: Sequence[str] | None,
+    emotion_words: Mapping[str, str] | None,
+) -> Task:
+    """The task of a published protocol, whose rows, classes and folds are fixed."""
+    published = PUBLISHED["megc2019" if protocol == CDE else protocol]
+    if labels is not None and tuple(labels) != published.classes:
+        raise ValueError(f"{protocol} has the labels {', '.join(published.classes)}; remove --labels.")
+    if target != TARGET:
+        raise ValueError(f"{protocol} has classes of its own; remove --target {target}.")
+    check_disjoint({"the dataset": rows})
+    selected = select_rows(published, rows, emotion_words)
+    if not selected.labels:
+        sources = ", ".join(sorted({row["source"] for row in rows}))
+        reasons = Counter(selected.left_out.values()).most_common(3)
+        raise ValueError(
+            f"{protocol} uses rows of {', '.join(published.words)}; the dataset has {sources}, and no row that can be "
+            f"used ({'; '.join(f'{count} rows: {why}' for why, count in reasons)})."
+        )
+    folds = selected.folds()
+    check_folds(folds, [row for row in rows if row["clip_id"] in selected.labels])
+    task = Task(
+        protocol,
+        f"classes of {published.title}",
+        published.classes,
+        selected.labels,
+        tuple(folds),
+        selected.left_out,
+        tuple(selected.differences),
+    )
+    check_trainable(task)
+    return task
+
+
+def _check_labels(labels: Sequence[str], found: Counter[str], target: str) -> None:
+    """Raises `ValueError` for a label that no row has, with the nearest one that rows have, and for a repeated one."""
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"--labels names {label!r} twice.")
+        if label not in found:
+            spelled = {value.casefold(): value for value in found}
+            near = difflib.get_close_matches(label.casefold(), spelled, n=1)
+            hint = f" Did you mean {spelled[near[0]]!r}?" if near else ""
+            listed = ", ".join(f"{value} {count}" for value, count in sorted(found.items()))
+            raise ValueError(f"No row has the label {label!r} in {target}.{hint} The rows have {listed}.")
 
 
 def _fixed_folds(splits: Mapping[str, Sequence[Row]], label_of: Mapping[str, str]) -> tuple[list[Fold], list[str]]:
@@ -297,6 +354,29 @@ def split_hash(task: Task) -> str:
         "folds": [[fold.name, sorted(fold.train), sorted(fold.test)] for fold in task.folds],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def left_out_rows(task: Task, rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The rows that the task leaves out, counted: `source`, `emotion` (the row's own word), `reason` and `clips`."""
+    counts = Counter(
+        (row["source"], row.get("emotion"), task.left_out[row["clip_id"]])
+        for row in rows
+        if row["clip_id"] in task.left_out
+    )
+    return [
+        {"source": source, "emotion": emotion, "reason": reason, "clips": count}
+        for (source, emotion, reason), count in sorted(counts.items(), key=lambda item: tuple(map(str, item[0])))
+    ]
+
+
+def in_one_line(task: Task) -> str:
+    """How many rows the task uses, how many it leaves out, and why."""
+    used, out = len(task.label_of), len(task.left_out)
+    line = f"{task.protocol}: {used} of {used + out} rows are used"
+    if not out:
+        return f"{line}."
+    reasons = "; ".join(f"{count}: {why}" for why, count in Counter(task.left_out.values()).most_common())
+    return f"{line}, {out} are left out ({reasons})."
 
 
 def class_counts(task: Task, clips: Iterable[str]) -> dict[str, int]:

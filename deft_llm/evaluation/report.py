@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from deft_llm.files import files_together
+from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED, PublishedProtocol
 from deft_llm.processing.expression_report import parse_answer
 
 from .fold_runs import RunResult
@@ -35,14 +36,20 @@ from .metrics import (
     subject_confusions,
     text_metrics,
 )
-from .protocols import Task, class_counts, split_hash
+from .protocols import CDE, Task, class_counts, left_out_rows, split_hash
+
+
+def _folds_in_words(protocol: PublishedProtocol) -> str:
+    return "leave one subject out" if protocol.folds is None else f"{protocol.folds} folds of subjects"
+
 
 PROTOCOL_NAMES = {
     "loso": "leave one subject out",
-    "cde": "MEGC 2019 composite, leave one subject out",
     "lodo": "leave one dataset out",
     "fixed": "fixed splits",
+    **{name: f"{protocol.title}, {_folds_in_words(protocol)}" for name, protocol in PUBLISHED.items()},
 }
+PROTOCOL_NAMES[CDE] = PROTOCOL_NAMES["megc2019"]
 _LIBRARIES = ("deft-llm", "numpy", "scipy", "scikit-learn", "torch", "transformers")
 
 
@@ -116,6 +123,7 @@ def make_report(
         "classes": class_counts(task, clips),
         "training_clips": len(trained),
         "left_out": dict(sorted(task.left_out.items())),
+        "left_out_rows": left_out_rows(task, rows),
         "differences_from_the_protocol": list(task.differences),
         "split_sha256": split_hash(task),
         "seed": seed,
@@ -334,7 +342,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = [
         f"# {report['dataset']}: {PROTOCOL_NAMES.get(report['protocol'], report['protocol'])}",
         "",
-        f"{report['clips']} clips of {report['subjects']} subjects in {report['folds']} folds ({classes}); target: "
+        f"{report['clips']} clips of {report['subjects']} subjects in {report['folds']} folds ({classes}); rows left "
+        f"out: {len(report['left_out'])}; target: "
         f"{report['target']}; mode: {report['mode']}. Figures are pooled over all folds. In brackets: 95 % intervals "
         f"from {report['bootstrap']['resamples']} resamples of subjects.",
         "",
@@ -393,11 +402,10 @@ def markdown(report: Mapping[str, Any]) -> str:
             lines += ["", _abstention_words(abstention)]
     if report["differences_from_the_protocol"]:
         lines += ["", "## Not as published", "", *(f"- {text}" for text in report["differences_from_the_protocol"])]
-    if report["left_out"]:
-        reasons: dict[str, int] = defaultdict(int)
-        for reason in report["left_out"].values():
-            reasons[reason] += 1
-        lines += ["", "## Left out", "", *(f"- {count} clips: {reason}" for reason, count in sorted(reasons.items()))]
+    if report["left_out_rows"]:
+        lines += ["", "## Left out", "", "| source | emotion | clips | reason |", "|---|---|---|---|"]
+        for row in report["left_out_rows"]:
+            lines.append(f"| {row['source']} | {row['emotion'] or 'none'} | {row['clips']} | {row['reason']} |")
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
     lines += ["", f"Seed {report['seed']}; split SHA-256 `{report['split_sha256']}`; {versions}.", ""]
     lines += ["![Confusion matrices](confusion.png)", "", "![Reliability](reliability.png)", ""]

@@ -1,6 +1,6 @@
 """Evaluates micro-expression recognition: protocols, baselines, intervals, one report.
 
-    deft evaluate --dataset DIR|REPO --protocol loso|cde|lodo --model RECIPE --baselines svm,ststnet --output-dir DIR
+    deft evaluate --dataset DIR|REPO --protocol loso|lodo|casme2-5|… --model RECIPE --baselines svm --output-dir DIR
 
 trains a model in every fold, on the fold's training rows alone, and writes report.json, report.md, pictures and the
 `model-index` block of a model card. Stopped, it goes on where it was when it is started again. RECIPE is
@@ -18,7 +18,7 @@ answers the questions of the MEGC question-answering track.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def evaluate(
     baselines: Sequence[str] = (),
     target: str = "emotion_coarse",
     labels: Sequence[str] | None = None,
+    emotion_words: Mapping[str, str] | None = None,
     workers: int = 2,
     seed: int = 0,
     resamples: int = 2000,
@@ -59,11 +60,12 @@ def evaluate(
             evaluated in recognition mode, and a trained model in full mode.
         baselines: Names of `baselines.BASELINES`.
         target: Column to predict.
-        labels: The fixed label list; by default every value that occurs.
+        labels: The fixed label list; by default every value that occurs. Rows with other values are left out.
+        emotion_words: For published protocols: emotion words, each with the known word that means the same.
         workers: Folds at a time, one core each.
         seed: Seed of the training and of the bootstrap.
         resamples: Resamples of the bootstrap over subjects.
-        unseen: Vouch that a trained model has seen no subject of the dataset; needed for loso, cde and lodo.
+        unseen: Vouch that a trained model has seen no subject of the dataset; needed for all protocols but fixed.
         max_new_tokens: Longest generated answer, in tokens.
         console: `rich.console.Console` to print to.
 
@@ -81,7 +83,7 @@ def evaluate(
 
     from deft_llm.evaluation.baselines import BASELINES, make_baseline
     from deft_llm.evaluation.fold_runs import ModelSpec, run_protocol
-    from deft_llm.evaluation.protocols import make_task
+    from deft_llm.evaluation.protocols import in_one_line, make_task
     from deft_llm.evaluation.report import make_report, markdown, with_heads, write_report
 
     if not model and not baselines:
@@ -94,7 +96,9 @@ def evaluate(
     if mode not in MODES:
         raise ValueError(f"Unknown mode {mode!r}. Known: {', '.join(MODES)}.")
     splits = load_splits(dataset, with_video=model is not None and (mode == "full" or trained))
-    task = make_task(splits, protocol, target=target, labels=labels)
+    task = make_task(splits, protocol, target=target, labels=labels, emotion_words=emotion_words)
+    console = console or Console()
+    console.print(in_one_line(task), highlight=False, soft_wrap=True)
     rows = [row for part in splits.values() for row in part]
     cache = Path(output_dir) / "folds"
     specs = []
@@ -106,7 +110,6 @@ def evaluate(
         )
     specs += [ModelSpec(name, make_baseline, {"name": name}) for name in baselines]
     results = []
-    console = console or Console()
     with Progress(console=console) as progress:
         for spec in specs:
             bar = progress.add_task(spec.name, total=len(task.folds))

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from ..sources.catalogue import SOURCES
 from ..sources.emotions import UnknownEmotionError, normalise_emotion
 from ..sources.folders import natural_key
+from .published_protocols import Published, PublishedProtocol
 
 
 class LeakageError(ValueError):
@@ -123,83 +124,102 @@ def dfme_sets(items: Iterable[Any]) -> tuple[dict[str, tuple[str, ...]], list[st
     return {name: _ordered(_get(item, "clip_id") for item in part) for name, part in sets.items()}, differences
 
 
-# --- MEGC 2019, composite database evaluation -----------------------------------------------------------------------
-
-MEGC_CLASSES = ("negative", "positive", "surprise")  # in the order of the integer labels in use
-_MEGC_WORDS = {
-    "smic-hs": {"negative": "negative", "positive": "positive", "surprise": "surprise"},
-    "casme2": {"disgust": "negative", "repression": "negative", "happiness": "positive", "surprise": "surprise"},
-    "samm": {
-        "anger": "negative",
-        "contempt": "negative",
-        "disgust": "negative",
-        "fear": "negative",
-        "sadness": "negative",
-        "happiness": "positive",
-        "surprise": "surprise",
-    },
-}
-# Excluded by the organisers although their emotion is included. The first has no apex; the second's apex is its onset.
-_MEGC_LEFT_OUT = ("casme2/sub04/EP12_01f", "casme2/sub05/EP09_05f")
-# source -> clips by class, subjects
-MEGC_COUNTS = {"smic-hs": ((70, 51, 43), 16), "casme2": ((88, 32, 25), 24), "samm": ((92, 26, 15), 28)}
+# --- Published protocols --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Composite:
-    """The MEGC 2019 composite.
+class Selection:
+    """The clips of a published protocol.
 
     Args:
-        labels (`dict[str, str]`): Clip id -> class of `MEGC_CLASSES`.
+        protocol (`PublishedProtocol`): The protocol.
+        labels (`dict[str, str]`): Clip id -> class.
         subjects (`dict[str, str]`): Clip id -> subject.
         left_out (`dict[str, str]`): Clip id -> reason, for every other clip.
-        differences (`list[str]`, *optional*): Differences from the organisers' counts; empty if there are none.
+        differences (`list[str]`, *optional*): Differences from the published counts; empty if there are none.
     """
 
+    protocol: PublishedProtocol
     labels: dict[str, str]
     subjects: dict[str, str]
     left_out: dict[str, str]
     differences: list[str] = field(default_factory=list)
 
     def folds(self) -> list[Fold]:
-        """LOSO over the composite's subjects, 68 when it is complete."""
-        return leave_one_subject_out(
-            {"clip_id": clip, "subject": self.subjects[clip]} for clip in _ordered(self.labels)
-        )
+        """LOSO over the protocol's subjects, or as many folds as it states."""
+        items = [{"clip_id": clip, "subject": self.subjects[clip]} for clip in _ordered(self.labels)]
+        if self.protocol.folds is None:
+            return leave_one_subject_out(items)
+        return subject_folds(items, self.protocol.folds)
 
 
-def megc2019_composite(items: Iterable[Any]) -> Composite:
-    """The composite of SMIC-HS, CASME II and SAMM with three classes: 164 + 145 + 133 clips of 68 subjects.
+def select_rows(
+    protocol: PublishedProtocol, items: Iterable[Any], emotion_words: Mapping[str, str] | None = None
+) -> Selection:
+    """The clips that a published protocol uses, with their classes, and why each of the others is left out.
 
-    In SAMM, every negative emotion counts as negative. In CASME II, only disgust and repression do. CASME II's fear,
-    sadness and others, SAMM's others, and two clips of CASME II with an unusable apex are left out.
+    A row whose word is the name of a class has that class. Rows of other sources or without an emotion are left out.
+
+    Args:
+        protocol (`PublishedProtocol`): One of `PUBLISHED`.
+        items (`Iterable[Any]`): Records or rows.
+        emotion_words (`Mapping[str, str] | None`, *optional*): More emotion words, each with the known word that means
+            the same.
+
+    Raises:
+        UnknownEmotionError: the protocol neither uses nor leaves out a word of its sources. The message names all of
+            them with their rows.
     """
     labels, subjects, left_out, sources = {}, {}, {}, {}
+    unknown: Counter[tuple[str, str]] = Counter()
     for item in sorted(items, key=lambda item: natural_key(_get(item, "clip_id"))):
         clip, source = _get(item, "clip_id"), _get(item, "source")
-        if source not in _MEGC_WORDS:
-            left_out[clip] = f"{source} is not part of the composite"
-        elif clip.rsplit("/", 1)[0] in _MEGC_LEFT_OUT:
-            left_out[clip] = "left out by the organisers: no usable apex"
+        if source not in protocol.words:
+            left_out[clip] = f"{source} is not part of {protocol.name}"
+            continue
+        words = _emotions(item, emotion_words)
+        classes = {name: name for name in protocol.classes} | dict(protocol.words[source])
+        outside = protocol.left_out.get(source, ())
+        if words is None:
+            unknown[source, _get(item, "emotion")] += 1
+        elif not words:
+            left_out[clip] = "no emotion"
+        elif len(words) > 1:
+            left_out[clip] = f"several emotions: {', '.join(words)}"
+        elif words[0] in outside:
+            left_out[clip] = f"{words[0]} is not part of {protocol.name} for {source}"
+        elif words[0] not in classes:
+            unknown[source, _get(item, "emotion")] += 1
+        elif (name := clip.rsplit("/", 1)[0]) in protocol.without:
+            left_out[clip] = protocol.without[name]
         else:
-            words = _emotions(item)
-            label = _MEGC_WORDS[source].get(words[0]) if len(words) == 1 else None
-            if label is None:
-                left_out[clip] = f"{_get(item, 'emotion')} is not part of the composite for {source}"
-            else:
-                labels[clip], subjects[clip], sources[clip] = label, _get(item, "subject"), source
+            labels[clip], subjects[clip], sources[clip] = classes[words[0]], _get(item, "subject"), source
+    if unknown:
+        raise _unknown_words(protocol, unknown)
     differences = []
-    for source, (counts, people) in MEGC_COUNTS.items():
+    for source, published in protocol.published.items():
         clips = [clip for clip in labels if sources[clip] == source]
-        found = Counter(labels[clip] for clip in clips)
-        found_counts = tuple(found[name] for name in MEGC_CLASSES)
-        found_people = len({subjects[clip] for clip in clips})
-        if (found_counts, found_people) != (counts, people):
-            differences.append(
-                f"{source}: {'/'.join(map(str, found_counts))} clips ({', '.join(MEGC_CLASSES)}) of {found_people} "
-                f"subjects, the organisers have {'/'.join(map(str, counts))} of {people}"
-            )
-    return Composite(labels, subjects, left_out, differences)
+        counts = Counter(labels[clip] for clip in clips)
+        found = Published("", tuple(counts[name] for name in protocol.classes), len({subjects[c] for c in clips}))
+        if not any(item.clips == found.clips and item.subjects in (None, found.subjects) for item in published):
+            said = "; ".join(f"published are {item} ({item.where})" for item in published)
+            differences.append(f"{source}: {found} ({', '.join(protocol.classes)}); {said}")
+    return Selection(protocol, labels, subjects, left_out, differences)
+
+
+def _unknown_words(protocol: PublishedProtocol, unknown: Counter[tuple[str, str]]) -> UnknownEmotionError:
+    places = ", ".join(f"{word!r} of {source} ({count} rows)" for (source, word), count in sorted(unknown.items()))
+    known = "; ".join(
+        f"{source}: {', '.join([*words, *protocol.left_out.get(source, ())])}"
+        for source, words in protocol.words.items()
+        if source in {place for place, _ in unknown}
+    )
+    error = UnknownEmotionError(word for _, word in unknown)
+    error.args = (
+        f"{protocol.name} does not say what becomes of the emotions {places}. It knows {known}. Map them with "
+        "emotion_words (--emotion-word WORD=KNOWN), or correct them in the coding sheet and build the dataset again.",
+    )
+    return error
 
 
 # --- Proof ----------------------------------------------------------------------------------------------------------
@@ -353,14 +373,14 @@ def _get(item: Any, name: str) -> Any:
     return item[name] if isinstance(item, Mapping) else getattr(item, name)
 
 
-def _emotions(item: Any) -> tuple[str, ...]:
-    """Normalised emotion words. A written row only has the source's own word, which gives none if it is unknown."""
+def _emotions(item: Any, more: Mapping[str, str] | None) -> tuple[str, ...] | None:
+    """Normalised emotion words. A written row only has the source's own word, which gives `None` if it is unknown."""
     if not isinstance(item, Mapping):
         return item.emotions
     try:
-        return normalise_emotion(item["emotion"] or "")
+        return normalise_emotion(item["emotion"] or "", more)
     except UnknownEmotionError:
-        return ()
+        return None
 
 
 def _sheet(item: Any) -> str | None:

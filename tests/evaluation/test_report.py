@@ -125,8 +125,10 @@ def test_the_page_says_what_was_left_out_and_differs(rows):
     task = make_task({"train": rows}, "cde")
     page = markdown(report_of(rows, task, result_of(task, "DEFT")))
     assert "| DEFT | 1.000 (1.000 to 1.000) |" in page
-    assert "- 1 clips: mmew is not part of the composite" in page
-    assert "the organisers have 70/51/43 of 16" in page
+    assert "(negative 6, positive 6, surprise 0); rows left out: 1; target: classes of MEGC 2019 composite" in page
+    assert "| mmew | disgust | 1 | mmew is not part of megc2019 |" in page
+    assert "published are 70/51/43 of 16 subjects" in page
+    assert page.startswith("# made up: MEGC 2019 composite, leave one subject out\n")
     assert "| surprise | – | – | – | 0 | 0 |" in page
 
 

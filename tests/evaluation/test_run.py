@@ -67,13 +67,16 @@ def test_a_protocol_from_folder_to_report(flow_only, tmp_path, capsys):
     assert {entry["folds_from_cache"] for entry in timings.values()} == {4}
 
 
-@pytest.mark.parametrize(("protocol", "folds"), [("cde", 4), ("lodo", 2), ("fixed", 1)])
-def test_the_other_protocols(flow_only, tmp_path, protocol, folds):
+@pytest.mark.parametrize(("protocol", "folds"), [("casme2-3", 2), ("lodo", 2), ("fixed", 1)])
+def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
     arguments = ["--dataset", str(flow_only), "--protocol", protocol, "--baselines", "majority"]
     assert main(["evaluate", *arguments, "--output-dir", str(tmp_path), "--resamples", "20"]) == 0
     report = figures_of(tmp_path)
     assert report["folds"] == folds
-    assert bool(report["differences_from_the_protocol"]) == (protocol == "cde")
+    assert bool(report["differences_from_the_protocol"]) == (protocol == "casme2-3")
+    rows = 18 if protocol == "casme2-3" else 36
+    assert f"{protocol}: {rows} of 36 rows are used" in capsys.readouterr().out.splitlines()[0]
+    assert sum(item["clips"] for item in report["left_out_rows"]) == len(report["left_out"]) == 36 - rows
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,9 @@ def test_the_other_protocols(flow_only, tmp_path, protocol, folds):
             ["--protocol", "loso", "--model", "some/checkpoint"],
             "tests every subject, those it was trained on included",
         ),
-        (["--protocol", "loso", "--baselines", "majority", "--labels", "negative"], "not in the list negative"),
+        (["--protocol", "loso", "--baselines", "majority", "--labels", "negative"], "only one class in training"),
+        (["--protocol", "cde", "--baselines", "majority", "--labels", "negative"], "remove --labels"),
+        (["--protocol", "loso", "--baselines", "majority", "--emotion-word", "a=b"], "does not read emotion words"),
         (["--protocol", "loso", "--baselines", "majority", "--target", "objective_class"], "No clip has a label"),
     ],
 )

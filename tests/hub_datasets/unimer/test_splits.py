@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from deft_llm.hub_datasets.sources.emotions import UnknownEmotionError
 from deft_llm.hub_datasets.sources.readers import read_source
 from deft_llm.hub_datasets.synthetic.clips import encode_mp4
 from deft_llm.hub_datasets.synthetic.dataset import PRESETS, draw_clip
 from deft_llm.hub_datasets.synthetic.faces import FaceStyle, render_face
+from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
 from deft_llm.hub_datasets.unimer.splits import (
     Fold,
     LeakageError,
@@ -21,12 +23,14 @@ from deft_llm.hub_datasets.unimer.splits import (
     dfme_sets,
     leave_one_dataset_out,
     leave_one_subject_out,
-    megc2019_composite,
     near_duplicates,
+    select_rows,
     subject_folds,
 )
 from deft_llm.processing.video_reading import open_clip
 from tests.hub_datasets import miniatures
+
+MEGC = PUBLISHED["megc2019"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def row_of(record):
 
 
 def test_the_composite_is_the_organisers(full):
-    composite = megc2019_composite(full)
+    composite = select_rows(MEGC, full)
     assert composite.differences == []
     counts = Counter((clip.split("/")[0], label) for clip, label in composite.labels.items())
     assert counts == {
@@ -75,20 +79,22 @@ def test_the_composite_is_the_organisers(full):
 
 
 def test_the_composite_leaves_the_two_clips_without_apex_out(full):
-    left_out = megc2019_composite(full).left_out
-    no_apex = {clip for clip, why in left_out.items() if why == "left out by the organisers: no usable apex"}
+    left_out = select_rows(MEGC, full).left_out
+    no_apex = {
+        clip for clip, why in left_out.items() if why == "left out by the organisers of MEGC 2019: no usable apex"
+    }
     assert no_apex == {"casme2/sub04/EP12_01f/10", "casme2/sub05/EP09_05f/10"}
     others = Counter(why for clip, why in left_out.items() if clip not in no_apex)
     assert others == {
-        "others is not part of the composite for casme2": 99,
-        "sadness is not part of the composite for casme2": 7,
-        "fear is not part of the composite for casme2": 2,
-        "Other is not part of the composite for samm": 26,
+        "others is not part of megc2019 for casme2": 99,
+        "sadness is not part of megc2019 for casme2": 7,
+        "fear is not part of megc2019 for casme2": 2,
+        "others is not part of megc2019 for samm": 26,
     }
 
 
 def test_the_composite_has_68_disjoint_loso_folds(full):
-    composite = megc2019_composite(full)
+    composite = select_rows(MEGC, full)
     folds = composite.folds()
     assert len(folds) == 68
     check_folds(folds, [{"clip_id": clip, "subject": composite.subjects[clip]} for clip in composite.labels])
@@ -99,28 +105,97 @@ def test_the_composite_has_68_disjoint_loso_folds(full):
 def test_the_composite_of_written_rows_in_any_order_is_the_same(full):
     rows = [row_of(record) for record in full]
     random.Random(3).shuffle(rows)
-    assert megc2019_composite(rows) == megc2019_composite(full)
+    assert select_rows(MEGC, rows) == select_rows(MEGC, full)
 
 
 def test_a_composite_that_is_not_the_organisers_says_where(full):
     without = [record for record in full if record.clip_id != "smic-hs/s01/s1_ne_000/100"]
     assert len(without) == len(full) - 1
-    assert megc2019_composite(without).differences == [
-        "smic-hs: 69/51/43 clips (negative, positive, surprise) of 16 subjects, the organisers have 70/51/43 of 16"
+    assert select_rows(MEGC, without).differences == [
+        "smic-hs: 69/51/43 of 16 subjects (negative, positive, surprise); published are 70/51/43 of 16 subjects (SMIC "
+        "(Li et al., 2013) and MEGC 2019)"
     ]
 
 
-def test_other_sources_and_words_that_nobody_knows_stay_out_of_the_composite():
-    rows = [
-        {"clip_id": "mmew/S01/a/1", "source": "mmew", "subject": "mmew/S01", "emotion": "disgust"},
-        {"clip_id": "samm/006/a/1", "source": "samm", "subject": "samm/006", "emotion": "gloom"},
-    ]
-    composite = megc2019_composite(rows)
-    assert composite.labels == {}
-    assert composite.left_out == {
-        "mmew/S01/a/1": "mmew is not part of the composite",
-        "samm/006/a/1": "gloom is not part of the composite for samm",
+def row(clip, emotion):
+    source, subject, _ = clip.split("/")
+    return {"clip_id": f"{clip}/1", "source": source, "subject": f"{source}/{subject}", "emotion": emotion}
+
+
+def test_every_row_that_is_left_out_has_its_reason():
+    rows = [row("mmew/S01/a", "disgust"), row("samm/006/a", None), row("samm/006/b", "Anger, Fear")]
+    selected = select_rows(MEGC, [*rows, row("samm/006/c", "Other"), row("samm/006/d", "Anger")])
+    assert selected.labels == {"samm/006/d/1": "negative"}
+    assert selected.left_out == {
+        "mmew/S01/a/1": "mmew is not part of megc2019",
+        "samm/006/a/1": "no emotion",
+        "samm/006/b/1": "several emotions: anger, fear",
+        "samm/006/c/1": "others is not part of megc2019 for samm",
     }
+
+
+def test_words_that_the_protocol_does_not_know_stop_it_with_their_counts():
+    rows = [row("samm/006/a", "gloom"), row("samm/006/b", "gloom"), row("casme2/sub01/a", "contempt")]
+    with pytest.raises(
+        UnknownEmotionError, match=r"'contempt' of casme2 \(1 rows\), 'gloom' of samm \(2 rows\)"
+    ) as told:
+        select_rows(MEGC, rows)
+    assert "samm: anger, contempt, disgust, fear, sadness, happiness, surprise, others" in str(told.value)
+    assert "smic-hs" not in str(told.value)
+    mapped = select_rows(MEGC, rows[:2], {"gloom": "sadness"})
+    assert set(mapped.labels.values()) == {"negative"}
+
+
+def test_rows_that_carry_the_classes_themselves_are_used():
+    """A features-only release of the composite has the three classes as words."""
+    rows = [row("casme2/sub01/a", "negative"), row("samm/006/a", "Positive"), row("smic-hs/s01/a", "surprise")]
+    assert list(select_rows(MEGC, rows).labels.values()) == ["negative", "positive", "surprise"]
+
+
+@pytest.mark.parametrize(
+    ("name", "clips", "words"),
+    [
+        ("casme2-5", (32, 25, 63, 27, 99), {"fear": 2, "sadness": 7}),
+        ("casme2-3", (88, 32, 25), {"fear": 2, "sadness": 7, "others": 99, None: 2}),
+        ("samm-5", (57, 12, 26, 15, 26), {"disgust": 9, "fear": 8, "sadness": 6}),
+        ("smic-3", (70, 51, 43), {}),
+    ],
+)
+def test_the_other_protocols_have_the_published_counts(full, name, clips, words):
+    selected = select_rows(PUBLISHED[name], full)
+    assert selected.differences == []
+    counts = Counter(selected.labels.values())
+    assert tuple(counts[label] for label in PUBLISHED[name].classes) == clips
+    (source,) = PUBLISHED[name].words
+    reasons = Counter(why for clip, why in selected.left_out.items() if clip.startswith(f"{source}/"))
+    expected = {f"{word} is not part of {name} for {source}": count for word, count in words.items() if word}
+    if None in words:
+        expected["left out by the organisers of MEGC 2019: no usable apex"] = words[None]
+    assert reasons == expected
+    assert len(selected.labels) + len(selected.left_out) == len(full)
+
+
+@pytest.mark.parametrize("name", ["mmew-6", "cas-me3-3", "cas-me3-4", "cas-me3-7", "dfme-7"])
+def test_protocols_of_the_other_sources(name):
+    """Rows in the published numbers, in the spelling of each sheet."""
+    protocol = PUBLISHED[name]
+    ((source, (published, *_)),) = protocol.published.items()
+    spelled = {"happiness": "happy", "sadness": "sad", "others": "Others"} if source == "cas-me3a" else {}
+    rows = []
+    for label, count in zip(protocol.classes, published.clips, strict=True):
+        words = [word for word, other in protocol.words[source].items() if other == label]
+        for number in range(count):
+            word = words[number % len(words)]
+            person = len(rows) % (published.subjects or 30)
+            rows.append(row(f"{source}/{person:03d}/{len(rows)}", spelled.get(word, word)))
+    outside = [row(f"{source}/000/{word}", word) for word in protocol.left_out.get(source, ())]
+    selected = select_rows(protocol, rows + outside)
+    assert (len(selected.labels), selected.differences) == (sum(published.clips), [])
+    assert len(selected.left_out) == len(outside)
+    assert len(selected.folds()) == (10 if name == "dfme-7" else published.subjects or 30)
+    check_folds(selected.folds(), rows)
+    (difference,) = select_rows(protocol, rows[1:]).differences
+    assert f"published are {published}" in difference
 
 
 def test_loso_tests_every_subject_once_in_natural_order(full):
