@@ -18,6 +18,7 @@ CODE_FILES = {
     "explanation_deft.py",
     "expression_report.py",
     "face_alignment.py",
+    "frame_folder.py",
     "key_frames.py",
     "generation_deft.py",
     "modeling_deft.py",
