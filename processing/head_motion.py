@@ -316,6 +316,9 @@ def remove_rigid_motion(
 _LEFT, _LEFT_TURN, _LEFT_WARPED, _LEFT_SHARE, _LEFT_DISTANCE = 0.3, 0.012, 0.001, 0.10, 0.10
 _ALIKE_CELLS = 20
 _OUTLIER = 2.5  # robust standard deviations beyond which a cell moves by itself
+# Percent of the crop's width beyond which it does so in any case, and the iteration from which on that holds. The
+# limit starts wide and is halved with every iteration (graduated non-convexity, Blake & Zisserman 1987).
+_FARTHEST_LEFT, _FARTHEST_FROM = 0.3, 5
 _DEPTH_DETAIL = 0.05  # crop widths: a person's depth differs from the generic face's smoothly
 _DEPTH_BOUND = 2.5  # standard deviations
 
@@ -339,14 +342,17 @@ def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose], iterations
     target = flow[:, :, inside]
     weights = np.ones((len(flow), target.shape[2]))
     noise = np.median(np.hypot(*target.swapaxes(0, 1)), axis=1, keepdims=True)
-    for _ in range(iterations):
+    for iteration in range(iterations):
         normal = (weights @ products.T).reshape(-1, len(modes), len(modes))
         normal += np.eye(len(modes)) * (np.square(1.4826 * noise) * precision + 1e-12)[:, None]
         weighted = (target * weights[:, None]).reshape(len(flow), -1)
         numbers = np.linalg.solve(normal, (weighted @ design.T)[..., None])[..., 0]
         rest = np.hypot(*(target - (numbers @ design).reshape(target.shape)).swapaxes(0, 1))
         noise = np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)
-        weights = np.square(np.clip(1 - np.square(rest / (_OUTLIER * 1.4826 * noise)), 0, None))
+        # A talking face has a large median. What moves farther than a fit can leave does not count in the end.
+        widest = _FARTHEST_LEFT * max(1.0, 2.0 ** (_FARTHEST_FROM - iteration))
+        limit = np.minimum(_OUTLIER * 1.4826 * noise, widest)
+        weights = np.square(np.clip(1 - np.square(rest / limit), 0, None))
     return flow - np.tensordot(numbers, modes, 1)
 
 

@@ -411,18 +411,20 @@ class DeftVideoProcessor(VideoProcessorMixin):
         errors = dict.fromkeys(indices, np.zeros(size, np.float32))
         if others:
             estimate = estimate_flow_with_error if with_error else estimate_flow
-            found = estimate(crops[onset], np.stack([crops[i] for i in others]), estimator=self.flow_estimator)
-            flow, deviation = found if with_error else (found, np.zeros_like(found[:, 0]))
             wanted = [place for place, index in enumerate(others) if index in grids or index < onset]
+            frames = np.stack([crops[index] for index in others])
+            found = estimate(crops[onset], frames, estimator=self.flow_estimator, wanted=wanted)
+            flow, deviation = found if with_error else (found, np.zeros_like(found[:, 0]))
             fields = np.stack(
-                [[cv2.resize(axis, size, interpolation=cv2.INTER_AREA) for axis in flow[place]] for place in wanted]
+                [[cv2.resize(axis, size, interpolation=cv2.INTER_AREA) for axis in field] for field in flow]
             ) * np.float32(100 / side)
+            kept = [others[place] for place in wanted]
             if self.do_remove_head_motion:
-                fields = remove_rigid_motion(fields, [poses[others[place]] for place in wanted])
-            for place, field in zip(wanted, fields, strict=True):
-                grids[others[place]] = field
-                spread = cv2.resize(deviation[place], size, interpolation=cv2.INTER_AREA) * np.float32(100 / side)
-                errors[others[place]] = np.hypot(spread, np.float32(depth_error(poses[others[place]])))
+                fields = remove_rigid_motion(fields, [poses[index] for index in kept])
+            for index, field, spread in zip(kept, fields, deviation, strict=True):
+                grids[index] = field
+                spread = cv2.resize(spread, size, interpolation=cv2.INTER_AREA) * np.float32(100 / side)
+                errors[index] = np.hypot(spread, np.float32(depth_error(poses[index])))
         before = [grids[index] for index in sorted(grids) if index < onset]
         lead_in = np.stack(before) if before else np.zeros((0, *self.flow_shape[1:]), np.float32)
         return np.stack([grids[i] for i in later]), lead_in, np.stack([errors[i] for i in later])
