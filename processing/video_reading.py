@@ -39,7 +39,7 @@ from transformers.video_utils import VideoMetadata
 from .decoding_process import DecoderDied, DecoderRefused, decoding_process, memory_file
 from .video_decoding import DECODERS, MAX_FRAME_PIXELS, DamagedVideo, decode_wanted, last_line, load_decoder
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 DECODER_TIMEOUT = 30.0
 """Seconds without any sign of progress after which a decoder counts as hanging."""
 MAX_DOWNLOAD_BYTES = 512 * 2**20

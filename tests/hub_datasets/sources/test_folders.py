@@ -15,7 +15,8 @@ def test_a_clip_folder_that_links_out_of_the_root_is_dropped(copied, tmp_path):
     folder.symlink_to(tmp_path / "outside")
     _, report = read_source("casme2", root)
     assert reasons(report)["sub01/EP03_02/8"] == (
-        "CASME2_RAW_selected/sub01/EP03_02 is a symbolic link out of the root"
+        "CASME2_RAW_selected/sub01/EP03_02 is a symbolic link out of the root; pass --follow-links if it leads to "
+        "your own data"
     )
 
 

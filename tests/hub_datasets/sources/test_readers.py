@@ -15,7 +15,7 @@ from deft_llm.hub_datasets.sources.readers import (
     read_source,
     refuse_output_in_root,
 )
-from deft_llm.hub_datasets.sources.sheets import SheetError
+from deft_llm.hub_datasets.sources.tables import SheetError, cell_text
 from deft_llm.processing.video_reading import open_clip
 from tests.hub_datasets import miniatures
 from tests.hub_datasets.miniatures import CASME2_HEADER, DFME_HEADER, MINIATURES, write_csv, write_xlsx
@@ -142,7 +142,10 @@ def test_a_root_that_is_not_there(tmp_path):
 
 
 def test_an_unknown_source_lists_the_known_ones(tmp_path):
-    with pytest.raises(SheetError, match=r"Unknown source 'casme-2'\. Known: casme, casme2, .*annotations\.csv"):
+    with pytest.raises(
+        SheetError,
+        match=r"Unknown source 'casme-2'\. Did you mean 'casme2' or 'cas-me2'\? Known: casme, .*annotations\.csv",
+    ):
         read_source("casme-2", tmp_path)
 
 
@@ -150,12 +153,14 @@ def test_an_unknown_source_lists_the_known_ones(tmp_path):
     ("cells", "reason"),
     [
         ([1, "a", None, "x7", 8, 9], "onset is 'x7', which is not a frame number"),
-        ([1, "a", None, 7, 8.5, 9], "apex is '8.5', which is not a frame number"),
         ([1, "a", None, 7, 8, 10**10], "offset is '10000000000', which is not a frame number"),
-        ([1, "a", None, "/", 8, 9], "no onset"),
-        ([1, "a", None, 7, "/", "/"], "neither offset nor apex"),
+        ([1, "a", None, "/", 8, 9], "no onset: the cell contains '/'"),
+        ([1, "a", None, 7, "/", "/"], "neither offset nor apex: the cell contains '/'"),
         ([1, "a", None, 7, 8, 5], "offset 5 is not after onset 7"),
-        ([None, "a", None, 7, 8, 9], "text, not a clip: a 7 8 9 4 fear"),
+        ([None, "a", None, 7, 8, 9], "no subject; write it in this row: a 7 8 9 4 fear"),
+        (["n/a", "a", None, 7, 8, 9], "no subject; write it in this row: n/a a 7 8 9 4 fear"),
+        ([1, "a", None, -1, 8, 9], "no onset: the cell contains '-1'"),
+        ([1, "a", None, "TBD", 8, 9], "no onset: the cell contains 'TBD'"),
     ],
 )
 def test_rows_that_cannot_be_used_are_dropped_with_their_reason(tmp_path, cells, reason):
@@ -219,6 +224,6 @@ def test_whatever_the_cells_hold_rows_are_accounted_for_or_one_error_is_raised(t
         records, report = read_source("dfme", tmp_path, check_frames=False)
     except (SheetError, UnknownEmotionError):
         return
-    filled = [line for line in lines if any(cell.strip() for cell in line)]
-    assert len(records) + len(report.drops) <= len(filled)
-    assert len(records) + len(report.drops) == report.rows + sum("text" in drop.reason for drop in report.drops)
+    filled = [line for line in lines if any(cell_text(cell) for cell in line)]
+    assert len(records) + len(report.drops) == len(filled)
+    assert len(records) <= report.rows <= len(filled)
