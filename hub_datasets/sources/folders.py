@@ -32,7 +32,8 @@ class _Listing:
     def __init__(self, folder: Path):
         try:
             with os.scandir(folder) as entries:
-                found = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries]
+                # `entry.is_dir()` raises an error for a link that leads to itself.
+                found = [(entry.name, os.path.isdir(entry.path), entry.is_symlink()) for entry in entries]
         except (FileNotFoundError, NotADirectoryError):
             found = []
         found.sort(key=lambda item: natural_key(item[0]))
