@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from .catalogue import PARTICIPANTS, SOURCES
@@ -70,19 +71,21 @@ def numbered(text: str, template: str) -> str:
 
 
 def one_name_each(names: Iterable[str]) -> dict[str, str]:
-    """Maps every spelling to the first spelling of the same person.
+    """Maps every spelling to the most frequent one of the same person, or to the first of those.
 
     Case, separators, leading zeros and words such as "sub" are ignored: "sub_01", "Sub 1" and "1" are one person.
     "p1" and "s1" are two people.
 
+    Args:
+        names: The name in every row.
+
     Raises:
         SheetError: There are people such as "p1" and "s1", so that it is not clear who "1" is.
     """
-    names = list(dict.fromkeys(names))
-    keys = {name: _key(name) for name in names}
+    counts = Counter(names)
+    keys = {name: _key(name) for name in counts}
     groups = {key[0] for key in keys.values() if len(key) == 2 and key[0] in _WORDS.values()}
-    first: dict[tuple, str] = {}
-    chosen = {}
+    people: dict[tuple[str, ...], list[str]] = {}
     for name, key in keys.items():
         if len(key) == 1 and key[0].isdecimal():
             same = [other for other, its in keys.items() if its in {(group, key[0]) for group in groups}]
@@ -92,8 +95,8 @@ def one_name_each(names: Iterable[str]) -> dict[str, str]:
                     "in all rows."
                 )
             key = keys[same[0]] if same else key
-        chosen[name] = first.setdefault(key, name)
-    return chosen
+        people.setdefault(key, []).append(name)
+    return {name: max(spellings, key=counts.__getitem__) for spellings in people.values() for name in spellings}
 
 
 def _key(name: str) -> tuple[str, ...]:
