@@ -53,6 +53,19 @@ def build(
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Coding sheet of a source, if no sheet or several are found by name."),
     ] = None,
+    sheet_encoding: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=ENCODING",
+            help="Encoding of a source's text sheet, such as mac-roman, if it is neither UTF-8 nor UTF-16.",
+        ),
+    ] = None,
+    follow_links: Annotated[
+        bool,
+        typer.Option(
+            "--follow-links", help="Follow symbolic links that lead out of a source's folder. Each is reported."
+        ),
+    ] = False,
     emotion_word: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,6 +147,8 @@ def build(
             accepted=accept_licence or (),
             sheets=pairs("--sheet", sheet or ()),
             emotion_words=pairs("--emotion-word", emotion_word or ()),
+            encodings=pairs("--sheet-encoding", sheet_encoding or ()),
+            follow_links=follow_links,
             settings=settings,
             workers=workers,
             cache=cache,
@@ -300,11 +315,23 @@ def pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not (name and equals and value):
+        if name and equals and not value:
+            raise typer.BadParameter(
+                f"{flag}: {text!r} has nothing after the equals sign; a shell variable there may be empty."
+                f"{suggestion(name) if flag == '--source' else ''}"
+            )
+        if not (name and equals):
             raise typer.BadParameter(f"{flag}: {text!r} does not have the form NAME=VALUE.")
         if found.setdefault(name, value) != value:
             raise ValueError(f"{flag} {name} is given twice: {found[name]} and {value}.")
     return found
+
+
+def suggestion(name: str) -> str:
+    """For messages: how `--source` is written for the source that is probably meant."""
+    from deft_llm.hub_datasets.sources.catalogue import SOURCES, did_you_mean
+
+    return f" Write {name}=DIR." if name in SOURCES else did_you_mean(name)
 
 
 def face_sources(texts: Sequence[str]) -> tuple[str, dict[str, str]]:

@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from deft_llm.cli import main
-from deft_llm.cli_data import face_sources, pairs, plain, visibility_of
+from deft_llm.cli_data import face_sources, pairs, plain, suggestion, visibility_of
 from deft_llm.exit_codes import DONE, NOTHING_BUILT, REFUSED
 from deft_llm.hub_datasets.build import run as building
 from deft_llm.hub_datasets.build.shards import build_shard
@@ -23,6 +23,8 @@ def run(root, out, *more):
         (["--face-source", "cropped", "--face-source", "yunet"], "given twice for all sources"),
         (["--face-source", "haar"], "haar"),
         (["--sheet", "samm=x.csv"], "not a --source"),
+        (["--sheet-encoding", "samm=big5"], "not a --source"),
+        (["--sheet-encoding", "mylab=latin-99"], "'latin-99' is not an encoding"),
         (["--emotion-word", "delight=bliss"], "delight"),
         (["--executor", "slurm"], "--executor-option time"),
         (["--executor", "local", "--executor-option", "nodes=3"], "has no such argument"),
@@ -44,6 +46,10 @@ def test_bad_requests_end_with_two_and_one_message(tmp_path, capsys, more, messa
     ("arguments", "message"),
     [
         (["build", "--source", "casme2", "--output-dir", "o"], "--source: 'casme2' does not have the form NAME=VALUE"),
+        (
+            ["build", "--source", "CASME2=", "--output-dir", "o"],
+            "a shell variable there may be empty. Did you mean 'casme2'",
+        ),
         (["build"], "Missing option '--source'"),
         (["push", "folder"], "Missing argument 'REPO'"),
         (["inspect"], "Missing argument 'FOLDER'"),
@@ -102,6 +108,12 @@ def test_own_recordings_need_no_licence_and_a_clean_build_ends_with_zero(tmp_pat
     assert "Uni-MER" in capsys.readouterr().out
     assert run(root, tmp_path / "out", "--face-source", "cropped") == REFUSED
     assert "exists and is not empty" in capsys.readouterr().err
+
+
+def test_an_empty_path_of_a_source_is_answered_with_what_to_write():
+    assert suggestion("casme2") == " Write casme2=DIR."
+    assert suggestion("Smic_HS") == " Did you mean 'smic-hs'?"
+    assert suggestion("my-laboratory") == ""
 
 
 def test_what_finds_the_face_for_all_sources_and_for_one():

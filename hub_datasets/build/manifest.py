@@ -69,6 +69,7 @@ def make_manifest(job: Mapping[str, Any], accounts: Sequence[Mapping[str, Any]])
             "errata": report["errata"],
             "quality": report["quality"],
             "warnings": report["warnings"],
+            "links": report["links"],
             "labels": job["labels"].get(name, {}),
         }
     settings = dict(job["settings"])

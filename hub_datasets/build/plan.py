@@ -20,7 +20,7 @@ from deft_llm.processing.face_alignment import make_face_source
 from deft_llm.processing.whole_clip_flow import LEAD_IN
 
 from ..sources.action_unit_grammar import parse_action_units
-from ..sources.readers import check_subjects, read_source
+from ..sources.readers import check_subjects, read_source, refuse_output_in_root
 from ..sources.records import READER_VERSION, ClipRecord, ReadReport
 from ..unimer.splits import check_disjoint, subject_folds
 from .settings import BuildError, BuildSettings, NothingBuiltError
@@ -35,6 +35,9 @@ def make_plan(
     emotion_words: Mapping[str, str],
     settings: BuildSettings,
     console: Console,
+    *,
+    encodings: Mapping[str, str] | None = None,
+    follow_links: bool = False,
 ) -> list[int]:
     """Reads the sources and writes the plan of the build. If there is a plan already, checks that it is the same.
 
@@ -47,6 +50,8 @@ def make_plan(
         emotion_words: Further emotion words → the known words with the same meaning.
         settings: Settings of the build.
         console: Shows what was read.
+        encodings: Source names → encodings of text sheets that are neither UTF-8 nor UTF-16.
+        follow_links: Whether symbolic links in the root folders may lead out of them.
 
     Returns:
         Number of clips of each shard.
@@ -60,10 +65,17 @@ def make_plan(
     for name in sorted(sources):
         with console.status(f"Reading {name}"):
             found, reports[name] = read_source(
-                name, sources[name], sheet=sheets.get(name), margin=LEAD_IN, emotion_words=emotion_words
+                name,
+                sources[name],
+                sheet=sheets.get(name),
+                margin=LEAD_IN,
+                emotion_words=emotion_words,
+                encoding=(encodings or {}).get(name),
+                follow_links=follow_links,
             )
         console.print(str(reports[name]), highlight=False, soft_wrap=True, markup=False)
         records += found
+        refuse_output_in_root(out, reports[name].links.values())
     check_subjects(records)
     drops = [asdict(drop) for report in reports.values() for drop in report.drops]
     if not records:
@@ -88,6 +100,8 @@ def make_plan(
             "sources": roots,
             "sheets": {name: str(Path(path).resolve()) for name, path in sheets.items()},
             "emotion words": dict(emotion_words),
+            "sheet encodings": dict(encodings or {}),
+            "follow links": follow_links,
             "accepted licences": sorted(set(accepted) & set(sources)),
             **{name.replace("_", " "): value for name, value in asdict(settings).items()},
         },

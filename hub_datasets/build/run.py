@@ -36,6 +36,8 @@ def build(
     accepted: Sequence[str] = (),
     sheets: Mapping[str, str | os.PathLike] | None = None,
     emotion_words: Mapping[str, str] | None = None,
+    encodings: Mapping[str, str] | None = None,
+    follow_links: bool = False,
     settings: BuildSettings | None = None,
     workers: int = 1,
     executor: str | None = None,
@@ -51,6 +53,8 @@ def build(
         accepted: Names of the sources whose licence the user holds and accepts.
         sheets: Source names → coding sheets, if no sheet or several sheets are found by name.
         emotion_words: Further emotion words → the known words with the same meaning.
+        encodings: Source names → encodings of text sheets that are neither UTF-8 nor UTF-16.
+        follow_links: Whether symbolic links in the root folders may lead out of them, but not to `out`.
         settings: Settings of the build.
         workers: Processes on this machine, or tasks at a time on a cluster (0 for no limit).
         executor: `None` for processes started by this one, or datatrove's "local", "slurm" or "ray".
@@ -77,7 +81,8 @@ def build(
         refuse_output_in_root(cache, sources.values())
         cache.mkdir(parents=True, exist_ok=True)
     check_accepted(sources, accepted)
-    for name, places in (("--sheet", sheets), ("--face-source", settings.face_source_of)):
+    stated = {"--sheet": sheets, "--sheet-encoding": encodings, "--face-source": settings.face_source_of}
+    for name, places in stated.items():
         strange = sorted(set(places or ()) - set(sources))
         if strange:
             raise BuildError(f"{name} names {', '.join(strange)}, which is not a --source of this build.")
@@ -96,7 +101,18 @@ def build(
             # The build was killed after the last rename, so only the work folder is left to delete.
             return clean_up(work, out)
         refuse_existing(out)
-        shards = make_plan(work, out, sources, accepted, sheets or {}, emotion_words or {}, settings, console)
+        shards = make_plan(
+            work,
+            out,
+            sources,
+            accepted,
+            sheets or {},
+            emotion_words or {},
+            settings,
+            console,
+            encodings=encodings,
+            follow_links=follow_links,
+        )
         write_whole(work / "cache", b"" if cache is None else os.fsencode(cache))
         if executor is None:
             run_processes(work, shards, workers, console)

@@ -2,13 +2,17 @@
 
     4+7         L12, R10      AU4+AU7 (k)      7B        A14C       T18        43E        13?
     4A/B        A/L12         L12 or L14       (R6 or R12) + R15     ref(7B)   AD38 M57   4，11
+    4&7         L AU12        LR12             ['AU4', 'AU7']        [4, 7]
 
 A token consists of a side, a kind, a number and an intensity. Only the number is required. Sides: L and R are the
-subject's left and right, T and B the top and bottom lip, A asymmetric; no side means both. Intensities are those of
-FACS, A (trace) to E (maximum). A side belongs to its own token only: "R4,5" is a right AU4 and an AU5 on both sides.
+subject's left and right, T and B the top and bottom lip, A asymmetric; no side, LR or RL means both. Intensities are
+those of FACS, A (trace) to E (maximum). A side belongs to its own token only: "R4,5" is a right AU4 and an AU5 on both
+sides.
 
 If the sheet gives a choice of intensity ("4A/B"), side ("A/L12") or unit ("L12 or L14"), the first reading is the unit
 and the others are its `alternatives`. "or" binds tighter than "+" and ",".
+
+"4/7" may mean "and" or "or", and "4-7" may mean "and" or "to", so neither is parsed.
 
 Nothing is dropped. Text that cannot be parsed is kept in `ParsedCell.unparsed` and reported by `ParsedCell.warnings`.
 """
@@ -24,11 +28,14 @@ from deft_llm.processing.action_units import ActionUnit, get_action_unit
 
 # Values that stand for an empty cell in a column read as text.
 _EMPTY = frozenset({"", "nan", "none", "null", "nat", "<na>"})
+# What annotators type into a cell for which there is no value.
+_NO_VALUE = _EMPTY | {"/", "\\", "-", "--", "–", "—", "―", "−", "n/a", "n.a.", "na", "#n/a", "tbd", "."}
 # Maps full-width characters to ASCII one to one, so that positions in the cell do not change.
 _HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x3001: ","}
-_SEPARATORS = ",;+\n\r"
+_SEPARATORS = ",;+&\n\r"
+# A side may stand apart from a unit that is written with its kind: "L AU12".
 _UNIT = re.compile(
-    r"(?P<sides>[LRTBA](?:/[LRTBA])*)?(?:(?P<kind>AU|AD|M)\s*)?(?P<number>[0-9]{1,3})(?:\.0)?"
+    r"(?P<sides>(?:LR|RL|[LR])\s+(?=A[UD])|LR|RL|[LRTBA](?:/[LRTBA])*)?(?:(?P<kind>AU|AD|M)\s*)?(?P<number>[0-9]{1,3})(?:\.0)?"
     r"(?P<intensities>[A-E](?:/[A-E])*)?(?=[\s()?]|$)",
     re.IGNORECASE,
 )
@@ -37,6 +44,8 @@ _OPEN = re.compile(r"(?P<reference>ref\s*)?\(\s*", re.IGNORECASE)
 _CLOSE = re.compile(r"\s*\)")
 _MARK = re.compile(r"\s*(?:\?|\((?P<note>[a-z])\))")
 _WORD = re.compile(r"\S+")
+_LIST = re.compile(r"\s*\[[^\[\]]*\]\s*")  # a list as Python and JSON write it
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 _MOST_BRACKETS = 20  # per segment; more is not an annotation and would nest the parser too deeply
 
 
@@ -55,7 +64,8 @@ class ParsedActionUnit:
             own.
         notes (`tuple[str, ...]`, *optional*): Marks whose meaning is not documented: "ref" for `ref(…)`, the letter
             for a mark such as `(k)`.
-        raw (`str`, *optional*): The characters of the cell, including those of the alternatives.
+        raw (`str`, *optional*): The characters of the cell, including those of the alternatives and without invisible
+            ones.
     """
 
     code: int
@@ -104,6 +114,11 @@ class ParsedCell:
         return [f"{text!r} could not be read as action units." for text in self.unparsed]
 
 
+def is_missing(text: str) -> bool:
+    """Whether a cell says that there is no value: it is empty, or an annotator's "/", "—", "N/A" or "TBD"."""
+    return text.strip().casefold() in _NO_VALUE
+
+
 def parse_action_units(cell: object) -> ParsedCell:
     """Parses one cell of an action-unit column. Never raises; text that cannot be parsed becomes a warning.
 
@@ -111,8 +126,12 @@ def parse_action_units(cell: object) -> ParsedCell:
         cell (`object`): Text, or a value from a spreadsheet: an integer, a float such as 4.0, or NaN or `None` if
             empty.
     """
-    raw = str(cell)
+    raw = _INVISIBLE.sub("", str(cell))
     text = raw.translate(_HALF_WIDTH)
+    if is_missing(text):
+        return ParsedCell()
+    if isinstance(cell, str) and _LIST.fullmatch(text):
+        text = re.sub(r"[\[\]'\"]", " ", text)
     units: list[ParsedActionUnit] = []
     unparsed: list[str] = []
     for start, end in _segments(text):
@@ -216,7 +235,9 @@ def _readings(match: re.Match) -> list[ParsedActionUnit]:
         get_action_unit(f"{kind}{code}")
     except ValueError:
         return []
-    sides = match["sides"].upper().split("/") if match["sides"] else [None]
+    sides = match["sides"].strip().upper().split("/") if match["sides"] else [None]
+    if sides[0] in ("LR", "RL"):
+        sides = [None]
     intensities = match["intensities"].upper().split("/") if match["intensities"] else [None]
     return [
         ParsedActionUnit(code, kind, side, intensity, raw=match.group())

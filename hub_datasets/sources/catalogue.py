@@ -7,10 +7,20 @@ for a source, its `prepare` function converts its rows to the common form.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 
-from .action_unit_grammar import parse_action_units
+from .preparation import (
+    Prepare,
+    prepare_4dme,
+    prepare_casme2,
+    prepare_casme3,
+    prepare_casme_squared,
+    prepare_dfme,
+    prepare_samm_long,
+    prepare_smic,
+)
 
 # Field -> column names used by sheets, more specific ones first. Case, spaces and punctuation are ignored.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -80,30 +90,6 @@ _DFME_LICENCE = Licence(
 )
 
 
-@dataclass
-class SheetRow:
-    """One row of a sheet, all text.
-
-    Args:
-        number (`int`): Row number as a spreadsheet program shows it, from 1.
-        index (`int`): Row index from 0 below the header.
-        cells (`dict[str, str]`): Field -> text of its cell.
-        others (`dict[str, str]`, *optional*): Column name -> text, for the columns that are not fields.
-        flags (`list[str]`, *optional*): Remarks that end up in `quality`.
-    """
-
-    number: int  # as the spreadsheet program shows it, from 1
-    index: int  # from 0, below the header
-    cells: dict[str, str]
-    others: dict[str, str] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
-
-
-Tabs = Mapping[str, Sequence[Sequence[str]]]
-# (rows, all tabs of the file, tabs of a second sheet or None) -> warnings
-Prepare = Callable[[list[SheetRow], Tabs, "Tabs | None"], list[str]]
-
-
 @dataclass(frozen=True)
 class SourceSpec:
     """One data set.
@@ -118,17 +104,23 @@ class SourceSpec:
             filled with the row's fields; `*` matches any one folder.
         fps (`float | None`): Frames per second; `None` if the sheet gives it.
         subject (`str`, *optional*, defaults to `"{}"`): Format of a numbered participant.
-        tabs (`tuple[str, ...]`, *optional*): The tabs that contain clips, if present; otherwise the first tab with a
-            header is used.
+        tabs (`tuple[str, ...]`, *optional*): Names of the tab that contains the clips, if present; otherwise all
+            visible tabs with a header are used.
+        other_tabs (`tuple[str, ...]`, *optional*): Tabs of the same file that belong to other sources: SMIC's cameras.
         columns (`tuple[str, ...]`, *optional*): Column order of a sheet without a header.
-        versions (`Mapping[int, str]`, *optional*): Number of labelled rows -> name of the release.
+        versions (`Mapping[int, str]`, *optional*): Number of labelled rows -> name of the release. "{version}" stands
+            for the version in the file name, if releases have the same number of rows.
+        encoding (`str | None`, *optional*): Encoding of the source's text files that are not UTF-8.
         all_sheets (`bool`, *optional*, defaults to `False`): Whether several files belong together (DFME's three
             sets).
-        second_sheet (`tuple[str, ...]`, *optional*): Patterns of a second sheet for `prepare`.
+        second_sheet (`tuple[str, ...]`, *optional*): Patterns of a second sheet for `prepare`. It is never taken for
+            the coding sheet.
         clip_folders (`str | None`, *optional*): Folder template of a source that can be read without a sheet; used if
             such folders exist.
         emotion_words (`Mapping[str, str]`, *optional*): Emotion words used by this source only.
         coarse (`Mapping[str, str]`, *optional*): Emotion words that this source assigns to other coarse classes.
+        objective (`Mapping[str, str]`, *optional*): Sets of action units, such as "4+10", that the source's release
+            assigns to another objective class than Davison's table.
         partition (`Mapping[str, str]`, *optional*): File name patterns -> name of a fixed set.
         uncoded (`tuple[str, ...]`, *optional*): Labels that no release of the source has, so their absence is not
             reported.
@@ -144,14 +136,17 @@ class SourceSpec:
     licence: Licence
     subject: str = "{}"
     tabs: tuple[str, ...] = ()
+    other_tabs: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     versions: Mapping[int, str] = field(default_factory=dict)
+    encoding: str | None = None
     all_sheets: bool = False
     second_sheet: tuple[str, ...] = ()
     clip_folders: str | None = None
     prepare: Prepare | None = None
     emotion_words: Mapping[str, str] = field(default_factory=dict)
     coarse: Mapping[str, str] = field(default_factory=dict)
+    objective: Mapping[str, str] = field(default_factory=dict)
     partition: Mapping[str, str] = field(default_factory=dict)
     uncoded: tuple[str, ...] = ()
 
@@ -160,109 +155,18 @@ class SourceSpec:
         found = (name for pattern, name in self.partition.items() if re.search(pattern, sheet, re.IGNORECASE))
         return next(found, None)
 
+    def other_camera_in(self, file: str) -> str | None:
+        """The tab of another source that a file name mentions, if any: "HS" in "SMIC-HS-E_annotation.xlsx"."""
+        words = re.split(r"[\W_]+", file.upper())
+        return next((tab for tab in self.other_tabs if tab in words), None)
 
-def _prepare_casme_squared(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """CAS(ME)^2: two more tabs, without headers, map participant and video names to folder codes.
-
-    A row of "naming rule1" is (15, s15, participant); a row of "naming rule2" is (video code, video name).
-    """
-    subjects, videos = {}, {}
-    for line in tabs.get("naming rule1", ()):
-        filled = [cell for cell in line if cell]
-        if len(filled) >= 2 and filled[-1].isdecimal():
-            subjects[filled[-1]] = filled[0]
-    for line in tabs.get("naming rule2", ()):
-        filled = [cell for cell in line if cell]
-        if len(filled) >= 2 and filled[0].isdecimal():
-            videos[filled[1].casefold()] = f"{int(filled[0]):04d}"
-    warnings = []
-    for row in rows:
-        participant, video = row.cells["subject"], row.cells["clip"].rsplit("_", 1)[0]
-        row.cells["subject"] = subjects.get(participant, participant)
-        row.cells["video"] = videos.get(video.casefold(), video)
-        if participant not in subjects or video.casefold() not in videos:
-            row.flags.append("no_folder_code")
-    unmapped = sum("no_folder_code" in row.flags for row in rows)
-    if unmapped:
-        warnings.append(f"{unmapped} rows have no code in the tabs 'naming rule1' and 'naming rule2'.")
-    return warnings
-
-
-def _prepare_samm_long(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """SAMM Long Videos: emotions come from SAMM's own sheet, by file name. Clip 006_1_2 is in video 006_1."""
-    emotions: dict[str, tuple[str, str]] = {}
-    for lines in (second or {}).values():
-        header: list[str] = []
-        for line in lines:
-            if not header and "Filename" in line and "Estimated Emotion" in line:
-                header = list(line)
-            elif header:
-                cells = dict(zip(header, line, strict=False))
-                emotions[cells["Filename"]] = (cells["Estimated Emotion"], cells.get("Objective Classes", ""))
-    for row in rows:
-        row.cells["video"] = "_".join(row.cells["clip"].split("_")[:2])
-        row.cells["emotion"], row.cells["objective"] = emotions.get(row.cells["clip"], ("", ""))
-        if not row.cells["emotion"] and is_micro(row):
-            row.flags.append("no_emotion")
-    missing = sum("no_emotion" in row.flags for row in rows)
-    return (
-        [f"{missing} micro-expressions have no emotion, because SAMM's own sheet is missing or does not list them."]
-        if missing
-        else []
-    )
-
-
-def _prepare_casme3(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """CAS(ME)^3 part A, full sheet: the tab "eye blink" lists the clips that contain a blink."""
-    blinks: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for line in tabs.get("eye blink", ()):
-        if len(line) >= 4 and line[2].isdecimal() and line[3].isdecimal():
-            blinks.setdefault((line[0], line[1]), []).append((int(line[2]), int(line[3])))
-    for row in rows:
-        first, last = row.cells.get("onset", ""), row.cells.get("offset", "")
-        spans = blinks.get((row.cells["subject"], row.cells["clip"]), ())
-        if first.isdecimal() and last.isdecimal() and any(a <= int(last) and b >= int(first) for a, b in spans):
-            row.flags.append("blink")
-    return []
-
-
-_4DME_CLASSES = ("Positive", "Negative", "Surprise", "Repression", "Others")
-
-
-def _prepare_4dme(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """4DME gives labels both as text and as 0/1 columns. Rows where the two differ are flagged."""
-    for row in rows:
-        marked = {name.casefold() for name in _4DME_CLASSES if row.others.get(name, "0") not in ("", "0")}
-        named = set(re.findall("|".join(name.casefold() for name in _4DME_CLASSES), row.cells["emotion"].casefold()))
-        if marked and marked != named:
-            row.flags.append("emotion_columns_disagree")
-        columns = {name[2:]: value for name, value in row.others.items() if re.fullmatch(r"AU\d+", name)}
-        marked = {int(number) for number, value in columns.items() if value not in ("", "0")}
-        named = {unit.code for unit in parse_action_units(row.cells["action_units"]).units}
-        if marked and marked != named:
-            row.flags.append("action_unit_columns_disagree")
-        if row.others.get("eye blink", "") not in ("", "0"):
-            row.flags.append("blink")
-    return []
-
-
-_DFME_EMOTIONS = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
-
-
-def _prepare_dfme(rows: list[SheetRow], tabs: Tabs, second: Tabs | None) -> list[str]:
-    """DFME gives the emotion as a word and as a number. Rows where the two differ are flagged."""
-    for row in rows:
-        number, word = row.cells.get("emotion_id", ""), row.cells["emotion"].casefold()
-        known = number.isdecimal() and int(number) < len(_DFME_EMOTIONS)
-        if number and not (known and _DFME_EMOTIONS[int(number)] == word):
-            row.flags.append("emotion_id_disagrees")
-    return []
-
-
-def is_micro(row: SheetRow) -> bool:
-    """Whether a row is a micro-expression. Sheets without such a column contain only micro-expressions."""
-    kind = row.cells.get("type", "")
-    return not kind or "micro" in kind.casefold()
+    def release_of(self, rows: int, files: Sequence[str]) -> str | None:
+        """Name of the release with this number of labelled rows, or `None` if none is known."""
+        version = next(
+            (found[0].lower() for file in files if (found := re.search(r"(?<![^\W_])v\d+", file, re.I))), None
+        )
+        text = self.versions.get(rows)
+        return text and text.format(version=version or "version not stated in the file name")
 
 
 _FRAMES = ("subject", "clip", "onset", "apex", "offset")
@@ -270,12 +174,16 @@ _LABELLED = (*_FRAMES, "action_units", "emotion")
 
 
 def _smic(camera: str, fps: float, versions: Mapping[int, str]) -> SourceSpec:
+    others = tuple(name for name in ("HS", "VIS", "NIR") if name != camera)
     return SourceSpec(
         name=f"smic-{camera.lower()}",
         title="SMIC",
         # The three cameras filmed the same people.
         participants="smic",
-        sheets=(f"SMIC-{camera}-E_annotation.xls*", f"*{camera}*annotation*.xls*"),
+        # One workbook may have a tab per camera, and is named after the first.
+        sheets=(f"SMIC-{camera}-E_annotation.xls*", f"*{camera}*annotation*.xls*", "*SMIC*annotation*.xls*"),
+        tabs=(camera, f"SMIC-{camera}-E", f"SMIC-{camera}"),
+        other_tabs=others,
         required=("subject", "clip", "onset", "offset", "emotion"),
         frames=(
             f"{camera}/{{subject}}/micro/*/{{clip}}",
@@ -287,6 +195,7 @@ def _smic(camera: str, fps: float, versions: Mapping[int, str]) -> SourceSpec:
         fps=fps,
         subject="s{:02d}",
         versions=versions,
+        prepare=prepare_smic,
         licence=_SIGNED,
     )
 
@@ -325,6 +234,9 @@ _TABLE = (
             255: "released sheet",
             256: "as used by meb",
         },
+        second_sheet=("*CASME2*Objective*Class*.xls*", "*CASME*II*Objective*Class*.xls*"),
+        prepare=prepare_casme2,
+        objective={"4+10": "IV"},  # as in the released classes
         licence=_SIGNED,
     ),
     SourceSpec(
@@ -351,7 +263,7 @@ _TABLE = (
         fps=200,
         subject="{:03d}",
         versions={502: "343 macro- and 159 micro-expressions"},
-        prepare=_prepare_samm_long,
+        prepare=prepare_samm_long,
         uncoded=("emotion",),
         licence=_SIGNED,
     ),
@@ -370,7 +282,7 @@ _TABLE = (
         fps=30,
         subject="s{:02d}",
         versions={357: "300 macro- and 57 micro-expressions"},
-        prepare=_prepare_casme_squared,
+        prepare=prepare_casme_squared,
         licence=_SIGNED,
     ),
     SourceSpec(
@@ -391,9 +303,9 @@ _TABLE = (
             860: "v2, micro-expressions",
             921: "v1, of which its authors list 22 rows as wrongly labelled",
             943: "as in the paper",
-            4206: "v2, with 3346 macro-expressions",
+            4206: "{version}, full sheet with macro-expressions",
         },
-        prepare=_prepare_casme3,
+        prepare=prepare_casme3,
         licence=_SIGNED,
     ),
     SourceSpec(
@@ -430,7 +342,7 @@ _TABLE = (
         frames=("{subject}/{clip}",),
         fps=60,
         versions={267: "release v1"},
-        prepare=_prepare_4dme,
+        prepare=prepare_4dme,
         coarse={"repression": "repression"},
         licence=_SIGNED,
     ),
@@ -440,6 +352,7 @@ _TABLE = (
         participants="dfme",
         sheets=("*_full_with_AU.xls*", "*_full_with_AU.csv", "*DFME*.xls*", "*DFME*.csv"),
         all_sheets=True,
+        encoding="gb18030",  # of Chinese spreadsheet programs
         required=(*_LABELLED, "fps"),
         frames=("{clip}",),
         fps=None,
@@ -451,7 +364,7 @@ _TABLE = (
             2629: "challenge, all three",
             7526: "all",
         },
-        prepare=_prepare_dfme,
+        prepare=prepare_dfme,
         partition={r"train": "train", r"test[\W_]*a": "test_a", r"test[\W_]*b": "test_b"},
         licence=_DFME_LICENCE,
     ),
@@ -474,13 +387,24 @@ _GENERIC = SourceSpec(
 def generic_spec(name: str) -> SourceSpec:
     """The spec of your own recordings, described by `annotations.csv`, `.tsv`, `.jsonl` or `.xlsx` in the root.
 
-    Required columns: subject and path (a folder of frames or a video, relative to the root). Optional columns: clip,
-    onset, apex, offset (frame numbers), fps, action units, emotion, notes, partition. A subject such as
-    "casme2/sub01" means that the person is also a participant of that source.
+    Required columns: subject and path (a folder of frames or a video, relative to the root). Optional columns: clip
+    (a name; the default is the path), onset, apex, offset (frame numbers), fps, action units, emotion, notes,
+    partition. A subject such as "casme2/sub01" means that the person is also a participant of that source.
 
     Raises:
         ValueError: the name contains characters other than lower-case letters, digits and hyphens.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ValueError(f"A source name may only contain lower-case letters, digits and hyphens, got {name!r}.")
+        raise ValueError(
+            f"A source name may only contain lower-case letters, digits and hyphens, got {name!r}.{did_you_mean(name)}"
+        )
     return replace(_GENERIC, name=name, title=name, participants=name)
+
+
+def did_you_mean(name: str) -> str:
+    """A sentence with the supported source whose name is most similar, or an empty text."""
+    plain: dict[str, list[str]] = {}
+    for known in SOURCES:
+        plain.setdefault(re.sub(r"[\W_]+", "", known), []).append(repr(known))
+    near = get_close_matches(re.sub(r"[\W_]+", "", name.casefold()), plain, n=1, cutoff=0.75)
+    return f" Did you mean {' or '.join(plain[near[0]])}?" if near else ""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import product
 
-from .action_unit_grammar import ParsedActionUnit
+from .action_unit_grammar import ParsedActionUnit, is_missing
 
 # Normalised word -> coarse class. Anger to sadness and repression are negative as in the MEGC 2019 composite
 # (SMIC, CASME II, SAMM). "others" is the fourth coarse class of CAS(ME)^3. MEGC does not cover CASME's "tense", which
@@ -56,7 +56,7 @@ class UnknownEmotionError(ValueError):
 
 
 def normalise_emotion(text: str, extra: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Maps a cell to words of `COARSE_EMOTION`: one word, several for a multi-label cell, none for an empty cell.
+    """Maps a cell to words of `COARSE_EMOTION`: one word, several for a multi-label cell, none for "/" or "N/A".
 
     Case, surrounding spaces and adjective forms are ignored. A cell such as "Negative & Surprise" gives two words.
 
@@ -70,7 +70,7 @@ def normalise_emotion(text: str, extra: Mapping[str, str] | None = None) -> tupl
     """
     table = {_plain(word): _plain(meaning) for word, meaning in (extra or {}).items()}
     whole = _plain(text)
-    if not whole:
+    if whole not in table and (is_missing(whole) or whole == "?"):
         return ()
     pieces = [whole] if whole in table else [piece for piece in map(_plain, _SEVERAL.split(whole)) if piece]
     words = [_SPELLINGS.get(word, word) for word in (table.get(piece, piece) for piece in pieces)]
@@ -113,11 +113,16 @@ _OBJECTIVE_NAMES = (*OBJECTIVE_CLASSES, "VII")
 _MOST_READINGS = 64  # per cell; annotators leave one or two choices open
 
 
-def objective_class(units: Iterable[ParsedActionUnit]) -> str | None:
+def objective_class(units: Iterable[ParsedActionUnit], changes: Mapping[str, str] | None = None) -> str | None:
     """Davison's objective class, "I" to "VII", of a clip's action units.
 
     Movements of head and eyes (M57, …) are ignored. Returns `None` if there is no unit, or if the annotator left a
     choice between units that lead to different classes.
+
+    Args:
+        units (`Iterable[ParsedActionUnit]`): The action units.
+        changes (`Mapping[str, str] | None`, *optional*): Sets of units, such as "4+10", that a source's release
+            assigns to another class than the table.
     """
     readings = [
         sorted({reading.code for reading in (unit, *unit.alternatives)})
@@ -129,7 +134,9 @@ def objective_class(units: Iterable[ParsedActionUnit]) -> str | None:
         count *= len(codes)
     if not readings or count > _MOST_READINGS:
         return None
-    classes = {_class_of_set(frozenset(codes)) for codes in product(*readings)}
+    changed = {frozenset(map(int, codes.split("+"))): name for codes, name in (changes or {}).items()}
+    sets = map(frozenset, product(*readings))
+    classes = {changed.get(codes) or _class_of_set(codes) for codes in sets}
     return classes.pop() if len(classes) == 1 else None
 
 

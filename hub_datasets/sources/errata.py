@@ -1,8 +1,9 @@
 """Known errors of published coding sheets, one per row, so that they can be reviewed.
 
-An erratum names a row of one release of a sheet. It is applied only if the sheet is actually wrong: the field contains
-exactly `old`, or `old` is `UNUSABLE` and the row's frame numbers cannot be used (missing, out of order, or not on
-disk). The report lists the errata that were applied and those that do not fit the sheet.
+An erratum names a row of a release by its place among the micro-expressions, so that it also applies to the release's
+sheet with macro-expressions. It is applied only if the sheet is actually wrong: the field contains exactly `old`, or
+`old` is `UNUSABLE`, the row's frame numbers cannot be used (missing, out of order, or not on disk), and the corrected
+numbers are in order. The report lists the errata that were applied and those that do not fit the sheet.
 
 Missing apexes are not listed here. They are spotted in the clip.
 """
@@ -23,8 +24,8 @@ class Erratum:
 
     Args:
         source (`str`): Name in `catalogue.SOURCES`.
-        rows (`int`): Number of labelled rows of the release that contains the error.
-        row (`int`): Index from 0 below the header.
+        rows (`int`): Number of micro-expressions in the release that contains the error.
+        row (`int`): Index from 0 among them.
         field (`str`): Field name as in `catalogue.ALIASES`.
         old (`str`): The wrong text, or `UNUSABLE`.
         new (`str`): The right text, or `FROM_ROW` with an index.
@@ -63,7 +64,12 @@ ERRATA: tuple[Erratum, ...] = (
     *_frames("casme", 189, "onset", {40: 100, 42: 101, 43: 57}, _FOLDER),
     *_frames("casme", 189, "apex", {40: 120, 42: 110, 43: 65}, f"middle of the corrected clip; {_MEB}"),
     *_frames("casme", 189, "offset", {40: 149, 42: 119, 43: 74, 54: 40, 140: 142}, _FOLDER),
-    *_frames("casme2", 256, "offset", {60: 91}, f"a slip of the pen; {_MEB}"),
+    # The row that only the sheet of 256 rows has comes later.
+    *(
+        item
+        for rows in (255, 256)
+        for item in _frames("casme2", rows, "offset", {60: 91}, f"a slip of the pen; {_MEB}")
+    ),
     *_frames("samm", 159, "offset", {56: 5739}, f"a slip of the pen; {_MEB}"),
     *_frames("samm", 159, "apex", {125: 1105, 132: 4945, 133: 5130}, _MISSING),
     *_frames("cas-me3a", 860, "offset", {708: 34, 796: 1845, 798: 2403}, f"offset cannot be right; {_MEB}"),

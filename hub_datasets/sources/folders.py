@@ -1,4 +1,7 @@
-"""Finds clip folders by name regardless of zero padding, and frames by number. Never leaves the root folder."""
+"""Finds clip folders by name regardless of zero padding, and frames by number.
+
+Stays in the root folder, unless the user allows symbolic links to lead out of it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,17 @@ import fnmatch
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from deft_llm.processing.frame_folder import FrameSeriesError, frame_series
 
 
 class LinkOutError(Exception):
     """A symbolic link that leads out of the root."""
+
+
+class OutsideError(Exception):
+    """A path in a sheet that is not below the root."""
 
 
 class AmbiguousError(Exception):
@@ -25,7 +32,8 @@ class _Listing:
     def __init__(self, folder: Path):
         try:
             with os.scandir(folder) as entries:
-                found = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries]
+                # `entry.is_dir()` raises an error for a link that leads to itself.
+                found = [(entry.name, os.path.isdir(entry.path), entry.is_symlink()) for entry in entries]
         except (FileNotFoundError, NotADirectoryError):
             found = []
         found.sort(key=lambda item: natural_key(item[0]))
@@ -38,10 +46,17 @@ class _Listing:
 
 
 class FolderTree:
-    """The folders below the root. Each is listed from disk once."""
+    """The folders below the root. Each is listed from disk once.
 
-    def __init__(self, root: Path):
+    Args:
+        root: The root, without symbolic links.
+        follow_links: Whether symbolic links may lead out of the root. `links` then has those that were followed.
+    """
+
+    def __init__(self, root: Path, follow_links: bool = False):
         self.root = root
+        self.follow_links = follow_links
+        self.links: dict[str, str] = {}
         self._listings: dict[Path, _Listing] = {}
         self._strangers: dict[Path, tuple[str, ...]] = {}  # folder of frames -> images that are not frames
         self._lost: dict[Path, None] = {}  # frames that are links to nowhere
@@ -59,7 +74,61 @@ class FolderTree:
         return list(self._list(folder).folders.values())
 
     def leads_out(self, path: Path) -> bool:
-        return not path.resolve().is_relative_to(self.root)
+        """Whether a path is outside of the root, and links out of it are not allowed."""
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError, ValueError):  # a circle of links, or characters that no path can have
+            return True
+        if target.is_relative_to(self.root):
+            return False
+        inside = Path(os.path.normpath(path))
+        if not self.follow_links or not inside.is_relative_to(self.root):
+            return True
+        link = next((place for place in [*reversed(inside.parents), inside] if place.is_symlink()), inside)
+        if not link.is_dir():  # one entry for all linked files of a folder
+            link, target = link.parent, target.parent
+            self.links.setdefault(f"{link.relative_to(self.root)}/*", str(target))
+        else:
+            self.links.setdefault(str(link.relative_to(self.root)), str(link.resolve()))
+        return False
+
+    def place(self, text: str) -> tuple[Path, str]:
+        """The place that the path of a sheet names, and its name relative to the root with "/" between the parts.
+
+        A path with backslashes is read as one of Windows if there is no file of that name. An absolute path of Windows
+        is read from the folder in it that has the root's name.
+
+        Raises:
+            OutsideError: The path is not below the root.
+        """
+        relative: PurePosixPath | PureWindowsPath = PurePosixPath(text)
+        windows = PureWindowsPath(text)
+        if (windows.drive or "\\" in text) and not os.path.lexists(self.root / relative):
+            relative = windows
+            if windows.anchor:
+                here = self.root.name.casefold()
+                rests = [
+                    PureWindowsPath(*windows.parts[number + 1 :])
+                    for number, part in enumerate(windows.parts)
+                    if number and part.casefold() == here
+                ]
+                if not rests:
+                    raise OutsideError(
+                        f"{text} is a path of another computer without a folder {self.root.name!r}; write it relative "
+                        "to the root"
+                    )
+                existing = (rest for rest in rests if os.path.lexists(self.root / rest.as_posix()))
+                relative = next(existing, rests[-1])
+        elif relative.is_absolute() and relative.is_relative_to(self.root):
+            relative = relative.relative_to(self.root)
+        name = os.path.normpath(relative.as_posix())
+        path = self.root / name
+        if not path.is_relative_to(self.root) or ".." in PurePosixPath(name).parts or self.leads_out(path):
+            raise OutsideError(
+                f"{text} leads out of the root; write a path below it, or pass --follow-links if a "
+                "symbolic link there leads to your own data"
+            )
+        return path, PurePosixPath(name).as_posix()
 
     def glob(self, pattern: str) -> list[Path]:
         """Folders that match a pattern under the root, or one level below it if there are none."""
@@ -151,4 +220,7 @@ class FolderTree:
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts img9 before img10 and treats 006 like 6."""
     parts = re.split(r"(\d+)", text.casefold())
-    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part)
+    # Python refuses to read a number of thousands of digits.
+    return tuple(
+        (0, int(part), "") if part.isdecimal() and len(part) < 1000 else (1, 0, part) for part in parts if part
+    )

@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -21,16 +21,19 @@ from PIL import Image, UnidentifiedImageError
 from deft_llm.files import file_digest
 from deft_llm.processing.frame_folder import FrameSeries
 
-from .action_unit_grammar import parse_action_units
-from .catalogue import PARTICIPANTS, SOURCES, SheetRow, SourceSpec, generic_spec, is_micro
+from .action_unit_grammar import is_missing, parse_action_units
+from .catalogue import PARTICIPANTS, SOURCES, SourceSpec, did_you_mean, generic_spec
 from .emotions import UnknownEmotionError, coarse_emotion, normalise_emotion, objective_class, parse_objective_class
 from .errata import ERRATA, UNUSABLE, Erratum
-from .folders import AmbiguousError, FolderTree, LinkOutError
+from .folders import AmbiguousError, FolderTree, LinkOutError, OutsideError
+from .preparation import SheetRow, is_micro
 from .records import ClipRecord, Drop, ErratumNote, ReadReport
-from .sheets import SheetError, find_sheets, frame_number, frame_number_or_none, matching_sheets, read_tabs, table_of
+from .sheets import find_sheets, frame_number, frame_number_or_none, matching_sheets, number_of, table_of
+from .subjects import name_subjects, numbered
+from .tables import SheetError, read_workbook
 
 LONGEST = 0.5  # seconds; longer expressions are usually defined as macro-expressions, and some sheets contain them
-VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
+VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
 
 
 class SubjectClashError(ValueError):
@@ -46,6 +49,8 @@ def read_source(
     margin: int = 0,
     errata: Sequence[Erratum] = ERRATA,
     emotion_words: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    follow_links: bool = False,
 ) -> tuple[list[ClipRecord], ReadReport]:
     """Reads one data set.
 
@@ -61,6 +66,9 @@ def read_source(
         errata (`Sequence[Erratum]`, *optional*, defaults to `ERRATA`): Corrections to apply.
         emotion_words (`Mapping[str, str] | None`, *optional*): More emotion words, each mapped to a word of
             `emotions.COARSE_EMOTION`.
+        encoding (`str | None`, *optional*): Encoding of a text sheet that is neither UTF-8 nor UTF-16.
+        follow_links (`bool`, *optional*, defaults to `False`): Whether symbolic links in the root may lead out of it.
+            The report lists those that were followed.
 
     Returns:
         The records in the order of the sheet, and the report.
@@ -68,7 +76,8 @@ def read_source(
     Raises:
         FileNotFoundError: the root does not exist.
         NotADirectoryError: the root is not a folder.
-        SheetError: there is no sheet or more than one, or the sheet is empty, links out of the root or lacks columns.
+        SheetError: there is no sheet or more than one, or the sheet is empty, links out of the root, lacks columns or
+            has an unknown encoding.
         UnknownEmotionError: emotion words are not in the table; names the rows.
     """
     root = Path(root)
@@ -78,8 +87,8 @@ def read_source(
         raise NotADirectoryError(f"{root}: not a folder; pass the folder that {name} was unpacked to.")
     root = root.resolve()
     spec = SOURCES.get(name) or _own_recordings(name, root, sheet)
-    tree = FolderTree(root)
-    report = ReadReport(spec.name, spec.title)
+    tree = FolderTree(root, follow_links)
+    report = ReadReport(spec.name, spec.title, links=tree.links)
     words = {**spec.emotion_words, **(emotion_words or {})}
     reader = _SourceReader(spec, tree, report, check_frames, margin, words)
 
@@ -90,14 +99,14 @@ def read_source(
             reader.read_folder(folder)
     else:
         for path in find_sheets(spec, tree, sheet):
-            reader.read_sheet(path, errata)
+            reader.read_sheet(path, errata, encoding)
     if reader.unknown_emotions:
         places = "; ".join(f"{word!r} in {', '.join(rows)}" for word, rows in reader.unknown_emotions.items())
         error = UnknownEmotionError(reader.unknown_emotions)
         error.args = (f"{spec.title}: {places}. {error} Pass emotion_words={{word: known word}} to map them.",)
         raise error
 
-    report.version = spec.versions.get(report.rows) or (
+    report.version = spec.release_of(report.rows, [item["name"] for item in report.sheets]) or (
         f"no known release has {report.rows} rows" if spec.versions else "own recordings"
     )
     if spec.versions and report.rows not in spec.versions:
@@ -155,8 +164,8 @@ def _own_recordings(name: str, root: Path, sheet: str | os.PathLike | None) -> S
     spec = generic_spec(name)
     if sheet is None and not any(path.match(pattern) for path in root.iterdir() for pattern in spec.sheets):
         raise SheetError(
-            f"Unknown source {name!r}. Known: {', '.join(SOURCES)}. To use your own recordings under this name, put "
-            "annotations.csv, .tsv, .jsonl or .xlsx with the columns subject and path into the root."
+            f"Unknown source {name!r}.{did_you_mean(name)} Known: {', '.join(SOURCES)}. To use your own recordings "
+            "under it, put annotations.csv, .tsv, .jsonl or .xlsx with the columns subject and path into the root."
         )
     return spec
 
@@ -182,47 +191,50 @@ class _SourceReader:
         self.check_frames, self.margin, self.emotion_words = check_frames, margin, emotion_words
         self.records: list[ClipRecord] = []
         self.unknown_emotions: dict[str, list[str]] = {}
-        self._rows_by_id: dict[str, str] = {}
+        self._rows_by_id: dict[str, tuple[str, str | None]] = {}
 
-    def read_sheet(self, path: Path, errata: Sequence[Erratum]) -> None:
+    def read_sheet(self, path: Path, errata: Sequence[Erratum], encoding: str | None) -> None:
         digest = file_digest(path)
-        tabs = read_tabs(path)
-        rows, texts = table_of(self.spec, tabs, path.name)
+        book = read_workbook(path, encoding, self.spec.encoding)
+        table = table_of(self.spec, book, path.name)
+        rows = table.rows
         if not rows:
-            raise SheetError(f"{path.name}: no clip below the header. Get the sheet again from its owner.")
+            reasons = "".join(f" Row {number}: {reason}." for _, number, reason in table.strays[:3])
+            raise SheetError(f"{path.name}: no clip below the header. Get the sheet again from its owner.{reasons}")
         self.report.sheets.append({"name": path.name, "sha256": digest, "rows": len(rows)})
         self.report.rows += len(rows)
-        self.report.drops += [Drop(path.name, number, "", f"text, not a clip: {text}") for number, text in texts]
+        self.report.drops += [Drop(sheet, number, "", reason) for sheet, number, reason in table.strays]
+        self.report.warnings += table.notes
         self.report.warnings += [
             f"{path.name} has no column for {name}."
             for name in ("emotion", "action_units")
-            if name not in rows[0].cells and name not in self.spec.uncoded
+            if not any(name in row.cells for row in rows) and name not in self.spec.uncoded
         ]
+        # Errata name a row by its place, so the rows are counted before some become several clips.
+        places = [row for row in rows if is_micro(row)]
         if self.spec.prepare is not None:
             second = None
             for beside in matching_sheets(self.spec.second_sheet, self.tree)[:1]:
-                second = read_tabs(beside)
+                second = read_workbook(beside, None, self.spec.encoding).tabs
                 self.report.sheets.append({"name": beside.name, "sha256": file_digest(beside), "rows": None})
-            self.report.warnings += self.spec.prepare(rows, tabs, second)
+            self.report.warnings += self.spec.prepare(rows, book.tabs, second)
         partition = self.spec.set_of(path.name)
-        applicable = [item for item in errata if (item.source, item.rows) == (self.spec.name, len(rows))]
-        for row in rows:  # before the errata, which search for the row's folder
-            row.cells["subject"] = self._subject(row.cells["subject"])
-        self._correct({row.index: row for row in rows}, applicable)
+        # Before the errata, which search for the row's folder.
+        self.report.warnings += name_subjects(rows, self.spec.subject, path.name)
+        self._correct(places, [item for item in errata if (item.source, item.rows) == (self.spec.name, len(places))])
         for row in rows:
             if not is_micro(row):
                 self.report.left_out[row.cells["type"]] += 1
                 continue
-            key = "/".join(text for name in ("subject", "clip", "path", "onset") if (text := row.cells.get(name)))
             try:
-                self._add(row, partition, path.name, digest)
+                self._add(row, partition, digest)
             except _DropRowError as reason:
-                self.report.drops.append(Drop(path.name, row.number, key, str(reason)))
+                self.report.drops.append(Drop(row.sheet, row.number, _key(row), str(reason)))
 
     def read_folder(self, folder: Path) -> None:
         """Reads a clip described by its folder: …/subject/micro/emotion/clip, first to last frame."""
         clip, emotion, subject = folder.name, folder.parent.name, folder.parents[2].name
-        row = SheetRow(0, 0, {"subject": self._subject(subject), "clip": clip, "emotion": emotion})
+        row = SheetRow(0, {"subject": numbered(subject, self.spec.subject), "clip": clip, "emotion": emotion})
         code = re.search(r"_(ne|po|sur)_", clip, re.IGNORECASE)
         if code and not emotion.casefold().startswith(code[1].casefold()):
             row.flags.append("emotion_folder_disagrees")
@@ -234,31 +246,27 @@ class _SourceReader:
                 row.cells |= {"onset": str(numbers[0]), "offset": str(numbers[-1])}
             elif self.check_frames:
                 raise _DropRowError("the folder contains no frames")
-            self._add(row, None, None, None, folder)
+            self._add(row, None, None, folder)
         except (_DropRowError, LinkOutError, AmbiguousError) as reason:
             self.report.drops.append(Drop(None, None, f"{subject}/{clip}", self._in_words(reason)))
 
-    def _subject(self, text: str) -> str:
-        """Normalises a participant: 6, "006" and "sub6" are the same."""
-        match = re.fullmatch(r"[a-z]*0*(\d+)", text, re.IGNORECASE) if self.spec.subject != "{}" else None
-        return self.spec.subject.format(int(match[1])) if match else text
-
-    def _correct(self, rows: Mapping[int, SheetRow], errata: Sequence[Erratum]) -> None:
+    def _correct(self, places: Sequence[SheetRow], errata: Sequence[Erratum]) -> None:
         """Applies the errata that fit the sheet. All are checked before any is applied."""
         fitting = []
         for item in errata:
-            row = rows.get(item.row)
-            if row is None:
-                self.report.warnings.append(f"An erratum refers to row {item.row}, which has no clip: {item.why}.")
-                continue
+            row = places[item.row]
             new = item.new
             if item.donor is not None:
                 # A swap is visible in both rows: the moved values contradict the others.
-                donor = rows.get(item.donor)
-                fits = donor is not None and all("emotion_columns_disagree" in r.flags for r in (row, donor))
-                new = donor.cells[item.field] if donor is not None else ""
+                donor = places[item.donor]
+                fits = all("emotion_columns_disagree" in r.flags for r in (row, donor))
+                new = donor.cells[item.field]
             elif item.old == UNUSABLE:
                 fits = _unusable(row.cells, item.field, self._numbers_on_disk(row))
+                together = [other for other in errata if other.row == item.row and other.donor is None]
+                fits = fits and not _unusable(
+                    {**row.cells, **{other.field: other.new for other in together}}, item.field
+                )
             else:
                 fits = row.cells.get(item.field, "") == item.old
             key = f"row {row.number}, {row.cells['subject']}/{row.cells.get('clip', '')}"
@@ -280,20 +288,20 @@ class _SourceReader:
         except (LinkOutError, AmbiguousError):
             return None  # the row will be dropped
 
-    def _add(
-        self, row: SheetRow, partition: str | None, sheet: str | None, digest: str | None, folder: Path | None = None
-    ) -> None:
+    def _add(self, row: SheetRow, partition: str | None, digest: str | None, folder: Path | None = None) -> None:
         cells, flags = row.cells, list(row.flags)
         spec = self.spec
         subject = cells["subject"]
         if subject.partition("/")[0] not in PARTICIPANTS or "/" not in subject:
             subject = f"{spec.participants}/{subject}"
-        clip = cells.get("clip") or PurePosixPath(cells["path"]).stem
+        clip = cells.get("clip", "")
         place: dict[str, Any] = {}
+        notes: list[str] = []  # of this row, if it is not dropped
         if "path" in cells:
-            clip_frames, place = self._own_frames(cells, flags)
+            clip_frames, place, name = self._own_frames(cells, flags, notes)
+            clip = clip or name
         else:
-            onset, apex, offset = self._sheet_numbers(cells, flags, required=sheet is not None)
+            onset, apex, offset = self._sheet_numbers(cells, flags, notes, required=digest is not None)
             clip_frames = (onset, apex, offset)
             if self.check_frames:
                 place = self._locate(cells, folder, onset, offset, flags)
@@ -318,14 +326,19 @@ class _SourceReader:
                 self._look_at(place, index[number])
         place.pop("index", None)
 
-        fps = self._fps(cells, flags)
+        fps = self._fps(cells, flags, notes)
         if fps is not None and onset is not None and (clip_frames[2] - onset) / fps > LONGEST:
             flags.append("longer_than_half_a_second")
         clip_id = f"{spec.name}/{subject.partition('/')[2]}/{clip}/{onset if onset is not None else 0}"
         where = f"row {row.number}" if row.number else clip
         if clip_id in self._rows_by_id:
-            raise _DropRowError(f"same subject, clip and onset as {self._rows_by_id[clip_id]}")
-        self._rows_by_id[clip_id] = where
+            first, path = self._rows_by_id[clip_id]
+            other = path != cells.get("path")
+            advice = ", but another path; give each a name of its own in the column clip" if other else ""
+            raise _DropRowError(f"same subject, clip and onset as {first}{advice}")
+        labels = self._labels(cells, flags, notes, where)
+        self._rows_by_id[clip_id] = (where, cells.get("path"))
+        self.report.warnings += [f"{row.sheet} {where}, {_key(row)}: {note}" for note in notes]
         self.records.append(
             ClipRecord(
                 clip_id=clip_id,
@@ -336,35 +349,41 @@ class _SourceReader:
                 fps=fps,
                 sheet_frames=clip_frames,
                 **place,
-                **self._labels(cells, flags, where),
+                **labels,
                 notes=cells.get("notes", ""),
                 quality=tuple(flags),
                 partition=cells.get("partition") or partition,
-                sheet=sheet,
+                sheet=row.sheet or None,
                 sheet_sha256=digest,
                 row=row.number or None,
             )
         )
 
     def _sheet_numbers(
-        self, cells: Mapping[str, str], flags: list[str], *, required: bool
+        self, cells: Mapping[str, str], flags: list[str], notes: list[str], *, required: bool
     ) -> tuple[int | None, int | None, int | None]:
-        numbers = {}
+        numbers: dict[str, int | None] = {}
         for name in ("onset", "apex", "offset"):
             try:
                 numbers[name] = frame_number(cells.get(name, ""))
             except ValueError:
-                raise _DropRowError(f"{name} is {cells[name]!r}, which is not a frame number") from None
+                if name != "apex":
+                    raise _DropRowError(f"{name} is {cells[name]!r}, which is not a frame number") from None
+                numbers[name] = None
+                notes.append(
+                    f"apex is {cells[name]!r}, which is not a frame number; the apex is searched in the clip. Correct "
+                    "or empty the cell"
+                )
         onset, apex, offset = numbers["onset"], numbers["apex"], numbers["offset"]
         if not required and onset is None and offset is None:
             return None, None, None
         if onset is None:
-            raise _DropRowError("no onset")
+            raise _DropRowError(f"no onset{_typed(cells, 'onset')}")
         if offset in (None, 0) and apex is not None and apex > onset:
             offset = apex
             flags.append("offset_is_apex")
         if offset is None:
-            raise _DropRowError("neither offset nor apex")
+            raise _DropRowError(f"neither offset nor apex{_typed(cells, 'offset')}")
         if offset <= onset:
             raise _DropRowError(f"offset {offset} is not after onset {onset}")
         return onset, apex, offset
@@ -420,29 +439,32 @@ class _SourceReader:
         }
 
     def _own_frames(
-        self, cells: Mapping[str, str], flags: list[str]
-    ) -> tuple[tuple[int | None, int | None, int | None], dict[str, Any]]:
-        """Frames of a generic row, whose `path` is a folder of frames or a video."""
-        numbers = self._sheet_numbers(cells, flags, required=False)
+        self, cells: Mapping[str, str], flags: list[str], notes: list[str]
+    ) -> tuple[tuple[int | None, int | None, int | None], dict[str, Any], str]:
+        """Frames of a generic row, whose `path` is a folder of frames or a video, and that path below the root."""
+        numbers = self._sheet_numbers(cells, flags, notes, required=False)
+        try:
+            path, name = self.tree.place(cells["path"])
+        except OutsideError as error:
+            raise _DropRowError(str(error)) from None
         if not self.check_frames:
-            return numbers, {}
-        relative = PurePosixPath(cells["path"])
-        path = self.tree.root / relative
-        if relative.is_absolute() or self.tree.leads_out(path):
-            raise _DropRowError(f"{relative} leads out of the root")
-        if path.is_dir():
+            return numbers, {}, name
+        # These functions answer "no" to a name that is too long for the disk.
+        if os.path.isdir(path):
             try:
-                numbered = self.tree.frames(path)
+                numbered_files = self.tree.frames(path)
             except (LinkOutError, AmbiguousError) as error:
                 raise _DropRowError(self._in_words(error)) from None
-            if not numbered:
-                raise _DropRowError(f"the folder {relative} contains no frames")
-            return numbers, self._window(path, numbered, numbers[0], numbers[2], flags)
-        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+            if not numbered_files:
+                raise _DropRowError(f"the folder {name} contains no frames")
+            return numbers, self._window(path, numbered_files, numbers[0], numbers[2], flags), name
+        if not os.path.exists(path):
+            raise _DropRowError(f"no file or folder {name} under the root; neither a folder nor a video")
+        if os.path.isfile(path) and path.suffix.lower() in VIDEO_SUFFIXES:
             onset, apex, offset = numbers
             good = apex is not None and onset is not None and onset < apex <= offset
-            return numbers, {"video": path, "onset": onset, "apex": apex if good else None, "offset": offset}
-        raise _DropRowError(f"{relative} is neither a folder nor a video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+            return numbers, {"video": path, "onset": onset, "apex": apex if good else None, "offset": offset}, name
+        raise _DropRowError(f"{name} is neither a folder nor a video ({', '.join(sorted(VIDEO_SUFFIXES))})")
 
     def _look_at(self, place: Mapping[str, Any], index: int) -> None:
         """Checks that a key frame is an image. Some releases contain damaged files."""
@@ -455,24 +477,33 @@ class _SourceReader:
 
     def _in_words(self, error: Exception) -> str:
         if isinstance(error, LinkOutError):
-            return f"{error} is a symbolic link out of the root"
+            return f"{error} is a symbolic link out of the root; pass --follow-links if it leads to your own data"
         return f"ambiguous: {error}" if isinstance(error, AmbiguousError) else str(error)
 
-    def _fps(self, cells: Mapping[str, str], flags: list[str]) -> float | None:
-        try:
-            fps = float(cells.get("fps") or self.spec.fps or "nan")
-        except ValueError:
-            fps = float("nan")
-        if 0 < fps < float("inf"):
-            return fps
-        flags.append("fps_unknown")
-        return None
+    def _fps(self, cells: Mapping[str, str], flags: list[str], notes: list[str]) -> float | None:
+        text = cells.get("fps", "")
+        fps = self.spec.fps
+        if not is_missing(text):
+            try:
+                fps = number_of(text)
+            except ValueError:
+                fps = None
+            if fps is None or not 0 < fps < float("inf"):
+                fps = None
+                notes.append(f"the frame rate {text!r} is not read; write frames per second as a number such as 29.97")
+        if fps is None:
+            flags.append("fps_unknown")
+        return fps
 
-    def _labels(self, cells: Mapping[str, str], flags: list[str], where: str) -> dict[str, Any]:
+    def _labels(self, cells: Mapping[str, str], flags: list[str], notes: list[str], where: str) -> dict[str, Any]:
         word = cells.get("emotion", "")
         emotions: tuple[str, ...] = ()
         try:
             emotions = normalise_emotion(word, self.emotion_words)
+            if word and not emotions:
+                flags.append("emotion_missing")
+                notes.append(f"the emotion {word!r} is read as no emotion; write a word if the clip has one")
+                word = ""
         except UnknownEmotionError as error:
             for unknown in error.words:
                 self.unknown_emotions.setdefault(unknown, []).append(where)
@@ -485,9 +516,14 @@ class _SourceReader:
         if "action_units" in cells:
             parsed = parse_action_units(cells["action_units"])
             labels |= {"action_units_raw": cells["action_units"], "action_units": parsed}
-            derived = objective_class(parsed.units)
+            derived = objective_class(parsed.units, self.spec.objective)
             if parsed.unparsed and cells["action_units"] != "?":
                 flags.append("action_units_unread")
+                notes.append(
+                    f"{', '.join(map(repr, parsed.unparsed))} of the action units {cells['action_units']!r} is not "
+                    "read; "
+                    'write units as "4+7", "L12" or "4 or 7"'
+                )
             if not parsed.units:
                 flags.append("no_action_units")
         try:
@@ -507,7 +543,16 @@ class _Lenient(dict):
         return "{" + key + "}"
 
 
-def _unusable(cells: Mapping[str, str], name: str, numbers: set[int] | None) -> bool:
+def _key(row: SheetRow) -> str:
+    return "/".join(text for name in ("subject", "clip", "path", "onset") if (text := row.cells.get(name)))
+
+
+def _typed(cells: Mapping[str, str], name: str) -> str:
+    """For messages: the text of a cell that says that there is no number."""
+    return f": the cell contains {cells[name]!r}" if cells.get(name) else ""
+
+
+def _unusable(cells: Mapping[str, str], name: str, numbers: set[int] | None = None) -> bool:
     """Whether a row's frame number is missing, out of order, or not on disk."""
     value = frame_number_or_none(cells.get(name, ""))
     onset, apex, offset = (frame_number_or_none(cells.get(key, "")) for key in ("onset", "apex", "offset"))

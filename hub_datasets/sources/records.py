@@ -10,7 +10,7 @@ from typing import Any
 from .action_unit_grammar import ParsedCell
 from .errata import Erratum
 
-READER_VERSION = "readers 1"
+READER_VERSION = "readers 2"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ClipRecord:
         source (`str`): Name in `SOURCES`.
         convention (`str`): Title of the label convention.
         subject (`str`): Participants/subject, unique across sources.
-        clip (`str`): The source's own name of the clip.
+        clip (`str`): The source's own name of the clip; for own recordings without names, the path.
         folder (`Path | None`, *optional*): Folder of the frames; empty if `video` is used or frames were not checked.
         files (`tuple[str, ...]`, *optional*): File names from `margin` frames before the onset to `margin` frames
             after the offset, in order.
@@ -88,7 +88,7 @@ class Drop:
     """A row that did not become a record.
 
     Args:
-        sheet: Name of the coding sheet; `None` if the clip is not in a sheet.
+        sheet: Name of the coding sheet, and of its tab if several are read; `None` if the clip is not in a sheet.
         row: Number of the row in the sheet, if any.
         key: Name of the clip.
         reason: Why the row was dropped.
@@ -127,6 +127,8 @@ class ReadReport:
         sheets (`list[dict[str, Any]]`, *optional*): Name, SHA-256 and number of rows of each file; no rows for a file
             that is only used for look-ups.
         left_out (`Counter[str]`, *optional*): Number of rows that are not micro-expressions, by kind.
+        links (`dict[str, str]`, *optional*): Symbolic links that were followed out of the root → where they lead.
+        warnings (`list[str]`, *optional*): What the user should know, such as cells that could not be read.
     """
 
     source: str
@@ -141,11 +143,13 @@ class ReadReport:
     errata: list[ErratumNote] = field(default_factory=list)
     quality: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
+        """Plain values for the manifest. Of the links only the names, because it does not contain absolute paths."""
         return {
             **asdict(self),
+            "links": sorted(self.links),
             "reader": READER_VERSION,
             "left_out": dict(self.left_out),
             "quality": dict(self.quality),
@@ -166,7 +170,11 @@ class ReadReport:
         ]
         for note in self.errata:
             what = note.erratum
+            if note.found == what.new and not note.applied:
+                lines.append(f"  erratum not needed: {note.key}, {what.field} is {note.found!r} in this sheet")
+                continue
             verb = "applied" if note.applied else "not applied, the sheet differs"
             lines.append(f"  erratum {verb}: {note.key}, {what.field} {note.found!r} -> {what.new!r} ({what.why})")
+        lines += [f"  followed the symbolic link {link} to {target}" for link, target in sorted(self.links.items())]
         lines += [f"  {count} clips flagged {flag}" for flag, count in sorted(self.quality.items())]
         return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])

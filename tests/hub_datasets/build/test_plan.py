@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from deft_llm.hub_datasets.build import run as building
 from deft_llm.hub_datasets.build.run import build
 from deft_llm.hub_datasets.build.settings import BuildError
 from deft_llm.hub_datasets.sources.readers import SubjectClashError
+from deft_llm.hub_datasets.sources.tables import SheetError
 from deft_llm.hub_datasets.unimer.splits import check_written
 from tests.hub_datasets import miniatures
 from tests.hub_datasets.build.own_recordings import CROPPED, Killed
@@ -73,6 +75,40 @@ def test_an_interrupted_build_goes_on_with_the_same_arguments_only(own_root, tmp
     monkeypatch.setattr(plan, "_package_version", lambda: "0.0.0")
     with pytest.raises(BuildError, match="differs in: versions"):
         build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
+
+
+def test_the_encoding_of_a_sheet_and_links_reach_the_reader_and_the_output_stays_out_of_their_targets(
+    own_root, tmp_path, monkeypatch
+):
+    root = tmp_path / "root"
+    root.mkdir()
+    text = (own_root / "annotations.csv").read_text(encoding="utf-8").replace("p3,", "Andrés,")
+    (root / "annotations.csv").write_bytes(text.encode("mac-roman"))
+    for folder in ("p1", "p2", "p3"):
+        (root / folder).symlink_to(own_root / folder)
+    stated = {"encodings": {"mylab": "mac-roman"}, "follow_links": True, "settings": CROPPED}
+
+    def interrupt(*_):
+        raise Killed
+
+    monkeypatch.setattr(building, "run_processes", interrupt)
+    with pytest.raises(SheetError, match="'Andrés' in mac-roman"):
+        build({"mylab": root}, tmp_path / "none", settings=CROPPED)
+    with pytest.raises(BuildError, match="--sheet-encoding names lab, which is not a --source"):
+        build({"mylab": root}, tmp_path / "none", encodings={"lab": "mac-roman"})
+    with pytest.raises(Killed):
+        build({"mylab": root}, tmp_path / "out", **stated)
+    job = json.loads((tmp_path / "out.building/job.json").read_text(encoding="utf-8"))
+    assert job["reports"]["mylab"]["links"] == ["p1", "p2", "p3"]
+    assert job["reports"]["mylab"]["subjects"] == 3
+    assert "mylab/Andrés" in (tmp_path / "out.building/plan/00002.jsonl").read_text(encoding="utf-8").encode().decode(
+        "unicode-escape"
+    )
+    with pytest.raises(ValueError, match="contain each other"):
+        build({"mylab": root}, own_root / "p1" / "out", **stated)
+    assert not (own_root / "p1" / "out").exists()
+    with pytest.raises(BuildError, match="differs in: sheet encodings, clips"):
+        build({"mylab": root}, tmp_path / "out", **{**stated, "encodings": {"mylab": "cp1252"}})
 
 
 def test_a_changed_sheet_is_another_build(own_root, tmp_path, monkeypatch, inline):

@@ -103,9 +103,9 @@ def test_a_damaged_frame_drops_its_clip_with_the_reason_and_no_other(own_root, t
     before = digest(root)
     manifest = build({"mylab": root}, tmp_path / "out", settings=CROPPED)
     (drop,) = manifest["drops"]
-    assert (drop["stage"], drop["key"], drop["row"]) == ("frames", "mylab/p1/c1/3", 2)
+    assert (drop["stage"], drop["key"], drop["row"]) == ("frames", "mylab/p1/p1/c1/3", 2)
     assert drop["reason"].startswith("p1/c1/006.png: not an image")
-    assert "mylab/p1/c1/3" not in {row["clip_id"] for row in rows_of(tmp_path / "out")}
+    assert "mylab/p1/p1/c1/3" not in {row["clip_id"] for row in rows_of(tmp_path / "out")}
     assert manifest["rows"] == 6
     assert manifest["sources"]["mylab"]["dropped"] == 1
     assert digest(root) == before

@@ -1,10 +1,11 @@
 """Every data set against the form of its real sheets and folders, one test an irregularity."""
 
+import re
 import shutil
 
 import pytest
 
-from deft_llm.hub_datasets.sources.catalogue import ALIASES, SOURCES
+from deft_llm.hub_datasets.sources.catalogue import ALIASES, SOURCES, did_you_mean
 from deft_llm.hub_datasets.sources.emotions import COARSE_EMOTION
 from deft_llm.hub_datasets.sources.readers import check_subjects, read_source
 from tests.hub_datasets import miniatures
@@ -306,6 +307,35 @@ def test_cas_me3_full_sheet_has_macro_expressions_and_blinks(tmp_path):
     assert blinking == {("cas-me3a/spNO.1", "a", 5), ("cas-me3a/spNO.1", "a", 15)}
     assert all(record.emotion is None for record in records)
     assert any("no column for emotion" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("files", "version"),
+    [
+        (["CAS(ME)3_part_A_v1.xls"], "v1, full sheet with macro-expressions"),
+        (["CAS(ME)3_part_A_v2.xls"], "v2, full sheet with macro-expressions"),
+        (["mine.xls"], "version not stated in the file name, full sheet with macro-expressions"),
+    ],
+)
+def test_cas_me3_versions_with_the_same_number_of_rows_are_told_by_the_file_name(files, version):
+    assert SOURCES["cas-me3a"].release_of(4206, files) == version
+    assert SOURCES["cas-me3a"].release_of(860, files) == "v2, micro-expressions"
+    assert SOURCES["cas-me3a"].release_of(4207, files) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CASME2", "'casme2' or 'cas-me2'"),
+        ("samm_long", "'samm-long'"),
+        ("cas(me)^3a", "'cas-me3a'"),
+        ("laboratory", ""),
+    ],
+)
+def test_a_name_that_is_nearly_a_source_s_is_answered_with_it(tmp_path, name, meant):
+    assert did_you_mean(name) == (f" Did you mean {meant}?" if meant else "")
+    with pytest.raises(ValueError, match=re.escape(meant)):
+        read_source(name, tmp_path)
 
 
 def test_cas_me3_label_sheet_is_preferred_to_the_full_one(tmp_path):

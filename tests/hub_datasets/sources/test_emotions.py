@@ -43,7 +43,7 @@ def test_an_unknown_emotion_names_word_row_and_known_words_until_it_is_mapped(tm
         ("Positive,Surprise", ("positive", "surprise"), None),
         ("anger / disgust", ("anger", "disgust"), "negative"),
         ("fear and fear", ("fear",), "negative"),
-        ("", (), None),
+        *((text, (), None) for text in ("", "/", "N/A", "-", "—", "TBD", "?", "nan", " # N/A".replace(" ", ""))),
     ],
 )
 def test_emotion_words(text, words, coarse):
@@ -83,3 +83,19 @@ def test_objective_classes_of_a_sheet():
     for text in ("8", "0", "IIX"):
         with pytest.raises(ValueError, match=f"{text!r} is not an objective class"):
             parse_objective_class(text)
+
+
+def test_the_objective_class_of_a_set_may_differ_by_source(tmp_path):
+    assert objective_class(parse_action_units("4+10").units) == "VII"
+    assert objective_class(parse_action_units("L10, 4").units, {"4+10": "IV"}) == "IV"
+    assert objective_class(parse_action_units("4+7").units, {"4+10": "IV"}) == "III"
+    header = ["Subject", "Filename", "Onset", "Apex", "Offset", "AU", "Objective class", "emotion"]
+    write_xlsx(
+        tmp_path / "CAS(ME)3_part_A_v2.xlsx", {"label": [header, ["spNO.1", "a", 1, 2, 3, "4+10", None, "sad"]]}
+    )
+    (record,), _ = read_source("cas-me3a", tmp_path, check_frames=False)
+    assert record.objective_class == "VII"
+
+
+def test_an_emotion_that_means_none_may_be_mapped():
+    assert normalise_emotion("/", {"/": "others"}) == ("others",)

@@ -47,6 +47,39 @@ def test_an_erratum_that_does_not_fit_is_listed_and_changes_nothing(roots, errat
     assert "not applied" in str(report)
 
 
+def test_an_erratum_that_would_leave_the_row_unusable_is_not_applied(roots):
+    """A value of another row: 0 is not after the onset."""
+    wrong = Erratum("cas-me3a", 8, 3, "offset", UNUSABLE, "1", "apex after offset")
+    _, report = read_source("cas-me3a", roots["cas-me3a"], errata=(wrong,))
+    assert [note.applied for note in report.errata] == [False]
+
+
+def test_an_erratum_counts_micro_expressions_so_the_full_sheet_is_corrected_too(tmp_path):
+    root = miniatures.cas_me3a_full(tmp_path)  # seven micro-expressions and one macro-expression
+    path = root / "CAS(ME)3_part_A_v2.xls"
+    lines = [["Subject", "Filename", "Onset", "Apex", "Offset", "AU", "Expression type", "Objective class"]]
+    lines += [["spNO.9", "z", "1", "2", "3", "4", "Macro-expression", "III"]]
+    lines += [[*row[:6], "Micro-expression", row[6]] for row in miniatures.CAS_ME3_ROWS]
+    miniatures.write_xls(path, {"AU+Emotion": lines})
+    wrong = Erratum("cas-me3a", 8, 3, "offset", UNUSABLE, "18", "apex after offset")
+    records, report = read_source("cas-me3a", root, errata=(wrong,), check_frames=False)
+    assert (2, 12, 18) in {record.sheet_frames for record in records}
+    assert [(note.applied, note.key) for note in report.errata] == [(True, "row 6, spNO.2/a")]
+
+
+def test_a_value_that_is_right_already_is_not_called_a_difference(roots):
+    item = Erratum("cas-me3a", 8, 0, "apex", UNUSABLE, "9", "a slip of the pen")
+    _, report = read_source("cas-me3a", roots["cas-me3a"], errata=(item,))
+    text = str(report)
+    assert "erratum not needed: row 2, spNO.1/a, apex is '9' in this sheet" in text
+    assert "not applied" not in text
+
+
+def test_the_slip_of_casme2_is_corrected_in_both_releases_that_have_it():
+    found = {(item.rows, item.row, item.new) for item in ERRATA if item.source == "casme2"}
+    assert found == {(255, 60, "91"), (256, 60, "91")}
+
+
 def test_an_erratum_of_another_release_is_not_tried(roots):
     _, report = read_source(
         "cas-me3a", roots["cas-me3a"], errata=(Erratum("cas-me3a", 860, 0, "apex", "9", "10", "-"),)

@@ -1,9 +1,12 @@
 import shutil
 
+import pytest
 from PIL import Image
 
-from deft_llm.hub_datasets.sources.folders import natural_key
+from deft_llm.hub_datasets.sources.folders import FolderTree, OutsideError, natural_key
 from deft_llm.hub_datasets.sources.readers import read_source
+from deft_llm.hub_datasets.sources.tables import SheetError
+from tests.hub_datasets import miniatures
 
 
 def reasons(report):
@@ -17,7 +20,8 @@ def test_a_clip_folder_that_links_out_of_the_root_is_dropped(copied, tmp_path):
     folder.symlink_to(tmp_path / "outside")
     _, report = read_source("casme2", root)
     assert reasons(report)["sub01/EP03_02/8"] == (
-        "CASME2_RAW_selected/sub01/EP03_02 is a symbolic link out of the root"
+        "CASME2_RAW_selected/sub01/EP03_02 is a symbolic link out of the root; pass --follow-links if it leads to "
+        "your own data"
     )
 
 
@@ -99,3 +103,75 @@ def test_the_frame_number_need_not_be_the_last_one(tmp_path):
 
 def test_names_are_ordered_by_their_numbers():
     assert sorted(["f10", "f9", "f090", "e11", "f2.png"], key=natural_key) == ["e11", "f2.png", "f9", "f10", "f090"]
+    assert len(natural_key("9" * 5000)) == 1
+
+
+def linked_laboratory(tmp_path):
+    """Own recordings whose folders, frames and sheet are links to another disk."""
+    store, root = tmp_path / "store", tmp_path / "lab"
+    for folder in ("day1", "frames"):
+        miniatures.write_frames([store / folder / f"{number}.png" for number in range(1, 6)], "p")
+    root.mkdir()
+    (root / "day1").symlink_to(store / "day1")
+    (root / "day2").mkdir()
+    for number in range(1, 6):
+        (root / "day2" / f"{number}.png").symlink_to(store / "frames" / f"{number}.png")
+    (root / "circle").symlink_to(root / "circle")
+    rows = [["subject", "path", "onset", "offset"], ["p", "day1", 1, 4], ["p", "day2", 1, 4], ["p", "circle", 1, 4]]
+    miniatures.write_csv(store / "annotations.csv", rows)
+    (root / "annotations.csv").symlink_to(store / "annotations.csv")
+    return root
+
+
+def test_links_are_followed_only_if_the_user_says_so_and_the_report_says_where_they_lead(tmp_path):
+    root = linked_laboratory(tmp_path)
+    with pytest.raises(SheetError, match=r"a symbolic link out of .*--follow-links"):
+        read_source("mylab", root)
+    shutil.copy(root / "annotations.csv", tmp_path / "sheet.csv")
+    records, report = read_source("mylab", root, sheet=tmp_path / "sheet.csv")
+    assert records == []
+    assert all("--follow-links" in drop.reason for drop in report.drops)
+    records, report = read_source("mylab", root, follow_links=True)
+    assert [(record.clip, len(record.files)) for record in records] == [("day1", 4), ("day2", 4)]
+    assert [drop.key for drop in report.drops] == ["p/circle/1"]
+    assert report.links == {
+        "./*": str(tmp_path / "store"),
+        "day1": str(tmp_path / "store/day1"),
+        "day2/*": str(tmp_path / "store/frames"),
+    }
+    assert f"followed the symbolic link day1 to {tmp_path / 'store/day1'}" in str(report)
+    assert report.to_dict()["links"] == ["./*", "day1", "day2/*"]  # the manifest is shared: no path of this machine
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("day1/clip.mp4", "day1/clip.mp4"),
+        ("./day1//clip.mp4", "day1/clip.mp4"),
+        ("day2/../day1/clip.mp4", "day1/clip.mp4"),
+        ("day1\\clip.mp4", "day1/clip.mp4"),
+        (".\\day1\\clip.mp4", "day1/clip.mp4"),
+        ("D:\\data\\Lab\\day1\\clip.mp4", "day1/clip.mp4"),
+        ("D:/data/lab/day1/clip.mp4", "day1/clip.mp4"),
+        ("\\\\server\\share\\lab\\day1\\clip.mp4", "day1/clip.mp4"),
+        ("C:\\lab\\old\\lab\\day1\\clip.mp4", "day1/clip.mp4"),
+        ("a\\b.mp4", "a\\b.mp4"),  # a file of Linux with this name
+        ("{root}/day1/clip.mp4", "day1/clip.mp4"),
+    ],
+)
+def test_paths_are_read_however_they_are_written(tmp_path, text, name):
+    root = (tmp_path / "lab").resolve()
+    (root / "day1").mkdir(parents=True)
+    for file in ("day1/clip.mp4", "a\\b.mp4"):
+        (root / file).touch()
+    path, found = FolderTree(root).place(text.format(root=root))
+    assert (path, found) == (root / name, name)
+
+
+@pytest.mark.parametrize(
+    "text", ["..", "../elsewhere", "/etc", "a/../../b", "..\\b", "C:\\Users\\me\\clip.mp4", "D:clip.mp4", "a\0b"]
+)
+def test_paths_out_of_the_root_are_refused_by_name(tmp_path, text):
+    with pytest.raises(OutsideError) as caught:
+        FolderTree(tmp_path.resolve()).place(text)
+    assert str(caught.value).startswith(text)

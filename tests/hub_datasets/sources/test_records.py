@@ -10,7 +10,7 @@ def test_provenance_and_report_are_complete_and_json(roots):
     records, report = read_source("casme2", roots["casme2"])
     sheet = roots["casme2"] / "CASME2-coding-20190701.xlsx"
     digest = hashlib.sha256(sheet.read_bytes()).hexdigest()
-    assert records[0].provenance == {"reader": "readers 1", "sheet": sheet.name, "sheet_sha256": digest, "row": 2}
+    assert records[0].provenance == {"reader": "readers 2", "sheet": sheet.name, "sheet_sha256": digest, "row": 2}
     manifest = json.loads(json.dumps(report.to_dict()))
     assert manifest["sheets"] == [{"name": sheet.name, "sha256": digest, "rows": 10}]
     assert str(roots["casme2"]) not in json.dumps(manifest)  # relative names only: the manifest is shared

@@ -1,10 +1,12 @@
 import shutil
 
+import openpyxl
 import pytest
 
 from deft_llm.hub_datasets.sources.catalogue import ALIASES
 from deft_llm.hub_datasets.sources.readers import read_source
-from deft_llm.hub_datasets.sources.sheets import SheetError, read_tabs
+from deft_llm.hub_datasets.sources.sheets import frame_number, frame_number_or_none
+from deft_llm.hub_datasets.sources.tables import SheetError
 from tests.hub_datasets import miniatures
 from tests.hub_datasets.miniatures import CASME2_HEADER, DFME_HEADER, write_xls, write_xlsx
 
@@ -93,9 +95,8 @@ def test_text_tables_in_the_encodings_and_separators_in_use(tmp_path, encoding, 
     header = [*DFME_HEADER, "备注"]
     text = "\n".join(separator.join(cells) for cells in (header, [*line, "眨眼"]))
     (tmp_path / "DFME.csv").write_bytes(text.encode(encoding))
-    tabs = read_tabs(tmp_path / "DFME.csv")
-    assert tabs == {"DFME": [header, [*line, "眨眼"]]}
-    assert len(read_source("dfme", tmp_path, check_frames=False)[0]) == 1
+    (record,), _ = read_source("dfme", tmp_path, check_frames=False)
+    assert (record.clip_id, record.fps) == ("dfme/sub0001/sub0001_01/1", 500)
 
 
 @pytest.mark.parametrize(("column", "renamed", "field"), [(3, "Begin", "onset"), (7, "Muscles", "action_units")])
@@ -141,3 +142,128 @@ def test_a_sheet_that_links_out_of_the_root_is_refused(copied, tmp_path):
     sheet.symlink_to(tmp_path / "sheet.xlsx")
     with pytest.raises(SheetError, match="a symbolic link out of"):
         read_source("casme2", root)
+
+
+# --- Tabs -----------------------------------------------------------------------------------------------------------
+
+OWN = ["subject", "path", "onset", "offset"]
+
+
+def own_book(root, tabs, hidden=()):
+    write_xlsx(root / "annotations.xlsx", {name: [OWN, *rows] for name, rows in tabs.items()})
+    if hidden:
+        book = openpyxl.load_workbook(root / "annotations.xlsx")
+        for name in hidden:
+            book[name].sheet_state = "hidden"
+        book.active = len(tabs) - 1
+        book.save(root / "annotations.xlsx")
+    return read_source("mylab", root, check_frames=False)
+
+
+def test_a_hidden_tab_is_not_read_and_the_report_says_so(tmp_path):
+    records, report = own_book(tmp_path, {"old": [["p1", "old", 1, 5]], "new": [["p1", "new", 1, 5]]}, ["old"])
+    assert [record.clip for record in records] == ["new"]
+    assert "annotations.xlsx: the hidden tab 'old' has the same columns and was not read." in report.warnings
+
+
+def test_a_hidden_tab_is_read_if_no_visible_one_has_the_columns(tmp_path):
+    write_xlsx(tmp_path / "annotations.xlsx", {"data": [OWN, ["p1", "a", 1, 5]], "remarks": [["nothing"]]})
+    book = openpyxl.load_workbook(tmp_path / "annotations.xlsx")
+    book["data"].sheet_state, book.active = "hidden", 1
+    book.save(tmp_path / "annotations.xlsx")
+    records, report = read_source("mylab", tmp_path, check_frames=False)
+    assert [record.clip for record in records] == ["a"]
+    assert any("only the hidden tab 'data'" in warning for warning in report.warnings)
+
+
+def test_all_tabs_with_the_columns_are_read_and_rows_name_their_tab(tmp_path):
+    tabs = {"day 1": [["p1", "a", 1, 5]], "day 2": [["P1", "b", 1, 5], ["p2", "c", "x", 5]], "notes": []}
+    records, report = own_book(tmp_path, tabs)
+    assert [(record.subject, record.clip, record.sheet, record.row) for record in records] == [
+        ("mylab/p1", "a", "annotations.xlsx, tab day 1", 2),
+        ("mylab/p1", "b", "annotations.xlsx, tab day 2", 2),
+    ]
+    assert [(drop.sheet, drop.row) for drop in report.drops] == [("annotations.xlsx, tab day 2", 3)]
+    assert any("'day 1' (1 rows), 'day 2' (2 rows), 'notes' (0 rows)" in warning for warning in report.warnings)
+    assert report.rows == 3
+
+
+def test_tabs_that_contradict_each_other_are_not_guessed_between(tmp_path):
+    with pytest.raises(
+        SheetError, match=r"p1/a is in row 2 of .*tab old and, .*in row 3 of .*tab new\. Hide or delete"
+    ):
+        own_book(tmp_path, {"old": [["p1", "a", 1, 5]], "new": [["p1", "b", 1, 5], ["p1", "a", 2, 5]]})
+
+
+def test_tabs_may_hold_other_expressions_of_one_video_and_the_same_row_twice(tmp_path):
+    records, report = own_book(tmp_path, {"a": [["p1", "v", 1, 5]], "b": [["p1", "v", 6, 9], ["p1", "v", 1, 5]]})
+    assert [record.clip_id for record in records] == ["mylab/p1/v/1", "mylab/p1/v/6"]
+    assert [drop.reason for drop in report.drops] == ["same subject, clip and onset as row 2"]
+
+
+# --- Rows and numbers -----------------------------------------------------------------------------------------------
+
+
+def test_a_comma_in_a_cell_of_a_comma_table_is_named_and_moves_no_other_cell(tmp_path):
+    text = "subject,path,AU,emotion\np1,a,4,7,disgust\np1,b,4+7,disgust,,\np1,c\n"
+    (tmp_path / "annotations.csv").write_text(text, encoding="utf-8")
+    records, report = read_source("mylab", tmp_path, check_frames=False)
+    assert [(record.clip, record.emotion) for record in records] == [("b", "disgust"), ("c", None)]
+    (drop,) = report.drops
+    assert (drop.row, drop.reason) == (
+        2,
+        "it has 5 cells and the header has 4; put a cell that contains the separator into quotation marks: "
+        "p1 a 4 7 disgust",
+    )
+
+
+def test_a_line_break_in_a_key_cell_is_named(tmp_path):
+    (tmp_path / "annotations.csv").write_text('subject,path\np1,"a\np1,b"\np2,c\n', encoding="utf-8")
+    records, report = read_source("mylab", tmp_path, check_frames=False)
+    assert [record.clip for record in records] == ["c"]
+    assert "the cell for path contains a line break; check the quotation marks" in report.drops[0].reason
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(
+            (text, None)
+            for text in ("", "/", "\\", "-", "-1", "?", "—", "none", "NaN", "n/a", "NA", "#N/A", "TBD", ".")
+        ),
+        *((text, 10) for text in ("10", "10.0", "10,0", "10,00", "1e1", "１０", "010")),
+        *(
+            (text, ValueError)
+            for text in ("10.5", "10,5", "1,020", "10,000", "img10", "inf", "-2", "1_0", "2147483648", "x")
+        ),
+    ],
+)
+def test_frame_numbers_as_they_are_typed(text, number):
+    if number is ValueError:
+        assert frame_number_or_none(text) is None
+        with pytest.raises(ValueError, match=r"\S"):
+            frame_number(text)
+    else:
+        assert frame_number(text) == number
+
+
+@pytest.mark.parametrize(("text", "fps"), [("29,97", 29.97), ("29.97", 29.97), ("59,9401", 59.9401), ("200", 200)])
+def test_decimal_commas_are_read(tmp_path, text, fps):
+    (tmp_path / "annotations.csv").write_text(f"subject;path;fps\np1;a;{text}\n", encoding="utf-8")
+    (record,), report = read_source("mylab", tmp_path, check_frames=False)
+    assert record.fps == fps
+    assert not any("frame rate" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("text", ["1,000", "fast", "-5", "0", "inf"])
+def test_a_frame_rate_that_is_not_clear_is_named(tmp_path, text):
+    (tmp_path / "annotations.csv").write_text(f"subject;path;fps\np1;a;{text}\n", encoding="utf-8")
+    (record,), report = read_source("mylab", tmp_path, check_frames=False)
+    assert (record.fps, "fps_unknown" in record.quality) == (None, True)
+    assert any(f"row 2, p1/a: the frame rate {text!r} is not read" in warning for warning in report.warnings)
+
+
+def test_the_file_of_objective_classes_is_never_the_coding_sheet(tmp_path):
+    write_xlsx(tmp_path / "CASME2-ObjectiveClasses.xlsx", {"Sheet1": [["Subject", "Filename", "Objective Class"]]})
+    with pytest.raises(SheetError, match="CASME II: no coding sheet"):
+        read_source("casme2", tmp_path)
