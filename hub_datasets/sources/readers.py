@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from deft_llm.files import file_digest
+from deft_llm.processing.video_reading import VIDEO_SUFFIXES
 
 from .action_unit_grammar import parse_action_units
 from .catalogue import PARTICIPANTS, SOURCES, SheetRow, SourceSpec, generic_spec, is_micro
@@ -29,7 +30,6 @@ from .records import ClipRecord, Drop, ErratumNote, ReadReport
 from .sheets import SheetError, find_sheets, frame_number, frame_number_or_none, matching_sheets, read_tabs, table_of
 
 LONGEST = 0.5  # seconds; longer expressions are usually defined as macro-expressions, and some sheets contain them
-VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
 
 
 class SubjectClashError(ValueError):
