@@ -182,9 +182,9 @@ class PyAVDecoder:
                 self._times = shown if counted else None
                 if counted and end is Ending.UNKNOWN:
                     _check_last_frames(times, depth, step)
-                if counted and rate is not None and len(shown) > 2:
+                if counted and not is_mp4 and rate is not None and len(shown) > 2:
                     measured = (len(shown) - 1) / float((shown[-1] - shown[0]) * stream.time_base)
-                    # Containers without a rate of their own make FFmpeg state the resolution of their clock.
+                    # Where frames have no duration, FFmpeg may take the resolution of the clock for the rate.
                     rate = measured if abs(rate / measured - 1) > _RATE_TOLERANCE else rate
             if counted and is_mp4:  # elsewhere, the picture may recover only gradually after a "key frame"
                 self._keys = np.searchsorted(shown, np.sort(keys))
