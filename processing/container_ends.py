@@ -18,6 +18,9 @@ import numpy as np
 GAP = 1.6
 """Steps between pictures, in typical steps, above which something is missing at the end of a cut file."""
 
+VARIABLE = 0.05
+"""The share of such steps among the frames before, above which a frame rate counts as variable."""
+
 
 class Ending(Enum):
     """How a file ends."""
@@ -64,9 +67,10 @@ def frames_before_gap(times: Sequence[int], reordering: int, step: float | None)
         return None
     typical = min(float(np.median(steps)), step or np.inf)
     # A picture that is lost can be shown before as many of those that are left, and before no more.
-    first = max(0, len(steps) - reordering)
-    wide = np.flatnonzero(steps[first:] > GAP * typical)
-    return first + int(wide[0]) + 1 if len(wide) else None
+    first, wide = max(0, len(steps) - reordering), steps > GAP * typical
+    if first and wide[:first].mean() > VARIABLE:
+        return None  # the time between frames varies anyway and tells nothing
+    return first + int(wide[first:].argmax()) + 1 if wide[first:].any() else None
 
 
 def empty_avi_chunks(path: str) -> int:

@@ -35,18 +35,25 @@ def _pixels(image: Image.Image) -> np.ndarray:
         )
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise VideoReadError(f"{image.n_frames} images in one; a frame must be one image")
+    white = _white(image)
     image = ImageOps.exif_transpose(image)
-    if _has_sixteen_bits(image):
+    if white:
         # The same for every frame of a clip, however dark: 65535 becomes 255.
-        grey = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
+        grey = np.rint(np.asarray(image).astype(np.float32) / (white / 255)).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     if image.mode in ("I", "F"):
         raise VideoReadError(f"its pixels are of mode {image.mode}, whose range is open; convert it to 8 or 16 bits")
     return np.asarray(image.convert("RGB"))
 
 
-def _has_sixteen_bits(image: Image.Image) -> bool:
-    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+def _white(image: Image.Image) -> int:
+    """The value of white in a grey image of more than 8 bits per pixel, else 0."""
+    if image.mode == "I" and image.format in ("PNG", "PPM"):  # Pillow scales those of PGM to 16 bits
+        return 65535
+    if not image.mode.startswith("I;16"):
+        return 0
+    bits = getattr(image, "tag_v2", {}).get(258, (16,))  # TIFF's BitsPerSample
+    return 2 ** bits[0] - 1
 
 
 def looks_like_twelve_bits(source: Any) -> bool:
@@ -56,7 +63,7 @@ def looks_like_twelve_bits(source: Any) -> bool:
         source: Path or PIL image that `read_image` has read.
     """
     if isinstance(source, Image.Image):
-        return _has_sixteen_bits(source) and 0 < int(np.asarray(source).max()) <= TWELVE_BITS
+        return _white(source) == 65535 and 0 < int(np.asarray(source).max()) <= TWELVE_BITS
     with Image.open(source) as image:
         return looks_like_twelve_bits(image)
 

@@ -193,7 +193,7 @@ class PyAVDecoder:
             self._ratio = stream.sample_aspect_ratio
             width, height = square_size(first.width, first.height, self._ratio)
             check_size(width, height)
-            self._info = {
+            info = {
                 "width": height if self._orientation.swapped else width,
                 "height": width if self._orientation.swapped else height,
                 "fps": rate,
@@ -204,10 +204,16 @@ class PyAVDecoder:
         if not counted:
             # With fields, hidden or empty packets, a packet is not always a frame, so frames are counted by decoding.
             times = [frame.pts for _, frame in self._shown(0)]
-            self._info["count"] = len(times)
-            if end is Ending.UNKNOWN and None not in times:
-                _check_last_frames(times, depth, step)
-        return self._info
+            info["count"] = len(times)
+            if end is Ending.UNKNOWN and not is_avi:
+                if None not in times:
+                    _check_last_frames(times, depth, step)
+                elif depth:
+                    info["notes"].append(
+                        f"It has no time stamps. If it is cut off, frames may be missing among the last {depth + 1}."
+                    )
+        self._info = info
+        return info
 
     def decode(self, start: int, wants: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
         info = self.probe()
