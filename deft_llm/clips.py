@@ -280,7 +280,10 @@ def intervals_text(intervals: Sequence[Interval], fps: float) -> str:
 
 
 def check_clips(clips: Sequence[str]) -> None:
-    """Raises `FileNotFoundError` if a clip does not exist. Called before a model is loaded."""
+    """Raises `FileNotFoundError` if a clip does not exist, `ValueError` if its URL is mistyped.
+
+    Called before a model is loaded.
+    """
     from deft_llm.processing.video_reading import check_url
 
     for clip in clips:
