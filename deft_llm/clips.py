@@ -280,7 +280,13 @@ def intervals_text(intervals: Sequence[Interval], fps: float) -> str:
 
 
 def check_clips(clips: Sequence[str]) -> None:
-    """Raises `FileNotFoundError` if a clip does not exist. Called before a model is loaded."""
+    """Raises `FileNotFoundError` if a clip does not exist, `ValueError` if its URL is mistyped.
+
+    Called before a model is loaded.
+    """
+    from deft_llm.processing.video_reading import check_url
+
     for clip in clips:
+        check_url(clip)
         if "://" not in clip and not clip.startswith("data:") and not Path(clip).exists():
             raise FileNotFoundError(f"{clip}: no such video or folder of frames.")

@@ -1,6 +1,6 @@
 """Decodes video in a helper process, so that a decoder that crashes or hangs on a bad file only raises an error.
 
-Each process has one helper, started on first use and kept: `video_decoding`, run as a script by `sys.executable`.
+Each process has one helper, started on first use and kept: `decoding_server`, run by `sys.executable`.
 Nothing is forked or imported from the caller's main module, so this works in notebooks, in workers of a `DataLoader`
 (each gets its own helper) and for code loaded from the Hub's cache. A second helper exists only while two clips are
 read at the same time. Helpers end with the process that started them.
@@ -28,19 +28,28 @@ from typing import Any
 
 import numpy as np
 
-from .video_decoding import SCRIPT, DamagedVideo
+from .decoding_server import SCRIPT
+from .video_decoding import DamagedVideoError, NotAVideoError, VideoReadError, VideoTooLargeError
+
+_SERVER = os.path.dirname(SCRIPT), os.path.splitext(os.path.basename(SCRIPT))[0]
+_ERRORS = {kind.__name__: kind for kind in (VideoReadError, DamagedVideoError, NotAVideoError, VideoTooLargeError)}
 
 RING_BYTES = 8 * 2**20
 """Maximum memory for frames decoded ahead. At least two frames are always decoded ahead."""
 
-# `-S`: the helper gets the caller's sys.path, so it does not need the site module.
+# `-S`: the helper gets the caller's sys.path, so it does not need the site module. Its modules are imported from the
+# folder they lie in, whatever package that is for the caller, without running the package's own `__init__`.
 _START = """
-import json, os, runpy, sys
+import importlib, json, os, sys, types
+channel, folder, server, path = sys.argv[1:]
 try:
-    sys.path[:] = json.loads(sys.argv.pop())
-    runpy.run_path(sys.argv.pop(), run_name="__main__")
+    sys.path[:] = json.loads(path)
+    package = types.ModuleType("decoding_helper")
+    package.__path__ = [folder]
+    sys.modules["decoding_helper"] = package
+    importlib.import_module(f"decoding_helper.{server}").serve(int(channel))
 except Exception as error:
-    os.write(int(sys.argv[1]), json.dumps({"refused": f"{type(error).__name__}: {error}"}).encode() + b"\\n")
+    os.write(int(channel), json.dumps({"refused": f"{type(error).__name__}: {error}"}).encode() + b"\\n")
 """
 
 
@@ -74,7 +83,7 @@ class DecodingProcess:
             try:
                 # Own session: Ctrl+C goes to the caller, which then stops the helper.
                 self._process = subprocess.Popen(
-                    [sys.executable, "-S", "-c", _START, str(theirs.fileno()), SCRIPT, json.dumps(sys.path)],
+                    [sys.executable, "-S", "-c", _START, str(theirs.fileno()), *_SERVER, json.dumps(sys.path)],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -140,7 +149,7 @@ class DecodingProcess:
 
     def _stop(self, timeout: float) -> None:
         """Ends a stream that is no longer read."""
-        with contextlib.suppress(DamagedVideo, DecoderRefused, DecoderDied):
+        with contextlib.suppress(VideoReadError, DecoderRefused, DecoderDied):
             self._send(b"s")
             while "frames" in self._answer(timeout):
                 continue
@@ -178,9 +187,9 @@ class DecodingProcess:
             if found:
                 self._answers = rest
                 answer = json.loads(line)
-                if "damaged" in answer:
+                if "error" in answer:
                     self.busy = False
-                    raise DamagedVideo(answer["damaged"])
+                    raise _ERRORS[answer["error"]](answer["message"])
                 if "refused" in answer:
                     self.busy = False
                     raise DecoderRefused(answer["refused"])

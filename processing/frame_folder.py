@@ -20,7 +20,7 @@ from itertools import pairwise
 from math import gcd
 from pathlib import Path, PurePath
 
-IMAGE_SUFFIXES = frozenset(".bmp .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
+IMAGE_SUFFIXES = frozenset(".bmp .gif .jfif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
 _NAMED = 3  # files that a message names
 
 

@@ -1,35 +1,29 @@
-"""Decodes video to RGB frames: one class per decoder, and the loop that runs in the helper process.
+"""Decodes video to RGB frames: one class per decoder, and the errors of reading a clip.
 
-`decoding_process` runs this file as a script in a separate interpreter, so that a decoder that crashes or hangs on a
-bad file only ends that interpreter. For this reason the file imports nothing else of this package.
+`decoding_server` runs this in a separate interpreter, so that a decoder that crashes or hangs on a bad file only ends
+that interpreter.
 
 Frames are numbered in display order, without regard to time. With a variable frame rate, frame 7 is still the eighth
-picture, and no picture is duplicated or dropped to keep a rate.
+picture, and no picture is duplicated or dropped to keep a rate. Frames that an edit list hides are not counted.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-import mmap
-import os
 import re
-import select
-import socket
-import sys
-import threading
-import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, Protocol
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
-SCRIPT = __file__
+from .container_ends import Ending, empty_avi_chunks, ending, frames_before_gap
+from .display_geometry import LONGEST_PIXEL, Orientation, nearest_orientation, square_size
+
 MAX_FRAME_PIXELS = 8192 * 4608
 """Maximum size of a decoded frame, in pixels. 8K (7680 × 4320, 8192 × 4320) is allowed."""
 
@@ -53,8 +47,34 @@ _SIGNATURES = (
 )
 
 
-class DamagedVideo(Exception):  # noqa: N818 - describes the file, not the program
-    """The format is known but the content is damaged. No other decoder is tried, because it might hide the damage."""
+_PICTURES = (b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
+
+
+TWELVE_BITS = 4095
+TWELVE_BITS_NOTE = (
+    "Its 16-bit values do not exceed 4095, as if a camera of 12 bits had written them. They are read as 16 bits, so "
+    "the picture is almost black. If they are 12 bits, multiply them by 16 first."
+)
+
+
+class VideoReadError(ValueError):
+    """A source that exists but cannot be read as a clip. The message says why.
+
+    Decoders raise it without the name of the source, and the reader adds it. No other decoder is tried, because that
+    might hide the damage.
+    """
+
+
+class NotAVideoError(VideoReadError):
+    """The content is not a video, or of a kind that no decoder knows."""
+
+
+class DamagedVideoError(VideoReadError):
+    """The content is a video that is cut off or damaged."""
+
+
+class VideoTooLargeError(VideoReadError):
+    """The frames have more pixels than are decoded (`MAX_FRAME_PIXELS`)."""
 
 
 class Decoder(Protocol):
@@ -63,7 +83,10 @@ class Decoder(Protocol):
     def __init__(self, path: str, progress: Callable[[], None]): ...
 
     def probe(self) -> dict[str, Any]:
-        """{"width", "height", "count", "fps"}: displayed size in pixels, number of frames, frames/s or None."""
+        """{"width", "height", "count", "fps"}: displayed size in pixels, number of frames, frames/s or None.
+
+        Optional: "notes", sentences for the user, and "mirrored", whether the frames are shown mirrored.
+        """
 
     def decode(self, start: int, wants: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (number, (H, W, 3) uint8 RGB) of the wanted frames from `start` on, in order. Arrays may be views."""
@@ -71,7 +94,7 @@ class Decoder(Protocol):
 
 def check_size(width: int, height: int) -> None:
     if width * height > MAX_FRAME_PIXELS:
-        raise DamagedVideo(
+        raise VideoTooLargeError(
             f"its frames have {width}×{height} pixels; at most {MAX_FRAME_PIXELS / 1e6:.1f} million are decoded "
             f"(MAX_FRAME_PIXELS). Scale it down first"
         )
@@ -89,6 +112,7 @@ class PyAVDecoder:
         self._info: dict[str, Any] | None = None
         self._times: np.ndarray | None = None  # time stamps in display order; None if they are not reliable
         self._keys: np.ndarray | None = None  # numbers of frames at which decoding can start; None: no seeking
+        self._orientation, self._ratio = Orientation(), None
         self._reformatter = VideoReformatter()
 
     @contextmanager
@@ -96,8 +120,8 @@ class PyAVDecoder:
         with av.open(self._path, options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
             streams = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED_PICTURE]
             if not streams:
-                kinds = sorted({stream.type for stream in container.streams})
-                raise DamagedVideo(f"it contains no video, only {', '.join(kinds) or 'nothing'}")
+                kinds = {"a cover picture" if stream.type == "video" else stream.type for stream in container.streams}
+                raise NotAVideoError(f"it contains no video, only {' and '.join(sorted(kinds)) or 'nothing'}")
             context = streams[0].codec_context
             if context is None:
                 raise RuntimeError("its codec is not supported")
@@ -111,7 +135,8 @@ class PyAVDecoder:
         if self._info is not None:
             return self._info
         with self._open() as (container, stream):
-            first, times, keys, plain = None, array("q"), [], True
+            is_avi, is_mp4 = container.format.name == "avi", "mp4" in container.format.name
+            first, times, keys, plain, hidden, largest = None, array("q"), [], True, 0, 0
             try:
                 for packet in container.demux(stream):
                     self._progress()
@@ -120,47 +145,75 @@ class PyAVDecoder:
                     if packet.size == 0 and packet.dts is None:  # the end
                         continue
                     if packet.is_corrupt:
-                        raise DamagedVideo(f"it is cut off or damaged after frame {len(times)}")
+                        raise DamagedVideoError(f"it is cut off or damaged after frame {len(times)}")
                     if packet.is_discard:  # outside the edit list: stored but not shown
+                        hidden += 1
                         continue
-                    hidden = stream.codec_context.name.startswith(("vp8", "libvpx")) and not memoryview(packet)[0] & 16
+                    is_vp8 = stream.codec_context.name.startswith(("vp8", "libvpx"))
+                    unshown = is_vp8 and not memoryview(packet)[0] & 16
                     # Depending on the codec, packets of a few bytes mean "repeat the last frame" or nothing.
-                    plain &= packet.pts is not None and packet.size > 8 and not hidden
+                    plain &= packet.pts is not None and packet.size > 8 and not unshown
                     if packet.is_keyframe:
                         keys.append(packet.pts or 0)
                     times.append(packet.pts or 0)
+                    largest = max(largest, packet.size)
             except av.FFmpegError as error:
-                raise DamagedVideo(f"it is damaged ({last_line(error)})") from error
+                raise DamagedVideoError(f"it is damaged ({last_line(error)})") from error
             if first is None:
-                raise DamagedVideo("no frame can be decoded")
-            is_mp4 = "mp4" in container.format.name
+                raise DamagedVideoError("no frame can be decoded")
             entries = getattr(stream, "index_entries", None) if is_mp4 else None
             listed = len(entries) if entries is not None else stream.frames
-            if plain and len(times) < listed:
-                raise DamagedVideo(f"it is cut off: it lists {listed} frames and contains {len(times)}")
-            if _is_cut_off(self._path, container.format.name):
-                raise DamagedVideo(f"it is cut off after about {len(times)} frames")
+            stored = len(times) + hidden
+            if is_avi and stored < listed:
+                stored += empty_avi_chunks(self._path)
+            if (is_avi or plain) and stored < listed:
+                raise DamagedVideoError(f"it is cut off: it lists {listed} frames and contains {stored}")
+            # Capture programs that drop frames leave sizes in an AVI that are not kept; the number of frames is.
+            end = Ending.WHOLE if is_avi and listed else ending(self._path, container.format.name, largest)
+            if end is Ending.CUT:
+                raise DamagedVideoError(f"it is cut off after about {len(times)} frames")
             shown = np.sort(np.frombuffer(times, np.int64))
             counted = plain and not first.interlaced_frame
-            if container.format.name != "avi":  # AVI has no time stamps, and those that FFmpeg invents swap B-frames
+            rate = _frame_rate(container, stream)
+            depth = getattr(stream.codec_context, "reorder_depth", 2 * bool(stream.codec_context.has_b_frames))
+            step = 1 / (rate * float(stream.time_base)) if rate else None
+            if not is_avi:  # AVI has no time stamps, and those that FFmpeg invents swap B-frames
                 counted = counted and bool((np.diff(shown) > 0).all())
                 self._times = shown if counted else None
+                if counted and end is Ending.UNKNOWN:
+                    _check_last_frames(times, depth, step)
+                if counted and not is_mp4 and rate is not None and len(shown) > 2:
+                    measured = (len(shown) - 1) / float((shown[-1] - shown[0]) * stream.time_base)
+                    # Where frames have no duration, FFmpeg may take the resolution of the clock for the rate.
+                    rate = measured if abs(rate / measured - 1) > _RATE_TOLERANCE else rate
             if counted and is_mp4:  # elsewhere, the picture may recover only gradually after a "key frame"
                 self._keys = np.searchsorted(shown, np.sort(keys))
-            rate = stream.average_rate or stream.guessed_rate
-            width, height = first.width, first.height
-            if getattr(first, "rotation", 0) % 180:
-                width, height = height, width
-            self._info = {
-                "width": width,
-                "height": height,
-                "fps": float(rate) if rate else None,
+            matrix = first.side_data.get("DISPLAYMATRIX")
+            self._orientation = nearest_orientation(None if matrix is None else np.frombuffer(matrix, np.int32))
+            self._ratio = stream.sample_aspect_ratio
+            width, height = square_size(first.width, first.height, self._ratio)
+            check_size(width, height)
+            info = {
+                "width": height if self._orientation.swapped else width,
+                "height": width if self._orientation.swapped else height,
+                "fps": rate,
                 "count": len(shown) if counted else None,
+                "mirrored": self._orientation.mirrored,
+                "notes": _notes(first, self._orientation, (width, height), self._ratio),
             }
         if not counted:
             # With fields, hidden or empty packets, a packet is not always a frame, so frames are counted by decoding.
-            self._info["count"] = sum(1 for _ in self._shown(0))
-        return self._info
+            times = [frame.pts for _, frame in self._shown(0)]
+            info["count"] = len(times)
+            if end is Ending.UNKNOWN and not is_avi:
+                if None not in times:
+                    _check_last_frames(times, depth, step)
+                elif depth:
+                    info["notes"].append(
+                        f"It has no time stamps. If it is cut off, frames may be missing among the last {depth + 1}."
+                    )
+        self._info = info
+        return info
 
     def decode(self, start: int, wants: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
         info = self.probe()
@@ -174,7 +227,9 @@ class PyAVDecoder:
         """Yields decoded frames with their numbers. The first is at or before `start`."""
         key = 0
         if self._keys is not None and start >= SEEK_FROM:
-            key = int(self._keys[np.searchsorted(self._keys, start, side="right") - 1])
+            place = np.searchsorted(self._keys, start, side="right")
+            # An edit list may hide the key frame that everything depends on.
+            key = int(self._keys[place - 1]) if place else 0
         if key >= SEEK_FROM:
             reached = False
             try:
@@ -184,7 +239,7 @@ class PyAVDecoder:
                     if number >= start:
                         reached = True
                         yield number, frame
-            except (av.FFmpegError, DamagedVideo):
+            except (av.FFmpegError, DamagedVideoError):
                 if reached:
                     raise
             if reached:
@@ -202,24 +257,24 @@ class PyAVDecoder:
                     if number is None:
                         number = int(np.searchsorted(self._times, frame.pts))
                     if frame.is_corrupt:
-                        raise DamagedVideo(f"frame {number} is damaged")
+                        raise DamagedVideoError(f"frame {number} is damaged")
                     if self._times is not None and (number >= len(self._times) or frame.pts != self._times[number]):
-                        raise DamagedVideo(f"frame {number} is missing or is not where the file says")
+                        raise DamagedVideoError(f"frame {number} is missing or is not where the file says")
                     yield number, frame
                     self._progress()
                     number += 1
             except av.FFmpegError as error:
-                raise DamagedVideo(f"it is damaged after frame {number} ({last_line(error)})") from error
+                raise DamagedVideoError(f"it is damaged after frame {number} ({last_line(error)})") from error
 
     def _rgb(self, frame: av.VideoFrame, number: int, info: dict[str, Any]) -> np.ndarray:
+        width, height = square_size(frame.width, frame.height, self._ratio)
+        scaling = {} if (width, height) == (frame.width, frame.height) else {"interpolation": Interpolation.BICUBIC}
         # One reformatter for all frames, because creating one costs more than the conversion.
-        plane = self._reformatter.reformat(frame, format="rgb24").planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, : 3 * frame.width]
-        image = rows.reshape(frame.height, frame.width, 3)
-        turns = getattr(frame, "rotation", 0) // 90 % 4
-        image = np.rot90(image, turns) if turns else image
+        plane = self._reformatter.reformat(frame, width, height, "rgb24", **scaling).planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, : 3 * width]
+        image = self._orientation.apply(rows.reshape(height, width, 3))
         if image.shape[:2] != (info["height"], info["width"]):
-            raise DamagedVideo(
+            raise DamagedVideoError(
                 f"frame {number} has {image.shape[1]}×{image.shape[0]} pixels, the first one "
                 f"{info['width']}×{info['height']}; all frames of a clip must have one size"
             )
@@ -227,64 +282,45 @@ class PyAVDecoder:
 
 
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of a song is not video
+_NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: a raw stream
+_RATE_TOLERANCE = 0.1  # a share, by which the stated frame rate may differ from that of the time stamps
+_NOTED_ANGLE = 2.0  # degrees
 
 
-def _is_cut_off(path: str, container: str) -> bool:
-    """Whether the file ends too early, for containers in which FFmpeg silently reads what is left."""
-    size = os.path.getsize(path)
-    if container == "gif":
-        return not _gif_ends(path)
-    if container == "mpegts":  # packets have 188 bytes, 192 with time code, 204 with checksum
-        return all(size % packet for packet in (188, 192, 204))
-    return "matroska" in container and _segment_end(path) > size
+def _frame_rate(container: Any, stream: Any) -> float | None:
+    """The frame rate that the file states. FFmpeg makes one up for raw streams, which have no time stamps."""
+    made_up = container.format.flags & _NO_TIMESTAMPS
+    rate = stream.codec_context.framerate if made_up else stream.average_rate or stream.guessed_rate
+    return float(rate) if rate else None
 
 
-def _segment_end(path: str) -> int:
-    """The declared end of a Matroska file in bytes, or 0 if it is not declared (RFC 8794, RFC 9559)."""
-    with open(path, "rb") as file:
-        head = file.read(4096)
-    position = 0
-
-    def number(marker: bool) -> int:
-        nonlocal position
-        length = 9 - head[position].bit_length()
-        value = int.from_bytes(head[position : position + length], "big")
-        position += length
-        return value if marker else value & ((1 << 7 * length) - 1)
-
-    try:
-        while True:
-            identifier, before = number(marker=True), position
-            size = number(marker=False)
-            if identifier == 0x18538067:  # Segment; all ones mean "until the end of the file"
-                return 0 if size == (1 << 7 * (position - before)) - 1 else position + size
-            position += size
-    except IndexError:
-        return 0
+def _check_last_frames(times: Sequence[int], depth: int, step: float | None) -> None:
+    """Raises `DamagedVideoError` if frames are missing among the last ones; arguments as in `frames_before_gap`."""
+    whole = frames_before_gap(times, depth, step)
+    if whole is not None:
+        raise DamagedVideoError(
+            f"it is cut off: frames are missing after the first {whole}. Up to there it can be used, for example with "
+            f"`ffmpeg -i IN -frames:v {whole} OUT`"
+        )
 
 
-def _gif_ends(path: str) -> bool:
-    """Whether the blocks of a GIF end with its trailer (GIF89a specification)."""
-
-    def table(flags: int) -> int:
-        return 3 << (flags & 7) + 1 if flags & 128 else 0
-
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            position = 13 + table(data[10])
-            while (kind := data[position]) != 0x3B:
-                if kind == 0x2C:  # image: descriptor, colours, code size
-                    position += 11 + table(data[position + 9])
-                elif kind == 0x21:  # extension
-                    position += 2
-                else:
-                    return False
-                while length := data[position]:
-                    position += 1 + length
-                position += 1
-        except IndexError:
-            return False
-    return True
+def _notes(first: av.VideoFrame, orientation: Orientation, size: tuple[int, int], ratio: Any) -> list[str]:
+    """Sentences about what the file says of its frames and cannot be applied."""
+    notes = []
+    if first.interlaced_frame:
+        notes.append(
+            "It is interlaced: each frame mixes two moments, which looks like motion. Deinterlace it first, for "
+            "example with `ffmpeg -i IN -vf bwdif=mode=send_frame OUT`."
+        )
+    if abs(orientation.leftover) > _NOTED_ANGLE:
+        notes.append(f"It asks to be turned by another {orientation.leftover:.0f}°, which is not done.")
+    if size == (first.width, first.height) and ratio and not 1 / LONGEST_PIXEL <= ratio <= LONGEST_PIXEL:
+        notes.append(f"It says that its pixels are {float(ratio):g} times as wide as high, which is not believed.")
+    if max(component.bits for component in first.format.components) == 16 and not first.format.name.startswith("p0"):
+        with suppress(ValueError):  # PyAV converts most of the formats with 16 bits to arrays, not all
+            if 0 < first.to_ndarray().max() <= TWELVE_BITS:
+                notes.append(TWELVE_BITS_NOTE)
+    return notes
 
 
 class DecordDecoder:
@@ -353,7 +389,7 @@ class OpenCVDecoder:
             if wants(number):
                 read, frame = capture.retrieve()
                 if not read:
-                    raise DamagedVideo(f"frame {number} is damaged")
+                    raise DamagedVideoError(f"frame {number} is damaged")
                 yield number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
             else:
                 self._progress()
@@ -372,12 +408,18 @@ def load_decoder(name: str, path: str, progress: Callable[[], None] = lambda: No
         progress: Called while the decoder works without yielding a frame.
 
     Raises:
-        DamagedVideo: The first bytes of the file do not match any video format.
+        NotAVideoError: The first bytes of the file do not match any video format.
     """
     with open(path, "rb") as file:
         head = file.read(16)
-    if not any(head[at:].startswith(signatures) for at, signatures in _SIGNATURES):
-        raise DamagedVideo("not a video: its first bytes do not match any video format")
+    is_video = any(head[at:].startswith(signatures) for at, signatures in _SIGNATURES)
+    if head[8:12] == b"WEBP" or (head.startswith(_PICTURES) and not is_video):
+        raise NotAVideoError(
+            "not a video but a picture, or an animation of pictures that FFmpeg does not decode. Save its frames as "
+            "images and pass their folder"
+        )
+    if not is_video:
+        raise NotAVideoError("not a video: its first bytes do not match any video format")
     if ":" not in name:
         return DECODERS[name](path, progress)
     module, _, attribute = name.partition(":")
@@ -385,9 +427,12 @@ def load_decoder(name: str, path: str, progress: Callable[[], None] = lambda: No
 
 
 def decode_wanted(decoder: Decoder, wanted: Sequence[int] | None) -> Iterator[np.ndarray]:
-    """Yields the frames numbered `wanted` (increasing), or all for `None`. Raises `DamagedVideo` if one is missing.
+    """Yields the frames numbered `wanted` (increasing), or all for `None`.
 
     Nothing is decoded after the last wanted frame. `None` also checks that the clip ends where it should.
+
+    Raises:
+        DamagedVideoError: A frame is missing.
     """
     count = decoder.probe()["count"]
     numbers = iter(range(count) if wanted is None else wanted)
@@ -400,7 +445,7 @@ def decode_wanted(decoder: Decoder, wanted: Sequence[int] | None) -> Iterator[np
 
     for number, image in decoder.decode(first, wants):
         if number >= count:
-            raise DamagedVideo(f"it lists {count} frames, but more can be decoded")
+            raise DamagedVideoError(f"it lists {count} frames, but more can be decoded")
         if number != expected:
             break
         yield image
@@ -408,7 +453,7 @@ def decode_wanted(decoder: Decoder, wanted: Sequence[int] | None) -> Iterator[np
         if expected == count and wanted is not None:
             return
     if expected < count:
-        raise DamagedVideo(f"it lists {count} frames, but frame {expected} cannot be decoded")
+        raise DamagedVideoError(f"it lists {count} frames, but frame {expected} cannot be decoded")
 
 
 def last_line(error: BaseException) -> str:
@@ -417,128 +462,3 @@ def last_line(error: BaseException) -> str:
         return str(error.strerror)
     lines = str(error).strip().splitlines()
     return re.sub(r"/dev/fd/\d+", "the file", lines[-1]) if lines else type(error).__name__
-
-
-# The helper process. The parent sends lines of JSON with open files attached. During a stream it sends single bytes:
-# "f" means that a slot of the ring has been read, "s" means stop. Answers are lines of JSON. Frames go into the ring.
-
-
-class _Server:
-    KEPT = 4  # decoders whose index is remembered
-
-    def __init__(self, channel: socket.socket):
-        self._channel = channel
-        self._decoders: dict[str, tuple[Decoder, int | None]] = {}
-        self._said = time.monotonic()
-        self._commands, self._files = b"", []
-        self._ring: mmap.mmap | None = None
-
-    def _send(self, **message: Any) -> None:
-        self._said = time.monotonic()
-        self._channel.sendall(json.dumps(message).encode() + b"\n")
-
-    def _progress(self) -> None:
-        if time.monotonic() - self._said > 0.5:
-            self._send(alive=True)
-
-    def run(self) -> None:
-        self._send(ready=True)
-        while True:
-            command = self._next_command()
-            if command is None:
-                return
-            try:
-                if "ring" in command:
-                    self._stream(command)
-                else:
-                    self._send(info=self._decoder(command).probe())
-            except DamagedVideo as error:
-                self._send(damaged=last_line(error))
-            except (BrokenPipeError, ConnectionError):
-                return
-            # Decoders raise different exceptions. Their messages go to the parent, which tries the next decoder.
-            except Exception as error:
-                self._send(refused=last_line(error))
-            finally:
-                for file in self._files:
-                    os.close(file)
-                self._files.clear()
-
-    def _next_command(self) -> dict[str, Any] | None:
-        while True:
-            line, found, rest = self._commands.partition(b"\n")
-            if found:
-                self._commands = rest
-                return json.loads(line.lstrip(b"fs"))  # strips bytes that were sent to a stream that had already ended
-            received, files, _, _ = socket.recv_fds(self._channel, 1 << 16, 2)
-            if not received:
-                return None
-            self._commands += received
-            self._files += files
-
-    def _decoder(self, command: dict[str, Any]) -> Decoder:
-        key = f"{command['decoder']} {command['clip']}"
-        if key not in self._decoders:
-            while len(self._decoders) >= self.KEPT:
-                self._drop(next(iter(self._decoders)))
-            file = None if command["path"] else self._files.pop(0)
-            try:
-                path = command["path"] or f"/dev/fd/{file}"
-                self._decoders[key] = load_decoder(command["decoder"], path, self._progress), file
-            except BaseException:
-                if file is not None:
-                    os.close(file)
-                raise
-        return self._decoders[key][0]
-
-    def _drop(self, key: str) -> None:
-        _, file = self._decoders.pop(key)
-        if file is not None:
-            os.close(file)
-
-    def _stream(self, command: dict[str, Any]) -> None:
-        slots, height, width = command["ring"]
-        if command["new_ring"]:
-            self._ring = mmap.mmap(self._files[-1], command["new_ring"])
-        ring = np.frombuffer(self._ring, np.uint8, slots * height * width * 3).reshape(slots, height, width, 3)
-        # Reported in batches, because waking the parent for each frame costs more than the copy.
-        free, untold, batch = slots, 0, max(1, slots // 4)
-        try:
-            for number, image in enumerate(decode_wanted(self._decoder(command), command["wanted"])):
-                if image.shape != ring.shape[1:]:
-                    raise DamagedVideo(f"a frame has {image.shape[1]}×{image.shape[0]} pixels, not {width}×{height}")
-                ring[number % slots] = image
-                free -= 1
-                untold += 1
-                if untold == batch or not free:
-                    self._send(frames=untold)
-                    untold = 0
-                while not free or select.select([self._channel], [], [], 0)[0]:
-                    received = self._channel.recv(4096)
-                    if b"s" in received or not received:
-                        untold = 0
-                        self._send(end=True)
-                        return
-                    free += len(received)
-        finally:
-            if untold:
-                self._send(frames=untold)
-        self._send(end=True)
-
-
-def serve(channel_number: int) -> None:
-    """Runs the helper process until the channel is closed or the parent is gone."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        # A forked sibling may keep the channel open after the parent has died.
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
-    _Server(socket.socket(fileno=channel_number)).run()
-
-
-if __name__ == "__main__":
-    serve(int(sys.argv[1]))

@@ -8,9 +8,11 @@ Video files are decoded in a helper process (`decoding_process`), by PyAV, else 
 OpenCV. PyAV comes first because it alone reports damage: decord and OpenCV fill what is missing with made-up pixels,
 and the motion measured there would be made up as well. They are asked when PyAV cannot open a file or crashes.
 
-What a clip is made of is kept: frames are counted, not timed (variable frame rate changes nothing), rotation that the
-file asks for is applied, alpha is dropped (colours as stored, not blended with a background), 16 bits are scaled to 8,
-grey becomes three equal channels.
+What a clip is made of is kept: frames are counted, not timed (variable frame rate changes nothing), what an edit list
+hides is not shown, alpha is dropped (colours as stored, not blended with a background), 16 bits are scaled to 8, grey
+becomes three equal channels. Turns and mirrors that the file asks for are applied, and pictures whose pixels are not
+square are scaled until they are (PyAV; decord and OpenCV only turn). What the file says of its frames and cannot be
+applied, such as interlacing, is logged as a warning.
 """
 
 from __future__ import annotations
@@ -33,15 +35,31 @@ from typing import Any
 import numpy as np
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import get_session, httpx
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.utils import logging
 from transformers.video_utils import VideoMetadata
 
 from .decoding_process import DecoderDied, DecoderRefused, decoding_process, memory_file
 from .frame_folder import FrameSeriesError, folder_series
-from .video_decoding import DECODERS, MAX_FRAME_PIXELS, DamagedVideo, decode_wanted, last_line, load_decoder
+from .frame_pixels import frames_of_array, looks_like_twelve_bits, read_image, rgb_bytes, to_numpy
+from .video_decoding import (
+    DECODERS,
+    TWELVE_BITS_NOTE,
+    DamagedVideoError,
+    NotAVideoError,
+    VideoReadError,
+    VideoTooLargeError,
+    decode_wanted,
+    last_line,
+    load_decoder,
+)
 
 logger = logging.get_logger(__name__)
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+)
+"""Suffixes by which folders and sheets know a video. What a file is, its content decides."""
 DECODER_TIMEOUT = 30.0
 """Seconds without any sign of progress after which a decoder counts as hanging."""
 MAX_DOWNLOAD_BYTES = 512 * 2**20
@@ -50,10 +68,6 @@ DOWNLOAD_TIMEOUT = 30.0
 """Seconds without a byte after which a download is given up."""
 MAX_HELD_BYTES = 128 * 2**20
 """The most that `ClipReader.in_memory` decodes at once."""
-
-
-class VideoReadError(ValueError):
-    """A source that exists but holds no readable clip. The message names the source and the reason."""
 
 
 class ClipReader:
@@ -218,7 +232,9 @@ class ImagesClip(ClipReader):
 
     def __init__(self, images: Sequence[Any], name: str, fps: float | None = None):
         self.name, self._images = name, images
-        height, width = _read_image(images[0], self._name_of(0)).shape[:2]
+        height, width = read_image(images[0], self._name_of(0)).shape[:2]
+        if looks_like_twelve_bits(images[0]):
+            logger.warning(f"{self._name_of(0)}: {TWELVE_BITS_NOTE}")
         self.metadata = VideoMetadata(
             total_num_frames=len(images), fps=fps, width=width, height=height, video_backend="images"
         )
@@ -229,7 +245,7 @@ class ImagesClip(ClipReader):
 
     def _views(self, wanted):
         for index in range(len(self)) if wanted is None else wanted:
-            image = _read_image(self._images[index], self._name_of(index))
+            image = read_image(self._images[index], self._name_of(index))
             if image.shape[:2] != (self.metadata.height, self.metadata.width):
                 raise VideoReadError(
                     f"{self._name_of(index)}: {image.shape[1]}×{image.shape[0]} pixels, while the clip's first frame "
@@ -239,11 +255,29 @@ class ImagesClip(ClipReader):
 
 
 class EncodedClip(ClipReader):
-    """A video file, or the bytes of one."""
+    """A video file, or the bytes of one.
+
+    Args:
+        source: Absolute path, or bytes.
+        name: Name in error messages.
+        fps: Frames per second, if the file states none.
+        decoders: As in `open_clip`.
+        isolate: As in `open_clip`.
+        timeout: As in `open_clip`.
+    """
 
     _numbers = itertools.count()
 
-    def __init__(self, source: str | bytes, name: str, decoders: Sequence[str], isolate: bool, timeout: float):
+    def __init__(
+        self,
+        source: str | bytes,
+        name: str,
+        fps: float | None,
+        *,
+        decoders: Sequence[str],
+        isolate: bool,
+        timeout: float,
+    ):
         self.name, self._isolate, self._timeout = name, isolate, timeout
         self._number = next(self._numbers)
         self._path, self._file = (source, None) if isinstance(source, str) else (None, _file_of_bytes(source))
@@ -253,11 +287,14 @@ class EncodedClip(ClipReader):
         info = self._next_decoder()
         self.metadata = VideoMetadata(
             total_num_frames=info["count"],
-            fps=info["fps"],
+            fps=info["fps"] or fps,
             width=info["width"],
             height=info["height"],
             video_backend=self._decoder,
         )
+        self._mirrored = info.get("mirrored", False)
+        for note in info.get("notes", ()):
+            logger.warning(f"{self.name}: {note}")
 
     def _next_decoder(self) -> dict[str, Any]:
         """What the next decoder that can open the file says of it."""
@@ -265,11 +302,11 @@ class EncodedClip(ClipReader):
             self._decoder = self._remaining.pop(0)
             try:
                 return self._probe()
-            except DamagedVideo as error:
-                raise VideoReadError(f"{self.name}: {error}.") from None
+            except VideoReadError as error:
+                raise type(error)(f"{self.name}: {error}.") from None
             except (DecoderDied, DecoderRefused) as error:
                 self._reasons.append(f"{self._decoder}: {error}")
-        raise VideoReadError(f"{self.name}: not a video that can be decoded ({'; '.join(self._reasons)}).")
+        raise NotAVideoError(f"{self.name}: not a video that can be decoded ({'; '.join(self._reasons)}).")
 
     def _probe(self) -> dict[str, Any]:
         if self._isolate:
@@ -278,7 +315,7 @@ class EncodedClip(ClipReader):
         try:
             self._in_process = load_decoder(self._decoder, self._path or f"/dev/fd/{self._file}")
             return self._in_process.probe()
-        except DamagedVideo:
+        except VideoReadError:
             raise
         # Each decoder has exceptions of its own (decord's is a bare RuntimeError); the reasons are kept and shown.
         except Exception as error:
@@ -302,8 +339,10 @@ class EncodedClip(ClipReader):
             except DecoderDied as error:
                 self._reasons.append(f"{self._decoder}: {error}")
                 self._hand_over()
-            except (DamagedVideo, DecoderRefused) as error:
-                raise VideoReadError(f"{self.name}: {error}.") from None
+            except VideoReadError as error:
+                raise type(error)(f"{self.name}: {error}.") from None
+            except DecoderRefused as error:
+                raise DamagedVideoError(f"{self.name}: {error}.") from None
             if wanted is None and done == len(self):
                 return
 
@@ -312,9 +351,13 @@ class EncodedClip(ClipReader):
         info = self._next_decoder()
         known = self.metadata
         if (info["count"], info["width"], info["height"]) != (known.total_num_frames, known.width, known.height):
-            raise VideoReadError(
+            raise DamagedVideoError(
                 f"{self.name}: {'; '.join(self._reasons)}; and {self._decoder} sees {info['count']} frames of "
                 f"{info['width']}×{info['height']} pixels instead of {len(self)} of {known.width}×{known.height}."
+            )
+        if self._mirrored and "mirrored" not in info:
+            raise DamagedVideoError(
+                f"{self.name}: {'; '.join(self._reasons)}; and {self._decoder} does not mirror, as the file asks."
             )
         known.video_backend = self._decoder
 
@@ -322,10 +365,10 @@ class EncodedClip(ClipReader):
         if not self._isolate:
             try:
                 yield from decode_wanted(self._in_process, wanted)
-            except (DamagedVideo, GeneratorExit):
+            except (VideoReadError, GeneratorExit):
                 raise
             except Exception as error:
-                raise DamagedVideo(last_line(error)) from error
+                raise DamagedVideoError(last_line(error)) from error
             return
         size = self.metadata.height, self.metadata.width
         with decoding_process(self._timeout) as process:
@@ -351,7 +394,7 @@ def open_clip(
             images, of arrays or of image paths; an array or tensor (T, H, W), (T, H, W, C) or (T, C, H, W) with 1, 3
             or 4 channels, uint8, or integers in 0–255, or floats in 0–1 or 0–255. Which images of a
             folder are frames, and in which order, is the rule of `frame_folder`.
-        fps: frames a second of sources that do not carry a rate.
+        fps: frames a second of sources that do not carry a rate (images, arrays, raw video streams).
         isolate: decode video files in a helper process, so that a decoder that crashes or hangs on a broken file is
             an error. False decodes in this process: for files of your own making, or where no process can be started.
         decoders: which to try, in this order: "pyav", "decord", "opencv", or "module:Class" for one of your own
@@ -372,25 +415,43 @@ def open_clip(
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     # Windows has neither descriptors that can be handed over nor /dev/fd.
     options = {"decoders": decoders, "isolate": isolate and os.name == "posix", "timeout": timeout}
-    if isinstance(source, str) and _URL.match(source):
-        return _open_url(source, fps, options)
+    if isinstance(source, str):
+        check_url(source)
+        if _URL.match(source):
+            return _open_url(source, fps, options)
     if isinstance(source, (str, os.PathLike)):
         return _open_path(Path(source), fps, options)
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not len(source):
-            raise VideoReadError("<0 bytes of video>: not a video, there are no bytes in it.")
-        return EncodedClip(bytes(source), f"<{len(source)} bytes of video>", **options)
+            raise NotAVideoError("<0 bytes of video>: not a video, there are no bytes in it.")
+        return EncodedClip(bytes(source), f"<{len(source)} bytes of video>", fps, **options)
     if isinstance(source, (list, tuple)):
         return _open_list(source, fps)
     if hasattr(source, "__array__") or hasattr(source, "detach"):
-        array = _to_numpy(source)
-        return ArrayClip(_frames_of_array(array), f"<array of shape {tuple(array.shape)}>", fps)
+        array = to_numpy(source)
+        return ArrayClip(frames_of_array(array), f"<array of shape {tuple(array.shape)}>", fps)
     raise TypeError(
         f"A clip must be a path, bytes, a list of images or an array of frames, not {type(source).__name__}."
     )
 
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)  # one letter and a colon are a drive of Windows
+
+
+def check_url(source: str) -> None:
+    """Checks that the colon of a web address is followed by two slashes. Shells and editors join two into one.
+
+    Raises:
+        VideoReadError: It is not, and no file has that name.
+    """
+    if (
+        (typed := re.match(r"(https?):(/*)", source, re.IGNORECASE))
+        and typed[2] != "//"
+        and not os.path.exists(source)
+    ):
+        raise VideoReadError(
+            f"{source}: a mistyped URL. Two slashes follow the colon: {typed[1]}://{source[typed.end() :]}"
+        )
 
 
 def _open_url(url: str, fps: float | None, options: dict[str, Any]) -> ClipReader:
@@ -405,9 +466,9 @@ def _open_url(url: str, fps: float | None, options: dict[str, Any]) -> ClipReade
             content = None
         if not content:
             raise VideoReadError(f"{header[:60]}: a `data:` URL of a clip must be `data:video/mp4;base64,…`.")
-        return EncodedClip(content, f"<{len(content)} bytes of video>", **options)
+        return EncodedClip(content, f"<{len(content)} bytes of video>", fps, **options)
     if scheme in ("http", "https"):
-        return EncodedClip(_fetched(url), url, **options)
+        return EncodedClip(_fetched(url), url, fps, **options)
     raise VideoReadError(f"{url}: clips are read from http://, https://, file:// and data: URLs, not {scheme}://.")
 
 
@@ -424,7 +485,7 @@ def _fetched(url: str) -> bytes:
             for part in response.iter_bytes():
                 content += part
                 if len(content) > MAX_DOWNLOAD_BYTES:
-                    raise VideoReadError(
+                    raise VideoTooLargeError(
                         f"{url}: larger than {MAX_DOWNLOAD_BYTES / 2**20:.0f} MiB (MAX_DOWNLOAD_BYTES). Download the "
                         "file and pass its path."
                     )
@@ -451,7 +512,7 @@ def _open_path(path: Path, fps: float | None, options: dict[str, Any]) -> ClipRe
     if path.stat().st_size == 0:
         raise VideoReadError(f"{path}: the file is empty.")
     # Absolute: the helper process stays in the folder in which it was started.
-    return EncodedClip(os.path.abspath(path), str(path), **options)
+    return EncodedClip(os.path.abspath(path), str(path), fps, **options)
 
 
 def _open_folder(folder: Path, fps: float | None) -> ClipReader:
@@ -472,7 +533,7 @@ def _open_list(source: Sequence[Any], fps: float | None) -> ClipReader:
         return ImagesClip(source, "<list of frames>", fps)
     if any(images):
         raise VideoReadError("<list of frames>: it mixes images or paths with arrays; make them one kind.")
-    arrays = [_to_numpy(item) for item in source]
+    arrays = [to_numpy(item) for item in source]
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         listed = ", ".join(
@@ -484,7 +545,7 @@ def _open_list(source: Sequence[Any], fps: float | None) -> ClipReader:
         raise VideoReadError(f"All frames of a clip must have one type of values; this list holds {', '.join(kinds)}.")
     # Together, because whether floats span 0–1 or 0–255 is not to be decided frame by frame.
     stacked = np.stack(arrays)
-    frames = _rgb_bytes(stacked[..., None]) if arrays[0].ndim == 2 else _frames_of_array(stacked)
+    frames = rgb_bytes(stacked[..., None]) if arrays[0].ndim == 2 else frames_of_array(stacked)
     return ArrayClip(frames, "<list of frames>", fps)
 
 
@@ -493,99 +554,3 @@ def _file_of_bytes(content: bytes) -> int:
     with open(file, "wb", closefd=False) as opened:
         opened.write(content)
     return file
-
-
-def _read_image(source: Any, name: str) -> np.ndarray:
-    """(H, W, 3) uint8 from a path or a PIL image, turned as its EXIF says; alpha is dropped, 16 bits become 8."""
-    try:
-        if isinstance(source, Image.Image):
-            return _pixels(source)
-        with Image.open(source) as image:
-            return _pixels(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: no such file.") from None
-    except VideoReadError as error:
-        raise VideoReadError(f"{name}: {error}.") from None
-    # Pillow's readers raise what they stumble over: OSError, SyntaxError, struct.error, DecompressionBombError, …
-    except Exception as error:
-        raise VideoReadError(f"{name}: not an image that can be read ({error}).") from error
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    if image.width * image.height > MAX_FRAME_PIXELS:
-        raise VideoReadError(
-            f"{image.width}×{image.height} pixels; at most {MAX_FRAME_PIXELS / 1e6:.1f} million are read "
-            f"(MAX_FRAME_PIXELS), scale it down first"
-        )
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise VideoReadError(f"{image.n_frames} images in one; a frame must be one image")
-    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-    image = ImageOps.exif_transpose(image)  # has no format any more
-    if sixteen_bits:
-        # The same for every frame of a clip, however dark: 65535 becomes 255.
-        grey = np.rint(np.asarray(image).astype(np.float32) / 257).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
-    if image.mode in ("I", "F"):
-        raise VideoReadError(f"its pixels are of mode {image.mode}, whose range is open; convert it to 8 or 16 bits")
-    return np.asarray(image.convert("RGB"))
-
-
-def _to_numpy(source: Any) -> np.ndarray:
-    try:
-        if hasattr(source, "detach"):
-            tensor = source.detach().cpu()
-            # NumPy has no bfloat16, and half of it would be lost in the arithmetic of float16.
-            source = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-        array = np.asarray(source)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        kind = type(source).__name__
-        raise VideoReadError(f"A frame of type {kind} cannot be turned into an array of numbers ({error}).") from error
-    if np.ma.is_masked(source):
-        raise VideoReadError("An array with masked values is no clip: fill them first.")
-    return array
-
-
-def _frames_of_array(array: np.ndarray) -> np.ndarray:
-    """(T, H, W, 3) uint8 from the layouts `open_clip` documents."""
-    shape = array.shape
-    last = array.ndim == 4 and shape[-1] in (1, 3, 4)
-    first = array.ndim == 4 and shape[1] in (1, 3, 4)
-    # (H, W, 3) is one picture rather than H pictures three pixels wide.
-    grey = array.ndim == 3 and shape[-1] not in (1, 3, 4)
-    if not (last or first or grey):
-        raise VideoReadError(
-            f"An array of shape {shape} is no clip: expected (frames, H, W), (frames, H, W, 3) or (frames, 3, H, W)."
-        )
-    if first and last:
-        raise VideoReadError(
-            f"An array of shape {shape} may have its channels first or last; frames that small cannot be told apart."
-        )
-    return _rgb_bytes(array[..., None] if grey else array.transpose(0, 2, 3, 1) if first else array)
-
-
-def _rgb_bytes(array: np.ndarray) -> np.ndarray:
-    """(T, H, W, 3) uint8 from (T, H, W, C) numbers with 1, 3 or 4 channels."""
-    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
-        raise VideoReadError(f"An array of {array.dtype} is no clip: pixels must be integers or floats.")
-    if 0 in array.shape:
-        raise VideoReadError(f"An array of shape {array.shape} is no clip: there is nothing in it.")
-    if array.shape[1] * array.shape[2] > MAX_FRAME_PIXELS:
-        raise VideoReadError(
-            f"Frames of {array.shape[2]}×{array.shape[1]} pixels are too large; at most "
-            f"{MAX_FRAME_PIXELS / 1e6:.1f} million are read (MAX_FRAME_PIXELS)."
-        )
-    array = array[..., :3]
-    if array.dtype != np.uint8:
-        low, high = float(array.min()), float(array.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise VideoReadError("The array holds NaN or infinite values.")
-        if low < 0 or high > 255:
-            raise VideoReadError(
-                f"Pixel values must lie in 0–255, or 0–1 for floats; this array spans {low:g} to {high:g}. "
-                f"Scale it first (16 bits: divide by 257)."
-            )
-        scale = 255 if np.issubdtype(array.dtype, np.floating) and high <= 1 else 1
-        numbers, array = array, np.empty(array.shape, np.uint8)
-        for values, converted in zip(numbers, array, strict=True):  # frame by frame: no second clip in floats
-            converted[...] = np.rint(values.astype(np.float32) * scale)
-    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array

@@ -179,7 +179,7 @@ class Explainer:
             try:
                 return self._explain(pipe, path, face, progress, started)
             except self._reading.VideoReadError as error:
-                raise ClipProblem(_reading_problem(str(error)), 415) from error
+                raise ClipProblem(_reading_problem(error), 415) from error
             except self._alignment.FaceAlignmentError as error:
                 raise ClipProblem("No face was found in the first frame.") from error
 
@@ -392,12 +392,18 @@ def _extent(points: np.ndarray) -> tuple[float, float, float]:
     return float(low[0]), float(low[1]), float((high - low).max())
 
 
-def _reading_problem(reason: str) -> str:
-    if "not a video" in reason:
-        return "This file is not a video that can be read. MP4, MOV, AVI, WebM and MKV usually work."
-    if "too large" in reason or "at most" in reason:
-        return "The pictures of this clip are too large. Scale it down to 1080 lines or fewer."
-    return "This clip is damaged or cut off, so its motion cannot be measured. Export it again and try again."
+# By the names of the classes, which are those of the model's own code.
+_READING_PROBLEMS = {
+    "NotAVideoError": "This file is not a video that can be read. MP4, MOV, AVI, WebM and MKV usually work.",
+    "VideoTooLargeError": "The pictures of this clip are too large. Scale it down to 1080 lines or fewer.",
+    "DamagedVideoError": (
+        "This clip is damaged or cut off, so its motion cannot be measured. Export it again and try again."
+    ),
+}
+
+
+def _reading_problem(error: Exception) -> str:
+    return _READING_PROBLEMS.get(type(error).__name__, "This clip cannot be read. Export it as MP4 and try again.")
 
 
 def _loading_problem(model: str, error: BaseException) -> str:

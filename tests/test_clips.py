@@ -145,4 +145,6 @@ def test_a_model_of_another_kind_and_one_that_is_not_there(tmp_path):
 def test_a_clip_that_is_not_there_is_named_before_a_model_is_loaded():
     with pytest.raises(FileNotFoundError, match=r"nowhere.mp4: no such video or folder of frames"):
         next(explain_clips(["nowhere.mp4"], "org/model"))
+    with pytest.raises(ValueError, match=r"https:/a.org/b.mp4: a mistyped URL"):
+        next(explain_clips(["https:/a.org/b.mp4"], "org/model"))
     check_clips(["https://example.org/clip.mp4", "."])

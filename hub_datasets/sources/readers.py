@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from deft_llm.files import file_digest
 from deft_llm.processing.frame_folder import FrameSeries
+from deft_llm.processing.video_reading import VIDEO_SUFFIXES
 
 from .action_unit_grammar import is_missing, parse_action_units
 from .catalogue import PARTICIPANTS, SOURCES, SourceSpec, did_you_mean, generic_spec
@@ -33,7 +34,6 @@ from .subjects import name_subjects, numbered
 from .tables import SheetError, read_workbook
 
 LONGEST = 0.5  # seconds; longer expressions are usually defined as macro-expressions, and some sheets contain them
-VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
 
 
 class SubjectClashError(ValueError):

@@ -23,10 +23,9 @@ from deft_llm.processing.common_deft import NUM_FRAMES
 from deft_llm.processing.face_alignment import FaceAlignmentError, make_face_source
 from deft_llm.processing.key_frames import sample_indices
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
-from deft_llm.processing.video_reading import ClipReader, VideoReadError, open_clip
+from deft_llm.processing.video_reading import VIDEO_SUFFIXES, ClipReader, VideoReadError, open_clip
 from deft_llm.processing.whole_clip_flow import LEAD_IN
 
-from ..sources.readers import VIDEO_SUFFIXES
 from ..sources.sharing_policy import SYNTHETIC
 from ..unimer.rows import UnitLabel, features, make_row, write_dataset
 from .clips import Expression, encode_frames

@@ -6,6 +6,7 @@ from io import BytesIO
 import av
 import numpy as np
 import pytest
+from transformers.utils import logging
 
 
 def numbered_frames(count: int = 24, height: int = 48, width: int = 64) -> np.ndarray:
@@ -37,6 +38,13 @@ ENCODINGS = {
     "ts_h264": ("mpegts", "libx264", "yuv420p", {"bf": "2", "crf": "18"}),
     "gif": ("gif", "gif", "rgb8", {}),
 }
+
+
+@pytest.fixture
+def hears_warnings(caplog):
+    logging.enable_propagation()
+    yield caplog
+    logging.disable_propagation()
 
 
 @pytest.fixture(scope="session")

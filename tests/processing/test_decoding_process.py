@@ -16,7 +16,7 @@ from deft_llm.processing.video_reading import VideoReadError, open_clip
 
 HOSTILE_DECODERS = """
 import os, signal, time
-from __main__ import PyAVDecoder
+from decoding_helper.video_decoding import PyAVDecoder
 
 class CrashesAtOnce(PyAVDecoder):
     def probe(self):
@@ -153,7 +153,7 @@ class TestHelperProcess:
     def test_what_it_cannot_import_is_named(self, brow_video, monkeypatch):
         close_helper_processes()
         monkeypatch.setattr(sys, "path", [path for path in sys.path if "packages" not in path])
-        with pytest.raises(VideoReadError, match="No module named 'av'"):
+        with pytest.raises(VideoReadError, match="No module named 'numpy'"):
             open_clip(brow_video)
 
     def test_forked_workers_have_their_own(self, brow_video):

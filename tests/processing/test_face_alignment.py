@@ -5,7 +5,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from transformers.utils import logging
 
 from deft_llm.processing import DeftVideoProcessor, face_alignment, open_clip
 from deft_llm.processing.action_units import CANONICAL_LANDMARKS
@@ -134,13 +133,6 @@ class Recorder:
     def __call__(self, frame):
         self.frames.append(frame)
         return self.answer
-
-
-@pytest.fixture
-def hears_warnings(caplog):
-    logging.enable_propagation()
-    yield caplog
-    logging.disable_propagation()
 
 
 @pytest.fixture

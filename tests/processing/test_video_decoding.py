@@ -2,17 +2,21 @@ import os
 import struct
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from io import BytesIO
 
 import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
+from PIL import Image
 
 from deft_llm.hub_datasets.synthetic.clips import Clip, Disturbances, encode_mp4
 from deft_llm.processing import video_decoding, video_reading
-from deft_llm.processing.decoding_process import helper_processes
-from deft_llm.processing.video_reading import ArrayClip, VideoReadError, open_clip
+from deft_llm.processing.decoding_process import close_helper_processes, helper_processes
+from deft_llm.processing.video_reading import ArrayClip, DamagedVideoError, NotAVideoError, VideoReadError, open_clip
+from tests.processing.barcodes import barcoded, encoded, read_barcodes, with_edits, with_matrix
 
 # What decord 0.6 does not open; it says so, and PyAV comes before it anyway.
 NOT_FOR_DECORD = {"gif", "ts_h264"}
@@ -96,6 +100,22 @@ class TestExactFrames:
         assert (turned.metadata.height, turned.metadata.width) == (64, 48)
         np.testing.assert_array_equal(turned.frames([7])[0], np.rot90(upright, -1))
 
+    def test_where_a_decoder_cannot_mirror_it_does_not_go_on(self, monkeypatch, tmp_path):
+        (tmp_path / "unlucky_decoders.py").write_text(
+            "from decoding_helper.video_decoding import PyAVDecoder\n"
+            "class CrashesOnTheWay(PyAVDecoder):\n"
+            "    def decode(self, start, wants):\n"
+            "        import os\n"
+            "        os._exit(3)\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        close_helper_processes()  # the next one gets the path
+        content = with_matrix(encoded("mp4", "libx264", "yuv420p", barcoded(4)), -1, 0, 0, 1)
+        clip = open_clip(content, decoders=["unlucky_decoders:CrashesOnTheWay", "opencv"])
+        with pytest.raises(VideoReadError, match="opencv does not mirror"):
+            clip.frames([0])
+        close_helper_processes()
+
     def test_one_frame(self, encode, numbered):
         for name in ("mp4_b_frames", "avi_mjpeg", "webm_vp9"):
             clip = open_clip(encode(name, numbered(1)))
@@ -127,6 +147,86 @@ class TestExactFrames:
         ):
             for isolate in (True, False):
                 np.testing.assert_array_equal(open_clip(source, isolate=isolate).frames([0, 9]), expected)
+
+
+class TestEditLists:
+    @pytest.mark.parametrize("bf", ["0", "2"])
+    def test_far_frames_are_found_where_every_key_frame_is_hidden(self, bf, monkeypatch):
+        monkeypatch.setattr(video_decoding, "SEEK_FROM", 3)
+        content = encoded("mp4", "libx264", "yuv420p", barcoded(40), bf=bf, g="100")
+        clip = open_clip(with_edits(content, (5, 30)), isolate=False)
+        assert read_barcodes(clip.frames([25, 4, 29])) == [30, 9, 34]
+
+    def test_far_frames_are_found_behind_a_part_that_is_hidden(self, monkeypatch):
+        monkeypatch.setattr(video_decoding, "SEEK_FROM", 3)
+        content = encoded("mp4", "libx264", "yuv420p", barcoded(60), bf="2", g="6")
+        clip = open_clip(with_edits(content, (3, 20), (40, 15), (5, 10)), isolate=False)
+        right = [*range(3, 23), *range(40, 55), *range(5, 15)]
+        assert read_barcodes(list(clip.scan())) == right
+        for number in range(len(clip)):
+            assert read_barcodes(clip.frames([number])) == [right[number]]
+
+    def test_a_cut_file_is_still_noticed(self):
+        content = encoded("mp4", "libx264", "yuv420p", barcoded(20), bf="2", settings={"movflags": "frag_keyframe"})
+        with pytest.raises(DamagedVideoError):
+            list(open_clip(content[: len(content) * 3 // 4]).scan())
+
+
+class TestNotes:
+    """What a file says of its frames and is not applied is told in one warning."""
+
+    @pytest.mark.parametrize("isolate", [True, False])
+    def test_interlacing(self, isolate, hears_warnings, tmp_path):
+        path = tmp_path / "tape.avi"
+        path.write_bytes(encoded("avi", "dvvideo", "yuv420p", barcoded(3, 576, 720)))
+        clip = open_clip(path, isolate=isolate)
+        assert read_barcodes(list(clip.scan())) == [0, 1, 2]
+        assert hears_warnings.text.count("tape.avi: It is interlaced: each frame mixes two moments") == 1
+
+    def test_a_frame_that_is_to_be_turned_by_an_odd_angle(self, hears_warnings):
+        content = encoded("mp4", "libx264", "yuv420p", barcoded(3))
+        open_clip(with_matrix(content, 0.985, 0.174, -0.174, 0.985))
+        assert "asks to be turned by another 10°" in hears_warnings.text
+
+    def test_pixels_of_no_likely_shape_are_not_scaled(self, hears_warnings):
+        content = encoded("mp4", "libx264", "yuv420p", barcoded(3), ratio=Fraction(20))
+        assert open_clip(content).metadata.width == 48
+        assert "pixels are 20 times as wide as high, which is not believed" in hears_warnings.text
+
+    @pytest.mark.parametrize(("high", "told"), [(4095, True), (65535, False), (0, False)])
+    def test_twelve_bits_in_sixteen(self, high, told, hears_warnings):
+        ramp = np.linspace(0, high, 32 * 48).astype(np.uint16).reshape(32, 48)
+        with av.open(buffer := BytesIO(), "w", format="matroska") as output:
+            stream = output.add_stream("ffv1", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 32, 48, "gray16le"
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(ramp, format="gray16le")))
+            output.mux(stream.encode())
+        assert len(open_clip(buffer.getvalue())) == 1
+        assert ("16-bit values do not exceed 4095" in hears_warnings.text) == told
+
+    def test_ordinary_files_say_nothing(self, encoded_ordinary, hears_warnings):
+        open_clip(encoded_ordinary)
+        assert hears_warnings.text == ""
+
+    @pytest.fixture(params=["mp4_b_frames", "avi_raw", "webm_vp9", "gif", "mov_png_16_bits"])
+    def encoded_ordinary(self, request, encode, numbered):
+        return encode(request.param, numbered())
+
+
+class TestFrameRate:
+    def test_a_raw_stream_states_none_and_takes_that_of_the_caller(self):
+        content = encoded("mjpeg", "mjpeg", "yuvj420p", barcoded(3))
+        assert open_clip(content).metadata.fps is None
+        assert open_clip(content, fps=120).metadata.fps == 120
+
+    def test_a_rate_that_the_file_states_is_kept(self):
+        content = encoded("h264", "libx264", "yuv420p", barcoded(12), rate=50, bf="0")
+        assert open_clip(content, fps=120).metadata.fps == 50
+
+    def test_time_stamps_decide_where_the_file_states_the_resolution_of_its_clock(self):
+        times = [0, 33, 67, 100, 133, 167, 200, 233, 267, 300, 333, 367]
+        content = encoded("webm", "libvpx", "yuv420p", barcoded(12), rate=1000, times=times)
+        assert open_clip(content).metadata.fps == pytest.approx(30, rel=0.01)
 
 
 class TestStreaming:
@@ -324,6 +424,27 @@ class TestBadFiles:
             output.mux(stream.encode())
         with pytest.raises(VideoReadError, match=r"sound\..*: it contains no video, only audio"):
             open_clip(path)
+
+    def test_a_song_with_a_cover_is_no_clip(self, tmp_path):
+        path = tmp_path / "song.m4a"
+        with av.open(str(path), "w", format="mp4") as output:
+            sound, cover = output.add_stream("aac", rate=8000, layout="mono"), output.add_stream("mjpeg", rate=1)
+            cover.height, cover.width, cover.pix_fmt = 32, 48, "yuvj420p"
+            cover.disposition = Disposition.attached_pic
+            output.mux(cover.encode(av.VideoFrame.from_ndarray(barcoded(1)[0], format="rgb24")))
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+            frame.rate = 8000
+            for stream, item in ((sound, frame), (sound, None), (cover, None)):
+                output.mux(stream.encode(item))
+        with pytest.raises(NotAVideoError, match=r"song\.m4a: it contains no video, only a cover picture and audio"):
+            open_clip(path)
+
+    @pytest.mark.parametrize(("suffix", "options"), [("webp", {"save_all": True}), ("png", {}), ("tiff", {})])
+    def test_a_picture_is_not_called_damaged(self, suffix, options, tmp_path):
+        pictures = [Image.new("RGB", (16, 16), (level,) * 3) for level in (0, 200)]
+        pictures[0].save(tmp_path / f"clip.{suffix}", append_images=pictures[1:], **options)
+        with pytest.raises(NotAVideoError, match=rf"clip\.{suffix}: not a video but a picture.*pass their folder"):
+            open_clip(tmp_path / f"clip.{suffix}")
 
     def test_files_that_are_no_video_are_named(self, tmp_path):
         empty, text, playlist = (tmp_path / name for name in ("empty.mp4", "text.mp4", "list.m3u8"))

@@ -101,12 +101,6 @@ class TestImages:
         palette = Image.new("RGB", (4, 4), (255, 0, 0)).convert("P")
         assert open_clip([palette]).frames([0])[0, 0, 0].tolist() == [255, 0, 0]
 
-    def test_exif_orientation_is_applied(self, tmp_path):
-        image, exif = Image.new("RGB", (8, 6)), Image.Exif()
-        exif[0x0112] = 6
-        image.save(tmp_path / "0.jpg", exif=exif)
-        assert open_clip(tmp_path).frames([0]).shape == (1, 8, 6, 3)
-
     def test_what_is_no_frame_is_refused(self, tmp_path):
         with pytest.raises(VideoReadError, match=r"list of frames>, image 0: .*mode F"):
             open_clip([Image.new("F", (4, 4))])
@@ -273,6 +267,16 @@ def test_a_url_without_a_network_says_so():
         open_clip("https://example.org/clip.mp4")
     with pytest.raises(FileNotFoundError, match="A URL must be passed as a string"):
         open_clip(Path("https://example.org/clip.mp4"))
+
+
+@pytest.mark.parametrize("typed", ["https:/a.org/b.mp4", "https:a.org/b.mp4", "https:///a.org/b.mp4"])
+def test_a_mistyped_url_is_not_a_missing_file(typed, tmp_path, monkeypatch):
+    with pytest.raises(VideoReadError, match=r"a mistyped URL. Two slashes follow the colon: https://a\.org/b\.mp4"):
+        open_clip(typed)
+    monkeypatch.chdir(tmp_path)
+    Path("https:").mkdir()
+    Image.new("RGB", (4, 4)).save("https:/frame1.png")
+    assert len(open_clip("https:")) == 1
 
 
 class TestWindows:

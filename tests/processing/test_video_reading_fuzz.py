@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import random
 import time
 
 import numpy as np
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deft_llm.processing.decoding_process import helper_processes
-from deft_llm.processing.video_reading import VideoReadError, open_clip
+from deft_llm.processing.video_reading import DECODERS, VideoReadError, open_clip
+from tests.processing.barcodes import encoded, with_edits
 
-AT_LEAST = 2000
-ENCODED, FOLDERS, ARRAYS = 1650, 150, 300
+AT_LEAST = 4500
+ENCODED, FOLDERS, ARRAYS = 4000, 300, 300
+EVERY_DECODER = 8  # one file in so many is also given to decord and OpenCV, which cost most of the time
 SECONDS_A_SOURCE = 30  # whatever happens to it, three hanging decoders included
 
 
@@ -26,20 +29,28 @@ def fixed(examples: int):
     )
 
 
-# A place is a fraction of the file, so that one edit fits every file.
-PLACE = st.floats(0, 1, exclude_max=True)
-EDIT = st.one_of(
-    st.tuples(st.just("cut"), PLACE),
-    st.tuples(st.just("flip"), PLACE, st.integers(0, 7)),
-    st.tuples(st.just("flip"), st.floats(0, 0.2), st.integers(0, 7)),
-    st.tuples(st.just("blank"), PLACE, st.integers(1, 64)),
-    st.tuples(st.just("delete"), PLACE, st.integers(1, 64)),
-    st.tuples(st.just("copy"), PLACE, PLACE, st.integers(1, 200)),
-    st.tuples(st.just("splice"), PLACE, PLACE, st.integers(0, 9)),
-    st.tuples(st.just("number"), PLACE, st.sampled_from([0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**32 - 1])),
-    st.tuples(st.just("header"), st.integers(0, 400), st.binary(min_size=1, max_size=4)),
-)
-EDITS = st.lists(EDIT, min_size=1, max_size=3)
+NUMBERS = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**32 - 1]
+
+
+def random_edits(seed: int) -> list[tuple]:
+    """One to three edits. A place is a fraction of the file, so that one edit fits every file.
+
+    Not drawn by hypothesis, which takes as long to draw one as the reader takes to refuse the file.
+    """
+    generator = random.Random(seed)
+    place, below = generator.random, generator.randrange
+    kinds = (
+        lambda: ("cut", place()),
+        lambda: ("flip", place(), below(8)),
+        lambda: ("flip", 0.2 * place(), below(8)),
+        lambda: ("blank", place(), 1 + below(64)),
+        lambda: ("delete", place(), 1 + below(64)),
+        lambda: ("copy", place(), place(), 1 + below(200)),
+        lambda: ("splice", place(), place(), below(10)),
+        lambda: ("number", place(), generator.choice(NUMBERS)),
+        lambda: ("header", below(401), generator.randbytes(1 + below(4))),
+    )
+    return [generator.choice(kinds)() for _ in range(1 + below(3))]
 
 
 def edited(content: bytes, edits: list[tuple], others: list[bytes]) -> bytes:
@@ -68,11 +79,11 @@ def edited(content: bytes, edits: list[tuple], others: list[bytes]) -> bytes:
     return bytes(data)
 
 
-def outcome(source) -> np.ndarray | None:
+def outcome(source, decoders=tuple(DECODERS)) -> np.ndarray | None:
     """The frames, read in order and again from the last to the first, or None for a refusal."""
     started = time.monotonic()
     try:
-        clip = open_clip(source, timeout=5)
+        clip = open_clip(source, timeout=5, decoders=decoders)
         large = clip.metadata.height * clip.metadata.width > 10**6
         numbers = range(min(len(clip), 2 if large else 200))
         frames = np.stack(list(clip.stream(numbers) if len(numbers) < len(clip) else clip.scan()))
@@ -82,7 +93,7 @@ def outcome(source) -> np.ndarray | None:
         assert time.monotonic() - started < SECONDS_A_SOURCE
     assert frames.dtype == np.uint8
     assert frames.shape == (len(numbers), clip.metadata.height, clip.metadata.width, 3)
-    again = open_clip(source).frames(numbers[::-1])[::-1]
+    again = clip.frames(numbers[::-1])[::-1]
     np.testing.assert_array_equal(again, frames)
     return frames
 
@@ -90,7 +101,20 @@ def outcome(source) -> np.ndarray | None:
 @pytest.fixture(scope="module")
 def files(encode, numbered):
     names = ("mp4_b_frames", "mp4_mpeg4", "avi_mjpeg", "avi_mpeg4", "webm_vp8", "webm_vp9", "gif", "mkv_ffv1")
-    return [encode(name, numbered(8, 32, 48)) for name in names]
+    h264 = ("libx264", "yuv420p", numbered(8, 32, 48))
+    return [
+        *(encode(name, numbered(8, 32, 48)) for name in names),
+        with_edits(encoded("mp4", *h264, bf="2"), (2, 5)),
+        encoded("flv", *h264, bf="2"),
+        encoded("asf", "wmv2", "yuv420p", numbered(8, 32, 48)),
+        encoded("ogg", "libvpx", "yuv420p", numbered(8, 32, 48)),
+        # These do not state their end.
+        encoded("matroska", *h264, bf="2", piped=True),
+        encoded("mpegts", *h264, bf="2"),
+    ]
+
+
+STATED = 12  # of the files
 
 
 def test_the_reader_survives_thousands_of_broken_sources(files, numbered, tmp_path):
@@ -102,15 +126,16 @@ def test_the_reader_survives_thousands_of_broken_sources(files, numbered, tmp_pa
         return frames
 
     originals = [outcome(file) for file in files]
-    assert all(len(frames) == 8 for frames in originals)
+    assert [len(frames) for frames in originals] == [8] * 8 + [5] + [8] * 5
 
-    @fixed(ENCODED)
-    @given(st.integers(0, len(files) - 1), EDITS)
-    def broken_files(index, edits):
-        frames = count("encoded", outcome(edited(files[index], edits, files)))
+    for seed in range(ENCODED):
+        index, edits = seed % len(files), random_edits(seed)
+        decoders = ("pyav",) if seed // len(files) % EVERY_DECODER else tuple(DECODERS)
+        frames = count("encoded", outcome(edited(files[index], edits, files), decoders))
         if frames is not None and all(kind == "cut" for kind, *_ in edits):
             # Nothing is left out: only what stands behind the last frame can be missing.
-            np.testing.assert_array_equal(frames, originals[index])
+            kept = len(originals[index]) if index < STATED else len(frames)
+            np.testing.assert_array_equal(frames, originals[index][:kept], err_msg=f"file {index}, {edits}")
 
     pictures = []
     for frame in numbered(3, 20, 30):
@@ -118,9 +143,8 @@ def test_the_reader_survives_thousands_of_broken_sources(files, numbered, tmp_pa
         Image.fromarray(frame).save(buffer, "png")
         pictures.append(buffer.getvalue())
 
-    @fixed(FOLDERS)
-    @given(st.integers(0, 2), EDITS)
-    def broken_folders(index, edits):
+    for seed in range(FOLDERS):
+        index, edits = seed % 3, random_edits(seed)
         for number, picture in enumerate(pictures):
             content = edited(picture, edits, pictures) if number == index else picture
             (tmp_path / f"img{number}.png").write_bytes(content)
@@ -141,8 +165,6 @@ def test_the_reader_survives_thousands_of_broken_sources(files, numbered, tmp_pa
         if expected is not None:
             np.testing.assert_array_equal(frames, expected)
 
-    broken_files()
-    broken_folders()
     odd_arrays()
     assert sum(tried.values()) >= AT_LEAST, tried
     # Neither all refused nor all let through: the edits reach what matters.

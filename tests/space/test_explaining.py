@@ -2,8 +2,9 @@ import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from deft_llm.processing.video_reading import DamagedVideoError, NotAVideoError, VideoReadError, VideoTooLargeError
 from drawing import draw
-from explaining import ClipProblem, Explainer, _check_length, _loading_problem
+from explaining import ClipProblem, Explainer, _check_length, _loading_problem, _reading_problem
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,19 @@ def test_lengths_that_are_refused(frames, fps, words):
 def test_lengths_that_are_read():
     for frames, fps in ((8, 25.0), (2000, 200.0), (250, 25.0), (3000, None)):
         _check_length(frames, fps)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (NotAVideoError, "is not a video that can be read"),
+        (VideoTooLargeError, "pictures of this clip are too large"),
+        (DamagedVideoError, "damaged or cut off"),
+        (VideoReadError, "cannot be read"),
+    ],
+)
+def test_reading_errors_are_told_apart_by_their_class(kind, words):
+    assert words in _reading_problem(kind("not a video at most too large"))
 
 
 def refused(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
