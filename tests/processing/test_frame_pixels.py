@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from deft_llm.processing.frame_pixels import looks_like_twelve_bits, read_image
 from deft_llm.processing.frame_folder import IMAGE_SUFFIXES
+from deft_llm.processing.frame_pixels import looks_like_twelve_bits, read_image
 from deft_llm.processing.video_reading import VideoTooLargeError, open_clip
 from tests.processing.barcodes import barcoded
 
