@@ -310,6 +310,22 @@ def remove_rigid_motion(
     return left.astype(np.float32)
 
 
+def share_of_head(motion: np.ndarray, places: np.ndarray) -> float:
+    """How much of the displacement of some points a small rigid motion of the head explains, 0 to 1.
+
+    Args:
+        motion (`np.ndarray` of shape `(points, 2)`): Displacements, in any unit.
+        places (`np.ndarray` of shape `(points, 2)`): Where the points are, x and y in the unit square of the crop.
+    """
+    x, y = np.clip((places * _PLACES).astype(int), 0, _PLACES - 1).T
+    design = _rigid_modes(_PLACES)[:6, :, y, x].transpose(0, 2, 1).reshape(6, -1).T
+    target = np.asarray(motion, np.float64).ravel()
+    numbers = np.linalg.lstsq(design, target, rcond=None)[0]
+    return 1 - float(np.square(target - design @ numbers).sum()) / max(float(np.square(target).sum()), 1e-12)
+
+
+_PLACES = 64  # cells per side in which places are looked up
+
 # What the pose may leave, as standard deviations: shift, growth and roll in crop widths and radians; the turns in
 # radians, of a head that was not warped back and of one that was, and per radian of its turn; the camera's distance as
 # a share of the turn. Fields are smooth, so that about this many cells count as one.

@@ -1,10 +1,12 @@
 """A head's pose in every frame: found where it is known, refused where it cannot be, and undone."""
 
+import cv2
 import numpy as np
 import pytest
 
 from deft_llm.hub_datasets.synthetic.clips import Disturbances, Expression, UnitRequest, render_clip
 from deft_llm.hub_datasets.synthetic.turning import HeadPath
+from deft_llm.processing.action_units import region_ellipse
 from deft_llm.processing.face_alignment import crop_transform
 from deft_llm.processing.head_motion import (
     MOST_TURN,
@@ -14,8 +16,11 @@ from deft_llm.processing.head_motion import (
     depth_error,
     remove_rigid_motion,
     rigid_motion,
+    share_of_head,
     warp_head_back,
 )
+from deft_llm.processing.region_tracking import TRACKED_REGIONS
+from deft_llm.processing.unit_patterns import GRID, random_patterns
 
 QUIET = Disturbances(noise=1.5)
 SIDE = 160
@@ -132,3 +137,21 @@ def test_the_face_is_placed_anew_where_the_head_went(face):
     ]
     first = warp_head_back(frames[0], transform, STILL, 64)[16:48, 16:48]
     assert np.abs(crops[1] - first).mean() < 0.4 * np.abs(crops[0] - first).mean()
+
+
+PLACES = np.array([region_ellipse(*key)[:2] for key in TRACKED_REGIONS])
+
+
+@pytest.mark.parametrize("turn", [(0.0, 0.05, 0.0), (0.04, 0.0, 0.02), (0.0, 0.0, 0.05)])
+def test_a_small_motion_of_the_head_explains_itself(turn):
+    pose = HeadPose(cv2.Rodrigues(np.array(turn))[0], 1.01, np.array([0.01, 0.02]))
+    cells = np.clip((PLACES * 64).astype(int), 0, 63)
+    moved = rigid_motion(pose, 64)[:, cells[:, 1], cells[:, 0]].T
+    assert share_of_head(moved, PLACES) > 0.97
+
+
+@pytest.mark.parametrize("code", ["AU1", "AU2", "AU4", "AU9", "AU12", "AU17", "AU26"])
+def test_the_head_does_not_explain_action_units(code):
+    pattern = sum(random_patterns(code, side).mean(0) for side in ("left", "right")).reshape(2, GRID, GRID)
+    cells = np.clip((PLACES * GRID).astype(int), 0, GRID - 1)
+    assert share_of_head(pattern[:, cells[:, 1], cells[:, 0]].T, PLACES) < 0.8
