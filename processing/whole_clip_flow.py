@@ -54,10 +54,13 @@ class ClipFlow:
     Args:
         flow (`torch.Tensor` of shape `(T, 2, H, W)`): Flow from the reference frame to each frame in pixels, float32.
         noise (`float`): Standard deviation of the frames' noise in grey levels.
+        effective_noise (`float`): Standard deviation of white noise that would make the frames' flow fluctuate as it
+            does. Compression reduces `noise` and not this.
     """
 
     flow: torch.Tensor
     noise: float
+    effective_noise: float
     _deviation: Callable[[], torch.Tensor]
 
     def deviation(self) -> torch.Tensor:
@@ -101,7 +104,7 @@ class _Solver:
 
     def __init__(self, frames: torch.Tensor, reference: int):
         self.frames, self.reference, self.device = frames, reference, frames.device
-        self.noise = _noise_level(frames)
+        self.noise = self.effective_noise = _noise_level(frames)
         self.points = round(1 / _SPACING) + 3  # control points along one side
         count = len(frames)
         self.head = torch.zeros(count, 2, 3, device=self.device)  # u and v: constant, times x, times y
@@ -165,6 +168,7 @@ class _Solver:
         pulled = level.pull(residual * weight, grad_x, grad_y)
         if level.noise is None:
             level.noise = self._effective_noise(level, structure, pulled, weight, grad_x, grad_y)
+            self.effective_noise = level.noise * self.frames.shape[1] / level.side
         precision = level.noise**-2
         self.factor = torch.linalg.cholesky(torch.add(self.prior, structure, alpha=precision))
         if not len(self.fields):
@@ -220,12 +224,13 @@ class _Solver:
     def result(self) -> ClipFlow:
         side = self.frames.shape[1]
         level = _Level(self.frames[:0], side, self.points)
-        images = level.evaluate(self.fields) * _face_window(side).to(self.device)
+        images = level.evaluate(self.fields) * face_window(side).to(self.device)
         flow = torch.empty(len(self.frames), 2, side**2, device=self.device)
         for axis in range(2):
             plan = side * torch.cat([self.head[:, axis], self.courses], 1)
             torch.mm(plan, torch.cat([level.plane, images[:, axis]]), out=flow[:, axis])
-        return ClipFlow(flow.view(-1, 2, side, side), self.noise, lambda: self._deviation(level))
+        flow = flow.view(-1, 2, side, side)
+        return ClipFlow(flow, self.noise, self.effective_noise, lambda: self._deviation(level))
 
     def _deviation(self, level: _Level) -> torch.Tensor:
         if not len(self.fields):
@@ -391,7 +396,7 @@ def _face_taper(side: int) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-def _face_window(side: int) -> torch.Tensor:
+def face_window(side: int) -> torch.Tensor:
     """Weights, (N,): 1 on the face, falling to 0 where no data supports the fields and only head motion remains."""
     place = (torch.arange(side) + 0.5) / side - 0.5
     x, y = (place / radius for radius in _FACE)

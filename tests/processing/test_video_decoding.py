@@ -460,7 +460,7 @@ class TestBadFiles:
                 open_clip(path)
         with pytest.raises(VideoReadError, match=r"pipe\.mp4: neither a file nor a folder"):
             open_clip(tmp_path / "pipe.mp4")
-        with pytest.raises(VideoReadError, match="folder holds no image"):
+        with pytest.raises(VideoReadError, match="folder holds no frames: no image"):
             open_clip(tmp_path / "folder")
         with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4: no such file"):
             open_clip(tmp_path / "nowhere.mp4")
