@@ -87,7 +87,7 @@ def test_answers_are_rewritten_where_the_facts_stay(own_root, own_built, tmp_pat
     assert manifest["rewriting"]["refused"] > 0
 
 
-def test_a_rewriter_that_is_not_there_breaks_off_and_keeps_nothing(own_root, tmp_path, endpoint):
+def test_a_rewriter_that_is_not_there_breaks_off_and_keeps_nothing(own_root, tmp_path, inline, endpoint):
     address, _, settings = endpoint
     settings["status"] = 503
     rewriting = replace(CROPPED, rewriter=address, rewriter_model="chat")
