@@ -44,18 +44,20 @@ def manifest(everything):
 def rendered(made_once):
     def build(place):
         out = place / "data"
-        build_synthetic(
-            out=out,
-            clips=2,
-            clips_per_face=1,
-            test_share=0.5,
-            preset="easy",
-            seed=4,
-            workers=1,
-            conventions=("synthetic",),
-            corrupt=0.0,
-            num_frames=8,
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("deft_llm.hub_datasets.synthetic.dataset.ProcessPoolExecutor", InThisProcess)
+            build_synthetic(
+                out=out,
+                clips=2,
+                clips_per_face=1,
+                test_share=0.5,
+                preset="easy",
+                seed=4,
+                workers=1,
+                conventions=("synthetic",),
+                corrupt=0.0,
+                num_frames=8,
+            )
         return out
 
     return made_once("rendered-dataset", build)

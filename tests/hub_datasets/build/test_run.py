@@ -5,6 +5,8 @@ import time
 import psutil
 import pytest
 
+from deft_llm.cli import main
+from deft_llm.exit_codes import DONE
 from deft_llm.hub_datasets.build import finishing
 from deft_llm.hub_datasets.build import run as building
 from deft_llm.hub_datasets.build.run import build
@@ -98,6 +100,6 @@ def test_a_killed_build_is_resumed_to_the_same_bytes(own_root, own_built, tmp_pa
         return finishing.finish(*places)
 
     monkeypatch.setattr(building, "finish", finish)
-    build({"mylab": own_root}, out, settings=CROPPED)
+    assert main(command(own_root, out)[3:]) == DONE
     assert digest(out) == digest(own_built[0])
     assert not work.exists()
