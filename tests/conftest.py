@@ -34,7 +34,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_P
 # `make test` runs a process a core, and the commands that the tests start are to leave the others theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.processes import output_of
+from tests.processes import InThisProcess, output_of
 
 ROOT = Path(__file__).parents[1]
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
@@ -176,16 +176,22 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], Any]:
     return get
 
 
+@pytest.fixture
+def inline(monkeypatch):
+    """Shards of a dataset are built in this process, one after the other."""
+    monkeypatch.setattr("deft_llm.hub_datasets.build.executors.ProcessPoolExecutor", InThisProcess)
+
+
 @pytest.fixture(scope="session")
 def dataset(made_once) -> Dataset:
-    """48 clips of four faces: every emotion and action unit of the generator occurs."""
+    """24 clips of four faces: every emotion and action unit of the generator occurs."""
     from datasets import Dataset
 
     from deft_llm.hub_datasets.synthetic.dataset import PRESETS, face_rows
     from deft_llm.hub_datasets.unimer.rows import features
     from deft_llm.processing import DeftVideoProcessor
 
-    settings = {"preset": PRESETS["easy"], "conventions": ("synthetic",), "clips_per_face": 12, "total": 48}
+    settings = {"preset": PRESETS["easy"], "conventions": ("synthetic",), "clips_per_face": 6, "total": 24}
     settings |= {"first_test_face": 4, "corrupt": 0.0, "num_frames": 8, "seed": 1}
 
     def render(folder: Path) -> str:
@@ -199,7 +205,24 @@ def dataset(made_once) -> Dataset:
 
 @pytest.fixture(scope="session")
 def recipe() -> dict:
-    return yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text(encoding="utf-8"))
+    """`recipes/tiny.yaml` with parts of a quarter of the size, in which a step takes a quarter of the time."""
+    settings = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text(encoding="utf-8"))
+    width = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    settings["text"] |= width | {"num_attention_heads": 2, "num_key_value_heads": 1}
+    narrow = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings["structure"] |= narrow | {"patch_size": 16}
+    settings["texture"] |= narrow | {"intermediate_size": 64}
+    settings["motion"] |= narrow | {"patch_size": 8, "intermediate_size": 64}
+    settings["expert_size"] = 64
+    return settings
+
+
+@pytest.fixture(scope="session")
+def recipe_file(recipe, tmp_path_factory) -> Path:
+    """`recipe` as a file, for the command line."""
+    path = tmp_path_factory.mktemp("recipes") / "small.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -212,7 +235,7 @@ def model_arguments(recipe):
 
 @pytest.fixture(scope="session")
 def built(model_arguments, dataset):
-    """(model, processor) of the tiny recipe, random weights, in evaluation mode."""
+    """(model, processor) of the small recipe, random weights, in evaluation mode."""
     import torch
 
     from deft_llm.training.parts import build_model

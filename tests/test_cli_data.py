@@ -6,8 +6,6 @@ import pytest
 from deft_llm.cli import main
 from deft_llm.cli_data import face_sources, pairs, plain, suggestion, visibility_of
 from deft_llm.exit_codes import DONE, NOTHING_BUILT, REFUSED
-from deft_llm.hub_datasets.build import run as building
-from deft_llm.hub_datasets.build.shards import build_shard
 from tests.hub_datasets.miniatures import own_csv
 
 
@@ -84,7 +82,7 @@ def test_bad_sheets_end_with_two(tmp_path, capsys, spoil, message):
     assert not list(tmp_path.glob("out*"))
 
 
-def test_nothing_built_ends_with_three(tmp_path, capsys):
+def test_nothing_built_ends_with_three(tmp_path, capsys, inline):
     root = own_csv(tmp_path / "own")
     shutil.rmtree(root / "clips")
     assert run(root, tmp_path / "out", "--face-source", "cropped") == NOTHING_BUILT
@@ -94,12 +92,7 @@ def test_nothing_built_ends_with_three(tmp_path, capsys):
     assert not list(tmp_path.glob("out*"))
 
 
-def test_own_recordings_need_no_licence_and_a_clean_build_ends_with_zero(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        building,
-        "run_processes",
-        lambda work, shards, *_: [build_shard(work, number) for number in range(len(shards))],
-    )
+def test_own_recordings_need_no_licence_and_a_clean_build_ends_with_zero(tmp_path, capsys, inline):
     root = own_csv(tmp_path / "own")
     (tmp_path / "model.task").touch()
     assert run(root, tmp_path / "out", "--face-source", "mylab=cropped") == DONE

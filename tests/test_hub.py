@@ -17,15 +17,20 @@ from tests.modeling_deft.small_models import CLOSE
 from tests.processes import output_of
 
 ROOT = Path(__file__).parents[1]
-NAME = "org/deft-llm"
+NAME, AGAIN = "org/deft-llm", "org/again"
 
-LOAD = """
+# What a process does that has no package and an empty cache. Each takes seconds to start, so that all that the owner
+# does is done by one, and all that a stranger reads is read by another.
+OWNER = """
 import json, sys, torch
+from huggingface_hub import ModelCard
+from peft import LoraConfig, get_peft_model
 from transformers import (AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText,
-                          AutoModelForMultimodalLM, AutoProcessor)
+                          AutoModelForMultimodalLM, AutoProcessor, pipeline)
 name, revisions, inputs, output = sys.argv[1], json.loads(sys.argv[2]), torch.load(sys.argv[3]), sys.argv[4]
+again, adapter = sys.argv[5:]
 clips = {key: inputs[key] for key in ("pixel_values_videos", "flow_values_videos")}
-results = []
+found = {"loaded": []}
 for revision in revisions:
     options = {"trust_remote_code": True, "revision": revision}
     result = {"config": AutoConfig.from_pretrained(name, **options).model_type}
@@ -34,53 +39,35 @@ for revision in revisions:
             result[auto.__name__] = auto.from_pretrained(name, **options).eval()(**inputs).logits
         result["AutoModel"] = AutoModel.from_pretrained(name, **options).eval()(**clips).au_logits
     result["processor"] = AutoProcessor.from_pretrained(name, **options).action_units
-    results.append(result)
-torch.save(results, output)
-"""
+    found["loaded"].append(result)
 
-EXPLAIN = """
-import json, sys
-from transformers import pipeline
-results = []
-for name, revision in json.loads(sys.argv[1]):
-    explain = pipeline("video-text-to-text", model=name, trust_remote_code=True, revision=revision)
-    results.append(explain(sys.argv[2], max_new_tokens=12))
-print("RESULT" + json.dumps(results))
-"""
+explain = pipeline("video-text-to-text", model=name, trust_remote_code=True)
+explain.push_to_hub(again)
+explain.model.push_to_hub(again)
+explain.processor.push_to_hub(again)
+ModelCard.load(name).push_to_hub(again)
 
-PUSH_BY_HAND = """
-import sys
-from huggingface_hub import ModelCard
-from transformers import pipeline
-first, second = sys.argv[1:3]
-explain = pipeline("video-text-to-text", model=first, trust_remote_code=True)
-explain.push_to_hub(second)
-explain.model.push_to_hub(second)
-explain.processor.push_to_hub(second)
-ModelCard.load(first).push_to_hub(second)
-"""
-
-PUSH_ADAPTER = """
-import sys, torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForImageTextToText
-name, adapter, inputs, output = sys.argv[1], sys.argv[2], torch.load(sys.argv[3]), sys.argv[4]
 model = AutoModelForImageTextToText.from_pretrained(name, trust_remote_code=True).eval()
 torch.manual_seed(0)
 settings = LoraConfig(target_modules=r"model\\.language_model\\..*\\.(q_proj|v_proj)", init_lora_weights=False)
 tuned = get_peft_model(model, settings)
 tuned.push_to_hub(adapter)
 with torch.no_grad():
-    torch.save(tuned.eval()(**inputs).logits, output)
+    found["tuned"] = tuned.eval()(**inputs).logits
+torch.save(found, output)
 """
 
-LOAD_ADAPTER = """
-import sys, torch
-from transformers import AutoModelForImageTextToText
-inputs = torch.load(sys.argv[2])
-model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+STRANGER = """
+import json, sys, torch
+from transformers import AutoModelForImageTextToText, pipeline
+adapter, asked, inputs, video, output = sys.argv[1], json.loads(sys.argv[2]), torch.load(sys.argv[3]), *sys.argv[4:]
+model = AutoModelForImageTextToText.from_pretrained(adapter, trust_remote_code=True).eval()
 with torch.no_grad():
-    torch.save(model(**inputs).logits, sys.argv[3])
+    found = {"adapter": model(**inputs).logits, "answers": []}
+for name, revision in asked:
+    explain = pipeline("video-text-to-text", model=name, trust_remote_code=True, revision=revision)
+    found["answers"].append(explain(video, max_new_tokens=12))
+torch.save(found, output)
 """
 
 STREAM = """
@@ -111,13 +98,12 @@ def api(hub):
     return HfApi(endpoint=hub.url, token=OWNER_TOKEN)
 
 
-@pytest.fixture
-def elsewhere(hub, without_package, tmp_path):
+@pytest.fixture(scope="module")
+def elsewhere(hub, without_package, tmp_path_factory):
     """Runs code as somebody else would: no package, an empty cache, and a token or none."""
 
     def run(code, *arguments, token=OWNER_TOKEN):
-        home = tmp_path / f"home{len(list(tmp_path.iterdir()))}"
-        home.mkdir()
+        home = tmp_path_factory.mktemp("home")
         variables = hub.environment(token, HF_HOME=str(home), HF_MODULES_CACHE=str(home / "modules"))
         if token is None:
             variables["HF_TOKEN"] = ""
@@ -152,17 +138,53 @@ def revisions(hub, api, card_folder, tmp_path_factory):
     return old, hub.repositories["model", NAME].head.oid
 
 
-def result_of(output):
-    return json.loads(output.split("RESULT")[1])
+@pytest.fixture(scope="module")
+def owner(elsewhere, revisions, inputs, tmp_path_factory):
+    """What the owner's process found, which has also pushed the model by hand and an adapter of the first revision."""
+    output = tmp_path_factory.mktemp("owner") / "found.pt"
+    # None is the newest.
+    elsewhere(OWNER, NAME, json.dumps([revisions[0], None]), inputs, output, AGAIN, "org/adapter")
+    return torch.load(output)
 
 
-def test_every_auto_class_loads_the_revision_it_is_told(elsewhere, revisions, inputs, model, processor, tmp_path):
+@pytest.fixture(scope="module")
+def trained(hub, owner, dataset, recipe_file, tmp_path_factory):
+    """The command line of training with `push_to_hub`, over the model that was pushed by hand: the commit before."""
+    before = hub.repositories["model", AGAIN].head.oid
+    place = tmp_path_factory.mktemp("training")
+    dataset.select(range(12)).to_parquet(place / "rendered" / "train-0.parquet")
+    environment = {**os.environ, **hub.environment(HF_HOME=str(place / "home")), "OMP_NUM_THREADS": "1"}
+    arguments = {
+        "--config": recipe_file,
+        "--dataset": place / "rendered",
+        "--output_dir": place / "trained",
+        "--max_steps": 1,
+        "--per_device_train_batch_size": 2,
+        "--preprocessing_workers": 1,
+        "--use_cpu": "true",
+        "--push_to_hub": "true",
+        "--hub_model_id": AGAIN,
+    }
+    words = [word for pair in arguments.items() for word in pair]
+    output_of([sys.executable, "train_sft.py", *words], cwd=ROOT, env=environment)
+    return before
+
+
+@pytest.fixture(scope="module")
+def stranger(elsewhere, trained, inputs, brow_video, tmp_path_factory):
+    """(logits of the adapter, answers of: the model pushed by hand, what it was made of, the trained one)."""
+    output = tmp_path_factory.mktemp("stranger") / "found.pt"
+    asked = [(AGAIN, trained), (NAME, None), (AGAIN, None)]
+    elsewhere(STRANGER, "org/adapter", json.dumps(asked), inputs, brow_video, output)
+    found = torch.load(output)
+    return found["adapter"], found["answers"]
+
+
+def test_every_auto_class_loads_the_revision_it_is_told(owner, inputs, model, processor):
     with torch.no_grad():
         tensors = torch.load(inputs)
         logits, au_logits = (output := model(**tensors)).logits, output.au_logits
-    # None is the newest.
-    elsewhere(LOAD, NAME, json.dumps([revisions[0], None]), inputs, tmp_path / "loaded.pt")
-    old, new = torch.load(tmp_path / "loaded.pt")
+    old, new = owner["loaded"]
     assert (old["config"], old["processor"]) == ("deft", processor.action_units)
     for name in ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForCausalLM"):
         torch.testing.assert_close(old[name], logits, **CLOSE)
@@ -171,54 +193,37 @@ def test_every_auto_class_loads_the_revision_it_is_told(elsewhere, revisions, in
     torch.testing.assert_close(new["AutoModel"] - bias, 2 * (au_logits - bias))
 
 
-def test_loaded_and_pushed_by_hand_it_is_whole_again(elsewhere, hub, revisions, brow_video, processor):
-    elsewhere(PUSH_BY_HAND, NAME, "org/again")
-    first, second = hub.files(NAME), hub.files("org/again")
+def test_loaded_and_pushed_by_hand_it_is_whole_again(hub, trained, stranger, processor):
+    first, second = hub.files(NAME), hub.files(AGAIN, revision=trained)
     code = {name for name in first if name.endswith(".py")}
     assert code
     assert {name: second[name] for name in code} == {name: first[name] for name in code}
     assert second["README.md"] == first["README.md"]
-    pushed, direct = result_of(elsewhere(EXPLAIN, json.dumps([("org/again", None), (NAME, None)]), brow_video))
+    pushed, direct, _ = stranger[1]
     assert pushed == direct
     assert set(direct["report"]["scores"]) == set(processor.emotion_labels)
     assert len(direct["frames_indices"]) == processor.video_processor.num_frames
 
 
-def test_an_adapter_alone_brings_its_model(elsewhere, hub, revisions, inputs, model, tmp_path):
-    elsewhere(PUSH_ADAPTER, NAME, "org/adapter", inputs, tmp_path / "tuned.pt")
+def test_an_adapter_alone_brings_its_model(hub, owner, stranger, inputs, model):
     assert "adapter_model.safetensors" in hub.files("org/adapter")
     assert "model.safetensors" not in hub.files("org/adapter")
-    elsewhere(LOAD_ADAPTER, "org/adapter", inputs, tmp_path / "loaded.pt")
-    tuned, loaded = torch.load(tmp_path / "tuned.pt"), torch.load(tmp_path / "loaded.pt")
-    torch.testing.assert_close(loaded, tuned)
+    torch.testing.assert_close(stranger[0], owner["tuned"])
     with torch.no_grad():
-        assert not torch.allclose(model(**torch.load(inputs)).logits, tuned)
+        assert not torch.allclose(model(**torch.load(inputs)).logits, owner["tuned"])
 
 
-def test_a_push_of_the_trainer_keeps_pipeline_and_card(elsewhere, hub, revisions, dataset, brow_video, tmp_path):
-    """The command line of training with `push_to_hub`, over a repository that is in use."""
-    dataset.select(range(12)).to_parquet(tmp_path / "rendered" / "train-0.parquet")
-    environment = {**os.environ, **hub.environment(HF_HOME=str(tmp_path / "home")), "OMP_NUM_THREADS": "1"}
-    arguments = {
-        "--config": ROOT / "recipes/tiny.yaml",
-        "--dataset": tmp_path / "rendered",
-        "--output_dir": tmp_path / "trained",
-        "--max_steps": 1,
-        "--per_device_train_batch_size": 2,
-        "--preprocessing_workers": 1,
-        "--use_cpu": "true",
-        "--push_to_hub": "true",
-        "--hub_model_id": NAME,
-    }
-    words = [word for pair in arguments.items() for word in pair]
-    output_of([sys.executable, "train_sft.py", *words], cwd=ROOT, env=environment)
-    files = hub.files(NAME)
-    assert set(hub.files(NAME, revision=revisions[0])) - {"old_helper.py"} <= set(files)
+def test_a_push_of_the_trainer_keeps_pipeline_and_card(hub, trained, stranger):
+    files = hub.files(AGAIN)
+    assert set(hub.files(AGAIN, revision=trained)) <= set(files)
     card = ModelCard(files["README.md"].decode())
     assert card.data.pipeline_tag == "video-text-to-text"
     assert "optimiser steps · seed | 1 · 0" in card.text
-    asked = json.dumps([(NAME, None), (NAME, revisions[0])])
-    assert all(result["report"]["scores"] for result in result_of(elsewhere(EXPLAIN, asked, brow_video)))
+    assert stranger[1][2]["report"]["scores"]
+
+
+def result_of(output):
+    return json.loads(output.split("RESULT")[1])
 
 
 def test_datasets_stream_to_those_who_may_read_them(elsewhere, hub, api, dataset, tmp_path):

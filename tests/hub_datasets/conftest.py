@@ -1,61 +1,63 @@
 """Every miniature built by the command line, a rendered dataset, and a chat model's server for rewriting answers."""
 
+import io
 import json
-import subprocess
-import sys
 import threading
 import time
+from contextlib import redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import constants
 
+from deft_llm.cli import main
 from deft_llm.hub_datasets.sources.catalogue import SOURCES
 from deft_llm.hub_datasets.synthetic.dataset import build as build_synthetic
 from tests.hub_datasets.miniatures import MINIATURES
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "deft_llm.cli", "data", *map(str, arguments)]
+from tests.processes import InThisProcess
 
 
 @pytest.fixture(scope="session")
 def everything(made_once):
-    """Every miniature, built in one go by the command line: (process, roots, dataset folder)."""
+    """Every miniature, built in one go by the command line: (exit code, what was printed, roots, dataset folder)."""
 
     def build(place):
         roots = {name: write(place / "copies" / name) for name, write in MINIATURES.items()}
         sources = [f"{name}={root}" for name, root in roots.items()]
         licensed = [name for name in roots if name in SOURCES]
-        options = "--face-source cropped --split fixed --shard-size 8 --features-only --workers 2".split()
-        words = ("build", "--source", *sources, "--accept-licence", *licensed, "--output-dir", place / "uni-mer")
-        done = subprocess.run([*command(*words), *options], capture_output=True, text=True, check=False)
-        return done, roots, place / "uni-mer"
+        options = "--face-source cropped --split fixed --shard-size 8 --features-only".split()
+        words = ["--source", *sources, "--accept-licence", *licensed, "--output-dir", str(place / "uni-mer")]
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as told:
+            patch.setattr("deft_llm.hub_datasets.build.executors.ProcessPoolExecutor", InThisProcess)
+            code = main(["data", "build", *words, *options])
+        return code, told.getvalue(), roots, place / "uni-mer"
 
     return made_once("laboratory", build)
 
 
 @pytest.fixture(scope="session")
 def manifest(everything):
-    return json.loads((everything[2] / "manifest.json").read_text(encoding="utf-8"))
+    return json.loads((everything[3] / "manifest.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
 def rendered(made_once):
     def build(place):
         out = place / "data"
-        build_synthetic(
-            out=out,
-            clips=2,
-            clips_per_face=1,
-            test_share=0.5,
-            preset="easy",
-            seed=4,
-            workers=1,
-            conventions=("synthetic",),
-            corrupt=0.0,
-            num_frames=8,
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("deft_llm.hub_datasets.synthetic.dataset.ProcessPoolExecutor", InThisProcess)
+            build_synthetic(
+                out=out,
+                clips=2,
+                clips_per_face=1,
+                test_share=0.5,
+                preset="easy",
+                seed=4,
+                workers=1,
+                conventions=("synthetic",),
+                corrupt=0.0,
+                num_frames=8,
+            )
         return out
 
     return made_once("rendered-dataset", build)

@@ -75,6 +75,25 @@ def test_a_grounded_answer_says_what_was_recognised_and_measured(pipe, brow_vide
     assert report["warnings"] == []
 
 
+@pytest.fixture(scope="module")
+def shelf():
+    return {}
+
+
+@pytest.fixture
+def measured_once(shelf, monkeypatch):
+    """A video is measured once for all tests that ask about it again and again; none depends on another's company."""
+    process = DeftVideoProcessor._process_clip
+
+    def processed(self, clip, **options):
+        key = clip.name, str(sorted(options.items())), self.to_json_string()
+        if key not in shelf:
+            shelf[key] = process(self, clip, **options)
+        return shelf[key]
+
+    monkeypatch.setattr(DeftVideoProcessor, "_process_clip", processed)
+
+
 @pytest.fixture
 def unmeasurable(monkeypatch):
     """The video processor says that some clips cannot be measured, and why."""
@@ -92,7 +111,9 @@ def unmeasurable(monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 @pytest.mark.parametrize("options", [{}, {"grounded": False}, {"text": "Why?"}], ids=["grounded", "free", "own"])
-def test_a_clip_that_cannot_be_measured_is_not_explained(pipe, videos, unmeasurable, batch_size, options):
+def test_a_clip_that_cannot_be_measured_is_not_explained(
+    pipe, videos, measured_once, unmeasurable, batch_size, options
+):
     expected = pipe(videos, batch_size=batch_size, max_new_tokens=8, **options)
     unmeasurable[videos[1]] = "The face leaves the picture."
     found = pipe(videos, batch_size=batch_size, max_new_tokens=8, **options)
@@ -182,7 +203,7 @@ def check_same(found, expected):
 @pytest.mark.parametrize(
     "options", [{}, {"grounded": False}, {"text": "What moves?"}], ids=["grounded", "free", "own"]
 )
-def test_a_batch_answers_as_one_by_one(pipe, videos, batch_size, options):
+def test_a_batch_answers_as_one_by_one(pipe, videos, measured_once, batch_size, options):
     alone = [pipe(video, max_new_tokens=40, **options) for video in videos[:2]]
     together = pipe(videos, batch_size=batch_size, max_new_tokens=40, **options)
     for index, found in enumerate(together):
@@ -190,7 +211,7 @@ def test_a_batch_answers_as_one_by_one(pipe, videos, batch_size, options):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_generate_answers_a_batch_as_one_by_one(pipe, videos, batch_size):
+def test_generate_answers_a_batch_as_one_by_one(pipe, videos, measured_once, batch_size):
     """Chats of different lengths, padded by the processor."""
     texts = ["Explain.", "Which regions of the face move, and by how much?", "What moves?", "Why?", "Explain it."]
     chats = [
@@ -214,7 +235,7 @@ def test_generate_answers_a_batch_as_one_by_one(pipe, videos, batch_size):
 
 
 @pytest.mark.parametrize("task", ["image-text-to-text", "any-to-any"])
-def test_transformers_own_pipelines_answer_a_batch_as_one_by_one(pipe, videos, task, monkeypatch):
+def test_transformers_own_pipelines_answer_a_batch_as_one_by_one(pipe, videos, measured_once, task, monkeypatch):
     from transformers.pipelines import any_to_any
 
     # "any-to-any" asks for torchvision before it looks at the processor, and DEFT's does without.

@@ -36,7 +36,7 @@ SHRUNKEN = {
 @pytest.fixture(scope="module")
 def data(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uni-mer")
-    dataset.select(range(24)).to_parquet(folder / "train-0.parquet")
+    dataset.select(range(12)).to_parquet(folder / "train-0.parquet")
     return folder
 
 

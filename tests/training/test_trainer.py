@@ -5,7 +5,6 @@ import math
 import os
 import random
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -45,10 +44,10 @@ def trained(model_arguments, dataset, settings, tmp_path_factory):
     model, processor = build_model(model_arguments, dataset)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     trackers = {"report_to": ["tensorboard", "trackio"], "project": "deft", "run_name": "first"}
-    args = settings(tmp_path_factory.mktemp("run"), max_steps=25, **trackers)
+    args = settings(tmp_path_factory.mktemp("run"), max_steps=25, learning_rate=3e-3, **trackers)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(tmp_path_factory.mktemp("tensorboard"))
     trainer = trainer_of(
-        model, processor, args, prepare(dataset.select(range(4)), processor, workers=1), expert_learning_rate=2e-3
+        model, processor, args, prepare(dataset.select(range(4)), processor, workers=1), expert_learning_rate=6e-3
     )
     trainer.train()
     return model, trainer, before
@@ -283,11 +282,11 @@ def test_the_best_checkpoint_is_remembered_where_it_lies(model, processor, prepa
 
 
 @pytest.fixture(scope="module")
-def options(dataset, tmp_path_factory):
-    """A short run on 24 clips, with everything random switched on: augmentation, tasks, dropout of adapters and of
+def options(dataset, recipe_file, tmp_path_factory):
+    """A short run on 12 clips, with everything random switched on: augmentation, tasks, dropout of adapters and of
     appearance."""
     data = tmp_path_factory.mktemp("uni-mer")
-    dataset.select(range(24)).to_parquet(data / "train-0.parquet")
+    dataset.select(range(12)).to_parquet(data / "train-0.parquet")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     words = (
@@ -298,7 +297,7 @@ def options(dataset, tmp_path_factory):
         # Beside the data and not in it: the cache's files would be read as rows.
         patch.setenv("HF_DATASETS_CACHE", str(data.with_name("cache")))
         patch.setenv("OMP_NUM_THREADS", "1")
-        yield ["--config", str(ROOT / "recipes" / "tiny.yaml"), "--dataset", str(data), *words]
+        yield ["--config", str(recipe_file), "--dataset", str(data), *words]
     torch.set_num_threads(threads)
 
 
@@ -313,45 +312,59 @@ KILLED_AT = {"before the first checkpoint": (1, 2), "after it": (3, STEPS)}
 
 
 @pytest.fixture(scope="module")
-def killed_runs(options, tmp_path_factory):
-    """The options of a run with checkpoints, that run undisturbed, and (step, folder) of those that were killed."""
-    place = tmp_path_factory.mktemp("killed")
-    more = f"--max_steps {STEPS} --per_device_train_batch_size 8 --use_peft true --lora_dropout 0.2"
-    options = [*options, *f"{more} --save_strategy steps --save_steps 2".split()]
+def checkpointed(options):
+    """The options of a run with checkpoints."""
+    more = f"--max_steps {STEPS} --per_device_train_batch_size 4 --use_peft true --lora_dropout 0.2"
+    return [*options, *f"{more} --save_strategy steps --save_steps 2".split()]
+
+
+@pytest.fixture(scope="module")
+def paired(options):
+    """The options of a run in one process or several, without the size of the batch.
+
+    Each process draws its own swaps and dropouts; an epoch is no multiple of a step.
+    """
+    return [*options, "--max_steps", "4", "--appearance_swap", "0", "--expert_dropout", "0"]
+
+
+@pytest.fixture(scope="module")
+def forked_runs(checkpointed, paired, tmp_path_factory):
+    """(step, folder) of the runs that were killed, and the file with the losses of two processes."""
+    place = tmp_path_factory.mktemp("forked")
     killed = {moment: (random.randint(*steps), place / moment) for moment, steps in KILLED_AT.items()}
-    runs = json.dumps([(step, str(folder)) for step, folder in killed.values()])
-    command = [sys.executable, str(ROOT / "tests/training/killed_run.py"), runs, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return options, run_of(*options, "--output_dir", str(place / "straight")), killed
+    runs = [
+        {"options": [*checkpointed, "--output_dir", str(folder)], "kill_at": step} for step, folder in killed.values()
+    ]
+    one_half = ["--per_device_train_batch_size", "4", "--output_dir", str(place / "two")]
+    runs.append({"options": paired + one_half, "result": str(place / "result.json")})
+    output_of([sys.executable, ROOT / "tests/training/forked_runs.py", json.dumps(runs)], timeout=500)
+    return killed, place / "result.json"
+
+
+@pytest.fixture(scope="module")
+def straight(checkpointed, tmp_path_factory):
+    """A run that nothing disturbs."""
+    return run_of(*checkpointed, "--output_dir", str(tmp_path_factory.mktemp("straight") / "run"))
 
 
 @pytest.mark.parametrize("moment", KILLED_AT)
-def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(killed_runs, moment):
+def test_a_run_killed_and_resumed_has_the_curve_of_an_undisturbed_one(checkpointed, forked_runs, straight, moment):
     """Bit for bit, over the border of an epoch."""
-    options, straight, killed = killed_runs
-    step, folder = killed[moment]
+    step, folder = forked_runs[0][moment]
     assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{at}" for at in (2, 4) if at < step]
     assert not (folder / "config.json").exists()
-    resumed = run_of(*options, "--output_dir", str(folder), "--resume_from_checkpoint", "last")
+    resumed = run_of(*checkpointed, "--output_dir", str(folder), "--resume_from_checkpoint", "last")
     assert losses(resumed.trainer.state.log_history) == losses(straight.trainer.state.log_history), step
     assert len(losses(straight.trainer.state.log_history)) == STEPS
     for name, value in straight.trainer.model.state_dict().items():
         assert torch.equal(resumed.trainer.model.state_dict()[name], value), name
 
 
-def test_two_processes_train_like_one(options, tmp_path):
+def test_two_processes_train_like_one(paired, forked_runs, tmp_path):
     """DDP over two CPU processes through the script, and FSDP2 as torch shards the model."""
-    # Each process draws its own swaps and dropouts; an epoch is no multiple of a step.
-    options = [*options, "--max_steps", "7", "--appearance_swap", "0", "--expert_dropout", "0"]
-    result = tmp_path / "result.json"
-    script = ["--nproc_per_node", "2", str(ROOT / "tests/training/two_processes.py"), str(result)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *script, *options]
-    command += ["--per_device_train_batch_size", "5", "--output_dir", str(tmp_path / "two")]
-    output_of(command, timeout=500)
-    found = json.loads(result.read_text())
-    one = run_of(*options, "--per_device_train_batch_size", "10", "--output_dir", str(tmp_path / "one"))
-    assert len(found["ddp"]) == 7
+    found = json.loads(forked_runs[1].read_text())
+    one = run_of(*paired, "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / "one"))
+    assert len(found["ddp"]) == 4
     np.testing.assert_allclose(found["ddp"], losses(one.trainer.state.log_history), atol=1e-4)
     np.testing.assert_allclose(found["fsdp2"], found["alone"], atol=1e-4)
     assert found["fsdp2"][-1] < found["fsdp2"][0]

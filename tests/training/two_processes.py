@@ -1,12 +1,6 @@
-"""Run by torchrun on two CPU processes: DDP through `train_sft.py`, then FSDP2 as torch itself shards the model.
-
-    torchrun --nproc_per_node 2 two_processes.py RESULT.json OPTION …       (options of train_sft.py)
-
-The first process writes the losses of both to RESULT.json.
-"""
+"""Run in two processes by `forked_runs.py`: DDP through `train_sft.py`, then FSDP2 as torch shards the model."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -48,6 +42,7 @@ def losses_of(model, batch, steps: int, world: int) -> list[float]:
 
 
 def main(result: str, options: list[str]) -> None:
+    """Trains with the options of `train_sft.py`; the first process writes the losses of both ways to `result`."""
     run = training_run.make_run(*parse_arguments(options))
     model = run.trainer.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -71,7 +66,3 @@ def main(result: str, options: list[str]) -> None:
         Path(result).write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])

@@ -4,10 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.build import run as building
 from deft_llm.hub_datasets.build import shards
 from deft_llm.hub_datasets.build.run import build
-from deft_llm.hub_datasets.build.shards import build_shard
 from deft_llm.hub_datasets.sources.readers import read_source
 from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, render_clip
 from deft_llm.hub_datasets.synthetic.faces import render_face
@@ -15,17 +13,6 @@ from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.whole_clip_flow import LEAD_IN
 from tests.hub_datasets import miniatures
 from tests.hub_datasets.build.own_recordings import CROPPED
-
-
-@pytest.fixture
-def inline(monkeypatch):
-    """Shards in this process, one after the other."""
-
-    def run(work, shards, workers, console):
-        for number in range(len(shards)):
-            build_shard(work, number)
-
-    monkeypatch.setattr(building, "run_processes", run)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,7 @@ from deft_llm.hub_datasets.build import executors
 from deft_llm.hub_datasets.build.run import build
 from deft_llm.hub_datasets.build.settings import BuildError, BuildInterruptedError
 from deft_llm.hub_datasets.build.shards import build_shard
-from tests.hub_datasets.build.own_recordings import CROPPED, command, digest
-from tests.processes import output_of
+from tests.hub_datasets.build.own_recordings import CROPPED, digest
 
 
 def test_a_worker_that_is_killed_is_an_error(tmp_path, monkeypatch):
@@ -28,7 +27,7 @@ def _die(work, number):
 
 
 def test_the_local_executor_of_datatrove_makes_the_same_bytes(own_root, own_built, tmp_path):
-    output_of(command(own_root, tmp_path / "out", "--executor", "local", "--workers", "2"))
+    build({"mylab": own_root}, tmp_path / "out", settings=CROPPED, executor="local", workers=2)
     assert digest(tmp_path / "out") == digest(own_built[0])
     assert not (tmp_path / "out.building").exists()
 

@@ -14,11 +14,11 @@ from deft_llm.hub_datasets.build import inspection
 
 def test_inspect_prints_counts_labels_verdicts_and_drops(everything, manifest):
     console = Console(width=140, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    inspection.inspect(everything[2], console=console)
+    inspection.inspect(everything[3], console=console)
     text = console.export_text()
     for title in ("Clips", "Clips of each subject", "Flags", "Emotions", "Labelled action units", "Dropped rows"):
         assert title in text
-    for name in everything[1]:
+    for name in everything[2]:
         assert name in text
     verdicts = manifest["verdicts"]["AU4"]
     line = next(line for line in text.splitlines() if "AU4 " in line)
@@ -57,7 +57,7 @@ def _first_supported(folder):
 
 def test_a_picture_without_pixels_has_flow_and_regions(everything, tmp_path):
     pytest.importorskip("matplotlib")
-    out = everything[2]
+    out = everything[3]
     row = inspection.find_row(sorted((out / "data").glob("*.parquet")), "samm/006/006_1_2/558")
     inspection.draw_clip(row, tmp_path / "clip.png")
     image = np.asarray(Image.open(tmp_path / "clip.png").convert("RGB"))
@@ -65,7 +65,7 @@ def test_a_picture_without_pixels_has_flow_and_regions(everything, tmp_path):
 
 
 def test_an_unknown_clip_and_an_empty_folder_are_refused(everything, tmp_path, capsys):
-    assert main(["data", "inspect", str(everything[2]), "--clip", "006_1_2"]) == REFUSED
+    assert main(["data", "inspect", str(everything[3]), "--clip", "006_1_2"]) == REFUSED
     assert "samm/006/006_1_2/558" in capsys.readouterr().err  # what may have been meant
     assert main(["data", "inspect", str(tmp_path)]) == REFUSED
     assert "a folder that `deft data build` has written" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_clips_that_cannot_be_measured_are_counted_and_do_not_stop_a_build(own_r
 
 
 def test_the_card_is_valid_and_says_what_the_licences_ask_for(everything):
-    card = DatasetCard.load(everything[2] / "README.md")
+    card = DatasetCard.load(everything[3] / "README.md")
     assert card.data.license == "other"
     files = card.data.to_dict()["configs"][0]["data_files"]
     assert {item["split"] for item in files} == {"train", "test_a", "test_b"}
@@ -87,7 +87,7 @@ def test_the_card_is_valid_and_says_what_the_licences_ask_for(everything):
 
 
 def test_the_manifest_names_licences_versions_errata_and_labels(everything, manifest):
-    _, roots, out = everything
+    _, _, roots, out = everything
     assert manifest["licences_accepted"] == sorted(name for name in roots if name in SOURCES)
     assert manifest["versions"]["readers"] == manifest["sources"]["samm"]["reader"]
     assert manifest["settings"]["seed"] == 0

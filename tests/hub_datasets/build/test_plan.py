@@ -16,7 +16,7 @@ from tests.hub_datasets import miniatures
 from tests.hub_datasets.build.own_recordings import CROPPED, Killed
 
 
-def test_fixed_sets_and_held_out_subjects_share_nobody(own_root, tmp_path, inline):
+def test_fixed_sets_and_held_out_subjects_share_nobody(own_root, tmp_path, inline, measured_once):
     for split, expected in (
         ("fixed", {"train": (5, 2), "test": (2, 1)}),
         ("holdout", {"train": (5, 2), "test": (2, 1)}),

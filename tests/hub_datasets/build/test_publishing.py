@@ -46,7 +46,7 @@ class Hub:
 
 @pytest.fixture
 def licensed_folder(everything, tmp_path):
-    shutil.copytree(everything[2], tmp_path / "uni-mer")
+    shutil.copytree(everything[3], tmp_path / "uni-mer")
     return tmp_path / "uni-mer"
 
 

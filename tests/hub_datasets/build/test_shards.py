@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from deft_llm.hub_datasets.build import record_rows, shards
 from deft_llm.hub_datasets.build.record_rows import record_row
 from deft_llm.hub_datasets.build.run import build
+from deft_llm.hub_datasets.build.settings import BuildInterruptedError
 from tests.hub_datasets.build.own_recordings import CROPPED, digest, rows_of
 
 
@@ -87,7 +88,7 @@ def test_answers_are_rewritten_where_the_facts_stay(own_root, own_built, tmp_pat
     assert manifest["rewriting"]["refused"] > 0
 
 
-def test_a_rewriter_that_is_not_there_breaks_off_and_keeps_nothing(own_root, tmp_path, endpoint):
+def test_a_rewriter_that_is_not_there_breaks_off_and_keeps_nothing(own_root, tmp_path, inline, endpoint):
     address, _, settings = endpoint
     settings["status"] = 503
     rewriting = replace(CROPPED, rewriter=address, rewriter_model="chat")
@@ -113,7 +114,7 @@ def test_a_damaged_frame_drops_its_clip_with_the_reason_and_no_other(own_root, t
 
 def test_a_mistake_in_the_code_is_no_drop(own_root, tmp_path, monkeypatch, inline):
     monkeypatch.setattr(record_rows, "make_row", lambda **_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(BuildInterruptedError, match=r"Shard \d: ZeroDivisionError"):
         build({"mylab": own_root}, tmp_path / "out", settings=CROPPED)
     assert not (tmp_path / "out").exists()
 

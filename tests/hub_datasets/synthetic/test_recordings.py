@@ -16,8 +16,17 @@ from deft_llm.hub_datasets.synthetic.clips import Disturbances, encode_frames, r
 from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.hub_datasets.synthetic.recordings import build_planted
 from deft_llm.processing.video_reading import open_clip
+from tests.processes import InThisProcess
 
 REAL = Path(os.environ.get("DEFT_REAL_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_this_process():
+    """`test_dataset.py` renders in several processes, by the same function."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deft_llm.hub_datasets.synthetic.dataset.ProcessPoolExecutor", InThisProcess)
+        yield
 
 
 @pytest.fixture(scope="module")
