@@ -35,6 +35,10 @@ FALSE_ALARMS = 0.05  # share of clips without motion in which any region may be 
 # strongest of a clip's frames is taken; as errors of neighbouring frames are alike, they count as two.
 SIGNIFICANT_AT = float(np.sqrt(2 * np.log(2 * len(REGIONS) * len(SIDES) / FALSE_ALARMS)))
 _SEEN_QUANTILE = 1.2816  # of the normal distribution, for 90 %
+# The part of a true motion near the detection limit that is measured, because estimators shrink weak motion. It is the
+# median of units planted into half of the files of a set of recordings (real_recordings.py, part `limits`). On
+# rendered clips it is nearly 1, so limits are too large by a fifth there.
+RESPONSE = 0.8
 # Percent of the crop width. Compression and the fit of the head's motion leave at least this on rendered still clips.
 # Set on recordings of people: with none of it, still faces seem to move; with all of it, most weak motion is missed.
 _UNEXPLAINED_SHARE = 0.5
@@ -94,21 +98,22 @@ class RegionMotion:
     def detection_limit(self) -> float | None:
         """The smallest true motion that would be significant here in at least 90 % of clips like this one.
 
-        In percent of the crop width; `None` if the standard error is not known. See `motion_seen_at`.
+        In percent of the crop width; `None` if the standard error is not known. See `motion_seen_at` and `RESPONSE`.
         """
-        return motion_seen_at(_SEEN_QUANTILE, self.standard_error) if self.standard_error else None
+        return motion_seen_at(_SEEN_QUANTILE, self.standard_error) / RESPONSE if self.standard_error else None
 
     @property
     def overlooked_limit(self) -> float | None:
         """The largest true motion that would be significant here in at most 10 % of clips like this one.
 
-        In percent of the crop width; `None` if the standard error is not known. See `motion_seen_at`.
+        In percent of the crop width; `None` if the standard error is not known. See `motion_seen_at`. The motion is
+        assumed to be measured in full, so that the limit holds where the estimator does not shrink it.
         """
         return motion_seen_at(-_SEEN_QUANTILE, self.standard_error) if self.standard_error else None
 
 
 def motion_seen_at(quantile: float, standard_error: float) -> float:
-    """The true motion that is significant as often as the normal distribution lies below a quantile.
+    """The motion that is significant as often as the normal distribution lies below a quantile.
 
     The measured motion is the true one with a normally distributed error along each axis, so its length follows the
     Rice distribution. That is nearly normal, around the true motion m plus (error across the motion)² / 2m. The result
@@ -123,7 +128,7 @@ def motion_seen_at(quantile: float, standard_error: float) -> float:
     return standard_error * (length + float(np.sqrt(length**2 - 2))) / 2
 
 
-OVERLOOKED_PART = motion_seen_at(-_SEEN_QUANTILE, 1.0) / motion_seen_at(_SEEN_QUANTILE, 1.0)
+OVERLOOKED_PART = RESPONSE * motion_seen_at(-_SEEN_QUANTILE, 1.0) / motion_seen_at(_SEEN_QUANTILE, 1.0)
 """`overlooked_limit` as a part of `detection_limit`."""
 
 

@@ -71,12 +71,15 @@ ESTIMATORS = ("whole_clip", "farneback", "dis", "tvl1")
 GRID = 32
 FACE = ellipse_mask((0.5, 0.5, 0.40, 0.46), GRID, GRID)
 SEED = 2025
-# A unit for every region of the atlas. Those of a group are planted together, far enough from each other.
+# A unit for every region of the atlas. Those of a group are planted together, far from each other. Units that all move
+# the skin the same way are not, because that is how a head moves.
 LIMIT_UNITS: tuple[dict[str, str], ...] = (
     {"inner brow": "AU1", "nasolabial fold": "AU11", "chin": "AU26"},
     {"outer brow": "AU2", "nose wing": "AU38", "lower lip": "AU16"},
-    {"upper lid": "AU5", "cheek": "AU6", "upper lip": "AU10"},
-    {"lower lid": "AU7", "nose root": "AU9", "mouth corner": "AU12"},
+    {"upper lid": "AU43", "upper lip": "AU10"},
+    {"lower lid": "AU7", "mouth corner": "AU15"},
+    {"nose root": "AU9"},
+    {"cheek": "AU6"},
 )
 STRENGTHS = (0.6, 0.85, 1.1, 1.5)  # of planted motion, in stated limits
 UNMARKED = Face(np.zeros((1, 1, 3), np.float32))  # the atlas as it is, as `plant` uses it
@@ -471,12 +474,8 @@ def limit_trials(stretches: Sequence[Window], count: int) -> Iterator[LimitTrial
 
 def _in_turns(stretches: Sequence[Window]) -> list[Window]:
     """The first window of each recording, then the second of each, and so on."""
-    places: Counter[str] = Counter()
-    ranked = []
-    for item in stretches:
-        ranked.append((places[item.name], item))
-        places[item.name] += 1
-    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+    turns = [sum(other.name == item.name for other in stretches[:place]) for place, item in enumerate(stretches)]
+    return [stretches[place] for place in np.argsort(turns, kind="stable")]
 
 
 @lru_cache(maxsize=64)
