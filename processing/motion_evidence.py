@@ -37,8 +37,8 @@ SIGNIFICANT_AT = float(np.sqrt(2 * np.log(2 * len(REGIONS) * len(SIDES) / FALSE_
 _SEEN_QUANTILE = 1.2816  # of the normal distribution, for 90 %
 # The part of a true motion near the detection limit that is measured, because estimators shrink weak motion. It is the
 # median of units planted into half of the files of a set of recordings (real_recordings.py, part `limits`). On
-# rendered clips it is nearly 1, so limits are too large by a fifth there.
-RESPONSE = 0.8
+# rendered clips it is nearly 1, so limits are too large by a sixth there.
+RESPONSE = 0.85
 # Percent of the crop width. Compression and the fit of the head's motion leave at least this on rendered still clips.
 # Set on recordings of people: with none of it, still faces seem to move; with all of it, most weak motion is missed.
 _UNEXPLAINED_SHARE = 0.5
