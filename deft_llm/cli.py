@@ -118,7 +118,7 @@ def measure(
     fps: Annotated[float | None, typer.Option(help="Frames per second, if the clip does not state them.")] = None,
     every_region: Annotated[bool, typer.Option("--all", help="Also print regions below the noise.")] = False,
 ) -> int:
-    """Measure the motion of clips, without a model."""
+    """Measure the motion of clips, and what motion would have been seen in each region, without a model."""
     from deft_llm.clips import measure_clips, measured_data, measured_text
 
     measured = measure_clips(clips, face_source=face_source, key_frames=key_frames, fps=fps, every_region=every_region)

@@ -114,8 +114,9 @@ def measure_clips(
 
     Yields:
         For each clip its name, its `status`, the frames that were compared (`frames_indices`, the first one is the
-        onset), and `motion`, the list of `RegionMotion`. A clip that cannot be measured has the status
-        "not_measurable" and a `reason` instead of frames and motion.
+        onset), `motion`, the list of `RegionMotion`, and `detection_limits`, region → the motion in percent of the
+        face's width that would have been seen there in 90 % of clips like this one. A clip that cannot be measured has
+        the status "not_measurable" and a `reason` instead of frames, motion and limits.
 
     Raises:
         FileNotFoundError: A clip does not exist.
@@ -123,7 +124,7 @@ def measure_clips(
     """
     from deft_llm.processing import DeftVideoProcessor
     from deft_llm.processing.expression_report import MEASURED, NOT_MEASURABLE
-    from deft_llm.processing.motion_evidence import measure_motion
+    from deft_llm.processing.motion_evidence import detection_limits, measure_motion
 
     check_clips(clips)
     processor = DeftVideoProcessor(do_crop_appearance=False, **({} if fps is None else {"fps": fps}))
@@ -140,17 +141,28 @@ def measure_clips(
         motions = measure_motion(found["flow_values_videos"][0], **errors)
         indices = [int(index) for index in found["video_metadata"][0].frames_indices]
         kept = [motion for motion in motions if every_region or motion.significant]
-        yield {"clip": clip, "status": MEASURED, "frames_indices": indices, "motion": kept}
+        yield {
+            "clip": clip,
+            "status": MEASURED,
+            "frames_indices": indices,
+            "motion": kept,
+            "detection_limits": detection_limits(motions),
+        }
 
 
 def measured_text(measured: dict[str, Any]) -> str:
-    """Formats measured motion as text: one line per region, or a line that says that no region moves, or why the clip
-    cannot be measured."""
-    from deft_llm.processing.motion_evidence import format_motion
+    """Formats measured motion as text: one line per region, or a line that says that no region moves, and then what
+    would have been seen; or why the clip cannot be measured."""
+    from deft_llm.processing.motion_evidence import OVERLOOKED_PART, format_motion
 
     if "reason" in measured:
         return f"The clip cannot be measured: {measured['reason']}."
-    return format_motion(measured["motion"]) or NO_MOTION
+    limits = ", ".join(f"{region} {limit:.2f}" for region, limit in measured["detection_limits"].items())
+    return (
+        f"{format_motion(measured['motion']) or NO_MOTION}\n"
+        f"Motion that would have been seen with 90 % probability, in % of the face's width: {limits}. "
+        f"Below {100 * OVERLOOKED_PART:.0f} % of that, it would have been seen with less than 10 % probability."
+    )
 
 
 def measured_data(measured: dict[str, Any]) -> dict[str, Any]:

@@ -6,15 +6,15 @@
     Rationale: The inner brows rise and the outer brows rise; by the convention "synthetic" this is surprise.
 
 The answer has one line for the class, one line per piece of evidence and one paragraph of rationale. Magnitudes are in
-percent of the crop width. `parse_answer(format_answer(report))` returns the same facts. Standard errors are in the
-report, and not in the answer.
+percent of the crop width. `parse_answer(format_answer(report))` returns the same facts. Standard errors and detection
+limits are in the report, and not in the answer.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from .action_units import get_action_unit
@@ -105,6 +105,8 @@ class ExpressionReport:
         parsed (`bool`): Whether the answer could be parsed. If not, `warnings` says why.
         text (`str`): The answer as generated.
         warnings (`list[str]`): Sentences about problems with the answer.
+        detection_limits (`dict[str, float]`): Region → the smallest motion that would have been seen there in 90 % of
+            clips like this one, in percent of the crop width; empty if nothing was measured.
     """
 
     emotion: str | None = None
@@ -118,6 +120,7 @@ class ExpressionReport:
     parsed: bool = True
     text: str = ""
     warnings: list[str] = field(default_factory=list)
+    detection_limits: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def not_measurable(cls, reason: str) -> ExpressionReport:
@@ -168,8 +171,21 @@ class ExpressionReport:
             lines.append(f"{title:<10} {unit.code} {unit.name}{side}{': ' + motion if motion else ''}{score}")
             title = ""
         lines.append(f"{'Rationale':<10} {self.rationale or self.reason or 'none'}")
+        if self.detection_limits:
+            lines.append(f"{'Seen from':<10} {limits_phrase(self.detection_limits)}")
         lines += [f"{'Warning':<10} {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+
+def limits_phrase(limits: Mapping[str, float]) -> str:
+    """The lowest and the highest detection limit, such as `"0.31 % (inner brow) to 0.92 % (chin) of the face's
+    width"`.
+
+    Args:
+        limits (`Mapping[str, float]`): Region → detection limit, not empty.
+    """
+    best, worst = min(limits, key=limits.get), max(limits, key=limits.get)
+    return f"{limits[best]:.2f} % ({best}) to {limits[worst]:.2f} % ({worst}) of the face's width"
 
 
 def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -> str:

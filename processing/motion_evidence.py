@@ -34,6 +34,11 @@ FALSE_ALARMS = 0.05  # share of clips without motion in which any region may be 
 # With errors alone, the length of a motion exceeds x standard errors (per axis) with probability exp(-x² / 2). The
 # strongest of a clip's frames is taken; as errors of neighbouring frames are alike, they count as two.
 SIGNIFICANT_AT = float(np.sqrt(2 * np.log(2 * len(REGIONS) * len(SIDES) / FALSE_ALARMS)))
+_SEEN_QUANTILE = 1.2816  # of the normal distribution, for 90 %
+# The part of a true motion near the detection limit that is measured, because estimators shrink weak motion. It is the
+# median of units planted into half of the files of a set of recordings (real_recordings.py, part `limits`). On
+# rendered clips it is nearly 1, so limits are too large by a sixth there.
+RESPONSE = 0.85
 # Percent of the crop width. Compression and the fit of the head's motion leave at least this on rendered still clips.
 # Set on recordings of people: with none of it, still faces seem to move; with all of it, most weak motion is missed.
 _UNEXPLAINED_SHARE = 0.5
@@ -88,6 +93,43 @@ class RegionMotion:
     concentration: float
     significant: bool
     standard_error: float = 0.0
+
+    @property
+    def detection_limit(self) -> float | None:
+        """The smallest true motion that would be significant here in at least 90 % of clips like this one.
+
+        In percent of the crop width; `None` if the standard error is not known. See `motion_seen_at` and `RESPONSE`.
+        """
+        return motion_seen_at(_SEEN_QUANTILE, self.standard_error) / RESPONSE if self.standard_error else None
+
+    @property
+    def overlooked_limit(self) -> float | None:
+        """The largest true motion that would be significant here in at most 10 % of clips like this one.
+
+        In percent of the crop width; `None` if the standard error is not known. See `motion_seen_at`. The motion is
+        assumed to be measured in full, so that the limit holds where the estimator does not shrink it.
+        """
+        return motion_seen_at(-_SEEN_QUANTILE, self.standard_error) if self.standard_error else None
+
+
+def motion_seen_at(quantile: float, standard_error: float) -> float:
+    """The motion that is significant as often as the normal distribution lies below a quantile.
+
+    The measured motion is the true one with a normally distributed error along each axis, so its length follows the
+    Rice distribution. That is nearly normal, around the true motion m plus (error across the motion)² / 2m. The result
+    is solved for m. Against the exact distribution, the motion that is seen in 90 % is 0.3 % too large and that in
+    10 % is 2.3 % too small, so both are on the safe side.
+
+    Args:
+        quantile (`float`): For example 1.28 for 90 %, and -1.28 for 10 %.
+        standard_error (`float`): Of the motion along each axis.
+    """
+    length = SIGNIFICANT_AT + quantile
+    return standard_error * (length + float(np.sqrt(length**2 - 2))) / 2
+
+
+OVERLOOKED_PART = RESPONSE * motion_seen_at(-_SEEN_QUANTILE, 1.0) / motion_seen_at(_SEEN_QUANTILE, 1.0)
+"""`overlooked_limit` as a part of `detection_limit`."""
 
 
 def standard_errors(
@@ -224,6 +266,22 @@ def measure_motion(
         significant = magnitude > SIGNIFICANT_AT * error
         motions.append(RegionMotion(region, side, magnitude, direction, concentration, significant, error))
     return sorted(motions, key=lambda motion: -motion.magnitude)
+
+
+def detection_limits(motions: Sequence[RegionMotion]) -> dict[str, float]:
+    """Region -> the motion that would have been seen there, in percent of the crop width; the lowest limit first.
+
+    It is the detection limit of the worse side, so it holds for both sides. Regions whose standard error is not known
+    are left out.
+
+    Args:
+        motions (`Sequence[RegionMotion]`): Of one clip, from `measure_motion`.
+    """
+    limits: dict[str, float] = {}
+    for motion in motions:
+        if motion.detection_limit is not None:
+            limits[motion.region] = max(limits.get(motion.region, 0.0), round(motion.detection_limit, 3))
+    return dict(sorted(limits.items(), key=lambda item: item[1]))
 
 
 def format_motion(motions: Sequence[RegionMotion]) -> str:

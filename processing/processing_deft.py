@@ -24,7 +24,7 @@ from .expression_report import (
     parse_answer,
 )
 from .grounded_answer import STILL_REASON, allowed_classes, contradictions, measured_report, possible_answers
-from .motion_evidence import RegionMotion, measure_motion
+from .motion_evidence import RegionMotion, detection_limits, measure_motion
 from .unit_evidence import seen_units
 from .video_processing_deft import DeftVideoProcessor, list_of_clips
 
@@ -302,6 +302,7 @@ class DeftProcessor(ProcessorMixin):
             if outputs is not None:
                 self._add_scores(report, outputs, index)
             report.coarse_emotion = self.coarse_emotion_of.get(report.emotion)
+            report.detection_limits = detection_limits(measured or [])
             reports.append(report)
         return reports
 

@@ -85,8 +85,20 @@ def _verdict(item: Explanation) -> str:
     tag = f'<span class="deft-chip">{_text(chip)}</span>' if chip else ""
     return (
         '<section class="deft-verdict" aria-label="Class"><div><p class="deft-kicker">Class</p>'
-        f"<h2>{_text(title)} {tag}</h2><p>{_text(text)}</p></div>"
+        f"<h2>{_text(title)} {tag}</h2><p>{_text(text)}</p>{_limits(report)}</div>"
         f'<p class="deft-time">{item.seconds:.1f} s</p></section>'
+    )
+
+
+def _limits(report: dict[str, Any]) -> str:
+    """What motion would have been seen in this clip. Models saved by older versions do not say it."""
+    limits = report.get("detection_limits")
+    if not limits:
+        return ""
+    best, worst = min(limits, key=limits.get), max(limits, key=limits.get)
+    return (
+        f'<p class="deft-small">On this clip, motion is seen from {limits[best]:.2f} % ({_text(best)}) to '
+        f"{limits[worst]:.2f} % ({_text(worst)}) of the face’s width; weaker motion may be overlooked.</p>"
     )
 
 

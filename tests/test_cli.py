@@ -284,11 +284,14 @@ def test_explain_says_why_a_clip_cannot_be_measured(brow_video, folder, capsys, 
 
 def test_measure(brow_video, capsys):
     assert main(["measure", str(brow_video)]) == DONE
-    motions = parse_motion(capsys.readouterr().out)
+    *sentences, limits = capsys.readouterr().out.strip().splitlines()
+    motions = parse_motion("\n".join(sentences))
     assert motions
+    assert "seen with 90 % probability" in limits
     assert main(["measure", str(brow_video), "--json"]) == DONE
     (item,) = json.loads(capsys.readouterr().out)
     assert [entry["region"] for entry in item["motion"]] == [motion.region for motion in motions]
+    assert all(f"{region} {limit:.2f}" in limits for region, limit in item["detection_limits"].items())
 
 
 def test_measure_says_why_a_clip_cannot_be_measured(tiny_video, capsys):

@@ -23,6 +23,7 @@ from deft_llm.clips import (
 )
 from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encode_frames, encode_mp4, render_clip
 from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.action_units import REGIONS
 from deft_llm.processing.aligned_clip import Stretch
 from deft_llm.processing.motion_evidence import measure_motion, parse_motion
 from deft_llm.processing.spotting import Interval
@@ -38,11 +39,17 @@ def test_the_measured_motion_is_the_rendered_one(brow_video, still_video):
     assert moving["frames_indices"][0] == 3
     assert all(motion.significant for motion in moving["motion"])
     assert moving["motion"][0].region in ("inner brow", "outer brow", "nose root")
-    assert len(parse_motion(measured_text(moving))) == len(moving["motion"])
+    *sentences, limits = measured_text(moving).splitlines()
+    assert len(parse_motion("\n".join(sentences))) == len(moving["motion"])
+    assert set(moving["detection_limits"]) == set(REGIONS)
+    assert f"inner brow {moving['detection_limits']['inner brow']:.2f}" in limits
+    assert "Below 38 % of that" in limits
     assert measured_data(moving)["motion"][0]["magnitude"] == moving["motion"][0].magnitude
-    assert measured_text(still) == NO_MOTION
+    assert measured_text(still).splitlines()[0] == NO_MOTION
+    assert measured_data(still)["detection_limits"] == still["detection_limits"]
     (every,) = measure_clips([str(still_video)], every_region=True)
     assert len(every["motion"]) > 10
+    assert every["detection_limits"].keys() == still["detection_limits"].keys()
 
 
 def test_the_errors_are_those_that_the_flow_and_the_head_state(brow_video):

@@ -3,7 +3,7 @@
     python benchmarks/science/real_recordings.py [--part NAME …] [--full] [--data DIR]
 
 The recordings are those of DIR/recordings; DIR is `DEFT_REAL_DATA`, or ../shared/data. Faces are found by the YuNet
-model that lies there. Nothing is tuned here. Five parts:
+model that lies there. Nothing is tuned here. Six parts:
 
 - `windows`: half-second windows, six per file: what is claimed to move, what is refused and why, and how far the eyes
   moved meanwhile, by the detector.
@@ -13,6 +13,11 @@ model that lies there. Nothing is tuned here. Five parts:
   every region that counts as moving is a false one.
 - `whole`: end-point error from onset to apex inside the face, the estimators on the same crops of planted clips.
 - `pairs`: the same for clips of two frames.
+- `limits`: the stated detection limits against what is seen of planted motion. For each region, a unit that moves it
+  is planted in several strengths, where the eyes stay where they are and into photographs. "Change": a side of a
+  region counts as seen if its change against the unchanged clip is significant by the planted clip's standard error,
+  so that the person's own motion is not counted. "As said": it counts if the package says so, on sides of which it
+  says nothing in the unchanged clip. The limit found is where 90 % are seen, by a normal ogive.
 
 In `whole` and `pairs` the person moves too, by how much nobody knows. So the measured flow of the unchanged clip is
 subtracted from that of the planted one, for every estimator alike, and what is left is compared with the exact added
@@ -37,15 +42,22 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest
+from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, unit_movement
 from deft_llm.hub_datasets.synthetic.dataset import CONVENTIONS, UNILATERAL
-from deft_llm.hub_datasets.synthetic.planting import PlantedClip, PlantingError, plant
+from deft_llm.hub_datasets.synthetic.faces import Face
+from deft_llm.hub_datasets.synthetic.planting import PlantedClip, PlantingError, plant, planted_field
 from deft_llm.hub_datasets.synthetic.turning import HeadPath, turn_photograph
 from deft_llm.processing import AlignedClip, DeftVideoProcessor
 from deft_llm.processing.action_units import REGIONS, SIDES, ellipse_mask, get_action_unit, region_ellipse
 from deft_llm.processing.face_alignment import FaceAlignmentError, YuNetFaces
 from deft_llm.processing.key_frames import KeyFrameError
-from deft_llm.processing.motion_evidence import RegionMotion, direction_of, measure_motion, octants_apart
+from deft_llm.processing.motion_evidence import (
+    SIGNIFICANT_AT,
+    RegionMotion,
+    direction_of,
+    measure_motion,
+    octants_apart,
+)
 from deft_llm.processing.video_reading import ArrayClip, ClipReader, VideoReadError, open_clip
 
 MODEL = "face_detection_yunet_2026may.onnx"
@@ -59,6 +71,19 @@ ESTIMATORS = ("whole_clip", "farneback", "dis", "tvl1")
 GRID = 32
 FACE = ellipse_mask((0.5, 0.5, 0.40, 0.46), GRID, GRID)
 SEED = 2025
+# A unit for every region of the atlas. Those of a group are planted together, far from each other. Units that all move
+# the skin the same way are not, because that is how a head moves.
+LIMIT_UNITS: tuple[dict[str, str], ...] = (
+    {"inner brow": "AU1", "nasolabial fold": "AU11", "chin": "AU26"},
+    {"outer brow": "AU2", "nose wing": "AU38", "lower lip": "AU16"},
+    {"upper lid": "AU43", "upper lip": "AU10"},
+    {"lower lid": "AU7", "mouth corner": "AU15"},
+    {"nose root": "AU9"},
+    {"cheek": "AU6"},
+)
+STRENGTHS = (0.6, 0.85, 1.1, 1.5)  # of planted motion, in stated limits
+UNMARKED = Face(np.zeros((1, 1, 3), np.float32))  # the atlas as it is, as `plant` uses it
+WITHIN = 1.3  # a found limit is as stated if they differ by at most this factor
 console = Console(width=150)
 
 
@@ -393,6 +418,135 @@ def estimators_part(stretches: Sequence[Window], count: int, what: str, *, pairs
         console.print(f"tvl1 is not installed: {missing}", highlight=False)
 
 
+@dataclass(frozen=True)
+class LimitTrial:
+    """Motion planted into one side of a region, and whether it was seen.
+
+    Args:
+        name (`str`): the recording.
+        region (`str`): the region.
+        strength (`float`): the true motion, in detection limits that are stated on the unchanged clip.
+        changed (`bool`): whether the change against the unchanged clip is significant.
+        said (`bool | None`): whether the region is significant; None if it is in the unchanged clip.
+        response (`float`): measured change along the true motion, as a part of it.
+    """
+
+    name: str
+    region: str
+    strength: float
+    changed: bool
+    said: bool | None
+    response: float
+
+
+def limit_trials(stretches: Sequence[Window], count: int) -> Iterator[LimitTrial]:
+    """Plants into up to `count` windows, as many of each recording as possible."""
+    rng, left = np.random.default_rng([SEED, 13]), count
+    for item in _in_turns([item for item in stretches if item.clip is not None and len(item.reader) >= 8]):
+        if not left:
+            return
+        last = len(item.clip) - 1
+        base = item.clip.with_key_frames((0, last // 2, last))
+        before = measure(base)
+        if before.reason is not None:
+            continue
+        stated = {(motion.region, motion.side): motion for motion in before.motions}
+        poses = None
+        for group in LIMIT_UNITS:
+            seed = int(rng.integers(1 << 31))
+            for strength in STRENGTHS:
+                units = []
+                for region, code in group.items():
+                    limit = np.mean([stated[region, side].detection_limit for side in SIDES])
+                    units.append(UnitRequest(code, "both", min(0.05, strength * limit / _motion_of(code, region))))
+                shown, same = Expression(tuple(units), 0, last // 2, last), np.random.default_rng(seed)
+                try:
+                    planted = plant(base, shown, same, poses=poses)
+                except PlantingError as error:
+                    console.print(f"left out: {error}", highlight=False)
+                    break
+                poses = planted.poses
+                after = measure(planted.clip)
+                if after.reason is None:
+                    yield from _trials(item.name, tuple(group), stated, planted, before, after)
+        left -= poses is not None
+
+
+def _in_turns(stretches: Sequence[Window]) -> list[Window]:
+    """The first window of each recording, then the second of each, and so on."""
+    turns = [sum(other.name == item.name for other in stretches[:place]) for place, item in enumerate(stretches)]
+    return [stretches[place] for place in np.argsort(turns, kind="stable")]
+
+
+@lru_cache(maxsize=64)
+def _motion_of(code: str, region: str) -> float:
+    """Mean motion of a region by a unit of amplitude 1, in percent."""
+    movement = unit_movement(UNMARKED, UnitRequest(code, "both", 0.01), np.ones(1), np.random.default_rng(0))
+    flow = 1e4 * planted_field(movement, (np.mgrid[0:GRID, 0:GRID][::-1] + 0.5) / GRID)
+    return float(np.hypot(*flow[:, ellipse_mask(region_ellipse(region, "left"), GRID, GRID)].mean(-1)))
+
+
+def _trials(
+    name: str,
+    regions: Sequence[str],
+    stated: dict[tuple[str, str], RegionMotion],
+    planted: PlantedClip,
+    before: Measurement,
+    after: Measurement,
+) -> Iterator[LimitTrial]:
+    at = len(after.flow) // 2  # the apex; the onset is not among the fields
+    true, change = planted.flow(GRID, [planted.expression.apex])[0], after.flow[at] - before.flow[at]
+    for motion in after.motions:
+        if motion.region not in regions:
+            continue
+        mask = ellipse_mask(region_ellipse(motion.region, motion.side), GRID, GRID)
+        moved, measured, old = true[:, mask].mean(-1), change[:, mask].mean(-1), stated[motion.region, motion.side]
+        yield LimitTrial(
+            name,
+            motion.region,
+            float(np.hypot(*moved)) / old.detection_limit,
+            float(np.hypot(*measured)) > SIGNIFICANT_AT * motion.standard_error,
+            None if old.significant else motion.significant,
+            float(moved @ measured / (moved @ moved)),
+        )
+
+
+def seen_from(trials: Sequence[tuple[float, bool]]) -> float | None:
+    """The strength from which 90 % are seen, by the normal ogive that fits best.
+
+    Args:
+        trials (`Sequence[tuple[float, bool]]`): strength and whether it was seen. Without both outcomes the result is
+            None.
+    """
+    if len({seen for _, seen in trials}) < 2:
+        return None
+    strengths, seen = (torch.tensor(values, dtype=torch.float64) for values in zip(*trials, strict=True))
+    middles, widths = torch.linspace(0.1, 3, 146).double(), torch.linspace(0.02, 0.8, 40).double()
+    share = torch.special.ndtr((strengths - middles[:, None, None]) / widths[:, None]).clamp(0.01, 0.99)
+    best = int((seen * share.log() + (1 - seen) * (1 - share).log()).sum(-1).argmax())
+    return float(middles[best // len(widths)] + 1.2816 * widths[best % len(widths)])
+
+
+def limits_part(kept: Sequence[Window], count: int, what: str) -> None:
+    trials = list(limit_trials(kept, count))
+    table = Table(title=f"Limits found by planting, in stated limits, {what}", title_justify="left")
+    for column in ("region", "sides planted", "response, median", "found, change", "found, as said (sides)"):
+        table.add_column(column, justify="left" if column == "region" else "right")
+    found: dict[str, list[float | None]] = {"change": [], "said": []}
+    for region in REGIONS:
+        those = [trial for trial in trials if trial.region == region]
+        quiet = [trial for trial in those if trial.said is not None]
+        found["change"].append(seen_from([(trial.strength, trial.changed) for trial in those]))
+        found["said"].append(seen_from([(trial.strength, trial.said) for trial in quiet]))
+        factors = ["–" if factors[-1] is None else f"{factors[-1]:.2f}" for factors in found.values()]
+        response = _median([trial.response for trial in those if trial.strength >= 0.8], "{:.2f}")
+        table.add_row(region, str(len(those)), response, factors[0], f"{factors[1]} ({len(quiet)})")
+    console.print(table)
+    for name, factors in found.items():
+        near = [factor for factor in factors if factor is not None and 1 / WITHIN <= factor <= WITHIN]
+        console.print(f"within a factor {WITHIN:g}, {name}: {share(len(near), len(factors))}; to reach: 80 %")
+
+
 def _pair(clip: AlignedClip, onset: int, apex: int) -> AlignedClip:
     frames = clip.reader.frames([onset, apex])
     return AlignedClip(ArrayClip(frames, clip.name, None), clip.transform).with_key_frames((0, 1, 1))
@@ -408,7 +562,7 @@ def _median(values: Sequence[float], form: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("windows", "planted", "photograph", "whole", "pairs")
+    parts = ("windows", "planted", "photograph", "whole", "pairs", "limits")
     parser.add_argument("--part", nargs="+", choices=parts, default=parts, metavar="NAME")
     parser.add_argument("--full", action="store_true", help="five times as many planted clips and photographs")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("DEFT_REAL_DATA", "../shared/data")))
@@ -426,12 +580,15 @@ def main() -> int:
         planted_part(stretches, 20 * times)
     if "photograph" in arguments.part:
         photograph_part(stretches, times)
-    for name in ("whole", "pairs"):
+    for name in ("whole", "pairs", "limits"):
         if name in arguments.part:
             # As many windows as are planted are enough to hold frozen ones of every recording.
             chosen = stretches[:: 1 if arguments.full else 3]
             for kept, what in ((stretches, "people"), (frozen(chosen), "photographs")):
-                estimators_part(kept, 10 * times, what, pairs=name == "pairs")
+                if name == "limits":
+                    limits_part([item for item in kept if item.still], 5 * times, what)
+                else:
+                    estimators_part(kept, 10 * times, what, pairs=name == "pairs")
     return 0
 
 

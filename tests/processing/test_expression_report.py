@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -126,6 +127,16 @@ def test_a_clip_that_cannot_be_measured_says_why_and_nothing_else():
     assert format_answer(read) == text
     with pytest.raises(ValueError, match="needs a reason"):
         ExpressionReport.not_measurable(" ")
+
+
+@pytest.mark.parametrize("report", [parse_answer(ANSWER), ExpressionReport(status=INSUFFICIENT)])
+def test_what_would_have_been_seen_is_printed_and_not_part_of_the_answer(report):
+    assert "Seen from" not in str(report)
+    seen = replace(report, detection_limits={"inner brow": 0.312, "cheek": 0.5, "chin": 0.904})
+    assert "Seen from  0.31 % (inner brow) to 0.90 % (chin) of the face's width" in str(seen).splitlines()
+    assert json.loads(seen.to_json())["detection_limits"]["cheek"] == 0.5
+    assert format_answer(seen) == format_answer(report)
+    assert ExpressionReport.not_measurable("The face is hidden.").to_dict()["detection_limits"] == {}
 
 
 @pytest.mark.parametrize(("error", "shown"), [(None, "0.8 %"), (0.12, "0.8 ± 0.1 %"), (0.031, "0.8 ± 0.03 %")])

@@ -12,7 +12,11 @@ from deft_llm.processing.motion_evidence import (
     DIRECTIONS,
     FALSE_ALARMS,
     NO_DIRECTION,
+    OVERLOOKED_PART,
+    RESPONSE,
+    SIGNIFICANT_AT,
     RegionMotion,
+    detection_limits,
     flow_noise,
     format_motion,
     measure_motion,
@@ -141,6 +145,35 @@ def test_a_changed_sentence_is_not_read_as_another_fact(old, new):
     text = format_motion([RegionMotion("chin", "left", 1.25, "up", 0.9, True)])
     with pytest.raises(ValueError, match="Not a statement"):
         parse_motion(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("limit", "response", "lowest", "highest"),
+    [("detection_limit", RESPONSE, 0.88, 0.92), ("overlooked_limit", 1.0, 0.07, 0.1)],
+)
+def test_motions_at_the_limits_are_seen_as_often_as_stated(limit, response, lowest, highest):
+    item = RegionMotion("chin", "left", 0.1, "up", 0.9, False, standard_error=0.07)
+    errors = np.random.default_rng(0).normal(0, item.standard_error, (2, 100_000))
+    seen = np.hypot(response * getattr(item, limit) + errors[0], errors[1]) > SIGNIFICANT_AT * item.standard_error
+    assert lowest <= seen.mean() <= highest
+    assert item.overlooked_limit == pytest.approx(OVERLOOKED_PART * item.detection_limit)
+
+
+def test_the_limits_of_a_clip_are_those_of_the_worse_side():
+    stated = np.full((3, 32, 32), 0.05)
+    stated[:, ellipse_mask(region_ellipse("cheek", "left"), 32, 32)] = 0.3
+    motions = measure_motion(np.zeros((3, 2, 32, 32)), deviation=stated)
+    limits = detection_limits(motions)
+    assert set(limits) == set(REGIONS)
+    assert list(limits.values()) == sorted(limits.values())
+    (left,) = (item for item in motions if (item.region, item.side) == ("cheek", "left"))
+    assert limits["cheek"] == pytest.approx(left.detection_limit, abs=5e-4)
+    assert limits["inner brow"] < 0.3 * limits["cheek"]
+
+
+def test_without_a_standard_error_there_is_no_limit():
+    unknown = RegionMotion("chin", "left", 1.25, "up", 0.9, True)
+    assert (unknown.detection_limit, unknown.overlooked_limit, detection_limits([unknown])) == (None, None, {})
 
 
 def test_sentences_and_rows_without_an_error_are_still_read():

@@ -7,6 +7,8 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from deft_llm.processing import DeftProcessor
+from deft_llm.processing.action_units import REGIONS
+from deft_llm.processing.motion_evidence import detection_limits, measure_motion
 
 ANSWER = (
     "Class: anger\n"
@@ -140,7 +142,9 @@ def test_scores_without_text(processor):
     assert report.emotion == "anger"
     assert [(unit.code, unit.side, unit.intensity) for unit in report.action_units] == [("AU4", "both", "C")]
     # Where nothing was measured, the side is the head's.
+    assert report.detection_limits
     (unmeasured,) = processor.post_process_expression(outputs)
+    assert unmeasured.detection_limits == {}
     assert [(unit.code, unit.side) for unit in unmeasured.action_units] == [("AU4", "right")]
     assert report.evidence[0].direction == "down and medially"
 
@@ -171,6 +175,8 @@ def test_clips_that_cannot_be_measured_are_left_out(processor, generated):
     assert found[1] == expected[1]
     assert (found[0].status, found[0].reason) == ("not_measurable", "A cut in frame 4.")
     assert (found[0].emotion, found[0].scores, found[0].action_units, found[0].evidence) == (None, {}, [], [])
+    assert found[0].detection_limits == {}
+    assert found[1].detection_limits
 
 
 def test_a_language_model_cannot_say_that_a_clip_is_not_measurable(processor):
@@ -188,6 +194,8 @@ def test_a_still_clip_is_not_explained(processor):
     assert report.insufficient_motion
     assert (report.emotion, report.coarse_emotion, report.evidence) == (None, None, [])
     assert "No region moves" in report.warnings[0]
+    assert report.detection_limits == detection_limits(measure_motion(still[0]))
+    assert set(report.detection_limits) == set(REGIONS)
 
 
 def test_claims_that_the_motion_denies_are_questioned(processor):

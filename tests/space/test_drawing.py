@@ -124,6 +124,15 @@ def test_without_motion_no_emotion_and_no_rationale(explanation):
     assert "The brows lower" not in text.partition("JSON")[0]
 
 
+def test_what_would_have_been_seen_is_said_under_the_class(explanation):
+    for status in ("measured", "insufficient_motion"):
+        limits = {"inner brow": 0.312, "cheek": 0.5, "chin": 0.904}
+        report = explanation.report | {"status": status, "detection_limits": limits}
+        said = "motion is seen from 0.31 % (inner brow) to 0.90 % (chin) of the face’s width"
+        assert said in Tags(draw(replace(explanation, report=report))).text
+    assert "motion is seen from" not in Tags(draw(explanation)).text
+
+
 def test_a_clip_that_cannot_be_measured_shows_the_reason_only(explanation):
     report = ExpressionReport.not_measurable("the face leaves the <picture>").to_dict()
     shown = replace(explanation, report=report)
