@@ -52,9 +52,12 @@ def _whole_clip(
     measured[probes] = windowed
     if len(others):
         measured[others], _ = _windowed_flow(reference, frames[[wanted[place] for place in others]])
-    # Outside the face are hair and background, which are not followed.
-    weight = share * face_window(reference.shape[0]).view(reference.shape).numpy()
-    flow += weight * (measured - flow)
+    # Outside the face are hair and background, which are not followed. Inside, a window may slip to another place that
+    # looks alike, which shows in how far it goes.
+    side = reference.shape[0]
+    slipped = np.clip((np.hypot(measured[:, 0], measured[:, 1]) / side - _FAR) / (_FARTHEST - _FAR), 0, 1)
+    weight = np.float32(share) * face_window(side).view(side, side).numpy() * (1 - slipped)
+    flow += weight[:, None] * (measured - flow)
     if deviation is not None:
         deviation = np.sqrt(weight * variance + (1 - weight) * np.square(deviation))
     return flow, deviation
@@ -63,7 +66,8 @@ def _whole_clip(
 # Frames that are compared, those that move most; the ratio of squared differences to the variance that noise explains
 # at which model and windows weigh alike; and the share of the windows below which they are not asked. The ratio's
 # median is 8 to 12 on rendered clips and 125 on people.
-_PROBES, _EVEN_RATIO, _LEAST_SHARE = 4, 40.0, 0.15
+_PROBES, _EVEN_RATIO, _LEAST_SHARE = 4, 25.0, 0.15
+_FAR, _FARTHEST = 0.06, 0.08  # crop widths between which a window's motion is no longer believed
 _FACE = (0.5, 0.5, 0.40, 0.46)
 _ALIKE = 0.1  # crop widths over which differences are averaged
 
@@ -82,7 +86,7 @@ def _share_of_windows(model: np.ndarray, windowed: np.ndarray, variance: np.ndar
     expected = _window(variance, sigma)
     face = ellipse_mask(_FACE, *variance.shape)
     ratio = float(np.median(apart[face] / np.maximum(expected[face], 1e-12)))
-    return ratio**2 / (ratio**2 + _EVEN_RATIO**2)
+    return ratio**4 / (ratio**4 + _EVEN_RATIO**4)
 
 
 @contextmanager
