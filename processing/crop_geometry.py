@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -30,7 +30,9 @@ LEAST_CLEAR = 0.58  # of a face that is elsewhere
 LEAST_LEAD = 0.05  # by which it must be more alike than any other place
 LEAST_GAIN = 0.02  # by which it must be more alike than the canonical place
 LEAST_CANONICAL = 0.45  # of a face in the canonical place
-LEAST_RENDERED = 0.36  # of a rendered face in the canonical place, to `_RENDERED`
+LEAST_ASIDE = 0.17  # by which it must be more alike than up to half an eye distance aside; stripes are not
+LEAST_RENDERED = 0.34  # of a rendered face in the canonical place, to `_RENDERED`; it is never moved
+MOST_BEHIND = 0.25  # by which that may be less than the likeness to the drawing elsewhere
 # Crop widths by which an eye or the mouth is elsewhere: from the first on it is in doubt whether the crop is
 # canonical, and from the second on, which is more than most faces are found wrongly by, it is better to move it.
 MOST_SHIFT, LEAST_MOVE = 0.06, 0.08
@@ -65,6 +67,7 @@ _SPREAD = 0.10  # logarithm of the aspect, and radians
 # Where in the picture the face of a crop may be: its middle from the picture's, eyes and mouth from the top.
 _ASIDE, _EYES, _MOUTH = 0.16, (0.16, 0.58), 0.97
 _FINE, _COARSE = cv2.getGaussianKernel(5, 0.7, cv2.CV_32F), cv2.getGaussianKernel(15, 2.8, cv2.CV_32F)
+_EYES_APART = 0.19  # half the distance of the eyes, crop widths
 _OTHER = 0.12  # crop widths from which on a place is another one
 
 CANONICAL, ELSEWHERE, UNCLEAR = "canonical", "elsewhere", "unclear"
@@ -115,6 +118,10 @@ class _Place:
     @property
     def doubt(self) -> float:
         return _DOUBT * ((math.log(self.aspect / _USUAL_ASPECT) / _SPREAD) ** 2 + (self.angle / _SPREAD) ** 2)
+
+    def aside(self, step: float) -> _Place:
+        """Shifted to the right by a share of the width."""
+        return replace(self, x=self.x + step * self.width)
 
     def moved(self, number: int, step: float) -> _Place:
         """With one of the five numbers changed by a step, of sizes in shares of the width or of the size."""
@@ -173,11 +180,13 @@ def inspect_crop(frame: np.ndarray) -> CropFinding:
     shift = _apart(best, canonical) / side
     others = [value for value, place in candidates if _apart(place, best) > _OTHER * best.width]
     lead = candidates[0][0] - max(others, default=-1.0)
-    if _like_rendered(grey) >= LEAST_RENDERED:
+    aside = max(_likeness(levels, best.aside(step)) for step in (-_EYES_APART, -0.1, 0.1, _EYES_APART))
+    rendered = _like_rendered(grey)
+    if rendered >= max(LEAST_RENDERED, likeness - MOST_BEHIND):
         verdict = CANONICAL
     elif shift > MOST_SHIFT and likeness > in_place + LEAST_GAIN:
-        clear = shift >= LEAST_MOVE and likeness >= LEAST_CLEAR and lead >= LEAST_LEAD
-        verdict = ELSEWHERE if clear else UNCLEAR
+        clear = likeness >= LEAST_CLEAR and lead >= LEAST_LEAD and likeness - aside >= LEAST_ASIDE
+        verdict = ELSEWHERE if clear and shift >= LEAST_MOVE and rendered < LEAST_RENDERED else UNCLEAR
     else:
         verdict = CANONICAL if in_place >= LEAST_CANONICAL else UNCLEAR
     size = np.array([width, height]) / grey.shape[::-1]
