@@ -5,7 +5,7 @@
 The people are those of DIR/recordings; DIR is `DEFT_REAL_DATA`, or ../shared/data. The YuNet model that lies there
 says where their faces are. Twelve frames of each recording are cut to the canonical crop, and to three crops as data
 sets ship them: 280 × 340 pixels, 0.8 to 1.5 times as wide as the canonical crop, off its middle by up to 8 %. Parts of
-the frames without a face are looked at too. "Silent" are crops that are used as they are although off by more than 6 %.
+the frames without a face are looked at too. "Silent" crops are used as they are although off by over 6 %.
 `crop_geometry` was set on the recordings of `SET_ON`; the others are reported apart.
 """
 
