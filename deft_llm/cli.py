@@ -64,7 +64,8 @@ FaceSource = Annotated[
     str | None,
     typer.Option(
         metavar="FINDER",
-        help="Face finder: yunet, yunet:MODEL, mediapipe:MODEL, or cropped if the frames are face crops.",
+        help="Face finder: yunet, yunet:MODEL, mediapipe:MODEL, cropped if the frames are face crops, which are "
+        "checked, or canonical if they need no check.",
     ),
 ]
 Private = Annotated[bool, typer.Option("--private", help="Only you and your organisation can see it.")]

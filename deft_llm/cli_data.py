@@ -76,8 +76,8 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]FINDER",
-            help="Face finder: yunet (default), yunet:MODEL, mediapipe:MODEL, or cropped if the frames are face "
-            "crops. With NAME= for one source.",
+            help="Face finder: yunet (default), yunet:MODEL, mediapipe:MODEL, cropped if the frames are face "
+            "crops, which are checked, or canonical if they need no check. With NAME= for one source.",
         ),
     ] = None,
     split: Annotated[

@@ -18,6 +18,7 @@ from .face_alignment import (
     FaceAlignmentError,
     FaceSource,
     NoFaceFoundError,
+    canonical_crop,
     checked_similarity,
     face_transform,
     make_face_source,
@@ -103,7 +104,8 @@ class AlignedClip:
             source (`Any`): whatever `open_clip` reads. An `AlignedClip` keeps its transform, and its key frames
                 unless others are given.
             face_source (`str` or `FaceSource`, *optional*): what finds the face, see `make_face_source`; by default
-                the frames are face crops. Not asked where landmarks or a box are given, or the face is placed.
+                the frames are face crops, which are checked, see `placed_crop`. Not asked where landmarks or a box are
+                given, or the face is placed.
             face_landmarks (`Sequence[Sequence[float]]` of shape `(3, 2)`, *optional*): right eye, left eye and mouth
                 centre in pixels.
             face_box (`Sequence[float]` of length 4, *optional*): left, top, right and bottom in pixels.
@@ -144,7 +146,7 @@ class AlignedClip:
             onset, transform = found
             logger.warning(f"{reader.name}: the first face is in frame {onset}; the frames before it are not used.")
         find = None
-        if finder is not None and face_landmarks is None and face_box is None:
+        if finder is not None and finder is not canonical_crop and face_landmarks is None and face_box is None:
             find = partial(_transform_or_none, finder)
         return cls(reader, transform, key_frames, placed_in=onset, find=find)
 

@@ -3,8 +3,9 @@
 The transform is estimated once, on the onset frame (the first frame while the onset is not known), and applied to
 every frame: a box or a landmark found again in each frame jitters by more than a micro-expression moves.
 
-Where the face is, says the caller (landmarks or a box) or a `FaceSource`: "cropped", the frame is a face crop already;
-"yunet", OpenCV's detector; "mediapipe", Google's landmarker; or any callable that follows the protocol.
+Where the face is, says the caller (landmarks or a box) or a `FaceSource`: "cropped", the frame is a face crop already,
+which is checked; "canonical", the frame is the canonical crop; "yunet", OpenCV's detector; "mediapipe", Google's
+landmarker; or any callable that follows the protocol.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from transformers.utils import logging
 
 from .action_units import CANONICAL_LANDMARKS
+from .crop_geometry import CANONICAL, ELSEWHERE, inspect_crop
 from .video_reading import ClipReader
 
 logger = logging.get_logger(__name__)
@@ -66,7 +68,7 @@ def face_transform(
 
     Args:
         onset: number of the frame that `source` sees; no other frame is read.
-        source: None if the frames are face crops already.
+        source: None if the frames are face crops already, see `placed_crop`.
         landmarks: as in `crop_transform`.
         box: as in `crop_transform`.
 
@@ -76,8 +78,13 @@ def face_transform(
     """
     height, width = clip.metadata.height, clip.metadata.width
     try:
-        if source is None or landmarks is not None or box is not None:
+        if landmarks is not None or box is not None:
             return crop_transform(height, width, landmarks=landmarks, box=box)
+        if source is None:
+            transform, remark = placed_crop(clip.frames([onset])[0])
+            if remark is not None:
+                logger.warning_once(f"{clip.name}: In frame {onset}, {remark}")
+            return transform
         found = _as_array(source(clip.frames([onset])[0]), "What a face source returns")
         if found.shape == (2, 3):
             return checked_similarity(found)
@@ -97,6 +104,43 @@ def face_transform(
         raise type(error)(f"{clip.name}: {error}") from None
 
 
+def canonical_crop(frame: np.ndarray) -> np.ndarray:
+    """The `FaceSource` of frames that are canonical crops. They are not checked."""
+    return crop_transform(*frame.shape[:2])
+
+
+def placed_crop(frame: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """The transform of a frame that is said to be a face crop, as data sets ship them.
+
+    It is that of the canonical crop, unless the face is clearly elsewhere in the frame.
+
+    Args:
+        frame: (height, width, 3) uint8 RGB.
+
+    Returns:
+        The transform, as in `crop_transform`, and what is to be said if the frame does not look like the canonical
+        crop, else None.
+    """
+    height, width = frame.shape[:2]
+    found = inspect_crop(frame)
+    if found.verdict == CANONICAL:
+        return crop_transform(height, width), None
+    instead = 'pass face_landmarks, face_box or a face finder such as face_source="yunet"'
+    as_it_is = 'face_source="canonical" to use the frames as they are without this check'
+    if found.verdict == ELSEWHERE:
+        remark = (
+            f"eyes or mouth are up to {100 * found.shift:.0f} % of the crop's width from where a canonical face crop "
+            f"has them, so the crop is aligned to where the face was found; {instead} to place it exactly, or "
+            f"{as_it_is}."
+        )
+        return crop_transform(height, width, landmarks=found.landmarks), remark
+    remark = (
+        "no face is recognised with certainty where a canonical face crop has it, and the frames are used as they "
+        f"are; {instead} if the face is elsewhere, or {as_it_is}."
+    )
+    return crop_transform(height, width), remark
+
+
 def crop_transform(
     height: int,
     width: int,
@@ -113,8 +157,8 @@ def crop_transform(
             least-squares similarity to the canonical positions is used (Umeyama 1991).
         box: (left, top, right, bottom) in pixels of a region that is a face crop already. What sticks out of the
             frame is filled with the frame's edge.
-        With neither, the frame itself is taken for a face crop, as the data sets that ship crops have it; what
-        sticks out of its centred square is cut off.
+        With neither, the frame itself is taken for the canonical crop; what sticks out of its centred square is cut
+        off.
 
     Raises:
         FaceAlignmentError: both given, a wrong number of values, values that are not finite, landmarks outside the
@@ -393,7 +437,7 @@ def make_face_source(name: str | FaceSource) -> FaceSource | None:
     """The source that a name stands for; a callable stands for itself, and "cropped" for None.
 
     Args:
-        name: "cropped", "yunet", "yunet:PATH" (a local ONNX file) or "mediapipe:PATH" (the task file).
+        name: "cropped", "canonical", "yunet", "yunet:PATH" (a local ONNX file) or "mediapipe:PATH" (the task file).
 
     Raises:
         ValueError: the name is unknown, or its path is missing.
@@ -406,11 +450,13 @@ def make_face_source(name: str | FaceSource) -> FaceSource | None:
     key, _, path = name.partition(":")
     if name == "cropped":
         return None
+    if name == "canonical":
+        return canonical_crop
     if name == "yunet" or (key == "yunet" and path):
         return YuNetFaces(path or None)
     if key == "mediapipe" and path:
         return MediaPipeFaces(path)
     raise ValueError(
-        f'`face_source` must be "cropped", "yunet", "yunet:PATH" with the ONNX file or "mediapipe:PATH" with the '
-        f"landmarker's task file; got {name!r}."
+        f'`face_source` must be "cropped", "canonical", "yunet", "yunet:PATH" with the ONNX file or '
+        f'"mediapipe:PATH" with the landmarker\'s task file; got {name!r}.'
     )

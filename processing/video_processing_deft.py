@@ -66,9 +66,10 @@ class DeftVideosKwargs(VideosKwargs, total=False):
     do_estimate_flow (`bool`): leave `flow_values_videos` out when False (it is at hand already).
     do_crop_appearance (`bool`): leave `pixel_values_videos` out when False (only motion is wanted).
     face_source (`str`): what finds the face of a clip that has no `face_landmarks` or `face_box`, once, in the onset
-        frame (the first frame when `key_frames` is not given): "cropped" (the frame is a face crop), "yunet" (its
-        model is fetched from the Hub on first use), "yunet:PATH" or "mediapipe:PATH" (a model file). For one call
-        also a callable, a `face_alignment.FaceSource`.
+        frame (the first frame when `key_frames` is not given): "cropped" (the frame is a face crop, which is
+        aligned or warned about if it is clearly not the canonical one), "canonical" (the frame is the canonical crop,
+        which is not checked), "yunet" (its model is fetched from the Hub on first use), "yunet:PATH" or
+        "mediapipe:PATH" (a model file). For one call also a callable, a `face_alignment.FaceSource`.
     fps (`float`): frame rate of clips that do not state one (folders, lists, arrays); key frames are spotted better
         when it is known. DEFT samples frames by onset, apex and offset, never by a rate.
     key_frames: one (onset, apex, offset) a clip, frame numbers within the clip, or None to have them spotted.

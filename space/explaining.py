@@ -246,9 +246,12 @@ class Explainer:
     def _place(self, clip: Any, face: str, notes: list[str]) -> np.ndarray:
         """The transform from the frames to the face crop, (2, 3)."""
         height, width = clip.metadata.height, clip.metadata.width
-        if face == "crop":
-            return self._alignment.crop_transform(height, width)
         frame = clip.frames([0])[0]
+        if face == "crop":
+            transform, remark = self._alignment.placed_crop(frame)
+            if remark is not None:
+                notes.append(remark.partition(";")[0].capitalize() + ".")
+            return transform
         for name in self._finders():
             try:
                 if name == "cascade":

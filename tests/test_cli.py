@@ -101,7 +101,7 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("explain clip.mp4", "Missing option '--model'. See `deft explain --help`."),
         ("explain nowhere.mp4 --model m", "nowhere.mp4: no such video or folder of frames."),
         ("explain {clip} --model nowhere", "--model nowhere: the model cannot be read"),
-        ("explain {clip} --model {model} --face-source haar", '`face_source` must be "cropped", "yunet"'),
+        ("explain {clip} --model {model} --face-source haar", '`face_source` must be "cropped", "canonical"'),
         ("explain {clip} --model {model} --convention samm", "`convention` is 'samm'; the model was trained with"),
         ("measure nowhere.mp4", "nowhere.mp4: no such video or folder of frames."),
         ("measure {broken}", "broken.mp4: "),

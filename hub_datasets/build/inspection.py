@@ -351,7 +351,7 @@ def _crops(row: Mapping[str, Any], num_frames: int) -> tuple[np.ndarray | None, 
         num_frames=num_frames, size={"height": _SHOWN, "width": _SHOWN}, do_normalize=False, do_estimate_flow=False
     )
     keys = (row["onset"], row["apex"], row["offset"])
-    pixels = processor(row["video"], key_frames=keys)["pixel_values_videos"][0]
+    pixels = processor(row["video"], key_frames=keys, face_source="canonical")["pixel_values_videos"][0]
     frames = pixels.transpose(0, 2, 3, 1).clip(0, 1)
     return frames[0], frames[apex_position(num_frames)]
 

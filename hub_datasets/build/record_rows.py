@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deft_llm.processing.aligned_clip import AlignedClip
+from deft_llm.processing.face_alignment import crop_transform
 from deft_llm.processing.key_frames import KeyFrames
 from deft_llm.processing.video_reading import open_clip
 from deft_llm.processing.whole_clip_flow import LEAD_IN
@@ -53,9 +54,10 @@ def record_row(
 
     The row's clip begins `LEAD_IN` frames before the onset, or at the first frame if there are fewer, and ends with
     the offset. If the sheet has no apex, the frame between onset and offset in which the face has moved most is used.
-    If it has no onset and offset either, all three are spotted. `quality` records both cases. Frames that are face
-    crops are stored unchanged. If a face source found the face, the aligned crop is stored. Motion is always measured
-    on the original frames. If they cannot be measured, `quality` says why, see `make_row`.
+    If it has no onset and offset either, all three are spotted. `quality` records both cases. Frames that are
+    canonical face crops are stored unchanged. If a face source found the face, or a face crop was aligned, which
+    `quality` records as `crop_aligned`, the aligned crop is stored. Motion is always measured on the original frames.
+    If they cannot be measured, `quality` says why, see `make_row`.
 
     Args:
         record: The clip and what the sheet says about it.
@@ -93,11 +95,14 @@ def record_row(
     keys = (onset - start, apex - start, offset - start)
     reader = reader.window(start, offset + 1).in_memory()  # a row looks at its frames several times
     clip = AlignedClip.open(reader, face_source=face_source, key_frames=keys)
+    aligned = not np.array_equal(clip.transform, crop_transform(reader.metadata.height, reader.metadata.width))
+    if aligned and face_source is None:
+        quality.append("crop_aligned")
     fps = record.fps or clip.fps
     video = None
     if not settings.features_only:
         frames: Iterator[np.ndarray] = reader.scan()
-        if face_source is not None:
+        if aligned:
             frames = clip.crops(int(np.clip(round(clip.face_width), *_CROP_SIDES)))
         # Key frames count frames; the rate is for players.
         video = encode_frames(frames, fps or 25.0, settings.crf)

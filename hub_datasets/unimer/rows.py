@@ -152,7 +152,9 @@ def make_row(
     measured, reason, motions, judgements, conversations, flags = None, None, [], [], [], list(quality)
     labels = list(units)
     if key_frames is not None:
-        aligned = video_processor.align(video if clip is None else clip, key_frames=key_frames)
+        aligned = video_processor.align(
+            video if clip is None else clip, key_frames=key_frames, face_source="canonical"
+        )
         tensors = video_processor(aligned, do_crop_appearance=False, return_measurement=True)
         # The verdicts use the flow as it is stored. Its errors are not stored.
         measured = tensors["flow_values_videos"][0].astype(np.float16)
@@ -248,7 +250,9 @@ def row_tensors(row: Mapping[str, Any], video_processor: DeftVideoProcessor) -> 
             )
         return {"flow_values_videos": flow}
     key_frames = (row["onset"], row["apex"], row["offset"])
-    tensors = video_processor(row["video"], key_frames=key_frames, do_estimate_flow=flow is None)
+    tensors = video_processor(
+        row["video"], key_frames=key_frames, do_estimate_flow=flow is None, face_source="canonical"
+    )
     values = {name: tensor[0] for name, tensor in tensors.items()}
     return {"flow_values_videos": flow, **values}
 

@@ -11,6 +11,7 @@ CODE_FILES = {
     "action_units.py",
     "aligned_clip.py",
     "common_deft.py",
+    "crop_geometry.py",
     "building_deft.py",
     "configuration_deft.py",
     "container_ends.py",

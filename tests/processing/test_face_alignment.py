@@ -15,8 +15,11 @@ from deft_llm.processing.face_alignment import (
     crop_transform,
     face_transform,
     make_face_source,
+    placed_crop,
     warp_to_crop,
 )
+from deft_llm.processing.video_reading import ArrayClip
+from tests.processing.painted_faces import painted_face
 
 CANONICAL = np.array(list(CANONICAL_LANDMARKS.values()))
 
@@ -471,3 +474,57 @@ def test_mediapipe_indices_are_those_of_the_package():
     for name, corners in zip(names, MediaPipeFaces.CORNERS, strict=True):
         points = {point for link in getattr(connections, name) for point in (link.start, link.end)}
         assert set(corners) <= points
+
+
+@pytest.fixture(scope="module")
+def loose():
+    """(a crop as data sets ship them, the face's landmarks in it)."""
+    return painted_face(340, 280, crop=200, middle=(150, 190))
+
+
+def said(caplog, action):
+    """What `action` returns, and what it logs."""
+    face_alignment.logger.addHandler(caplog.handler)
+    try:
+        return action(), caplog.text
+    finally:
+        face_alignment.logger.removeHandler(caplog.handler)
+
+
+def test_a_crop_of_other_geometry_is_aligned_and_said(loose, caplog):
+    frame, truth = loose
+    clip = ArrayClip(np.stack([frame, frame]), "loose crop", 25.0)
+    transform, text = said(caplog, lambda: face_transform(clip, 0, None))
+    np.testing.assert_allclose(truth @ transform[:, :2].T + transform[:, 2], CANONICAL, atol=0.04)
+    assert "loose crop: In frame 0, eyes or mouth are up to" in text
+    assert 'face_source="canonical"' in text
+
+
+def test_a_frame_without_a_face_is_used_as_it_is_and_said(caplog):
+    clip = ArrayClip(np.full((2, 60, 80, 3), 90, np.uint8), "empty crop", 25.0)
+    transform, text = said(caplog, lambda: face_transform(clip, 1, None))
+    np.testing.assert_array_equal(transform, crop_transform(60, 80))
+    assert "empty crop: In frame 1, no face is recognised with certainty" in text
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"box": (0, 30, 280, 310)},
+        {"landmarks": [(100, 120), (180, 120), (140, 200)]},
+        {"source": make_face_source("canonical")},
+    ],
+)
+def test_what_the_caller_says_is_not_checked(loose, given, caplog):
+    clip = ArrayClip(np.stack([loose[0]] * 2), "given", 25.0)
+    source, place = given.get("source"), {key: value for key, value in given.items() if key != "source"}
+    transform, text = said(caplog, lambda: face_transform(clip, 0, source, **place))
+    np.testing.assert_array_equal(transform, crop_transform(340, 280, **place))
+    assert text == ""
+
+
+def test_a_rendered_crop_is_used_as_it_is(brow_video):
+    frame = open_clip(str(brow_video)).frames([0])[0]
+    transform, remark = placed_crop(frame)
+    np.testing.assert_array_equal(transform, crop_transform(*frame.shape[:2]))
+    assert remark is None
