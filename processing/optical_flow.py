@@ -66,7 +66,7 @@ def _whole_clip(
 # Frames that are compared, those that move most; the ratio of squared differences to the variance that noise explains
 # at which model and windows weigh alike; and the share of the windows below which they are not asked. The ratio's
 # median is 8 to 12 on rendered clips and 125 on people.
-_PROBES, _EVEN_RATIO, _LEAST_SHARE = 4, 25.0, 0.15
+_PROBES, _EVEN_RATIO, _LEAST_SHARE = 4, 15.0, 0.15
 _FAR, _FARTHEST = 0.06, 0.08  # crop widths between which a window's motion is no longer believed
 _FACE = (0.5, 0.5, 0.40, 0.46)
 _ALIKE = 0.1  # crop widths over which differences are averaged
