@@ -131,9 +131,7 @@ CALLS = [
     works(ADAPT, "model.get_video_features(**clips).pooler_output", "len(it) == 1"),
     works(ADAPT, "model.explain(**clips).expert_gates", "same(it.sum(), torch.tensor(1.0))"),
     works(ADAPT, 'torch.compile(model, backend="aot_eager")(**inputs).logits', "same(it, logits)"),
-    works(
-        ADAPT, 'export_recognition(model.model, out / "deft.onnx", num_frames=8)', "(out / 'deft.onnx').stat().st_size"
-    ),
+    works(ADAPT, 'export_recognition(model.model, out / "deft.onnx", num_frames=8)', "recognises(out / 'deft.onnx')"),
     works(ADAPT, "accelerate.cpu_offload(fresh(), execution_device='cpu')(**inputs).logits", "same(it, logits)"),
     works(ADAPT, "accelerate.disk_offload(fresh(), out, execution_device='cpu')(**inputs).logits", "same(it, logits)"),
     works(ADAPT, "peft.get_peft_model(fresh(), lora)(**inputs).logits", "same(it, logits)"),
@@ -180,9 +178,10 @@ CALLS = [
 def world(model, processor, folder, brow_video, brow_clip):
     """Everything that the calls name."""
     import accelerate
+    import onnxruntime
     import peft
 
-    from deft_llm.modeling_deft.export_deft import export_recognition
+    from deft_llm.modeling_deft.export_deft import OUTPUTS, export_recognition
     from deft_llm.processing import DeftProcessor
 
     chat = [
@@ -206,6 +205,18 @@ def world(model, processor, folder, brow_video, brow_clip):
         """The same words; probabilities may differ in their last bits."""
         scores = found["report"]["scores"] == pytest.approx(expected["report"]["scores"], abs=1e-6)
         return scores and found["generated_text"] == expected["generated_text"]
+
+    def recognises(exported):
+        """What the model does, for one clip and for three."""
+        session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+        for count in (1, 3):
+            several = {name: value.repeat(count, *[1] * (value.ndim - 1)) for name, value in clips.items()}
+            with torch.no_grad():
+                expected = model.model(**several)
+            found = session.run(list(OUTPUTS), {name: value.numpy() for name, value in several.items()})
+            for name, value in zip(OUTPUTS, found, strict=True):
+                torch.testing.assert_close(torch.from_numpy(value), expected[name], atol=1e-4, rtol=1e-3)
+        return True
 
     row = {name: value[0] for name, value in inputs.items()}
     names = {name: getattr(transformers, name) for name in dir(transformers) if name.startswith("Auto")}
@@ -245,6 +256,7 @@ def world(model, processor, folder, brow_video, brow_clip):
         "dataset": [{"clip": str(brow_video)}] * 2,
         "answer": pipe(str(brow_video)),
         "experts": [*experts, "lm_head"],
+        "recognises": recognises,
         "frames_answer": pipe(brow_clip.frames),
         "words": words,
         "same": same,

@@ -67,9 +67,11 @@ PEAK, UTILISATION = 989e12, 0.35  # an H200-class GPU in bfloat16, and the share
 
 
 def run_script(*options: str, kill_at: int | None = None, check: bool = True) -> subprocess.CompletedProcess:
-    script = ["train_sft.py"] if kill_at is None else ["tests/training/killed_run.py", str(kill_at)]
+    words = ["train_sft.py", *options]
+    if kill_at is not None:
+        words = ["tests/training/forked_runs.py", json.dumps([{"options": options, "kill_at": kill_at}])]
     done = subprocess.run(
-        [sys.executable, *script, *options],
+        [sys.executable, *words],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -10,11 +10,11 @@ def rows(dataset):
     return [{**row, "label": row["emotion_coarse"]} for row in dataset.select(range(14)) if row["emotion_coarse"]]
 
 
-def test_full_mode_trains_on_what_it_is_given_and_answers(rows):
-    """One step of the tiny recipe: nothing is learnt, but everything runs, and only from the rows."""
+def test_full_mode_trains_on_what_it_is_given_and_answers(rows, recipe_file):
+    """One step of the small recipe: nothing is learnt, but everything runs, and only from the rows."""
     labels = sorted({row["label"] for row in rows})
     options = ["--max_steps", "1", "--warmup_steps", "0", "--per_device_train_batch_size", "2"]
-    model = FineTuned(labels, 0, recipe_file="recipes/tiny.yaml", overrides=options, max_new_tokens=4)
+    model = FineTuned(labels, 0, recipe_file=str(recipe_file), overrides=options, max_new_tokens=4)
     model.fit(rows[:10])
     (item,) = model.predict([{**rows[10], "emotion": None, "action_units": [], "conversations": []}])
     assert sum(item["scores"]) == pytest.approx(1)
