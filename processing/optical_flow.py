@@ -44,7 +44,7 @@ def _whole_clip(
     probes = np.argsort(-size, kind="stable")[:_PROBES]
     windowed, variance = _windowed_flow(reference, frames[[wanted[place] for place in probes]])
     variance *= np.float32(found.effective_noise**2)
-    share = _share_of_windows(flow[probes], windowed, variance)
+    share = _share_of_windows(flow[probes], windowed, variance, len(frames) + 1)
     if share < _LEAST_SHARE:
         return flow, deviation
     others = np.setdiff1d(np.arange(len(wanted)), probes)
@@ -63,22 +63,25 @@ def _whole_clip(
     return flow, deviation
 
 
-# Frames that are compared, those that move most; the ratio of squared differences to the variance that noise explains
-# at which model and windows weigh alike; and the share of the windows below which they are not asked. The ratio's
-# median is 8 to 12 on rendered clips and 125 on people.
-_PROBES, _EVEN_RATIO, _LEAST_SHARE = 4, 15.0, 0.15
+# Frames that are compared, those that move most, and the share of the windows below which they are not asked.
+_PROBES, _LEAST_SHARE = 4, 0.15
+# The ratio of squared differences to the variance that noise explains, at which model and windows weigh alike. The
+# model averages over the frames and windows do not, so it grows with their number. The ratio's median is 8 to 12 on
+# rendered clips and 125 on people.
+_EVEN_PER_FRAME, _LEAST_EVEN = 1.2, 10.0
 _FAR, _FARTHEST = 0.06, 0.08  # crop widths between which a window's motion is no longer believed
 _FACE = (0.5, 0.5, 0.40, 0.46)
 _ALIKE = 0.1  # crop widths over which differences are averaged
 
 
-def _share_of_windows(model: np.ndarray, windowed: np.ndarray, variance: np.ndarray) -> float:
+def _share_of_windows(model: np.ndarray, windowed: np.ndarray, variance: np.ndarray, frames: int) -> float:
     """How much of the flow should come from windows, 0 to 1, by how badly the model explains what they show.
 
     Args:
         model: (T, 2, H, W), flow of the whole-clip model.
         windowed: (T, 2, H, W), flow of windows.
         variance: (H, W), of the latter's error per axis.
+        frames: Number of frames that the model has seen.
     """
     side = variance.shape[0]
     sigma = _ALIKE * side
@@ -86,7 +89,8 @@ def _share_of_windows(model: np.ndarray, windowed: np.ndarray, variance: np.ndar
     expected = _window(variance, sigma)
     face = ellipse_mask(_FACE, *variance.shape)
     ratio = float(np.median(apart[face] / np.maximum(expected[face], 1e-12)))
-    return ratio**4 / (ratio**4 + _EVEN_RATIO**4)
+    even = max(_EVEN_PER_FRAME * frames, _LEAST_EVEN)
+    return ratio**4 / (ratio**4 + even**4)
 
 
 @contextmanager

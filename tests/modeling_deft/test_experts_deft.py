@@ -104,7 +104,7 @@ def test_the_token_of_an_absent_unit_says_only_that(model, clips):
         expert.au_bias.copy_(bias)
         usual = expert(clips["flow_values_videos"])
     assert (absent.tokens - absent.tokens[:1]).abs().max() < 1e-6
-    assert (usual.tokens - usual.tokens[:1]).abs().max() > 1e-3
+    assert (usual.tokens - usual.tokens[:1]).abs().max() > 1e-4
 
 
 def test_a_token_holds_a_units_side_strength_and_distance_and_no_more(model, clips):

@@ -43,7 +43,8 @@ def test_outputs_are_what_their_names_say(model, inputs, outputs):
     assert outputs.logits.shape == (*inputs["input_ids"].shape, model.config.text_config.vocab_size)
     assert outputs.emotion_logits.shape == (3, emotions)
     assert outputs.au_logits.shape == (3, units)
-    assert outputs.au_attentions.shape == (3, units, 7, 64)
+    motion = model.config.motion_config
+    assert outputs.au_attentions.shape == (3, units, 7, (motion.flow_size // motion.patch_size) ** 2)
     torch.testing.assert_close(outputs.au_attentions.sum((2, 3)), torch.ones(3, units))
     torch.testing.assert_close(outputs.expert_gates.sum(-1), torch.ones(3))
     assert outputs.loss is None
