@@ -7,7 +7,7 @@ drawing are band-passed, once from top to bottom (these features lie across, and
 them) and once in both directions, and the contrast is made even. The drawing is shifted, scaled, stretched and turned
 to where the two are most alike. No model is trained or downloaded.
 
-It is no face detector: a part of the picture without a face may look like the drawing too. So a face is taken to be
+It is not a face detector: a part of the picture without a face may look like the drawing too. So a face is taken to be
 elsewhere only where it is clear. `docs/limits.md` has the error rates on people.
 """
 

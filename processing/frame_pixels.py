@@ -79,7 +79,7 @@ def to_numpy(source: Any) -> np.ndarray:
         kind = type(source).__name__
         raise VideoReadError(f"A frame of type {kind} cannot be turned into an array of numbers ({error}).") from error
     if np.ma.is_masked(source):
-        raise VideoReadError("An array with masked values is no clip: fill them first.")
+        raise VideoReadError("An array with masked values is not a clip: fill them first.")
     return array
 
 
@@ -92,7 +92,8 @@ def frames_of_array(array: np.ndarray) -> np.ndarray:
     grey = array.ndim == 3 and shape[-1] not in (1, 3, 4)
     if not (last or first or grey):
         raise VideoReadError(
-            f"An array of shape {shape} is no clip: expected (frames, H, W), (frames, H, W, 3) or (frames, 3, H, W)."
+            f"An array of shape {shape} is not a clip: expected (frames, H, W), (frames, H, W, 3) or "
+            "(frames, 3, H, W)."
         )
     if first and last:
         raise VideoReadError(
@@ -104,9 +105,9 @@ def frames_of_array(array: np.ndarray) -> np.ndarray:
 def rgb_bytes(array: np.ndarray) -> np.ndarray:
     """(T, H, W, 3) uint8 from (T, H, W, C) numbers with 1, 3 or 4 channels."""
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
-        raise VideoReadError(f"An array of {array.dtype} is no clip: pixels must be integers or floats.")
+        raise VideoReadError(f"An array of {array.dtype} is not a clip: pixels must be integers or floats.")
     if 0 in array.shape:
-        raise VideoReadError(f"An array of shape {array.shape} is no clip: there is nothing in it.")
+        raise VideoReadError(f"An array of shape {array.shape} is not a clip: there is nothing in it.")
     if array.shape[1] * array.shape[2] > MAX_FRAME_PIXELS:
         raise VideoTooLargeError(
             f"Frames of {array.shape[2]}×{array.shape[1]} pixels are too large; at most "

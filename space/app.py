@@ -120,7 +120,7 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
 
     def explained(clip: str | None, face: str, progress: Callable) -> Explanation:
         if not clip:
-            raise ClipProblem("There is no clip yet: upload one, record yourself, or take an example.", 400)
+            raise ClipProblem("There is not a clip yet: upload one, record yourself, or take an example.", 400)
         try:
             return explainer.explain(clip, face, progress)
         except ClipProblem:

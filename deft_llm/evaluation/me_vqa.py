@@ -151,7 +151,7 @@ def write_submission(path: str | Path, questions: Sequence[Question], answers: S
     lines = []
     for question, answer in zip(questions, answers, strict=True):
         if not answer or not answer.strip():
-            raise ValueError(f"There is no answer to {question.question!r} of {question.name}.")
+            raise ValueError(f"Question {question.question!r} of {question.name} cannot be answered.")
         known = {"video_id": question.video_id, "video": question.video, "question": question.question}
         entry = {**(question.fields or known), "answer": answer}
         lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
@@ -257,7 +257,7 @@ def _positions(question: Question, path: Path, count: int) -> tuple[int, int] | 
     missing = [number for number in question.interval if number not in numbers]
     if missing:
         raise ValueError(
-            f"{question.name}: there is no frame {missing[0]} in {path}, whose frames are {numbers[0]} to "
+            f"{question.name}: frame {missing[0]} is not in {path}, which has frames {numbers[0]} to "
             f"{numbers[-1]}. Correct onset_frame and offset_frame, or --videos."
         )
     first, last = map(numbers.index, question.interval)

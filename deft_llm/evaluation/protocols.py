@@ -102,7 +102,7 @@ def make_task(
     label_of: dict[str, str] = {}
     for row in rows:
         if target not in row:
-            raise ValueError(f"The rows have no column {target!r}; choose another --target.")
+            raise ValueError(f"The column {target!r} was not found in the rows; choose another --target.")
         if row[target] is None:
             left_out[row["clip_id"]] = f"no {target}"
         else:

@@ -50,7 +50,7 @@ def inspect(
 
     Raises:
         FileNotFoundError: The folder does not contain a dataset.
-        ValueError: There is no clip with this id.
+        ValueError: There is not a clip with this id.
         ModuleNotFoundError: A picture is requested, but matplotlib is not installed.
     """
     folder, console = Path(folder), console or Console()
@@ -82,7 +82,7 @@ def find_row(files: Sequence[Path], clip: str) -> dict[str, Any]:
     """Reads the row of a clip, without reading the videos of other clips.
 
     Raises:
-        ValueError: There is no clip with this id.
+        ValueError: There is not a clip with this id.
     """
     near = []
     for path in files:

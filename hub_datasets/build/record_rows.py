@@ -54,7 +54,7 @@ def record_row(
 
     The row's clip begins `LEAD_IN` frames before the onset, or at the first frame if there are fewer, and ends with
     the offset. If the sheet has no apex, the frame between onset and offset in which the face has moved most is used.
-    If it has no onset and offset either, all three are spotted. `quality` records both cases. Frames that are
+    If onset and offset are missing too, all three are spotted. `quality` records both cases. Frames that are
     canonical face crops are stored unchanged. If a face source found the face, or a face crop was aligned, which
     `quality` records as `crop_aligned`, the aligned crop is stored. Motion is always measured on the original frames.
     If they cannot be measured, `quality` says why, see `make_row`.

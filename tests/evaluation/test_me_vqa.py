@@ -113,7 +113,7 @@ def test_a_submission_is_the_test_file_with_answers(tmp_path):
     assert [item.answer for item in read_questions(path)] == ["negative", "anger"]
     with pytest.raises(ValueError, match="2 questions and 1 answers"):
         write_submission(tmp_path / "other", questions, ["negative"])
-    with pytest.raises(ValueError, match=r"There is no answer to .*fine-grained.* of 1"):
+    with pytest.raises(ValueError, match=r"Question .*fine-grained.* of 1 cannot be answered"):
         write_submission(tmp_path / "other", questions, ["negative", " "])
     assert not (tmp_path / "other").exists()
 
@@ -195,9 +195,9 @@ def test_every_clip_of_a_long_video_has_its_own_answer(folder, long_video, brow_
         (
             90,
             120,
-            r"made_up_1_001_2_90_coa, frames 90 to 120: there is no frame 90 in .*001_2, whose frames are 1",
+            r"made_up_1_001_2_90_coa, frames 90 to 120: frame 90 is not in .*001_2, which has frames 1",
         ),
-        (120, 139, r"frames 120 to 139: there is no frame 139 in .*001_2, whose frames are 101 to 138"),
+        (120, 139, r"frames 120 to 139: frame 139 is not in .*001_2, which has frames 101 to 138"),
     ],
 )
 def test_an_interval_outside_of_the_video_is_named_before_the_model_is_loaded(
@@ -210,5 +210,5 @@ def test_an_interval_outside_of_the_video_is_named_before_the_model_is_loaded(
 
 def test_the_frames_of_a_video_file_are_counted_from_zero(brow_video, brow_clip, tmp_path):
     lines = [of_long_video(3, len(brow_clip.frames), filename=brow_video.name)]
-    with pytest.raises(ValueError, match=r"there is no frame 38 in .*brow\.mp4, whose frames are 0 to 37"):
+    with pytest.raises(ValueError, match=r"frame 38 is not in .*brow\.mp4, which has frames 0 to 37"):
         answer_questions(read_questions(written(tmp_path / "q.jsonl", *lines)), brow_video.parent, "no model")

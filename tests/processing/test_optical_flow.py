@@ -7,6 +7,7 @@ import torch
 
 from deft_llm.processing import optical_flow
 from deft_llm.processing.optical_flow import estimate_flow
+from deft_llm.processing.whole_clip_flow import whole_clip_flow
 
 SIDE = 128
 # TV-L1 and RAFT need packages of their own; their own tests are below.
@@ -109,3 +110,42 @@ def test_raft_without_torchvision_says_so(grey, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", None)
     with pytest.raises(ImportError, match="torchvision"):
         estimate_flow(grey, grey[None], estimator="raft")
+
+
+def clip_of(image, fields, noise=1.0):
+    rng = np.random.default_rng(0)
+    frames = [moved(image, np.float32(field)) + rng.normal(0, noise, image.shape) for field in fields]
+    return np.float32(image + rng.normal(0, noise, image.shape)), np.float32(frames)
+
+
+def test_a_face_that_moves_in_many_ways_is_measured_by_windows(grey):
+    """Every place moves at another time, so that a few common fields cannot describe the clip."""
+    times = np.linspace(0, 1, 14)[1:]
+    places = [(cx, cy) for cy in (36, 64, 92) for cx in (36, 64, 92)]
+    courses = [np.exp(-0.5 * ((times - when) / 0.05) ** 2) for when in np.linspace(0.1, 0.9, len(places))]
+    fields = [
+        sum(bump(*place, 0.0, 3.0 * course[index]) for place, course in zip(places, courses, strict=True))
+        for index in range(len(times))
+    ]
+    reference, frames = clip_of(grey.astype(np.float32), fields)
+    inside = (slice(None), slice(None), slice(24, -24), slice(24, -24))
+    model = whole_clip_flow(torch.from_numpy(np.concatenate([reference[None], frames]))).flow[1:].numpy()
+    errors = [np.abs(flow - np.stack(fields))[inside].mean() for flow in (model, estimate_flow(reference, frames))]
+    assert errors[1] < 0.75 * errors[0]
+
+
+def test_a_face_that_moves_in_one_way_is_measured_by_the_model(grey):
+    fields = [share * bump(64, 40, 0.0, -1.0) for share in np.sin(np.linspace(0.2, 3.0, 24))]
+    reference, frames = clip_of(grey.astype(np.float32), fields, noise=2.0)
+    model = whole_clip_flow(torch.from_numpy(np.concatenate([reference[None], frames]))).flow[1:].numpy()
+    np.testing.assert_array_equal(estimate_flow(reference, frames), model)
+
+
+@pytest.mark.parametrize("estimator", ["whole_clip", "lucas_kanade"])
+def test_only_the_wanted_frames_are_returned(grey, estimator):
+    fields = [share * bump(64, 40, 0.0, -1.0) for share in np.linspace(0, 1, 12)]
+    reference, frames = clip_of(grey.astype(np.float32), fields, noise=2.0)
+    every = estimate_flow(reference, frames, estimator=estimator)
+    np.testing.assert_array_equal(
+        estimate_flow(reference, frames, estimator=estimator, wanted=[4, 11]), every[[4, 11]]
+    )

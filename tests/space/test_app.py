@@ -111,7 +111,7 @@ def test_a_file_over_the_limit_is_not_taken(server):
 
 
 def test_no_clip_at_all(client):
-    with pytest.raises(AppError, match="There is no clip yet") as caught:
+    with pytest.raises(AppError, match="There is not a clip yet") as caught:
         client.predict(None, "find", api_name="/explain")
     assert caught.value.title == "Status 400"
 

@@ -183,7 +183,7 @@ def test_what_cannot_be_explained_is_said_in_a_sentence(open_page, bad_clips, br
         page.get_by_role("alert").get_by_text(words).wait_for()
         page.locator("#deft-clip video").wait_for(state="detached")
     page.get_by_role("button", name="Explain this clip").click()
-    page.get_by_role("alert").get_by_text("There is no clip yet").wait_for()
+    page.get_by_role("alert").get_by_text("There is not a clip yet").wait_for()
     upload(page, brow_video)
     explain(page)
     page.locator(".deft-verdict").wait_for()
