@@ -129,7 +129,7 @@ def test_bad_tasks_are_named(rows):
         make_task({"train": []}, "loso")
     with pytest.raises(ValueError, match="at least two subjects"):
         make_task({"train": rows[:4]}, "loso")
-    with pytest.raises(ValueError, match="no column 'mood'"):
+    with pytest.raises(ValueError, match="column 'mood' was not found"):
         make_task({"train": rows}, "loso", target="mood")
     with pytest.raises(ValueError, match="Fold test is empty: it has no clip to test on"):
         make_task({"train": rows, "test": [make_row("casme2", 9, 1, None)]}, "fixed")

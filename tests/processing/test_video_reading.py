@@ -197,7 +197,7 @@ class TestArrays:
             (torch.zeros(2, 8, 8, 3, device="meta"), VideoReadError, "Tensor cannot be turned into an array"),
             ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], VideoReadError, "9×8"),
             ([np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.float32)], VideoReadError, "float32, uint8"),
-            ([None, None], VideoReadError, "no clip"),
+            ([None, None], VideoReadError, "not a clip"),
             (object(), TypeError, "not object"),
             (7, TypeError, "not int"),
             ({"path": None}, TypeError, "not NoneType"),
