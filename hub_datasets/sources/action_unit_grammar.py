@@ -144,7 +144,9 @@ def parse_action_units(cell: object) -> ParsedCell:
 def format_action_units(parsed: ParsedCell) -> str:
     """Formats a cell canonically: `parse_action_units(format_action_units(parsed)) == parsed`."""
     # An unclosed bracket swallows the text after it, so unparsed text comes last.
-    return ", ".join([*map(str, parsed.units), *parsed.unparsed])
+    text = ", ".join([*map(str, parsed.units), *parsed.unparsed])
+    # A separator in front keeps unparsed text that happens to look like a list from being read as one.
+    return f", {text}" if _LIST.fullmatch(text.translate(_HALF_WIDTH)) else text
 
 
 def _segments(text: str) -> list[tuple[int, int]]:

@@ -2,7 +2,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deft_llm.hub_datasets.sources.action_unit_grammar import (
@@ -229,6 +229,7 @@ def visible(text):
 PIECES = [*CELLS, *"?()+,;/，（ ", " or ", "ref(", "(k)", "\n", "\u3000", "nan", "AU", "AU 99", "soft", "x4"]
 
 
+@example("['AU4', 'AU7']+")
 @given(st.one_of(st.lists(st.sampled_from(PIECES), max_size=8).map("".join), st.text()))
 def test_any_text_survives_reading_and_writing(text):
     parsed = parse_action_units(text)
