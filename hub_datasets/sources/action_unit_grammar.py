@@ -145,8 +145,9 @@ def format_action_units(parsed: ParsedCell) -> str:
     """Formats a cell canonically: `parse_action_units(format_action_units(parsed)) == parsed`."""
     # An unclosed bracket swallows the text after it, so unparsed text comes last.
     text = ", ".join([*map(str, parsed.units), *parsed.unparsed])
-    # A separator in front keeps unparsed text that happens to look like a list from being read as one.
-    return f", {text}" if _LIST.fullmatch(text.translate(_HALF_WIDTH)) else text
+    # A separator in front keeps unparsed text that looks like a list or an empty cell from being read as one.
+    plain = text.translate(_HALF_WIDTH)
+    return f", {text}" if text and (_LIST.fullmatch(plain) or is_missing(plain)) else text
 
 
 def _segments(text: str) -> list[tuple[int, int]]:

@@ -230,6 +230,7 @@ PIECES = [*CELLS, *"?()+,;/，（ ", " or ", "ref(", "(k)", "\n", "\u3000", "nan
 
 
 @example("['AU4', 'AU7']+")
+@example("+/")
 @given(st.one_of(st.lists(st.sampled_from(PIECES), max_size=8).map("".join), st.text()))
 def test_any_text_survives_reading_and_writing(text):
     parsed = parse_action_units(text)
