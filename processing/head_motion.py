@@ -22,6 +22,7 @@ import numpy as np
 
 from .face_alignment import warp_to_crop
 from .face_shape import face_depth
+from .unit_patterns import GRID, noise_covariance, on_grid, units_covariance
 
 # How far a head may turn, grow and shrink, and move in one frame, relative to the frame in which the face was placed.
 MOST_TURN = 12.0  # degrees out of the image plane
@@ -282,14 +283,14 @@ def depth_error(pose: HeadPose) -> float:
     return 100 * DEPTH_ERROR * float(np.sin(np.radians(pose.turn)))
 
 
-def remove_rigid_motion(
-    flow: np.ndarray, poses: Sequence[HeadPose] | None = None, *, iterations: int = 8
-) -> np.ndarray:
+def remove_rigid_motion(flow: np.ndarray, poses: Sequence[HeadPose] | None = None) -> np.ndarray:
     """Subtracts what the head's motion leaves in flow between crops of `warp_head_back`.
 
-    1. Each field's small rigid motion in space, which most of the face follows: shift, growth, three rotations and the
-       camera's distance, by iteratively reweighted least squares over the whole face with Tukey's biweight. What moves
-       by itself does not take part in the end.
+    1. Each field's small rigid motion in space: shift, growth, three rotations and the camera's distance. It is
+       estimated beside action units, whose motion over the face is allowed for with the strength that the field makes
+       probable (empirical Bayes). So an expression neither counts as motion of the head nor changes what is found of
+       the head. Then one step of reweighted least squares with Tukey's biweight, in which what moves by itself does
+       not take part.
     2. What this person's depth adds to the generic face's: motion that follows the rotations out of the image plane
        over the clip, one number per place. It is bounded by what faces differ, so that a nod at the same time as an
        expression does not take the expression away.
@@ -297,16 +298,15 @@ def remove_rigid_motion(
     Args:
         flow (`np.ndarray`): (T, 2, H, H), in percent of the crop's width.
         poses (`Sequence[HeadPose]`, *optional*): The T poses of the head that were undone before.
-        iterations (`int`): Number of reweighting steps.
 
     Returns:
         `np.ndarray`: (T, 2, H, H) float32.
     """
     poses = [STILL] * len(flow) if poses is None else poses
-    left = _without_rigid_modes(np.asarray(flow, np.float64), poses, iterations)
+    left = _without_rigid_modes(np.asarray(flow, np.float64), poses)
     if any(pose is not STILL for pose in poses):
         left = left - _depth_motion(left, poses)
-        left = _without_rigid_modes(left, poses, iterations)
+        left = _without_rigid_modes(left, poses)
     return left.astype(np.float32)
 
 
@@ -331,12 +331,15 @@ _PLACES = 64  # cells per side in which places are looked up
 # a share of the turn. Fields are smooth, so that about this many cells count as one.
 _LEFT, _LEFT_TURN, _LEFT_WARPED, _LEFT_SHARE, _LEFT_DISTANCE = 0.3, 0.012, 0.001, 0.10, 0.10
 _ALIKE_CELLS = 20
-_OUTLIER = 2.5  # robust standard deviations beyond which a cell moves by itself
-# Percent of the crop's width beyond which it does so in any case, and the iteration from which on that holds. The
-# limit starts wide and is halved with every iteration (graduated non-convexity, Blake & Zisserman 1987).
-_FARTHEST_LEFT, _FARTHEST_FROM = 0.3, 5
+# Strengths of errors and of units that are compared, in percent of the crop's width.
+_ERRORS = 0.01 * 2.0 ** np.arange(6)
+_UNITS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+# Robust standard deviations beyond which a cell moves by itself, and percent of the crop's width beyond which it does
+# so in any case, because a talking face's median is large.
+_OUTLIER, _FARTHEST_LEFT = 2.5, 0.3
 _DEPTH_DETAIL = 0.05  # crop widths: a person's depth differs from the generic face's smoothly
 _DEPTH_BOUND = 2.5  # standard deviations
+_BY_ITSELF = 0.3  # percent of the crop's width that a place moves by itself, beside which its depth is found
 
 
 def _left_by(pose: HeadPose) -> np.ndarray:
@@ -347,29 +350,61 @@ def _left_by(pose: HeadPose) -> np.ndarray:
     return 100 * np.array([_LEFT, _LEFT, _LEFT, turned, turned, _LEFT, distance, distance])
 
 
-def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose], iterations: int) -> np.ndarray:
+def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndarray:
     side = flow.shape[-1]
     modes, inside = _rigid_modes(side), _face_of(side)
+    spreads = np.square([_left_by(pose) for pose in poses])
+    flow = flow - np.tensordot(_beside_units(on_grid(flow), spreads), modes, 1)
     design = modes[:, :, inside].reshape(len(modes), -1)
     # For all fields at once: products of the modes at each point, for the normal equations under any weights.
     across, down = design.reshape(len(modes), 2, -1).swapaxes(0, 1)
     products = (across[:, None] * across + down[:, None] * down).reshape(len(modes) ** 2, -1)
-    precision = _ALIKE_CELLS / np.square([_left_by(pose) for pose in poses])
     target = flow[:, :, inside]
-    weights = np.ones((len(flow), target.shape[2]))
-    noise = np.median(np.hypot(*target.swapaxes(0, 1)), axis=1, keepdims=True)
-    for iteration in range(iterations):
-        normal = (weights @ products.T).reshape(-1, len(modes), len(modes))
-        normal += np.eye(len(modes)) * (np.square(1.4826 * noise) * precision + 1e-12)[:, None]
-        weighted = (target * weights[:, None]).reshape(len(flow), -1)
-        numbers = np.linalg.solve(normal, (weighted @ design.T)[..., None])[..., 0]
-        rest = np.hypot(*(target - (numbers @ design).reshape(target.shape)).swapaxes(0, 1))
-        noise = np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)
-        # A talking face has a large median. What moves farther than a fit can leave does not count in the end.
-        widest = _FARTHEST_LEFT * max(1.0, 2.0 ** (_FARTHEST_FROM - iteration))
-        limit = np.minimum(_OUTLIER * 1.4826 * noise, widest)
-        weights = np.square(np.clip(1 - np.square(rest / limit), 0, None))
+    rest = np.hypot(*target.swapaxes(0, 1))
+    noise = 1.4826 * np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)
+    weights = np.square(np.clip(1 - np.square(rest / np.minimum(_OUTLIER * noise, _FARTHEST_LEFT)), 0, None))
+    normal = (weights @ products.T).reshape(-1, len(modes), len(modes))
+    normal += np.eye(len(modes)) * (np.square(noise) * _ALIKE_CELLS / spreads + 1e-12)[:, None]
+    weighted = (target * weights[:, None]).reshape(len(flow), -1)
+    numbers = np.linalg.solve(normal, (weighted @ design.T)[..., None])[..., 0]
     return flow - np.tensordot(numbers, modes, 1)
+
+
+def _beside_units(fields: np.ndarray, spreads: np.ndarray) -> np.ndarray:
+    """Expected numbers of the rigid modes, (T, modes), in fields on the grid of the units' patterns.
+
+    The model is field = rigid modes + units + errors, all normal. Every combination of the strengths of units and
+    errors gives numbers, and they are averaged by how probable the combination makes the field.
+
+    Args:
+        fields (`np.ndarray` of shape `(T, 2 · GRID²)`): In percent.
+        spreads (`np.ndarray` of shape `(T, modes)`): Variance of each number, before the field is seen.
+    """
+    apart, shares = _units_and_errors()
+    fields, modes = fields @ apart, _rigid_modes(GRID).reshape(spreads.shape[1], -1) @ apart
+    evidence, numbers = [], []
+    for error in _ERRORS:
+        for unit in _UNITS:
+            variance = error**2 + unit**2 * shares
+            weighted = modes / variance
+            normal = weighted @ modes.T + np.eye(len(modes)) / spreads[:, None]
+            right = fields @ weighted.T
+            found = np.linalg.solve(normal, right[..., None])[..., 0]
+            explained = np.square(fields) @ (1 / variance) - (right * found).sum(1)
+            volume = np.log(variance).sum() + np.linalg.slogdet(normal)[1] + np.log(spreads).sum(1)
+            evidence.append(-0.5 * (volume + explained))
+            numbers.append(found)
+    likely = np.exp(evidence - np.max(evidence, axis=0))
+    return np.einsum("gt,gtm->tm", likely / likely.sum(0), numbers)
+
+
+@lru_cache(maxsize=1)
+def _units_and_errors() -> tuple[np.ndarray, np.ndarray]:
+    """The matrix that makes the motion of units and the errors independent in every entry of a field, with errors of
+    variance one, (2 · GRID², 2 · GRID²), and the variance of the units' motion in each entry."""
+    whiten = np.linalg.inv(np.linalg.cholesky(noise_covariance()))
+    shares, directions = np.linalg.eigh(whiten @ units_covariance() @ whiten.T)
+    return whiten.T @ directions, np.clip(shares, 0, None)
 
 
 def _depth_motion(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndarray:
@@ -378,8 +413,7 @@ def _depth_motion(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndarray:
     # A point that is nearer by one moves by this much, in percent.
     nearer = np.stack([100 * pose.scale * pose.rotation[:2, 2] for pose in poses])
     energy = float(np.square(nearer).sum())
-    least = len(poses) * np.square(100 * np.sin(np.radians(0.5)))  # below half a degree there is nothing to see
-    depth = np.einsum("tc,tcyx->yx", nearer, flow) / (energy + least)
+    depth = np.einsum("tc,tcyx->yx", nearer, flow) / (energy + np.square(_BY_ITSELF / DEPTH_ERROR))
     depth = cv2.GaussianBlur(depth, (0, 0), _DEPTH_DETAIL * side, borderType=cv2.BORDER_REPLICATE)
     depth = np.clip(depth, -_DEPTH_BOUND * DEPTH_ERROR, _DEPTH_BOUND * DEPTH_ERROR)
     return nearer[:, :, None, None] * depth

@@ -223,9 +223,14 @@ def _rigid_covariance() -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
+def units_covariance() -> np.ndarray:
+    """Covariance of the motion of all units that may move a face, each with strength one, (2 · GRID², 2 · GRID²)."""
+    return sum(_spread(code, side) for code in _BESIDE for side in SIDES)
+
+
+@lru_cache(maxsize=1)
 def _everything() -> np.ndarray:
-    units = sum(_spread(code, side) for code in _BESIDE for side in SIDES)
-    return noise_covariance() + _RIGID * _rigid_covariance() + _OTHERS * units
+    return noise_covariance() + _RIGID * _rigid_covariance() + _OTHERS * units_covariance()
 
 
 @lru_cache(maxsize=256)
@@ -278,7 +283,7 @@ def remainder_operators() -> tuple[np.ndarray, np.ndarray, float]:
         them.
     """
     noise, rigid = noise_covariance(), _LOOSE * _rigid_covariance()
-    units = _LOOSE * sum(_spread(code, side) for code in _BESIDE for side in SIDES)
+    units = _LOOSE * units_covariance()
     inverse = np.linalg.inv(noise + rigid + units)
     errors = noise @ inverse
     # Errors of an estimator are smooth over its window, and units explain more of them than of independent ones.
