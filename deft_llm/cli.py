@@ -206,7 +206,16 @@ def evaluate(
             "generated answer (default for a trained model)."
         ),
     ] = None,
-    baselines: Annotated[str, typer.Option(help="Separated by commas: majority,svm,ststnet,off_apexnet.")] = "",
+    baselines: Annotated[
+        str,
+        typer.Option(
+            help="Separated by commas, such as majority,svm,rcn,micro_attention. docs/evaluation.md lists them all."
+        ),
+    ] = "",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="For mpt_style and mpt_style_flow: folder or Hub repository of a vision model."),
+    ] = None,
     target: Annotated[str, typer.Option(help="Column to predict.")] = "emotion_coarse",
     labels: Annotated[
         str | None,
@@ -264,6 +273,7 @@ def evaluate(
         seed=seed,
         resamples=resamples,
         unseen=unseen,
+        backbone=backbone,
         max_new_tokens=max_new_tokens,
     )
     return DONE

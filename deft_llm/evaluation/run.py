@@ -44,6 +44,7 @@ def evaluate(
     seed: int = 0,
     resamples: int = 2000,
     unseen: bool = False,
+    backbone: str | None = None,
     max_new_tokens: int = 256,
     console: Any = None,
 ) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def evaluate(
         seed: Seed of the training and of the bootstrap.
         resamples: Resamples of the bootstrap over subjects.
         unseen: Vouch that a trained model has seen no subject of the dataset; needed for all protocols but fixed.
+        backbone: Folder or Hub repository of a vision model of transformers, for the baselines that need one.
         max_new_tokens: Longest generated answer, in tokens.
         console: `rich.console.Console` to print to.
 
@@ -81,34 +83,32 @@ def evaluate(
     from rich.markdown import Markdown
     from rich.progress import Progress
 
-    from deft_llm.evaluation.baselines import BASELINES, make_baseline
-    from deft_llm.evaluation.fold_runs import ModelSpec, run_protocol
+    from deft_llm.evaluation.baselines import baseline_class
+    from deft_llm.evaluation.fold_runs import run_protocol
     from deft_llm.evaluation.protocols import in_one_line, make_task
     from deft_llm.evaluation.report import make_report, markdown, with_heads, write_report
 
     if not model and not baselines:
         raise ValueError("There is nothing to evaluate: give --model, or --baselines, or both.")
-    unknown = next((name for name in baselines if name not in BASELINES), None)
-    if unknown:
-        raise ValueError(f"Unknown baseline {unknown!r}. Known: {', '.join(BASELINES)}.")
+    kinds = [baseline_class(name) for name in baselines]
     trained = model is not None and not is_recipe(model)
     mode = mode or ("full" if trained else "recognition")
     if mode not in MODES:
         raise ValueError(f"Unknown mode {mode!r}. Known: {', '.join(MODES)}.")
-    splits = load_splits(dataset, with_video=model is not None and (mode == "full" or trained))
+    with_video = any(kind.needs_video for kind in kinds) or (model is not None and (mode == "full" or trained))
+    splits = load_splits(dataset, with_video=with_video)
     task = make_task(splits, protocol, target=target, labels=labels, emotion_words=emotion_words)
     console = console or Console()
     console.print(in_one_line(task), highlight=False, soft_wrap=True)
     rows = [row for part in splits.values() for row in part]
     cache = Path(output_dir) / "folds"
-    specs = []
+    used = [row for row in rows if row["clip_id"] in task.label_of]
+    specs = [baseline_spec(name, used, task.labels, backbone=backbone) for name in baselines]
     if model is not None:
-        specs.append(
-            model_spec(
-                model, splits, cache, protocol=protocol, mode=mode, unseen=unseen, max_new_tokens=max_new_tokens
-            )
+        spec = model_spec(
+            model, splits, cache, protocol=protocol, mode=mode, unseen=unseen, max_new_tokens=max_new_tokens
         )
-    specs += [ModelSpec(name, make_baseline, {"name": name}) for name in baselines]
+        specs.insert(0, spec)
     results = []
     with Progress(console=console) as progress:
         for spec in specs:
@@ -137,6 +137,33 @@ def evaluate(
 
 def _advance(progress: Any, bar: Any, fold: str) -> None:
     progress.advance(bar)
+
+
+def baseline_spec(
+    name: str, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], *, backbone: str | None = None
+) -> Any:
+    """Describes a baseline to the harness. What it cannot read is said before any fold runs.
+
+    Args:
+        name: A key of `baselines.BASELINES`.
+        rows: The rows of the task.
+        labels: The fixed label list.
+        backbone: Folder or Hub repository of a vision model, for the baselines that need one.
+
+    Returns:
+        A `fold_runs.ModelSpec`.
+
+    Raises:
+        ValueError: A row cannot be read by this baseline, or it needs a backbone that is not given or not usable.
+    """
+    from deft_llm.evaluation.baselines import baseline_class, check_readable, make_baseline
+    from deft_llm.evaluation.fold_runs import ModelSpec
+
+    kind = baseline_class(name)
+    config = {"backbone": backbone} if getattr(kind, "needs_backbone", False) else {}
+    kind(labels=labels, **config)
+    check_readable(name, rows)
+    return ModelSpec(name, make_baseline, {"name": name, **config}, needs_video=kind.needs_video)
 
 
 def answer_track(
