@@ -13,6 +13,10 @@ scores a trained model, without training, on the dataset's test split (`--protoc
     deft evaluate --model CHECKPOINT --questions me_vqa_test.jsonl --videos DIR --output-dir DIR
 
 answers the questions of the MEGC question-answering track.
+
+    deft evaluate --dataset DIR|REPO --protocol zero-shot --train-dataset DIR|REPO --model RECIPE --output-dir DIR
+
+trains on one dataset, such as rendered faces, and tests on every labelled row of another.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ def evaluate(
     resamples: int = 2000,
     unseen: bool = False,
     backbone: str | None = None,
+    train_dataset: str | None = None,
     max_new_tokens: int = 256,
     console: Any = None,
 ) -> dict[str, Any]:
@@ -68,6 +73,7 @@ def evaluate(
         resamples: Resamples of the bootstrap over subjects.
         unseen: Vouch that a trained model has seen no subject of the dataset; needed for all protocols but fixed.
         backbone: Folder or Hub repository of a vision model of transformers, for the baselines that need one.
+        train_dataset: For the zero-shot protocol: Uni-MER dataset to train on, all splits of it.
         max_new_tokens: Longest generated answer, in tokens.
         console: `rich.console.Console` to print to.
 
@@ -85,11 +91,16 @@ def evaluate(
 
     from deft_llm.evaluation.baselines import baseline_class
     from deft_llm.evaluation.fold_runs import run_protocol
-    from deft_llm.evaluation.protocols import in_one_line, make_task
+    from deft_llm.evaluation.protocols import ZERO_SHOT, in_one_line, make_task
     from deft_llm.evaluation.report import make_report, markdown, with_heads, write_report
 
     if not model and not baselines:
         raise ValueError("There is nothing to evaluate: give --model, or --baselines, or both.")
+    if (protocol == ZERO_SHOT) != (train_dataset is not None):
+        raise ValueError(
+            "The zero-shot protocol and --train-dataset belong together: give both, or neither. The first tests on "
+            "every row of --dataset, and the second says what to train on."
+        )
     kinds = [baseline_class(name) for name in baselines]
     trained = model is not None and not is_recipe(model)
     mode = mode or ("full" if trained else "recognition")
@@ -97,6 +108,9 @@ def evaluate(
         raise ValueError(f"Unknown mode {mode!r}. Known: {', '.join(MODES)}.")
     with_video = any(kind.needs_video for kind in kinds) or (model is not None and (mode == "full" or trained))
     splits = load_splits(dataset, with_video=with_video)
+    if train_dataset is not None:
+        sides = {"train": load_splits(train_dataset, with_video=with_video), "test": splits}
+        splits = {side: [row for part in parts.values() for row in part] for side, parts in sides.items()}
     task = make_task(splits, protocol, target=target, labels=labels, emotion_words=emotion_words)
     console = console or Console()
     console.print(in_one_line(task), highlight=False, soft_wrap=True)
@@ -123,6 +137,7 @@ def evaluate(
         mode=mode,
         seed=seed,
         configs={spec.name: spec.config for spec in specs},
+        trained_on=None if train_dataset is None else dataset_name(train_dataset),
         resamples=resamples,
     )
     write_report(report, results, output_dir)

@@ -142,6 +142,21 @@ def test_a_trained_model_on_fixed_splits(dataset, folder, tmp_path):
     assert 0 <= figures["action_units"]["au_f1"] <= 1
 
 
+def test_zero_shot_tests_every_row_of_another_dataset(flow_only, tmp_path, capsys):
+    schema = features(DeftVideoProcessor(num_frames=2, flow_size=8))
+    rows = [{**make_row("rendered", s, c, LABELS[c % 2], 1), "action_units": []} for s in (1, 2) for c in range(4)]
+    Dataset.from_list(rows, features=schema).to_parquet(tmp_path / "rendered" / "train-0.parquet")
+    arguments = ["evaluate", "--dataset", str(flow_only), "--baselines", "majority", "--resamples", "20"]
+    arguments += ["--output-dir", str(tmp_path / "out"), "--protocol"]
+    assert main([*arguments, "zero-shot", "--train-dataset", str(tmp_path / "rendered")]) == 0
+    report = figures_of(tmp_path / "out")
+    assert (report["clips"], report["training_clips"], report["trained_on"]) == (24, 8, "rendered")
+    assert "Trained on 8 clips of rendered." in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    for wrong in (["zero-shot"], ["loso", "--train-dataset", str(tmp_path)]):
+        assert main([*arguments, *wrong]) == 2
+        assert "--train-dataset belong together" in capsys.readouterr().err
+
+
 def test_baselines_with_a_backbone_read_flow_or_pixels(flow_only, backbone, tmp_path):
     arguments = ["evaluate", "--protocol", "fixed", "--backbone", backbone, "--resamples", "20"]
     flow = ["--dataset", str(flow_only), "--baselines", "mpt_style_flow", "--output-dir", str(tmp_path / "flow")]
