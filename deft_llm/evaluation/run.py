@@ -136,7 +136,7 @@ def evaluate(
         dataset=dataset_name(dataset),
         mode=mode,
         seed=seed,
-        configs={spec.name: spec.config for spec in specs},
+        configs={spec.name: spec.config | _backbone_of(spec) for spec in specs},
         trained_on=None if train_dataset is None else dataset_name(train_dataset),
         resamples=resamples,
     )
@@ -148,6 +148,12 @@ def evaluate(
         card = fill_card(model, report=Path(output_dir) / "report.json")
         console.print(f"Card filled: {card}", highlight=False, soft_wrap=True)
     return report
+
+
+def _backbone_of(spec: Any) -> dict[str, str]:
+    """The name of the backbone that a baseline reads with, without the folder it lies in."""
+    found = {**spec.files, **spec.config}.get("backbone")
+    return {"backbone": dataset_name(str(found))} if found else {}
 
 
 def _advance(progress: Any, bar: Any, fold: str) -> None:
@@ -175,10 +181,14 @@ def baseline_spec(
     from deft_llm.evaluation.fold_runs import ModelSpec
 
     kind = baseline_class(name)
-    config = {"backbone": backbone} if getattr(kind, "needs_backbone", False) else {}
-    kind(labels=labels, **config)
     check_readable(name, rows)
-    return ModelSpec(name, make_baseline, {"name": name, **config}, needs_video=kind.needs_video)
+    if not getattr(kind, "needs_backbone", False):
+        return ModelSpec(name, make_baseline, {"name": name}, needs_video=kind.needs_video)
+    kind(labels=labels, backbone=backbone).build(len(labels))
+    config, files = {"name": name}, {}
+    # Of a folder the content decides whether finished folds are valid, and not its name.
+    (files if Path(backbone).is_dir() else config)["backbone"] = backbone
+    return ModelSpec(name, make_baseline, config, files, needs_video=kind.needs_video)
 
 
 def answer_track(

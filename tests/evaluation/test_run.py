@@ -90,6 +90,10 @@ def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
         ),
         (["--protocol", "loso", "--baselines", "mpt_style_flow"], "Give --backbone the folder of a vision model"),
         (
+            ["--protocol", "loso", "--baselines", "mpt_style_flow", "--backbone", "nowhere"],
+            "The backbone nowhere cannot be loaded",
+        ),
+        (
             ["--protocol", "loso", "--model", "nowhere.yaml"],
             "no recipe nowhere.yaml. Pass a YAML file, or an installed recipe: ",
         ),
@@ -167,7 +171,7 @@ def test_baselines_with_a_backbone_read_flow_or_pixels(flow_only, backbone, tmp_
         Dataset.from_list(rows, features=schema).to_parquet(tmp_path / "film" / f"{split}-0.parquet")
     pixels = ["--dataset", str(tmp_path / "film"), "--baselines", "mpt_style", "--output-dir", str(tmp_path / "seen")]
     assert main([*arguments, *pixels]) == 0
-    assert figures_of(tmp_path / "flow")["models"]["mpt_style_flow"]["config"]["backbone"] == backbone
+    assert figures_of(tmp_path / "flow")["models"]["mpt_style_flow"]["config"]["backbone"] == "vit"
     assert figures_of(tmp_path / "seen")["clips"] == 3
 
 
