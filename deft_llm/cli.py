@@ -216,6 +216,13 @@ def evaluate(
         str | None,
         typer.Option(help="For mpt_style and mpt_style_flow: folder or Hub repository of a vision model."),
     ] = None,
+    baseline_setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME.SETTING=VALUE",
+            help="A setting of a baseline that replaces its own, such as micro_attention.side=64. Can be repeated.",
+        ),
+    ] = None,
     train_dataset: Annotated[
         str | None,
         typer.Option(help="For zero-shot: Uni-MER dataset to train on, a folder or a Hub repository."),
@@ -278,6 +285,7 @@ def evaluate(
         resamples=resamples,
         unseen=unseen,
         backbone=backbone,
+        baseline_settings=pairs("--baseline-setting", baseline_setting or ()),
         train_dataset=train_dataset,
         max_new_tokens=max_new_tokens,
     )

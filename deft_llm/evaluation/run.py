@@ -49,6 +49,7 @@ def evaluate(
     resamples: int = 2000,
     unseen: bool = False,
     backbone: str | None = None,
+    baseline_settings: Mapping[str, str] | None = None,
     train_dataset: str | None = None,
     max_new_tokens: int = 256,
     console: Any = None,
@@ -73,6 +74,7 @@ def evaluate(
         resamples: Resamples of the bootstrap over subjects.
         unseen: Vouch that a trained model has seen no subject of the dataset; needed for all protocols but fixed.
         backbone: Folder or Hub repository of a vision model of transformers, for the baselines that need one.
+        baseline_settings: Settings of baselines that replace their own: "name.setting" → value, as YAML.
         train_dataset: For the zero-shot protocol: Uni-MER dataset to train on, all splits of it.
         max_new_tokens: Longest generated answer, in tokens.
         console: `rich.console.Console` to print to.
@@ -117,7 +119,8 @@ def evaluate(
     rows = [row for part in splits.values() for row in part]
     cache = Path(output_dir) / "folds"
     used = [row for row in rows if row["clip_id"] in task.label_of]
-    specs = [baseline_spec(name, used, task.labels, backbone=backbone) for name in baselines]
+    settings = _settings_by_name(baseline_settings or {}, baselines)
+    specs = [baseline_spec(name, used, task.labels, backbone=backbone, **settings[name]) for name in baselines]
     if model is not None:
         spec = model_spec(
             model, splits, cache, protocol=protocol, mode=mode, unseen=unseen, max_new_tokens=max_new_tokens
@@ -160,8 +163,29 @@ def _advance(progress: Any, bar: Any, fold: str) -> None:
     progress.advance(bar)
 
 
+def _settings_by_name(given: Mapping[str, str], baselines: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Baseline → its settings, from "name.setting" → value."""
+    import yaml
+
+    found: dict[str, dict[str, Any]] = {name: {} for name in baselines}
+    for key, value in given.items():
+        name, _, setting = key.partition(".")
+        if name not in found or not setting:
+            raise ValueError(
+                f"--baseline-setting {key}={value} is not a setting of a baseline that runs. Write "
+                f"NAME.SETTING=VALUE, with a name of --baselines: {', '.join(baselines) or 'none is given'}."
+            )
+        found[name][setting] = yaml.safe_load(value)
+    return found
+
+
 def baseline_spec(
-    name: str, rows: Sequence[Mapping[str, Any]], labels: Sequence[str], *, backbone: str | None = None
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    *,
+    backbone: str | None = None,
+    **settings: Any,
 ) -> Any:
     """Describes a baseline to the harness. What it cannot read is said before any fold runs.
 
@@ -170,24 +194,30 @@ def baseline_spec(
         rows: The rows of the task.
         labels: The fixed label list.
         backbone: Folder or Hub repository of a vision model, for the baselines that need one.
+        **settings: Settings that replace the baseline's own.
 
     Returns:
         A `fold_runs.ModelSpec`.
 
     Raises:
-        ValueError: A row cannot be read by this baseline, or it needs a backbone that is not given or not usable.
+        ValueError: A row cannot be read by this baseline, it needs a backbone that is not given or not usable, or it
+            does not have one of the settings.
     """
     from deft_llm.evaluation.baselines import baseline_class, check_readable, make_baseline
     from deft_llm.evaluation.fold_runs import ModelSpec
 
     kind = baseline_class(name)
     check_readable(name, rows)
-    if not getattr(kind, "needs_backbone", False):
-        return ModelSpec(name, make_baseline, {"name": name}, needs_video=kind.needs_video)
-    kind(labels=labels, backbone=backbone).build(len(labels))
-    config, files = {"name": name}, {}
-    # Of a folder the content decides whether finished folds are valid, and not its name.
-    (files if Path(backbone).is_dir() else config)["backbone"] = backbone
+    needs_backbone = getattr(kind, "needs_backbone", False)
+    try:
+        model = kind(labels=labels, **settings, **({"backbone": backbone} if needs_backbone else {}))
+    except TypeError as error:
+        raise ValueError(f"{name} does not have these settings, {', '.join(settings)}: {error}.") from error
+    config, files = {"name": name, **settings}, {}
+    if needs_backbone:
+        model.build(len(labels))  # a backbone that does not fit is named here
+        # Of a folder the content decides whether finished folds are valid, and not its name.
+        (files if Path(backbone).is_dir() else config)["backbone"] = backbone
     return ModelSpec(name, make_baseline, config, files, needs_video=kind.needs_video)
 
 

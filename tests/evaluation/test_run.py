@@ -90,6 +90,14 @@ def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
         ),
         (["--protocol", "loso", "--baselines", "mpt_style_flow"], "Give --backbone the folder of a vision model"),
         (
+            ["--protocol", "loso", "--baselines", "rcn", "--baseline-setting", "rcn.width=3"],
+            "rcn does not have these settings, width: ",
+        ),
+        (
+            ["--protocol", "loso", "--baselines", "rcn", "--baseline-setting", "svm.c=3"],
+            "svm.c=3 is not a setting of a baseline that runs. Write NAME.SETTING=VALUE, with a name of --baselines:",
+        ),
+        (
             ["--protocol", "loso", "--baselines", "mpt_style_flow", "--backbone", "nowhere"],
             "The backbone nowhere cannot be loaded",
         ),
@@ -164,14 +172,26 @@ def test_zero_shot_tests_every_row_of_another_dataset(flow_only, tmp_path, capsy
 def test_baselines_with_a_backbone_read_flow_or_pixels(flow_only, backbone, tmp_path):
     arguments = ["evaluate", "--protocol", "fixed", "--backbone", backbone, "--resamples", "20"]
     flow = ["--dataset", str(flow_only), "--baselines", "mpt_style_flow", "--output-dir", str(tmp_path / "flow")]
+    flow += [
+        "--baseline-setting",
+        "mpt_style_flow.epochs=2",
+        "--baseline-setting",
+        "mpt_style_flow.learning_rate=0.01",
+    ]
     assert main([*arguments, *flow]) == 0
     schema = features(DeftVideoProcessor(num_frames=2, flow_size=8))
     for split, rows in (("train", filmed_rows(12)[:9]), ("test", filmed_rows(12)[9:])):
         rows = [{name: row[name] for name in schema} | {"action_units": []} for row in rows]
         Dataset.from_list(rows, features=schema).to_parquet(tmp_path / "film" / f"{split}-0.parquet")
     pixels = ["--dataset", str(tmp_path / "film"), "--baselines", "mpt_style", "--output-dir", str(tmp_path / "seen")]
+    pixels += ["--baseline-setting", "mpt_style.epochs=1"]
     assert main([*arguments, *pixels]) == 0
-    assert figures_of(tmp_path / "flow")["models"]["mpt_style_flow"]["config"]["backbone"] == "vit"
+    assert figures_of(tmp_path / "flow")["models"]["mpt_style_flow"]["config"] == {
+        "name": "mpt_style_flow",
+        "epochs": 2,
+        "learning_rate": 0.01,
+        "backbone": "vit",
+    }
     assert figures_of(tmp_path / "seen")["clips"] == 3
 
 
