@@ -74,7 +74,7 @@ def test_one_seed_one_result(name, make, rows_for):
     assert predictions[0] == predictions[1]
 
 
-@pytest.mark.parametrize("name", list(BASELINES))
+@pytest.mark.parametrize("name", ["majority", *LEARNING])
 def test_a_class_that_training_lacks_keeps_its_place(name, make, rows_for):
     rows = [row for row in rows_for(name, 12) if row["label"] != "positive"]
     model = make(name, **shortest(name))
@@ -87,14 +87,14 @@ def test_a_class_that_training_lacks_keeps_its_place(name, make, rows_for):
 
 @pytest.mark.parametrize("name", [name for name in QUICK if name not in ("ststnet", "off_apexnet")])
 def test_a_fold_of_a_network_and_a_planted_leak(name, settings, rows_for, tmp_path):
-    """It needs no column that a test clip lacks in a fold; a statistic over the test clips is caught."""
+    """It needs no column that a test clip lacks in a fold; a statistic over the test clips is caught, nothing else."""
     rows = rows_for(name, 9)
     task = make_task({"train": rows[:6], "test": rows[6:]}, "fixed")
     config = {"name": name, **settings(name), **shortest(name)}
     needs_video = baseline_class(name).needs_video
-    fair = ModelSpec(name, make_baseline, config, needs_video=needs_video)
-    result = run_protocol(rows, task, fair, cache=tmp_path, workers=1)
-    assert len(result.pooled(task)) == 3
+    if name in ("rcn", "mpt_style"):  # one that reads flow, and one that reads pixels
+        fair = ModelSpec(name, make_baseline, config, needs_video=needs_video)
+        assert len(run_protocol(rows, task, fair, cache=tmp_path, workers=1).pooled(task)) == 3
     leaky = ModelSpec(name, StandardisedOverTheTestSubject, config, needs_video=needs_video)
     with pytest.raises(LeakageError, match="changes if the other test clips are absent"):
         run_protocol(rows, task, leaky, cache=tmp_path, workers=1)
