@@ -5,7 +5,8 @@
 Reads two sets of features without pixels (`real-features/composite-half` and `real-features/casme2-half` in the folder
 of real data: by default that of the environment variable DEFT_REAL_DATA, or ../shared/data). Only baselines that read
 flow can be asked. All have their default settings; the last weights are taken. Finished folds are kept in --output.
-The first model named is compared with each of the others. It takes about three hours on one core.
+The first model named is compared with each of the others. The networks need 3 to 10
+seconds of one core per fold.
 """
 
 from __future__ import annotations
