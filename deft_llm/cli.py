@@ -50,7 +50,7 @@ demo_app = typer.Typer(help="Make a photograph clip with known motion, and expla
 app.add_typer(demo_app, name="demo")
 
 
-Protocol = StrEnum("Protocol", {name: name for name in ("loso", "cde", "lodo", "fixed", *PUBLISHED)})
+Protocol = StrEnum("Protocol", {name: name for name in ("loso", "cde", "lodo", "fixed", "zero-shot", *PUBLISHED)})
 
 
 class Mode(StrEnum):
@@ -195,8 +195,8 @@ def evaluate(
         Protocol,
         typer.Option(
             help="loso: leave one subject out. lodo: leave one dataset out. fixed: the dataset's train and test "
-            "splits; a trained model is not trained again. The others are published protocols with classes of their "
-            "own; cde is megc2019."
+            "splits; a trained model is not trained again. zero-shot: train on --train-dataset, test on every row. "
+            "The others are published protocols with classes of their own; cde is megc2019."
         ),
     ] = Protocol["fixed"],
     mode: Annotated[
@@ -206,7 +206,27 @@ def evaluate(
             "generated answer (default for a trained model)."
         ),
     ] = None,
-    baselines: Annotated[str, typer.Option(help="Separated by commas: majority,svm,ststnet,off_apexnet.")] = "",
+    baselines: Annotated[
+        str,
+        typer.Option(
+            help="Separated by commas, such as majority,svm,rcn,micro_attention. docs/evaluation.md lists them all."
+        ),
+    ] = "",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="For mpt_style and mpt_style_flow: folder or Hub repository of a vision model."),
+    ] = None,
+    baseline_setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME.SETTING=VALUE",
+            help="A setting of a baseline that replaces its own, such as micro_attention.side=64. Can be repeated.",
+        ),
+    ] = None,
+    train_dataset: Annotated[
+        str | None,
+        typer.Option(help="For zero-shot: Uni-MER dataset to train on, a folder or a Hub repository."),
+    ] = None,
     target: Annotated[str, typer.Option(help="Column to predict.")] = "emotion_coarse",
     labels: Annotated[
         str | None,
@@ -264,6 +284,9 @@ def evaluate(
         seed=seed,
         resamples=resamples,
         unseen=unseen,
+        backbone=backbone,
+        baseline_settings=pairs("--baseline-setting", baseline_setting or ()),
+        train_dataset=train_dataset,
         max_new_tokens=max_new_tokens,
     )
     return DONE

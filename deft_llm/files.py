@@ -223,7 +223,11 @@ def file_digest(path: str | os.PathLike) -> str:
     """SHA-256 of a file's content, in hexadecimal.
 
     Args:
-        path (`str` or `os.PathLike`): the file.
+        path (`str` or `os.PathLike`): the file, or a folder, of which the names and contents of all files count.
     """
+    if os.path.isdir(path):
+        files = sorted(item for item in Path(path).rglob("*") if item.is_file())
+        listed = "".join(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n" for file in files)
+        return hashlib.sha256(listed.encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

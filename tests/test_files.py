@@ -175,6 +175,16 @@ def test_a_digest_is_sha_256(tmp_path):
     assert file_digest(tmp_path / "a").startswith("ba7816bf8f01cfea")
 
 
+def test_the_digest_of_a_folder_follows_names_and_contents(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "a").write_bytes(b"abc")
+    assert file_digest(tmp_path / "one") == file_digest(tmp_path / "other")
+    (tmp_path / "one" / "deep" / "a").write_bytes(b"abd")
+    (tmp_path / "other" / "deep" / "a").rename(tmp_path / "other" / "a")
+    assert len({file_digest(tmp_path / name) for name in ("one", "other", "one/deep", "one/deep/a")}) == 4
+
+
 def test_the_module_needs_nothing_of_ours(without_package):
     path = files.__file__
     code = f"import runpy; print(sorted(runpy.run_path({path!r}))[0] != '')"

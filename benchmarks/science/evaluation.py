@@ -1,6 +1,6 @@
 """A small-data regime like the MEGC 2019 composite's: what does recognition mode cost, and does it beat an SVM?
 
-    python benchmarks/science/evaluation.py [--subjects 68] [--models deft,svm,ststnet,off_apexnet] [--crop 1.25 0.06]
+    python benchmarks/science/evaluation.py [--subjects 68] [--models deft,svm,rcn,…] [--crop 1.25 0.06]
 
 Makes up 442 rows of 68 subjects in three sources, 250 negative, 109 positive and 83 surprise: flow of 28 × 28 cells
 only, in a unit of each source's own, without action units. A clip shows one to three action units of its class,

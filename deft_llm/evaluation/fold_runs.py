@@ -52,8 +52,8 @@ class ModelSpec:
         factory (`Callable[..., Any]`): `factory(labels=…, seed=…, **config)`, a function or class importable by name
             that returns a new `baselines.Recogniser`.
         config (`dict[str, Any]`, *optional*): Arguments of the factory.
-        files (`dict[str, str | Path]`, *optional*): More arguments, which are files. Their content, not their path,
-            decides whether a finished fold is valid.
+        files (`dict[str, str | Path]`, *optional*): More arguments, which are files or folders. Their content, not
+            their path, decides whether a finished fold is valid.
         needs_video (`bool`, *optional*, defaults to `False`): Whether to pass on the `video` column.
         abstains (`bool`, *optional*, defaults to `False`): Whether its predictions say `abstained`. Such a model also
             gets the task's still clips.

@@ -29,7 +29,8 @@ from deft_llm.hub_datasets.unimer.splits import (
 )
 
 CDE = "cde"  # the name that the MEGC 2019 composite had before the other published protocols were known
-PROTOCOLS = ("loso", CDE, "lodo", "fixed", *PUBLISHED)
+ZERO_SHOT = "zero-shot"  # trains on one dataset and tests on every row of another
+PROTOCOLS = ("loso", CDE, "lodo", "fixed", ZERO_SHOT, *PUBLISHED)
 TARGET = "emotion_coarse"  # the column to predict by default
 Row = Mapping[str, Any]
 
@@ -72,15 +73,15 @@ def make_task(
     """Makes the folds of a protocol.
 
     Args:
-        splits (`Mapping[str, Sequence[Row]]`): Split → rows. Only `fixed` uses the splits: it trains on `train` and
-            tests on `test`. For rows of DFME it trains on the training set and tests on A and B. The other protocols
-            pool all rows.
-        protocol (`str`): `loso` (leave one subject out), lodo (leave one dataset out), fixed, or a published protocol
-            of `PUBLISHED`; cde is megc2019.
+        splits (`Mapping[str, Sequence[Row]]`): Split → rows. Only `fixed` and `zero-shot` use the splits: they train
+            on `train` and test on `test`. For rows of DFME `fixed` trains on the training set and tests on A and B.
+            The other protocols pool all rows.
+        protocol (`str`): `loso` (leave one subject out), lodo (leave one dataset out), fixed, `zero-shot` (the splits
+            are two datasets), or a published protocol of `PUBLISHED`; cde is megc2019.
         target (`str`, *optional*, defaults to `"emotion_coarse"`): Column to predict. Published protocols have classes
             of their own.
-        labels (`Sequence[str] | None`, *optional*): The fixed label list; by default every value that occurs. Clips
-            with another value or none are left out.
+        labels (`Sequence[str] | None`, *optional*): The fixed label list; by default every value that occurs, and
+            for `zero-shot` every value that occurs in both datasets. Clips with another value or none are left out.
         emotion_words (`Mapping[str, str] | None`, *optional*): For published protocols: more emotion words, each with
             the known word that means the same.
 
@@ -109,6 +110,8 @@ def make_task(
             label_of[row["clip_id"]] = row[target]
     if not label_of:
         raise ValueError(f"No clip has a label for {protocol} ({target}).")
+    if labels is None and protocol == ZERO_SHOT:
+        labels = _shared_labels(splits, label_of)
     if labels is None:
         labels = sorted(set(label_of.values()))
     else:
@@ -120,7 +123,7 @@ def make_task(
     used = [row for row in rows if row["clip_id"] in label_of]
     differences: Sequence[str] = ()
     still: dict[str, tuple[str, ...]] = {}
-    if protocol == "fixed":
+    if protocol in ("fixed", ZERO_SHOT):
         folds, differences = _fixed_folds(splits, label_of)
         still = _still_clips(splits, folds, label_of)
     else:
@@ -180,6 +183,16 @@ def _check_labels(labels: Sequence[str], found: Counter[str], target: str) -> No
             hint = f" Did you mean {spelled[near[0]]!r}?" if near else ""
             listed = ", ".join(f"{value} {count}" for value, count in sorted(found.items()))
             raise ValueError(f"No row has the label {label!r} in {target}.{hint} The rows have {listed}.")
+
+
+def _shared_labels(splits: Mapping[str, Sequence[Row]], label_of: Mapping[str, str]) -> list[str]:
+    """The labels that rows of every split have."""
+    found = [{label_of[row["clip_id"]] for row in part if row["clip_id"] in label_of} for part in splits.values()]
+    shared = sorted(set.intersection(*found))
+    if not shared:
+        listed = " and ".join(", ".join(sorted(labels)) or "none" for labels in found)
+        raise ValueError(f"The datasets have no label in common: they have {listed}. Choose another --target.")
+    return shared
 
 
 def _fixed_folds(splits: Mapping[str, Sequence[Row]], label_of: Mapping[str, str]) -> tuple[list[Fold], list[str]]:

@@ -36,7 +36,7 @@ from .metrics import (
     subject_confusions,
     text_metrics,
 )
-from .protocols import CDE, Task, class_counts, left_out_rows, split_hash
+from .protocols import CDE, ZERO_SHOT, Task, class_counts, left_out_rows, split_hash
 
 
 def _folds_in_words(protocol: PublishedProtocol) -> str:
@@ -47,6 +47,7 @@ PROTOCOL_NAMES = {
     "loso": "leave one subject out",
     "lodo": "leave one dataset out",
     "fixed": "fixed splits",
+    ZERO_SHOT: "trained on another dataset",
     **{name: f"{protocol.title}, {_folds_in_words(protocol)}" for name, protocol in PUBLISHED.items()},
 }
 PROTOCOL_NAMES[CDE] = PROTOCOL_NAMES["megc2019"]
@@ -63,6 +64,7 @@ def make_report(
     seed: int,
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     resamples: int = 2000,
+    trained_on: str | None = None,
 ) -> dict[str, Any]:
     """Computes all metrics. The first result is the model; the others are compared with it.
 
@@ -75,6 +77,7 @@ def make_report(
         seed (`int`): Random seed.
         configs (`Mapping[str, Mapping[str, Any]] | None`, *optional*): Model name → configuration.
         resamples (`int`, *optional*, defaults to `2000`): Number of resamples of the bootstrap over subjects.
+        trained_on (`str | None`, *optional*): Name of the training dataset, if it is another one.
 
     Raises:
         IncompleteError: a fold or a clip of any model is missing.
@@ -122,6 +125,7 @@ def make_report(
         "folds": len(task.folds),
         "classes": class_counts(task, clips),
         "training_clips": len(trained),
+        **({"trained_on": trained_on} if trained_on else {}),
         "left_out": dict(sorted(task.left_out.items())),
         "left_out_rows": left_out_rows(task, rows),
         "differences_from_the_protocol": list(task.differences),
@@ -353,6 +357,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     for name, figures in report["models"].items():
         cells = [_with_interval(figures[key], figures["intervals"][key]) for key in ("uf1", "uar", "accuracy")]
         lines.append(f"| {name} | {' | '.join(cells)} | {figures['calibration']['ece']:.3f} |")
+    if "trained_on" in report:
+        lines[2:2] = [f"Trained on {report['training_clips']} clips of {report['trained_on']}.", ""]
     if report["comparisons"]:
         lines += [
             "",

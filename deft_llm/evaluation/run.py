@@ -13,6 +13,10 @@ scores a trained model, without training, on the dataset's test split (`--protoc
     deft evaluate --model CHECKPOINT --questions me_vqa_test.jsonl --videos DIR --output-dir DIR
 
 answers the questions of the MEGC question-answering track.
+
+    deft evaluate --dataset DIR|REPO --protocol zero-shot --train-dataset DIR|REPO --model RECIPE --output-dir DIR
+
+trains on one dataset, such as rendered faces, and tests on every labelled row of another.
 """
 
 from __future__ import annotations
@@ -44,6 +48,9 @@ def evaluate(
     seed: int = 0,
     resamples: int = 2000,
     unseen: bool = False,
+    backbone: str | None = None,
+    baseline_settings: Mapping[str, str] | None = None,
+    train_dataset: str | None = None,
     max_new_tokens: int = 256,
     console: Any = None,
 ) -> dict[str, Any]:
@@ -66,6 +73,9 @@ def evaluate(
         seed: Seed of the training and of the bootstrap.
         resamples: Resamples of the bootstrap over subjects.
         unseen: Vouch that a trained model has seen no subject of the dataset; needed for all protocols but fixed.
+        backbone: Folder or Hub repository of a vision model of transformers, for the baselines that need one.
+        baseline_settings: Settings of baselines that replace their own: "name.setting" → value, as YAML.
+        train_dataset: For the zero-shot protocol: Uni-MER dataset to train on, all splits of it.
         max_new_tokens: Longest generated answer, in tokens.
         console: `rich.console.Console` to print to.
 
@@ -81,34 +91,41 @@ def evaluate(
     from rich.markdown import Markdown
     from rich.progress import Progress
 
-    from deft_llm.evaluation.baselines import BASELINES, make_baseline
-    from deft_llm.evaluation.fold_runs import ModelSpec, run_protocol
-    from deft_llm.evaluation.protocols import in_one_line, make_task
+    from deft_llm.evaluation.baselines import baseline_class
+    from deft_llm.evaluation.fold_runs import run_protocol
+    from deft_llm.evaluation.protocols import ZERO_SHOT, in_one_line, make_task
     from deft_llm.evaluation.report import make_report, markdown, with_heads, write_report
 
     if not model and not baselines:
         raise ValueError("There is nothing to evaluate: give --model, or --baselines, or both.")
-    unknown = next((name for name in baselines if name not in BASELINES), None)
-    if unknown:
-        raise ValueError(f"Unknown baseline {unknown!r}. Known: {', '.join(BASELINES)}.")
+    if (protocol == ZERO_SHOT) != (train_dataset is not None):
+        raise ValueError(
+            "The zero-shot protocol and --train-dataset belong together: give both, or neither. The first tests on "
+            "every row of --dataset, and the second says what to train on."
+        )
+    kinds = [baseline_class(name) for name in baselines]
     trained = model is not None and not is_recipe(model)
     mode = mode or ("full" if trained else "recognition")
     if mode not in MODES:
         raise ValueError(f"Unknown mode {mode!r}. Known: {', '.join(MODES)}.")
-    splits = load_splits(dataset, with_video=model is not None and (mode == "full" or trained))
+    with_video = any(kind.needs_video for kind in kinds) or (model is not None and (mode == "full" or trained))
+    splits = load_splits(dataset, with_video=with_video)
+    if train_dataset is not None:
+        sides = {"train": load_splits(train_dataset, with_video=with_video), "test": splits}
+        splits = {side: [row for part in parts.values() for row in part] for side, parts in sides.items()}
     task = make_task(splits, protocol, target=target, labels=labels, emotion_words=emotion_words)
     console = console or Console()
     console.print(in_one_line(task), highlight=False, soft_wrap=True)
     rows = [row for part in splits.values() for row in part]
     cache = Path(output_dir) / "folds"
-    specs = []
+    used = [row for row in rows if row["clip_id"] in task.label_of]
+    settings = _settings_by_name(baseline_settings or {}, baselines)
+    specs = [baseline_spec(name, used, task.labels, backbone=backbone, **settings[name]) for name in baselines]
     if model is not None:
-        specs.append(
-            model_spec(
-                model, splits, cache, protocol=protocol, mode=mode, unseen=unseen, max_new_tokens=max_new_tokens
-            )
+        spec = model_spec(
+            model, splits, cache, protocol=protocol, mode=mode, unseen=unseen, max_new_tokens=max_new_tokens
         )
-    specs += [ModelSpec(name, make_baseline, {"name": name}) for name in baselines]
+        specs.insert(0, spec)
     results = []
     with Progress(console=console) as progress:
         for spec in specs:
@@ -122,7 +139,8 @@ def evaluate(
         dataset=dataset_name(dataset),
         mode=mode,
         seed=seed,
-        configs={spec.name: spec.config for spec in specs},
+        configs={spec.name: spec.config | _backbone_of(spec) for spec in specs},
+        trained_on=None if train_dataset is None else dataset_name(train_dataset),
         resamples=resamples,
     )
     write_report(report, results, output_dir)
@@ -135,8 +153,72 @@ def evaluate(
     return report
 
 
+def _backbone_of(spec: Any) -> dict[str, str]:
+    """The name of the backbone that a baseline reads with, without the folder it lies in."""
+    found = {**spec.files, **spec.config}.get("backbone")
+    return {"backbone": dataset_name(str(found))} if found else {}
+
+
 def _advance(progress: Any, bar: Any, fold: str) -> None:
     progress.advance(bar)
+
+
+def _settings_by_name(given: Mapping[str, str], baselines: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Baseline → its settings, from "name.setting" → value."""
+    import yaml
+
+    found: dict[str, dict[str, Any]] = {name: {} for name in baselines}
+    for key, value in given.items():
+        name, _, setting = key.partition(".")
+        if name not in found or not setting:
+            raise ValueError(
+                f"--baseline-setting {key}={value} is not a setting of a baseline that runs. Write "
+                f"NAME.SETTING=VALUE, with a name of --baselines: {', '.join(baselines) or 'none is given'}."
+            )
+        found[name][setting] = yaml.safe_load(value)
+    return found
+
+
+def baseline_spec(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    *,
+    backbone: str | None = None,
+    **settings: Any,
+) -> Any:
+    """Describes a baseline to the harness. What it cannot read is said before any fold runs.
+
+    Args:
+        name: A key of `baselines.BASELINES`.
+        rows: The rows of the task.
+        labels: The fixed label list.
+        backbone: Folder or Hub repository of a vision model, for the baselines that need one.
+        **settings: Settings that replace the baseline's own.
+
+    Returns:
+        A `fold_runs.ModelSpec`.
+
+    Raises:
+        ValueError: A row cannot be read by this baseline, it needs a backbone that is not given or not usable, or it
+            does not have one of the settings.
+    """
+    from deft_llm.evaluation.baselines import baseline_class, check_readable, make_baseline
+    from deft_llm.evaluation.fold_runs import ModelSpec
+
+    kind = baseline_class(name)
+    check_readable(name, rows)
+    needs_backbone = getattr(kind, "needs_backbone", False)
+    try:
+        model = kind(labels=labels, **settings, **({"backbone": backbone} if needs_backbone else {}))
+    except TypeError as error:
+        raise ValueError(f"{name} does not have these settings, {', '.join(settings)}: {error}.") from error
+    config, files = {"name": name, **settings}, {}
+    if needs_backbone:
+        model.build(len(labels))  # a backbone that does not fit is named here
+        # Of a folder the content decides whether finished folds are valid, and not its name.
+        (files if Path(backbone).is_dir() else config)["backbone"] = backbone
+    return ModelSpec(name, make_baseline, config, files, needs_video=kind.needs_video)
 
 
 def answer_track(

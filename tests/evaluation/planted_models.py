@@ -9,6 +9,8 @@ import time
 
 import numpy as np
 
+from deft_llm.evaluation.baselines import make_baseline
+
 SEEN: dict[bytes, str] = {}  # survives from fold to fold where folds share a process
 
 
@@ -70,6 +72,21 @@ class OverTheTestSubject(Fair):
     def predict(self, rows):
         mean = np.mean([self.mean(row) for row in rows])
         return [{"scores": self.scores(self.mean(row) - mean)} for row in rows]
+
+
+class StandardisedOverTheTestSubject:
+    """A baseline whose scores are standardised over the clips that it is asked about."""
+
+    def __init__(self, labels, seed=0, **config):
+        self.model = make_baseline(labels=labels, seed=seed, **config)
+
+    def fit(self, rows):
+        self.model.fit(rows)
+
+    def predict(self, rows):
+        scores = np.array([item["scores"] for item in self.model.predict(rows)])
+        scores = np.exp((scores - scores.mean(0)) / (scores.std(0) + 1e-9))
+        return [{"scores": row.tolist()} for row in scores / scores.sum(1, keepdims=True)]
 
 
 class Forgetful(Fair):

@@ -103,6 +103,23 @@ def test_fixed_keeps_to_the_splits(rows):
         make_task({"train": rows}, "fixed")
 
 
+def test_zero_shot_keeps_the_labels_of_both_datasets(rows):
+    others = [
+        make_row("rendered", s, c, ("negative", "positive", "surprise")[c % 3]) for s in (1, 2) for c in range(3)
+    ]
+    rows.append(make_row("casme2", 3, 9, "positive", emotion_coarse="others"))
+    task = make_task({"train": others, "test": rows}, "zero-shot")
+    (fold,) = task.folds
+    assert (task.labels, len(fold.train), len(fold.test)) == (LABELS, 4, 12)
+    assert {clip.split("/")[0] for clip in fold.train} == {"rendered"}
+    assert set(task.left_out.values()) == {"surprise is not one of the labels", "others is not one of the labels"}
+    with pytest.raises(LeakageError, match="casme2/sub01"):
+        make_task({"train": rows[:4], "test": rows}, "zero-shot")
+    surprised = [make_row("rendered", 1, c, "surprise") for c in range(3)]
+    with pytest.raises(ValueError, match=r"no label in common: they have surprise and negative, others, positive\."):
+        make_task({"train": surprised, "test": rows}, "zero-shot")
+
+
 def test_dfme_keeps_to_its_sheets():
     def clips(sheet, subjects):
         given = {"reader": "test", "sheet": sheet, "sheet_sha256": None, "row": 1}

@@ -10,6 +10,7 @@ from deft_llm.cli import main
 from deft_llm.evaluation.run import load_splits
 from deft_llm.hub_datasets.unimer.rows import features
 from deft_llm.processing import DeftVideoProcessor
+from tests.evaluation.baselines.moving_rows import filmed_rows
 from tests.evaluation.made_up_rows import make_row
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,23 @@ def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
     [
         (["--protocol", "loso", "--baselines", "forest"], "Unknown baseline 'forest'"),
         (
+            ["--protocol", "loso", "--baselines", "svm,micro_attention"],
+            "micro_attention: Clip samm/sub01/EP00_negative/46 has no video, which this model reads. Use its flow",
+        ),
+        (["--protocol", "loso", "--baselines", "mpt_style_flow"], "Give --backbone the folder of a vision model"),
+        (
+            ["--protocol", "loso", "--baselines", "rcn", "--baseline-setting", "rcn.width=3"],
+            "rcn does not have these settings, width: ",
+        ),
+        (
+            ["--protocol", "loso", "--baselines", "rcn", "--baseline-setting", "svm.c=3"],
+            "svm.c=3 is not a setting of a baseline that runs. Write NAME.SETTING=VALUE, with a name of --baselines:",
+        ),
+        (
+            ["--protocol", "loso", "--baselines", "mpt_style_flow", "--backbone", "nowhere"],
+            "The backbone nowhere cannot be loaded",
+        ),
+        (
             ["--protocol", "loso", "--model", "nowhere.yaml"],
             "no recipe nowhere.yaml. Pass a YAML file, or an installed recipe: ",
         ),
@@ -134,6 +152,47 @@ def test_a_trained_model_on_fixed_splits(dataset, folder, tmp_path):
     figures = report["models"]["DEFT, trained before"]
     assert sum(map(sum, figures["confusion"])) == report["clips"] > 0
     assert 0 <= figures["action_units"]["au_f1"] <= 1
+
+
+def test_zero_shot_tests_every_row_of_another_dataset(flow_only, tmp_path, capsys):
+    schema = features(DeftVideoProcessor(num_frames=2, flow_size=8))
+    rows = [{**make_row("rendered", s, c, LABELS[c % 2], 1), "action_units": []} for s in (1, 2) for c in range(4)]
+    Dataset.from_list(rows, features=schema).to_parquet(tmp_path / "rendered" / "train-0.parquet")
+    arguments = ["evaluate", "--dataset", str(flow_only), "--baselines", "majority", "--resamples", "20"]
+    arguments += ["--output-dir", str(tmp_path / "out"), "--protocol"]
+    assert main([*arguments, "zero-shot", "--train-dataset", str(tmp_path / "rendered")]) == 0
+    report = figures_of(tmp_path / "out")
+    assert (report["clips"], report["training_clips"], report["trained_on"]) == (24, 8, "rendered")
+    assert "Trained on 8 clips of rendered." in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    for wrong in (["zero-shot"], ["loso", "--train-dataset", str(tmp_path)]):
+        assert main([*arguments, *wrong]) == 2
+        assert "--train-dataset belong together" in capsys.readouterr().err
+
+
+def test_baselines_with_a_backbone_read_flow_or_pixels(flow_only, backbone, tmp_path):
+    arguments = ["evaluate", "--protocol", "fixed", "--backbone", backbone, "--resamples", "20"]
+    flow = ["--dataset", str(flow_only), "--baselines", "mpt_style_flow", "--output-dir", str(tmp_path / "flow")]
+    flow += [
+        "--baseline-setting",
+        "mpt_style_flow.epochs=2",
+        "--baseline-setting",
+        "mpt_style_flow.learning_rate=0.01",
+    ]
+    assert main([*arguments, *flow]) == 0
+    schema = features(DeftVideoProcessor(num_frames=2, flow_size=8))
+    for split, rows in (("train", filmed_rows(12)[:9]), ("test", filmed_rows(12)[9:])):
+        rows = [{name: row[name] for name in schema} | {"action_units": []} for row in rows]
+        Dataset.from_list(rows, features=schema).to_parquet(tmp_path / "film" / f"{split}-0.parquet")
+    pixels = ["--dataset", str(tmp_path / "film"), "--baselines", "mpt_style", "--output-dir", str(tmp_path / "seen")]
+    pixels += ["--baseline-setting", "mpt_style.epochs=1"]
+    assert main([*arguments, *pixels]) == 0
+    assert figures_of(tmp_path / "flow")["models"]["mpt_style_flow"]["config"] == {
+        "name": "mpt_style_flow",
+        "epochs": 2,
+        "learning_rate": 0.01,
+        "backbone": "vit",
+    }
+    assert figures_of(tmp_path / "seen")["clips"] == 3
 
 
 def split_by_people(dataset, folder):

@@ -4,8 +4,8 @@
     model.fit(rows)                     # Uni-MER rows, each with a `label`
     predictions = model.predict(rows)   # rows without labels: [{"scores": [0.2, 0.7, 0.1]}, …]
 
-A row is a mapping with the columns of `hub_datasets.unimer.rows`. A model uses the columns it needs: the baselines use
-`flow`; others use apex frames or the whole clip from `video`.
+A row is a mapping with the columns of `hub_datasets.unimer.rows`. A baseline's `needs_video` and `needs_flow` say
+which columns it reads. Those that read pixels have a variant for rows that hold flow only; its name ends in `_flow`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,59 @@ BASELINES = {
     "svm": "svm.FlowSVM",
     "ststnet": "ststnet.STSTNetBaseline",
     "off_apexnet": "off_apexnet.OFFApexNetBaseline",
+    "rcn": "rcn.RCNBaseline",
+    "micro_attention": "micro_attention.MicroAttention",
+    "micro_attention_flow": "micro_attention.MicroAttentionFlow",
+    "learnet": "learnet.LEARNetBaseline",
+    "learnet_flow": "learnet.LEARNetFlow",
+    "affectivenet_style": "affectivenet.AffectiveNetStyle",
+    "affectivenet_style_flow": "affectivenet.AffectiveNetStyleFlow",
+    "mpt_style": "mpt.MPTStyle",
+    "mpt_style_flow": "mpt.MPTStyleFlow",
 }
+
+
+def baseline_class(name: str) -> Any:
+    """Imports the class of a baseline. It is imported late, because the majority class does not need torch.
+
+    Args:
+        name (`str`): A key of `BASELINES`.
+
+    Raises:
+        ValueError: The name is not that of a baseline.
+    """
+    if name not in BASELINES:
+        raise ValueError(f"Unknown baseline {name!r}. Known: {', '.join(BASELINES)}.")
+    module, class_name = BASELINES[name].split(".")
+    return getattr(import_module(f".{module}", __name__), class_name)
+
+
+def check_readable(name: str, rows: Sequence[Row]) -> None:
+    """Checks that a baseline can read rows.
+
+    Args:
+        name (`str`): A key of `BASELINES`.
+        rows (`Sequence[Row]`): Uni-MER rows.
+
+    Raises:
+        ValueError: A row lacks pixels, key frames or flow that the baseline reads, or has another number of flow
+            fields than the others although the baseline needs one number. The message names the clip.
+    """
+    from .clip_images import check_video
+    from .flow_features import field_count, whole_flow
+
+    needed = baseline_class(name)
+    try:
+        if needed.needs_video:
+            for row in rows:
+                check_video(row)
+        if needed.needs_flow:
+            for row in rows:
+                whole_flow(row)
+        if getattr(needed, "reads_all_fields", False):
+            field_count(rows)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def make_baseline(name: str, *, labels: Sequence[str], seed: int = 0, **config: Any) -> Recogniser:
@@ -52,8 +104,4 @@ def make_baseline(name: str, *, labels: Sequence[str], seed: int = 0, **config: 
     Raises:
         ValueError: The name is not that of a baseline.
     """
-    if name not in BASELINES:
-        raise ValueError(f"Unknown baseline {name!r}. Known: {', '.join(BASELINES)}.")
-    module, class_name = BASELINES[name].split(".")
-    # Imported late, because the majority class does not need torch.
-    return getattr(import_module(f".{module}", __name__), class_name)(labels=labels, seed=seed, **config)
+    return baseline_class(name)(labels=labels, seed=seed, **config)

@@ -21,13 +21,37 @@ def apex_flow(row: Mapping[str, Any]) -> np.ndarray:
 def whole_flow(row: Mapping[str, Any]) -> np.ndarray:
     """The flow of all frames, (frames, 2, h, w) float32. Raises the same errors as `apex_flow`."""
     if row["flow"] is None:
-        raise ValueError(f"Clip {row['clip_id']} has no flow.")
+        raise ValueError(
+            f"Clip {row['clip_id']} has no flow, which this model reads. Leave the clip out, or add its key frames to "
+            "the sheet and build the dataset again."
+        )
     flow = np.asarray(row["flow"], np.float32)
     if flow.ndim != 4 or flow.shape[1] != 2 or not flow.shape[0]:
         raise ValueError(f"Clip {row['clip_id']}: flow must have shape (frames, 2, h, w); got {flow.shape}.")
     if not np.isfinite(flow).all():
         raise ValueError(f"Clip {row['clip_id']}: flow contains NaN or infinite values.")
     return flow
+
+
+def field_count(rows: Sequence[Mapping[str, Any]], fields: int | None = None) -> int:
+    """The number of flow fields that all clips have.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): Uni-MER rows with flow.
+        fields (`int`, *optional*): The number that they must have; by default that of the first clip.
+
+    Raises:
+        ValueError: a clip has another number of fields, or flow that cannot be used; names the clip.
+    """
+    for row in rows:
+        found = len(whole_flow(row))
+        fields = found if fields is None else fields
+        if found != fields:
+            raise ValueError(
+                f"Clip {row['clip_id']} has {found} flow fields, and other clips have {fields}. Build all sources "
+                "with one num_frames, or evaluate each of them alone."
+            )
+    return fields
 
 
 def resized(field: np.ndarray, side: int) -> np.ndarray:

@@ -7,6 +7,10 @@ from typing import Any
 
 
 class MajorityClass:
+    """The most frequent class of the training rows. It reads neither video nor flow."""
+
+    needs_video = needs_flow = False
+
     def __init__(self, labels: Sequence[str], seed: int = 0):
         self.labels = list(labels)
 

@@ -23,6 +23,8 @@ class FlowSVM:
         c (`float`, *optional*, defaults to `3.0`): Regularisation parameter C.
     """
 
+    needs_video, needs_flow = False, True
+
     def __init__(self, labels: Sequence[str], seed: int = 0, side: int = 14, c: float = 3.0):
         self.labels, self.side = list(labels), side
         self.model = make_pipeline(StandardScaler(), SVC(C=c, class_weight="balanced", random_state=seed))

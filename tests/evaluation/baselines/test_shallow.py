@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from deft_llm.evaluation.baselines.shallow import SIDE, ShallowNetwork
+from deft_llm.evaluation.baselines.flow_features import apex_fields
+from deft_llm.evaluation.baselines.shallow import ShallowNetwork
 from tests.evaluation.baselines.moving_rows import LABELS, moving_rows
 
 
@@ -11,13 +12,22 @@ class Linear(ShallowNetwork):
     channels = 2
 
     def build(self, classes):
-        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2 * SIDE * SIDE), nn.Linear(2 * SIDE * SIDE, classes))
+        size = 2 * self.side**2
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(size), nn.Linear(size, classes))
 
 
 def fitted(rows, **settings):
     model = Linear(LABELS, **{"epochs": 2, "learning_rate": 1e-2, "batch_size": 4} | settings)
     model.fit(rows)
     return model
+
+
+def test_fields_at_the_apex_are_read_with_strain_for_three_channels():
+    rows = moving_rows(2)
+    model = Linear(LABELS)
+    np.testing.assert_array_equal(model.read(rows), apex_fields(rows, 28))
+    model.channels, model.side = 3, 14
+    np.testing.assert_array_equal(model.read(rows), apex_fields(rows, 14, with_strain=True))
 
 
 def test_inputs_are_scaled_by_the_training_rows_and_only_by_them():
