@@ -71,6 +71,8 @@ class RecognitionConfig(PriorConfig):
         label_smoothing (`float`): Label smoothing of the emotion loss.
         mixing (`float`): Largest share of a second clip that is superposed in training.
         unit_weight (`float`): Weight of the action-unit loss, where the training rows name units.
+        kernel_share (`float`): Share of the kernel machine (`evaluation.kernel_machine`) in the vote, from 0 for the
+            networks alone to 1 for the kernel machine alone.
     """
 
     max_frames: int = 3
@@ -82,15 +84,21 @@ class RecognitionConfig(PriorConfig):
     label_smoothing: float = 0.1
     mixing: float = 0.4
     unit_weight: float = 1.0
+    kernel_share: float = 0.5
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> RecognitionConfig:
-        """Raises `ValueError` that names an unknown key."""
+        """Raises `ValueError` that names an unknown key, a share that is not from 0 to 1, or a vote without voters."""
         known = [item.name for item in fields(cls)]
         unknown = sorted({*values} - {*known})
         if unknown:
             raise ValueError(f"Recognition mode has no setting {unknown[0]!r}; it has {', '.join(known)}.")
-        return cls(**values)
+        settings = cls(**values)
+        if not 0 <= settings.kernel_share <= 1:
+            raise ValueError(f"kernel_share must be from 0 to 1; got {settings.kernel_share}.")
+        if settings.kernel_share < 1 and settings.members < 1:
+            raise ValueError("members must be at least 1, unless kernel_share is 1 and no network votes.")
+        return settings
 
 
 def build_model(settings: PriorConfig, labels: Sequence[str], units: Sequence[str], frames: int):

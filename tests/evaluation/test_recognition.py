@@ -92,6 +92,18 @@ def test_a_mirrored_clip_gets_the_same_class_scores(prior):
         assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
 
 
+def test_the_kernel_machine_votes_with_its_share(prior):
+    rows = region_rows(24)
+    scores = []
+    for share in (0.0, 1.0, 0.25):
+        model = DeftRecogniser(LABELS, 0, prior, **{**SMALL, "epochs": 2, "kernel_share": share})
+        model.fit(rows)
+        scores.append(np.array([[*item["scores"], *item["action_units"].values()] for item in model.predict(rows)]))
+    networks, kernel, both = scores
+    assert np.abs(networks - kernel).max() > 0.1
+    np.testing.assert_allclose(both, 0.75 * networks + 0.25 * kernel, atol=1e-6)
+
+
 def test_clips_of_different_lengths_are_refused():
     rows = [*region_rows(1, frames=1), *region_rows(1, frames=2)]
     with pytest.raises(ValueError, match=r"\[1, 2\] flow fields"):
