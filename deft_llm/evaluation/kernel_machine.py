@@ -8,28 +8,35 @@ their magnitude at 14 × 14. What makes it better on people than a plain support
   other divides u and v each by its own, because published flow is often stretched to 8 bits channel by channel, which
   loses their ratio.
 - *One scale for all cells.* Standardising each cell by itself would raise the noise of cells that hardly move.
+- *Windows.* The kernel of an action unit sees the regions that the unit moves, and little else.
 
 Its probabilities come from predictions for training subjects that were left out. No other clip is looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GroupKFold
 from sklearn.utils.class_weight import compute_sample_weight
+
+from deft_llm.processing.action_units import action_unit_ellipses
 
 from .baselines.flow_features import median_subtracted, resized
 
 SIDE = 14
 RIDGE = 1.0  # divided by a clip's weight; a third and three times as much do about as well
 INNER_FOLDS = 10  # at most; folds of training subjects for the probabilities
-_USUAL_SLOPE = 5.0  # where the training rows have one subject, so that none can be left out
+WINDOW = 2.0  # size of an action unit's window, in sizes of the regions that it moves
+OUTSIDE = 0.02  # weight of what lies outside of the window
+_USUAL_SLOPE = 5.0  # logit per decision, about what people give
 
 
 class KernelMachine:
@@ -37,25 +44,34 @@ class KernelMachine:
 
     Args:
         classes (`int`): Number of classes.
+        codes (`Sequence[str]`, *optional*): The action units.
     """
 
-    def __init__(self, classes: int):
-        self.classes = classes
+    def __init__(self, classes: int, codes: Sequence[str] = ()):
+        self.classes, self.codes = classes, tuple(codes)
 
     def fit(
-        self, fields: Sequence[np.ndarray], targets: np.ndarray, units: np.ndarray, subjects: Sequence[str]
+        self,
+        fields: Sequence[np.ndarray],
+        targets: np.ndarray,
+        subjects: Sequence[str],
+        units: np.ndarray | None = None,
+        evidence: np.ndarray | None = None,
     ) -> None:
         """Trains on clips.
 
         Args:
             fields (`Sequence[np.ndarray]`): Flow at the apex in any unit, (2, h, w) per clip.
             targets (`np.ndarray`): Index of the class, (clips,).
-            units (`np.ndarray`): 0 or 1 per action unit, (clips, units); negative where unknown.
             subjects (`Sequence[str]`): The subject of each clip.
+            units (`np.ndarray`, *optional*): 0 or 1 per action unit, (clips, codes); negative where unknown. Needed
+                if there are codes.
+            evidence (`np.ndarray`, *optional*): What is known of the action units without learning: logits,
+                (clips, codes), NaN where nothing is known. How far it is trusted is learned.
         """
-        views = zip(_views(fields), _views(_mirrored(fields)), strict=True)
-        self.spaces = [_Space(plain, turned) for plain, turned in views]
-        kernel = self.kernel(fields)
+        plain, turned = _views(fields), _views(_mirrored(fields))
+        self.space = _Space(plain, turned)
+        kernel = self.space.kernel(plain)
         groups = np.unique(np.asarray(subjects), return_inverse=True)[1]
         self.known, columns = np.unique(targets, return_inverse=True)
         onehot = np.eye(len(self.known))[columns]
@@ -63,42 +79,51 @@ class KernelMachine:
         held_out = self.emotion.held_out(groups)
         self.slope = _USUAL_SLOPE
         if held_out is not None:
-            rows = np.arange(len(columns))
-            self.slope = _most_likely(lambda slope: -log_softmax(slope * held_out, axis=1)[rows, columns].mean())
-        self.units = _Units(kernel, units, groups)
+            self.slope = _most_likely_slope(held_out, columns)
+        self.units = None
+        if self.codes:
+            if evidence is None:
+                evidence = np.full(units.shape, np.nan)
+            self.units = _Units(self.codes, plain, turned, units, evidence, groups)
 
-    def kernel(self, fields: Sequence[np.ndarray]) -> np.ndarray:
-        """The kernel between clips and the training clips, (clips, training clips)."""
-        return np.mean([space.kernel(view) for space, view in zip(self.spaces, _views(fields), strict=True)], axis=0)
-
-    def predict(self, fields: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def predict(
+        self, fields: Sequence[np.ndarray], evidence: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Recognises clips.
 
         Args:
             fields (`Sequence[np.ndarray]`): Flow at the apex, (2, h, w) per clip.
+            evidence (`np.ndarray`, *optional*): As in `fit`, for these clips.
 
         Returns:
             Probabilities of the classes, (clips, classes), 0 for a class without a training clip, and of the action
-            units, (clips, units).
+            units, (clips, codes).
         """
-        kernel = self.kernel(fields)
+        views = _views(fields)
         emotions = np.zeros((len(fields), self.classes))
-        emotions[:, self.known] = softmax(self.slope * self.emotion.decide(kernel), axis=1)
-        return emotions, self.units.predict(kernel)
+        emotions[:, self.known] = softmax(self.slope * self.emotion.decide(self.space.kernel(views)), axis=1)
+        if self.units is None:
+            return emotions, np.zeros((len(fields), 0))
+        if evidence is None:
+            evidence = np.full((len(fields), len(self.codes)), np.nan)
+        return emotions, self.units.predict(views, evidence)
 
 
 class _Space:
-    """One normalisation of the training clips and their mirror images, with the scale that the kernel uses."""
+    """The training clips and their mirror images in all normalisations, with the scales that the kernel uses."""
 
-    def __init__(self, plain: np.ndarray, turned: np.ndarray):
-        both = np.concatenate([plain, turned])
-        self.count, self.mean = len(plain), both.mean(0)
-        variance = both.var(0).mean()
-        self.gamma = 1 / (both.shape[1] * max(variance, 1e-12))
-        self.clips = both - self.mean
+    def __init__(self, plain: np.ndarray, turned: np.ndarray, weights: np.ndarray | float = 1.0):
+        self.weights, self.count = weights, plain.shape[1]
+        both = np.concatenate([plain, turned], axis=1) * weights
+        self.means = both.mean(1, keepdims=True)
+        self.clips = both - self.means
+        self.widths = np.maximum((self.clips**2).mean(1).sum(1), 1e-12)
 
-    def kernel(self, view: np.ndarray) -> np.ndarray:
-        values = rbf_kernel(view - self.mean, self.clips, gamma=self.gamma)
+    def kernel(self, views: np.ndarray) -> np.ndarray:
+        """The kernel between clips and the training clips, (clips, training clips)."""
+        centred = views * self.weights - self.means
+        pairs = zip(centred, self.clips, self.widths, strict=True)
+        values = np.mean([rbf_kernel(one, other, gamma=1 / width) for one, other, width in pairs], axis=0)
         return values[:, : self.count] + values[:, self.count :]
 
 
@@ -130,39 +155,69 @@ class _Ridge:
 
 
 class _Units:
-    """The action units: ridge regression of present and absent for each, with one slope and one prior for all.
+    """The action units: ridge regression of present and absent for each, and one curve for all.
 
-    A few subjects decide how frequent a unit is among the labels. With priors of their own, units would be least
-    probable where the subject who shows them most is left out.
+    A few subjects decide how frequent a unit is among the labels. With curves or frequencies of their own, units would
+    be least probable where the subject who shows them most is left out.
     """
 
-    def __init__(self, kernel: np.ndarray, labels: np.ndarray, groups: np.ndarray):
-        self.machines: dict[int, tuple[np.ndarray, _Ridge]] = {}
+    def __init__(
+        self,
+        codes: Sequence[str],
+        plain: np.ndarray,
+        turned: np.ndarray,
+        labels: np.ndarray,
+        evidence: np.ndarray,
+        groups: np.ndarray,
+    ):
         # Units that are the same in all clips have no machine. Laplace's rule of succession gives their probability.
         known = labels >= 0
         self.constant = ((labels * known).sum(0) + 1) / (known.sum(0) + 2)
-        decisions, truth = [], []
-        for number, column in enumerate(labels.T):
-            kept = np.flatnonzero(column >= 0)
-            present = column[kept] > 0
+        # A unit without evidence is judged as if it had the usual one.
+        self.usual = np.nanmean(evidence) if not np.isnan(evidence).all() else 0.0
+        evidence = np.nan_to_num(evidence, nan=self.usual)
+        self.machines: dict[int, tuple[_Space, _Ridge]] = {}
+        inputs, truth = [], []
+        for number, code in enumerate(codes):
+            kept = np.flatnonzero(known[:, number])
+            present = labels[kept, number] > 0
             if not 0 < present.sum() < len(present):
                 continue
+            space = _Space(plain[:, kept], turned[:, kept], _window(code))
             indicators = np.stack([~present, present], axis=1).astype(float)
-            ridge = _Ridge(kernel[np.ix_(kept, kept)], indicators, compute_sample_weight("balanced", present))
-            self.machines[number] = kept, ridge
-            truth.append(present)
-            decisions.append(ridge.held_out(groups[kept]))
-        self.slope = _USUAL_SLOPE
-        self.prior = logit(np.concatenate(truth).mean()) if truth else 0.0
-        if truth and all(part is not None for part in decisions):
-            held_out, signs = np.concatenate(decisions)[:, 1], np.where(np.concatenate(truth), 1, -1)
-            self.slope = _most_likely(lambda slope: np.logaddexp(0, -signs * (slope * held_out + self.prior)).mean())
+            weights = compute_sample_weight("balanced", present)
+            ridge = _Ridge(space.kernel(plain[:, kept]), indicators, weights)
+            self.machines[number] = space, ridge
+            held_out = ridge.held_out(groups[kept])
+            if held_out is not None:
+                inputs.append(np.stack([_USUAL_SLOPE * held_out[:, 1], evidence[kept, number]], axis=1))
+                truth.append(present)
+        self.trust, self.base = np.ones(2), logit(self.constant.mean()) - self.usual
+        if inputs:
+            curve = LogisticRegression().fit(np.concatenate(inputs), np.concatenate(truth))
+            self.trust, self.base = curve.coef_[0], curve.intercept_[0]
 
-    def predict(self, kernel: np.ndarray) -> np.ndarray:
-        probabilities = np.tile(self.constant, (len(kernel), 1))
-        for number, (kept, ridge) in self.machines.items():
-            probabilities[:, number] = expit(self.slope * ridge.decide(kernel[:, kept])[:, 1] + self.prior)
+    def predict(self, views: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+        evidence = np.nan_to_num(evidence, nan=self.usual)
+        probabilities = np.tile(self.constant, (views.shape[1], 1))
+        for number, (space, ridge) in self.machines.items():
+            decisions = _USUAL_SLOPE * ridge.decide(space.kernel(views))[:, 1]
+            probabilities[:, number] = expit(self.trust @ [decisions, evidence[:, number]] + self.base)
         return probabilities
+
+
+@lru_cache
+def _window(code: str) -> np.ndarray | float:
+    """Weights of the features for an action unit, (3 · SIDE²,): 1 in the middle of the regions that it moves."""
+    centre = (np.arange(SIDE) + 0.5) / SIDE
+    y, x = np.meshgrid(centre, centre, indexing="ij")
+    window = np.zeros((SIDE, SIDE))
+    for cx, cy, rx, ry in action_unit_ellipses(code):
+        rx, ry = (max(WINDOW * radius, 1.2 / SIDE) for radius in (rx, ry))  # no window is narrower than a cell
+        window = np.maximum(window, np.exp(-0.5 * (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)))
+    if not window.any():  # nothing is known of where this unit moves the face
+        return 1.0
+    return np.tile(np.sqrt(window + OUTSIDE).ravel(), 3)
 
 
 def _mirrored(fields: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -186,7 +241,11 @@ def _features(field: np.ndarray) -> np.ndarray:
     return np.stack(views)
 
 
-def _most_likely(loss: Callable[[float], float]) -> float:
-    """The slope of least loss, between 0.5 and 50."""
-    found = minimize_scalar(lambda log: loss(np.exp(log)), bounds=(np.log(0.5), np.log(50)), method="bounded")
-    return float(np.exp(found.x))
+def _most_likely_slope(decisions: np.ndarray, columns: np.ndarray) -> float:
+    """The factor, from 0.5 to 50, under which the softmax of the decisions makes the classes most probable."""
+    rows = np.arange(len(columns))
+
+    def loss(log: float) -> float:
+        return -log_softmax(np.exp(log) * decisions, axis=1)[rows, columns].mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.5), np.log(50)), method="bounded").x))

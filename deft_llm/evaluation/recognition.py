@@ -1,7 +1,7 @@
 """DEFT in recognition mode, as a model of the folds: networks of `training.recognition` and a kernel machine vote.
 
-Several seeds and the mirrored clip vote together, and the kernel machine has a share of its own. Each fold trains on
-its own training rows only.
+Several seeds and the mirrored clip vote together, and the kernel machine has a share of its own. For action units the
+kernel machine also weighs the evidence that is found by rule. Each fold trains on its own training rows only.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit, logit, softmax
 
 from deft_llm.evaluation.baselines.flow_features import apex_flow, median_subtracted, resized, whole_flow
 from deft_llm.evaluation.kernel_machine import KernelMachine
 from deft_llm.hub_datasets.synthetic.flows import FLOW_UNITS
 from deft_llm.processing.action_units import ACTION_UNITS
+from deft_llm.processing.unit_evidence import seen_units
+from deft_llm.processing.unit_patterns import UNITS_SEEN
 from deft_llm.training.recognition import Clips, RecognitionConfig, mirrored, normalised, scales_of, train_on_clips
 
 
@@ -48,6 +51,25 @@ def clip_fields(rows: Sequence[Mapping[str, Any]], settings: RecognitionConfig) 
     return flows, scales_of(flows)
 
 
+def unit_evidence(rows: Sequence[Mapping[str, Any]], codes: Sequence[str]) -> np.ndarray:
+    """What the rows' motion says of action units by rule (`processing.unit_evidence`), without learning.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): Rows in the Uni-MER schema.
+        codes (`Sequence[str]`): The action units.
+
+    Returns:
+        Logits, (clips, codes); NaN for units that the rules do not seek.
+    """
+    evidence = np.full((len(rows), len(codes)), np.nan)
+    sought = [number for number, code in enumerate(codes) if code in UNITS_SEEN]
+    if sought:
+        for logits, row in zip(evidence, rows, strict=True):
+            seen = seen_units(whole_flow(row))
+            logits[sought] = logit(np.clip([seen[codes[number]] for number in sought], 1e-4, 1 - 1e-4))
+    return evidence
+
+
 class DeftRecogniser:
     """The interface of `baselines.Recogniser` around the networks of recognition mode and the kernel machine.
 
@@ -74,11 +96,15 @@ class DeftRecogniser:
         units = torch.tensor([[float(code in codes) if codes else -100.0 for code in self.units] for codes in named])
         self.kernel = None
         if settings.kernel_share > 0:
-            self.kernel = KernelMachine(len(self.labels))
-            fields = [apex_flow(row) for row in rows]
+            self.kernel = KernelMachine(len(self.labels), self.trained_units)
             columns = [self.units.index(code) for code in self.trained_units]
-            subjects = [row["subject"] for row in rows]
-            self.kernel.fit(fields, targets.numpy(), units[:, columns].numpy(), subjects)
+            self.kernel.fit(
+                [apex_flow(row) for row in rows],
+                targets.numpy(),
+                [row["subject"] for row in rows],
+                units[:, columns].numpy(),
+                unit_evidence(rows, self.trained_units),
+            )
         self.members = []
         if settings.kernel_share < 1:
             flows, scales = clip_fields(rows, settings)
@@ -99,9 +125,13 @@ class DeftRecogniser:
             voters.append(self._networks(rows))
             shares.append(1 - self.settings.kernel_share)
         if self.kernel is not None:
-            voters.append(self.kernel.predict([apex_flow(row) for row in rows]))
+            fields = [apex_flow(row) for row in rows]
+            voters.append(self.kernel.predict(fields, unit_evidence(rows, self.trained_units)))
             shares.append(self.settings.kernel_share)
-        emotions, units = (np.average(opinions, axis=0, weights=shares) for opinions in zip(*voters, strict=True))
+        emotions, units = (np.stack(opinions).clip(1e-6, 1 - 1e-6) for opinions in zip(*voters, strict=True))
+        # Means of logits: a voter that is sure outweighs one that cannot tell.
+        emotions = softmax(np.average(np.log(emotions), axis=0, weights=shares), axis=1)
+        units = expit(np.average(logit(units), axis=0, weights=shares))
         predictions = []
         for scores, probabilities in zip(emotions.tolist(), units.tolist(), strict=True):
             prediction: dict[str, Any] = {"scores": scores}

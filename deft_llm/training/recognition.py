@@ -62,7 +62,8 @@ class RecognitionConfig(PriorConfig):
     """Settings of recognition mode: those of `PriorConfig`, and the training on clips.
 
     Args:
-        max_frames (`int`): Flow fields that are read per clip, spread around the apex.
+        max_frames (`int`): Flow fields that are read per clip, spread around the apex. On people the others add
+            nothing to the one at the apex, and cost as much again each.
         members (`int`): Networks that vote.
         epochs (`int`): Passes over the training clips, per network.
         batch_size (`int`): Clips per step.
@@ -75,7 +76,7 @@ class RecognitionConfig(PriorConfig):
             networks alone to 1 for the kernel machine alone.
     """
 
-    max_frames: int = 3
+    max_frames: int = 1
     members: int = 2
     epochs: int = 50
     batch_size: int = 32
@@ -84,7 +85,7 @@ class RecognitionConfig(PriorConfig):
     label_smoothing: float = 0.1
     mixing: float = 0.4
     unit_weight: float = 1.0
-    kernel_share: float = 0.5
+    kernel_share: float = 0.75
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> RecognitionConfig:
@@ -177,7 +178,7 @@ def _trained_prior(settings: PriorConfig, frames: int, seed: int) -> torch.nn.Mo
     made_up = FlowGenerator(settings.flow_size, frames)
     model = build_model(settings, ["a", "b"], FLOW_UNITS, frames).train()
     expert = model.motion_expert
-    optimizer = torch.optim.AdamW(expert.parameters(), lr=2e-3, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(expert.parameters(), lr=2e-3, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=settings.prior_steps, pct_start=0.1)
     for _ in range(settings.prior_steps):
         flows, labels = made_up.sample(settings.prior_batch, generator)
@@ -269,7 +270,7 @@ def train_on_clips(
         _load_prior(expert, load_file(prior))
     parts = torch.nn.ModuleList([expert, model.emotion_head])
     trained = list(parts.parameters())
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     steps = settings.epochs * max(1, count // settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps, pct_start=0.1)
     average = torch.optim.swa_utils.AveragedModel(parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.98))

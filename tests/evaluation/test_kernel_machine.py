@@ -20,10 +20,6 @@ def clips(count: int, seed: int = 0, noise: float = 0.4) -> tuple[list[np.ndarra
     return fields, targets, [f"s{number // 4}" for number in range(count)]
 
 
-def no_units(count: int) -> np.ndarray:
-    return np.zeros((count, 0))
-
-
 def turned(fields: list[np.ndarray]) -> list[np.ndarray]:
     return [field[..., ::-1] * np.array([-1, 1])[:, None, None] for field in fields]
 
@@ -33,8 +29,8 @@ def machine():
     fields, targets, subjects = clips(48)
     units = np.stack([targets == 0, targets == 1, np.ones(48)], axis=1).astype(float)
     units[::5] = -100
-    made = KernelMachine(4)
-    made.fit(fields, targets, units, subjects)
+    made = KernelMachine(4, ["AU1", "AU12", "AU19"])
+    made.fit(fields, targets, subjects, units)
     return made
 
 
@@ -75,7 +71,7 @@ def test_it_is_less_sure_where_left_out_subjects_are_recognised_badly():
     for noise in (0.4, 4.0):
         fields, targets, subjects = clips(48, noise=noise)
         machine = KernelMachine(3)
-        machine.fit(fields, targets, no_units(48), subjects)
+        machine.fit(fields, targets, subjects)
         sure.append(machine.predict(clips(48, seed=1, noise=noise)[0])[0].max(1).mean())
     assert sure[0] > 0.8
     assert sure[1] < 0.6
@@ -83,6 +79,26 @@ def test_it_is_less_sure_where_left_out_subjects_are_recognised_badly():
 
 def test_one_training_subject_is_enough():
     fields, targets, _ = clips(12)
-    machine = KernelMachine(3)
-    machine.fit(fields, targets, (targets == 0)[:, None].astype(float), ["s0"] * 12)
-    assert (machine.predict(fields)[0].argmax(1) == targets).all()
+    machine = KernelMachine(3, ["AU1"])
+    machine.fit(fields, targets, ["s0"] * 12, (targets == 0)[:, None].astype(float))
+    emotions, units = machine.predict(fields)
+    assert (emotions.argmax(1) == targets).all()
+    assert units[targets == 0].min() > units[targets != 0].max()
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_how_far_evidence_is_trusted_is_learned(informative):
+    fields, targets, subjects = clips(48, noise=2.0)
+    present = targets == 0
+    rng = np.random.default_rng(5)
+    evidence = np.where(present if informative else rng.random(48) < 0.5, 2.0, -2.0)[:, None]
+    machine = KernelMachine(3, ["AU1"])
+    machine.fit(fields, targets, subjects, present[:, None].astype(float), evidence)
+    against, without, for_it = (
+        machine.predict(fields, np.full((48, 1), value))[1].mean() for value in (-2.0, np.nan, 2.0)
+    )
+    if informative:
+        assert for_it - against > 0.5
+        assert against < without < for_it
+    else:
+        assert abs(for_it - against) < 0.25
