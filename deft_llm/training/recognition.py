@@ -62,8 +62,8 @@ class RecognitionConfig(PriorConfig):
     """Settings of recognition mode: those of `PriorConfig`, and the training on clips.
 
     Args:
-        max_frames (`int`): Flow fields that are read per clip, spread around the apex. On people the others add
-            nothing to the one at the apex, and cost as much again each.
+        max_frames (`int`): Flow fields that are read per clip, spread around the apex. On people, three did
+            not do better than the one at the apex, and cost three times as much.
         members (`int`): Networks that vote.
         epochs (`int`): Passes over the training clips, per network.
         batch_size (`int`): Clips per step.
