@@ -32,7 +32,8 @@ SCRIPTS = {
     "training_step": ["--batch", "1", "--rounds", "2", "--steps", "4"],
     "unimer_build": ["--clips", "2000"],
 }
-ON_PEOPLE = ("real_features", "real_recordings", "baselines")  # on the folders of DEFT_REAL_DATA that the scripts name
+# On the folders of DEFT_REAL_DATA that the scripts name.
+ON_PEOPLE = ("real_features", "real_recordings", "real_recognition")
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# Measured side by side
 

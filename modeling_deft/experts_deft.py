@@ -214,6 +214,9 @@ class MotionLayer(nn.Module):
 
     def _attend(self, states: torch.Tensor, qkv: nn.Linear, output: nn.Linear) -> torch.Tensor:
         shape = states.shape
+        if shape[2] == 1:
+            # Attention to a single state is that state.
+            return output(qkv(states).chunk(3, -1)[2])
         query, key, value = (_split_heads(part, self.num_heads) for part in qkv(states.flatten(0, 1)).chunk(3, -1))
         mixed = F.scaled_dot_product_attention(query, key, value)
         return output(mixed.transpose(1, 2).flatten(2)).reshape(shape)

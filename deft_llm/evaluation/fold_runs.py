@@ -34,7 +34,10 @@ TEST_COLUMNS = ("source", "fps", "onset", "apex", "offset", "video", "flow", "mo
 
 # What runs in a fold: models, their training, and the rows and measurements that it works on.
 FOLD_CODE = (
-    *(f"deft_llm.evaluation.{name}" for name in ("baselines", "fold_runs", "generation", "protocols", "recognition")),
+    *(
+        f"deft_llm.evaluation.{name}"
+        for name in ("baselines", "fold_runs", "generation", "kernel_machine", "protocols", "recognition")
+    ),
     *(f"deft_llm.{name}" for name in ("hub_datasets", "modeling_deft", "processing", "training")),
 )
 

@@ -1,6 +1,7 @@
-"""DEFT in recognition mode, as a model of the folds: networks of `training.recognition` that vote.
+"""DEFT in recognition mode, as a model of the folds: networks of `training.recognition` and a kernel machine vote.
 
-Several seeds and the mirrored clip vote together. Each fold trains on its own training rows only.
+Several seeds and the mirrored clip vote together, and the kernel machine has a share of its own. For action units the
+kernel machine also weighs the evidence that is found by rule. Each fold trains on its own training rows only.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit, logit, softmax
 
-from deft_llm.evaluation.baselines.flow_features import median_subtracted, resized, whole_flow
+from deft_llm.evaluation.baselines.flow_features import apex_flow, median_subtracted, resized, whole_flow
+from deft_llm.evaluation.kernel_machine import KernelMachine
 from deft_llm.hub_datasets.synthetic.flows import FLOW_UNITS
 from deft_llm.processing.action_units import ACTION_UNITS
+from deft_llm.processing.unit_evidence import seen_units
+from deft_llm.processing.unit_patterns import UNITS_SEEN
 from deft_llm.training.recognition import Clips, RecognitionConfig, mirrored, normalised, scales_of, train_on_clips
 
 
@@ -46,8 +51,27 @@ def clip_fields(rows: Sequence[Mapping[str, Any]], settings: RecognitionConfig) 
     return flows, scales_of(flows)
 
 
+def unit_evidence(rows: Sequence[Mapping[str, Any]], codes: Sequence[str]) -> np.ndarray:
+    """What the rows' motion says of action units by rule (`processing.unit_evidence`), without learning.
+
+    Args:
+        rows (`Sequence[Mapping[str, Any]]`): Rows in the Uni-MER schema.
+        codes (`Sequence[str]`): The action units.
+
+    Returns:
+        Logits, (clips, codes); NaN for units that the rules do not seek.
+    """
+    evidence = np.full((len(rows), len(codes)), np.nan)
+    sought = [number for number, code in enumerate(codes) if code in UNITS_SEEN]
+    if sought:
+        for logits, row in zip(evidence, rows, strict=True):
+            seen = seen_units(whole_flow(row))
+            logits[sought] = logit(np.clip([seen[codes[number]] for number in sought], 1e-4, 1 - 1e-4))
+    return evidence
+
+
 class DeftRecogniser:
-    """The interface of `baselines.Recogniser` around the networks of recognition mode.
+    """The interface of `baselines.Recogniser` around the networks of recognition mode and the kernel machine.
 
     Args:
         labels (`Sequence[str]`): The classes.
@@ -62,9 +86,6 @@ class DeftRecogniser:
 
     def fit(self, rows: Sequence[Mapping[str, Any]]) -> None:
         settings = self.settings
-        flows, scales = clip_fields(rows, settings)
-        self.usual = float(scales.median())
-        flows = normalised(flows, scales, self.usual, settings.amplitude)
         targets = torch.tensor([self.labels.index(row["label"]) for row in rows])
         named = [{unit["code"] for unit in row.get("action_units") or ()} for row in rows]
         # Units of the training rows that the prior lacks get a query of their own, which starts from nothing.
@@ -73,14 +94,54 @@ class DeftRecogniser:
         self.trained_units = sorted({code for codes in named for code in codes} & set(self.units))
         # A row without units may be one whose units nobody wrote down.
         units = torch.tensor([[float(code in codes) if codes else -100.0 for code in self.units] for codes in named])
-        clips = Clips(flows, targets, units)
-        self.members = [
-            train_on_clips(settings, self.labels, self.units, clips, seed=1000 * self.seed + number, prior=self.prior)
-            for number in range(settings.members)
-        ]
+        self.kernel = None
+        if settings.kernel_share > 0:
+            self.kernel = KernelMachine(len(self.labels), self.trained_units)
+            columns = [self.units.index(code) for code in self.trained_units]
+            self.kernel.fit(
+                [apex_flow(row) for row in rows],
+                targets.numpy(),
+                [row["subject"] for row in rows],
+                units[:, columns].numpy(),
+                unit_evidence(rows, self.trained_units),
+            )
+        self.members = []
+        if settings.kernel_share < 1:
+            flows, scales = clip_fields(rows, settings)
+            self.usual = float(scales.median())
+            flows = normalised(flows, scales, self.usual, settings.amplitude)
+            clips = Clips(flows, targets, units)
+            self.members = [
+                train_on_clips(
+                    settings, self.labels, self.units, clips, seed=1000 * self.seed + number, prior=self.prior
+                )
+                for number in range(settings.members)
+            ]
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """`scores`, and `action_units` (code → probability) for the units that the training rows named."""
+        voters, shares = [], []
+        if self.members:
+            voters.append(self._networks(rows))
+            shares.append(1 - self.settings.kernel_share)
+        if self.kernel is not None:
+            fields = [apex_flow(row) for row in rows]
+            voters.append(self.kernel.predict(fields, unit_evidence(rows, self.trained_units)))
+            shares.append(self.settings.kernel_share)
+        emotions, units = (np.stack(opinions).clip(1e-6, 1 - 1e-6) for opinions in zip(*voters, strict=True))
+        # Means of logits: a voter that is sure outweighs one that cannot tell.
+        emotions = softmax(np.average(np.log(emotions), axis=0, weights=shares), axis=1)
+        units = expit(np.average(logit(units), axis=0, weights=shares))
+        predictions = []
+        for scores, probabilities in zip(emotions.tolist(), units.tolist(), strict=True):
+            prediction: dict[str, Any] = {"scores": scores}
+            if self.trained_units:
+                prediction["action_units"] = dict(zip(self.trained_units, probabilities, strict=True))
+            predictions.append(prediction)
+        return predictions
+
+    def _networks(self, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """The mean probabilities of the networks: classes, (clips, classes), and trained units, (clips, units)."""
         flows, scales = clip_fields(rows, self.settings)
         flows = normalised(flows, scales, self.usual, self.settings.amplitude)
         emotions, units = [], []
@@ -90,12 +151,5 @@ class DeftRecogniser:
                     outputs = model(flow_values_videos=view)
                     emotions.append(outputs.emotion_logits.double().softmax(1))
                     units.append(outputs.au_logits.double().sigmoid())
-        emotion, unit = torch.stack(emotions).mean(0), torch.stack(units).mean(0)
         columns = [self.units.index(code) for code in self.trained_units]
-        predictions = []
-        for scores, probabilities in zip(emotion.tolist(), unit[:, columns].tolist(), strict=True):
-            prediction: dict[str, Any] = {"scores": scores}
-            if columns:
-                prediction["action_units"] = dict(zip(self.trained_units, probabilities, strict=True))
-            predictions.append(prediction)
-        return predictions
+        return torch.stack(emotions).mean(0).numpy(), torch.stack(units).mean(0)[:, columns].numpy()

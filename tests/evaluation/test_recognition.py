@@ -2,13 +2,21 @@ import numpy as np
 import pytest
 import torch
 
-from deft_llm.evaluation.recognition import DeftRecogniser, clip_fields
+from deft_llm.evaluation.recognition import DeftRecogniser, clip_fields, unit_evidence
 from deft_llm.processing.action_units import ellipse_mask, region_ellipse
 from deft_llm.training.recognition import RecognitionConfig, mirrored, prior_path
 from tests.evaluation.made_up_rows import make_row
 
 LABELS = ("negative", "positive", "surprise")
-SMALL = {"members": 1, "hidden_size": 32, "epochs": 40, "batch_size": 16, "prior_steps": 0, "learning_rate": 3e-3}
+SMALL = {
+    "members": 1,
+    "hidden_size": 32,
+    "epochs": 40,
+    "batch_size": 16,
+    "prior_steps": 0,
+    "learning_rate": 3e-3,
+    "kernel_share": 0.0,
+}
 SHOWN = {
     "negative": ("AU4", "inner brow", 1.0),
     "positive": ("AU12", "mouth corner", -1.0),
@@ -64,12 +72,12 @@ def test_action_units_come_from_their_labels(prior):
 
 def test_other_grids_several_frames_and_no_units():
     rows = region_rows(12, side=20, frames=7, units=False)
-    model = DeftRecogniser(LABELS, 0, **{**SMALL, "epochs": 1})
+    model = DeftRecogniser(LABELS, 0, **{**SMALL, "epochs": 1, "max_frames": 3, "kernel_share": 0.5})
     model.fit(rows)
     items = model.predict(rows)
     assert len(items) == 12
     assert "action_units" not in items[0]
-    assert clip_fields(rows, RecognitionConfig())[0].shape == (12, 3, 2, 28, 28)
+    assert clip_fields(rows, RecognitionConfig(max_frames=3))[0].shape == (12, 3, 2, 28, 28)
 
 
 def test_one_seed_one_result_and_no_clip_leans_on_another(prior):
@@ -92,7 +100,34 @@ def test_a_mirrored_clip_gets_the_same_class_scores(prior):
         assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
 
 
+def test_the_kernel_machine_votes_with_its_share(prior):
+    rows = region_rows(24)
+    votes = []
+    for share in (0.0, 1.0, 0.25):
+        model = DeftRecogniser(LABELS, 0, prior, **{**SMALL, "epochs": 2, "kernel_share": share})
+        model.fit(rows)
+        items = model.predict(rows)
+        emotions = np.array([item["scores"] for item in items])
+        assert emotions.sum(1) == pytest.approx(1)
+        # Ratios of probabilities, because the voters' logits are averaged.
+        units = np.array([[*item["action_units"].values()] for item in items])
+        votes.append(np.hstack([np.log(emotions[:, 1:] / emotions[:, :1]), np.log(units / (1 - units))]))
+    networks, kernel, both = votes
+    assert np.abs(networks - kernel).max() > 1
+    np.testing.assert_allclose(both, 0.75 * networks + 0.25 * kernel, atol=1e-4)
+
+
+def test_rules_have_a_say_on_the_units_that_they_seek():
+    rows = region_rows(6)
+    evidence = unit_evidence(rows, ["AU4", "AU12", "AU25"])
+    shown = [row["action_units"][0]["code"] for row in rows]
+    for number, code in enumerate(("AU4", "AU12")):
+        with_it = [one == code for one in shown]
+        assert evidence[with_it, number].min() > evidence[~np.array(with_it), number].max()
+    assert np.isnan(evidence[:, 2]).all()
+
+
 def test_clips_of_different_lengths_are_refused():
     rows = [*region_rows(1, frames=1), *region_rows(1, frames=2)]
     with pytest.raises(ValueError, match=r"\[1, 2\] flow fields"):
-        clip_fields(rows, RecognitionConfig())
+        clip_fields(rows, RecognitionConfig(max_frames=3))

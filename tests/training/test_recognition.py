@@ -62,6 +62,10 @@ def test_a_prior_of_other_sizes_is_refused(clips, tmp_path):
 def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="no setting 'dropout'; it has flow_size"):
         RecognitionConfig.of({"dropout": 0.5})
+    with pytest.raises(ValueError, match="kernel_share must be from 0 to 1"):
+        RecognitionConfig.of({"kernel_share": 1.5})
+    with pytest.raises(ValueError, match="members must be at least 1"):
+        RecognitionConfig.of({"members": 0})
 
 
 def test_the_mirror_swaps_sides_and_turns_u():
