@@ -290,7 +290,7 @@ def remove_rigid_motion(flow: np.ndarray, poses: Sequence[HeadPose] | None = Non
        estimated beside action units, whose motion over the face is allowed for with the strength that the field makes
        probable (empirical Bayes). So an expression neither counts as motion of the head nor changes what is found of
        the head. Then one step of reweighted least squares with Tukey's biweight, in which what moves by itself does
-       not take part.
+       not take part, within what the first estimate leaves open.
     2. What this person's depth adds to the generic face's: motion that follows the rotations out of the image plane
        over the clip, one number per place. It is bounded by what faces differ, so that a nod at the same time as an
        expression does not take the expression away.
@@ -328,9 +328,9 @@ _PLACES = 64  # cells per side in which places are looked up
 
 # What the pose may leave, as standard deviations: shift, growth and roll in crop widths and radians; the turns in
 # radians, of a head that was not warped back and of one that was, and per radian of its turn; the camera's distance as
-# a share of the turn. Fields are smooth, so that about this many cells count as one.
+# a share of the turn.
 _LEFT, _LEFT_TURN, _LEFT_WARPED, _LEFT_SHARE, _LEFT_DISTANCE = 0.3, 0.012, 0.001, 0.10, 0.10
-_ALIKE_CELLS = 20
+_ALIKE_CELLS = 2  # fields are smooth, so that this many cells count as one
 # Strengths of errors and of units that are compared, in percent of the crop's width.
 _ERRORS = 0.01 * 2.0 ** np.arange(6)
 _UNITS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -354,7 +354,8 @@ def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndar
     side = flow.shape[-1]
     modes, inside = _rigid_modes(side), _face_of(side)
     spreads = np.square([_left_by(pose) for pose in poses])
-    flow = flow - np.tensordot(_beside_units(on_grid(flow), spreads), modes, 1)
+    numbers, precision = _beside_units(on_grid(flow), spreads)
+    flow = flow - np.tensordot(numbers, modes, 1)
     design = modes[:, :, inside].reshape(len(modes), -1)
     # For all fields at once: products of the modes at each point, for the normal equations under any weights.
     across, down = design.reshape(len(modes), 2, -1).swapaxes(0, 1)
@@ -363,26 +364,29 @@ def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndar
     rest = np.hypot(*target.swapaxes(0, 1))
     noise = 1.4826 * np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)
     weights = np.square(np.clip(1 - np.square(rest / np.minimum(_OUTLIER * noise, _FARTHEST_LEFT)), 0, None))
-    normal = (weights @ products.T).reshape(-1, len(modes), len(modes))
-    normal += np.eye(len(modes)) * (np.square(noise) * _ALIKE_CELLS / spreads + 1e-12)[:, None]
+    weights /= _ALIKE_CELLS * np.square(noise)
+    normal = (weights @ products.T).reshape(-1, len(modes), len(modes)) + precision
     weighted = (target * weights[:, None]).reshape(len(flow), -1)
     numbers = np.linalg.solve(normal, (weighted @ design.T)[..., None])[..., 0]
     return flow - np.tensordot(numbers, modes, 1)
 
 
-def _beside_units(fields: np.ndarray, spreads: np.ndarray) -> np.ndarray:
-    """Expected numbers of the rigid modes, (T, modes), in fields on the grid of the units' patterns.
+def _beside_units(fields: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each rigid mode is in fields on the grid of the units' patterns.
 
     The model is field = rigid modes + units + errors, all normal. Every combination of the strengths of units and
-    errors gives numbers, and they are averaged by how probable the combination makes the field.
+    errors gives numbers of the modes, and they are averaged by how probable the combination makes the field.
 
     Args:
         fields (`np.ndarray` of shape `(T, 2 · GRID²)`): In percent.
         spreads (`np.ndarray` of shape `(T, modes)`): Variance of each number, before the field is seen.
+
+    Returns:
+        Expected numbers, (T, modes), and their precision, the inverse of their covariance, (T, modes, modes).
     """
     apart, shares = _units_and_errors()
     fields, modes = fields @ apart, _rigid_modes(GRID).reshape(spreads.shape[1], -1) @ apart
-    evidence, numbers = [], []
+    evidence, numbers, precisions = [], [], []
     for error in _ERRORS:
         for unit in _UNITS:
             variance = error**2 + unit**2 * shares
@@ -394,8 +398,10 @@ def _beside_units(fields: np.ndarray, spreads: np.ndarray) -> np.ndarray:
             volume = np.log(variance).sum() + np.linalg.slogdet(normal)[1] + np.log(spreads).sum(1)
             evidence.append(-0.5 * (volume + explained))
             numbers.append(found)
+            precisions.append(normal)
     likely = np.exp(evidence - np.max(evidence, axis=0))
-    return np.einsum("gt,gtm->tm", likely / likely.sum(0), numbers)
+    likely /= likely.sum(0)
+    return np.einsum("gt,gtm->tm", likely, numbers), np.einsum("gt,gtmn->tmn", likely, precisions)
 
 
 @lru_cache(maxsize=1)

@@ -26,7 +26,8 @@ from sklearn.metrics import roc_auc_score
 
 TASKS = (("composite-half", "megc2019"), ("casme2-half", "casme2-3"), ("casme2-half", "casme2-5"))
 WITH_UNITS = "casme2-5"
-MODELS = "deft,kernel,networks,svm,rcn,micro_attention_flow,learnet_flow,affectivenet_style_flow,ststnet,off_apexnet,majority"
+BASELINES = ("svm", "rcn", "micro_attention_flow", "learnet_flow", "affectivenet_style_flow", "ststnet", "off_apexnet")
+MODELS = ("deft", "kernel", "networks", *BASELINES, "majority")
 
 
 def main() -> int:
@@ -39,7 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--tasks", default=",".join(protocol for _, protocol in TASKS), help="protocols, by commas")
-    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("build/bench-recognition"))

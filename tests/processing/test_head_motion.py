@@ -117,6 +117,26 @@ def test_small_rigid_motion_is_removed_and_the_expression_is_not():
     assert np.abs(left[0][:, 20:, 8:24]).max() < 0.05
 
 
+def shown(code, number, strength):
+    """One of the random patterns of both halves of a unit, on a grid of 32 cells."""
+    field = sum(random_patterns(code, side)[number] for side in ("left", "right")).reshape(2, GRID, GRID)
+    return strength * np.stack([cv2.resize(axis, (32, 32), interpolation=cv2.INTER_CUBIC) for axis in field])
+
+
+@pytest.mark.parametrize("number", [0, 20, 40])
+def test_what_the_head_does_is_found_alike_with_and_without_an_expression(number):
+    """On a talking face, a brow that rises as well changes little in what is taken for motion of the head."""
+    talking = [shown("AU26", number, 1.2), shown("AU12", number + 3, 0.7), shown("AU6", number + 5, 0.5)]
+    noise = [cv2.GaussianBlur(axis, (0, 0), 2) for axis in np.random.default_rng(number).normal(0, 0.1, (2, 32, 32))]
+    pose = HeadPose(np.eye(3), 1.003, np.array([0.006, -0.004]))
+    before = sum(talking) + np.stack(noise) + 100 * rigid_motion(pose, 32)
+    brows = shown("AU1", number + 11, 0.4)
+    left = remove_rigid_motion(np.stack([before, before + brows]))
+    apart = np.hypot(*(left[1] - left[0] - brows))[4:28, 4:28]
+    assert apart.mean() < 0.05
+    assert apart.mean() < 0.6 * np.hypot(*brows)[4:28, 4:28].mean()
+
+
 def test_a_wrong_depth_is_an_error_that_grows_with_the_turn():
     turn = np.radians(6.0)
     rotation = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
