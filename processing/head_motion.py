@@ -283,7 +283,7 @@ def depth_error(pose: HeadPose) -> float:
     return 100 * DEPTH_ERROR * float(np.sin(np.radians(pose.turn)))
 
 
-def remove_rigid_motion(flow: np.ndarray, poses: Sequence[HeadPose] | None = None) -> np.ndarray:
+def remove_rigid_motion(flow: np.ndarray, poses: Sequence[HeadPose] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Subtracts what the head's motion leaves in flow between crops of `warp_head_back`.
 
     1. Each field's small rigid motion in space: shift, growth, three rotations and the camera's distance. It is
@@ -300,14 +300,15 @@ def remove_rigid_motion(flow: np.ndarray, poses: Sequence[HeadPose] | None = Non
         poses (`Sequence[HeadPose]`, *optional*): The T poses of the head that were undone before.
 
     Returns:
-        `np.ndarray`: (T, 2, H, H) float32.
+        The flow without it, (T, 2, H, H) float32, and the standard deviation per axis of the error that this leaves,
+        (T, H, H) float32, both in percent of the crop's width.
     """
     poses = [STILL] * len(flow) if poses is None else poses
-    left = _without_rigid_modes(np.asarray(flow, np.float64), poses)
+    left, error = _without_rigid_modes(np.asarray(flow, np.float64), poses)
     if any(pose is not STILL for pose in poses):
         left = left - _depth_motion(left, poses)
-        left = _without_rigid_modes(left, poses)
-    return left.astype(np.float32)
+        left, error = _without_rigid_modes(left, poses)
+    return left.astype(np.float32), error.astype(np.float32)
 
 
 def share_of_head(motion: np.ndarray, places: np.ndarray) -> float:
@@ -337,6 +338,7 @@ _UNITS = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # Robust standard deviations beyond which a cell moves by itself, and percent of the crop's width beyond which it does
 # so in any case, because a talking face's median is large.
 _OUTLIER, _FARTHEST_LEFT = 2.5, 0.3
+_STEPS = 6  # of reweighting
 _DEPTH_DETAIL = 0.05  # crop widths: a person's depth differs from the generic face's smoothly
 _DEPTH_BOUND = 2.5  # standard deviations
 _BY_ITSELF = 0.3  # percent of the crop's width that a place moves by itself, beside which its depth is found
@@ -350,7 +352,7 @@ def _left_by(pose: HeadPose) -> np.ndarray:
     return 100 * np.array([_LEFT, _LEFT, _LEFT, turned, turned, _LEFT, distance, distance])
 
 
-def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndarray:
+def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose]) -> tuple[np.ndarray, np.ndarray]:
     side = flow.shape[-1]
     modes, inside = _rigid_modes(side), _face_of(side)
     spreads = np.square([_left_by(pose) for pose in poses])
@@ -361,14 +363,17 @@ def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndar
     across, down = design.reshape(len(modes), 2, -1).swapaxes(0, 1)
     products = (across[:, None] * across + down[:, None] * down).reshape(len(modes) ** 2, -1)
     target = flow[:, :, inside]
-    rest = np.hypot(*target.swapaxes(0, 1))
-    noise = 1.4826 * np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)
-    weights = np.square(np.clip(1 - np.square(rest / np.minimum(_OUTLIER * noise, _FARTHEST_LEFT)), 0, None))
-    weights /= _ALIKE_CELLS * np.square(noise)
-    normal = (weights @ products.T).reshape(-1, len(modes), len(modes)) + precision
-    weighted = (target * weights[:, None]).reshape(len(flow), -1)
-    numbers = np.linalg.solve(normal, (weighted @ design.T)[..., None])[..., 0]
-    return flow - np.tensordot(numbers, modes, 1)
+    numbers = np.zeros_like(numbers)
+    for _ in range(_STEPS):
+        rest = np.hypot(*(target - (numbers @ design).reshape(target.shape)).swapaxes(0, 1))
+        noise = 1.4826 * np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)
+        weights = np.square(np.clip(1 - np.square(rest / np.minimum(_OUTLIER * noise, _FARTHEST_LEFT)), 0, None))
+        weights /= _ALIKE_CELLS * np.square(noise)
+        normal = (weights @ products.T).reshape(-1, len(modes), len(modes)) + precision
+        weighted = (target * weights[:, None]).reshape(len(flow), -1)
+        numbers = np.linalg.solve(normal, (weighted @ design.T)[..., None])[..., 0]
+    variance = np.einsum("tmn,mcyx,ncyx->tyx", np.linalg.inv(normal), modes, modes, optimize=True) / 2
+    return flow - np.tensordot(numbers, modes, 1), np.sqrt(variance)
 
 
 def _beside_units(fields: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -40,9 +40,10 @@ _SEEN_QUANTILE = 1.2816  # of the normal distribution, for 90 %
 # rendered clips it is nearly 1, so limits are too large by a sixth there.
 RESPONSE = 0.85
 # Percent of the crop width. Compression and the fit of the head's motion leave at least this on rendered still clips.
-# Set on recordings of people: with none of it, still faces seem to move; with all of it, most weak motion is missed.
+_LEAST_ERROR = 0.04
+# Of what neither units nor head explain. Set on recordings of people: with none of it, still faces seem to move; with
+# all of it, most weak motion is missed.
 _UNEXPLAINED_SHARE = 0.5
-_LEAST_ERROR = 0.032
 _COURSES = (0.5, 1.0, 2.0)  # powers of a raised cosine: courses that rise and fall faster or slower
 _FRAMES_FOR_COURSE = 6  # fewer frames do not tell a course from noise
 
@@ -143,9 +144,10 @@ def standard_errors(
     - how far the region's motion over time is from a smooth rise and fall;
     - what may still be motion of the head in this region.
 
-    With `deviation`, the root mean square of the deviations in the region is the main part. Errors within a region are
-    alike, so averaging does not reduce them. Half of the error above is added, because estimators do not know what
-    shadows, hair and compression do on people. Motion in neutral frames counts in both cases.
+    With `deviation`, the root mean square of the deviations in the region is the main part. It includes what may be
+    left of the head's motion. Errors within a region are alike, so averaging does not reduce them. A part of the other
+    two errors is added, because estimators do not know what shadows, hair and compression do on people. Motion in
+    neutral frames counts in both cases.
 
     Args:
         flow (`np.ndarray`): (T, 2, h, w), percent of the crop width, head motion removed.
@@ -166,13 +168,12 @@ def standard_errors(
         if off_course is not None:
             unexplained = max(unexplained, _root_mean_square(off_course @ flow[:, :, mask].mean(-1)))
         neutral = 0.0 if lead_in is None or not len(lead_in) else _root_mean_square(lead_in[:, :, mask].mean(-1))
-        left = _root_mean_square(head[:, :, coarse].mean(-1))
         if deviation is None:
+            left = _root_mean_square(head[:, :, coarse].mean(-1))
             errors[key] = float(np.sqrt(_LEAST_ERROR**2 + max(unexplained, neutral) ** 2 + left**2))
         else:
             stated = max(_root_mean_square(deviation[:, mask]), neutral)
-            own = np.sqrt(_LEAST_ERROR**2 + unexplained**2 + left**2)
-            errors[key] = float(np.hypot(stated, _UNEXPLAINED_SHARE * own))
+            errors[key] = float(np.sqrt(_LEAST_ERROR**2 + stated**2 + (_UNEXPLAINED_SHARE * unexplained) ** 2))
     return errors
 
 

@@ -420,12 +420,13 @@ class DeftVideoProcessor(VideoProcessorMixin):
                 [[cv2.resize(axis, size, interpolation=cv2.INTER_AREA) for axis in field] for field in flow]
             ) * np.float32(100 / side)
             kept = [others[place] for place in wanted]
+            left = np.zeros_like(fields[:, 0])
             if self.do_remove_head_motion:
-                fields = remove_rigid_motion(fields, [poses[index] for index in kept])
-            for index, field, spread in zip(kept, fields, deviation, strict=True):
+                fields, left = remove_rigid_motion(fields, [poses[index] for index in kept])
+            for index, field, spread, of_head in zip(kept, fields, deviation, left, strict=True):
                 grids[index] = field
                 spread = cv2.resize(spread, size, interpolation=cv2.INTER_AREA) * np.float32(100 / side)
-                errors[index] = np.hypot(spread, np.float32(depth_error(poses[index])))
+                errors[index] = np.hypot(np.hypot(spread, of_head), np.float32(depth_error(poses[index])))
         before = [grids[index] for index in sorted(grids) if index < onset]
         lead_in = np.stack(before) if before else np.zeros((0, *self.flow_shape[1:]), np.float32)
         return np.stack([grids[i] for i in later]), lead_in, np.stack([errors[i] for i in later])

@@ -212,7 +212,7 @@ def head_table(clips: int) -> None:
         others = [i for i in range(len(frames)) if i != shown.onset]
         flow = estimate_flow(frames[shown.onset], frames[others])
         stable = stable_mask(SIDE, SIDE)
-        cleaned = SIDE / 100 * remove_rigid_motion(100 / SIDE * flow)
+        cleaned = SIDE / 100 * remove_rigid_motion(100 / SIDE * flow)[0]
         truth = np.stack([SIDE * clip.flow(shown.onset, i, expression_only=True) for i in others])
         residuals.append(float(np.median(np.hypot(*(cleaned - truth).transpose(1, 0, 2, 3))[:, stable])))
     console.print(

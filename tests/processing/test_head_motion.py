@@ -111,10 +111,19 @@ def test_small_rigid_motion_is_removed_and_the_expression_is_not():
     brows = np.exp(-(((x - 0.4) / 0.08) ** 2) - ((y - 0.2) / 0.06) ** 2)
     expression = np.stack([0 * brows, -1.0 * brows])
     flow = np.stack([100 * rigid_motion(pose, grid) + expression, expression])
-    left = remove_rigid_motion(flow)
+    left, error = remove_rigid_motion(flow)
     np.testing.assert_allclose(left[0], left[1], atol=0.01)
     assert left[0, 1].min() == pytest.approx(-1.0, abs=0.08)
     assert np.abs(left[0][:, 20:, 8:24]).max() < 0.05
+    assert error.shape == (2, grid, grid)
+    assert error[:, 8:24, 8:24].max() < 0.05
+
+
+def test_where_the_whole_face_moves_by_itself_the_head_is_less_certain():
+    noise = np.random.default_rng(0).normal(0, 0.02, (2, 32, 32))
+    talking = sum(shown(code, 1, 1.0) for code in ("AU4", "AU6", "AU12", "AU26")) + noise
+    _, (quiet, busy) = remove_rigid_motion(np.stack([noise, talking]))
+    assert busy[4:28, 4:28].mean() > 2 * quiet[4:28, 4:28].mean()
 
 
 def shown(code, number, strength):
@@ -131,7 +140,7 @@ def test_what_the_head_does_is_found_alike_with_and_without_an_expression(number
     pose = HeadPose(np.eye(3), 1.003, np.array([0.006, -0.004]))
     before = sum(talking) + np.stack(noise) + 100 * rigid_motion(pose, 32)
     brows = shown("AU1", number + 11, 0.4)
-    left = remove_rigid_motion(np.stack([before, before + brows]))
+    left, _ = remove_rigid_motion(np.stack([before, before + brows]))
     apart = np.hypot(*(left[1] - left[0] - brows))[4:28, 4:28]
     assert apart.mean() < 0.05
     assert apart.mean() < 0.6 * np.hypot(*brows)[4:28, 4:28].mean()

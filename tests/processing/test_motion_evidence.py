@@ -104,7 +104,8 @@ def test_stated_deviations_are_the_errors():
     stated[:, ellipse_mask(region_ellipse("cheek", "left"), 32, 32)] = 0.3
     items = {(item.region, item.side): item for item in measure_motion(flow, deviation=stated)}
     assert items["cheek", "left"].standard_error == pytest.approx(0.3, rel=0.02)
-    assert items["cheek", "right"].standard_error == pytest.approx(0.05, rel=0.1)
+    # Next to the least error that the fit of the head leaves.
+    assert items["cheek", "right"].standard_error == pytest.approx(np.hypot(0.05, 0.04), rel=0.1)
     assert items["chin", "left"].significant
     assert not any(item.significant for item in measure_motion(flow, deviation=4 * stated))
     with pytest.raises(ValueError, match="deviation must have shape"):
