@@ -123,7 +123,7 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("evaluate --output-dir o --questions q", "--questions needs --videos and --model."),
         (
             "evaluate --output-dir o --protocol holdout",
-            "'holdout' is not one of 'loso', 'cde', 'lodo', 'fixed', 'casme2-5'",
+            "'holdout' is not one of 'loso', 'cde', 'lodo', 'fixed', 'zero-shot',",
         ),
         (
             "evaluate --output-dir o --dataset nowhere --baselines svm",
