@@ -289,8 +289,8 @@ def remove_rigid_motion(flow: np.ndarray, poses: Sequence[HeadPose] | None = Non
     1. Each field's small rigid motion in space: shift, growth, three rotations and the camera's distance. It is
        estimated beside action units, whose motion over the face is allowed for with the strength that the field makes
        probable (empirical Bayes). So an expression neither counts as motion of the head nor changes what is found of
-       the head. Then one step of reweighted least squares with Tukey's biweight, in which what moves by itself does
-       not take part, within what the first estimate leaves open.
+       the head. Then a few steps of reweighted least squares with Tukey's biweight, in which what moves by itself
+       does not take part, within what the first estimate leaves open.
     2. What this person's depth adds to the generic face's: motion that follows the rotations out of the image plane
        over the clip, one number per place. It is bounded by what faces differ, so that a nod at the same time as an
        expression does not take the expression away.
@@ -430,7 +430,7 @@ def _depth_motion(flow: np.ndarray, poses: Sequence[HeadPose]) -> np.ndarray:
     return nearer[:, :, None, None] * depth
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _rigid_modes(side: int) -> np.ndarray:
     """(8, 2, side, side): what a small shift, growth and rotation of the head moves in the picture, and what another
     distance of the camera changes in the two rotations out of the image plane."""
