@@ -41,8 +41,8 @@ RANGE_TESTS := $(addprefix tests/modeling_deft/test_,conformance.py generation_d
 	tests/processing/test_video_processing_deft.py
 # Two of the four families of small models on the newest release and one on the oldest; the pinned release runs all, and
 # is the only one that compiles.
-newest_CASES := not compiled and not llama-vit and not mistral-dinov2
-oldest_CASES := $(newest_CASES) and not gemma3-siglip
+NEWEST_CASES := not compiled and not llama-vit and not mistral-dinov2
+OLDEST_CASES := $(NEWEST_CASES) and not gemma3-siglip
 SUITES := build/transformers-tests
 PYTEST_PARALLEL := --numprocesses auto --maxprocesses 8
 
@@ -64,7 +64,7 @@ test-range: $(VENV)/range-oldest/.ready $(VENV)/range-newest/.ready
 	@$(MAKE) --no-print-directory $(SUITES)/$$(sed -n 's/^transformers==//p' constraints-newest.txt)/.ready
 	@for name in oldest newest; do \
 		echo "transformers, $$name: $$(grep == constraints-$$name.txt)"; \
-		[ $$name = oldest ] && cases="$(oldest_CASES)" suites= || cases="$(newest_CASES)" suites=tests/modeling_deft/test_transformers_mixins.py; \
+		[ $$name = oldest ] && cases="$(OLDEST_CASES)" suites= || cases="$(NEWEST_CASES)" suites=tests/modeling_deft/test_transformers_mixins.py; \
 		$(VENV)/range-$$name/bin/python -m pytest $(PYTEST_PARALLEL) $(BY_FILE) --quiet -rfE -k "$$cases" $(RANGE_TESTS) $$suites || exit 1; \
 	done
 

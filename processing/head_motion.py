@@ -363,7 +363,7 @@ def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose]) -> tuple[n
     across, down = design.reshape(len(modes), 2, -1).swapaxes(0, 1)
     products = (across[:, None] * across + down[:, None] * down).reshape(len(modes) ** 2, -1)
     target = flow[:, :, inside]
-    numbers = np.zeros_like(numbers)
+    numbers = np.zeros_like(numbers)  # what is left after the first estimate
     for _ in range(_STEPS):
         rest = np.hypot(*(target - (numbers @ design).reshape(target.shape)).swapaxes(0, 1))
         noise = 1.4826 * np.maximum(np.median(rest, axis=1, keepdims=True), 1e-6)

@@ -112,8 +112,8 @@ def lucas_kanade_flow(
     The window is wide, because skin moves smoothly and by a fraction of a pixel. Averaging the brightness constancy
     equation over many pixels reduces the sensor's noise. The gradients are those of the reference (Baker & Matthews
     2004, inverse compositional), so the structure tensor is built once per level. Both images are divided by their
-    local contrast, so that strong edges, such as lashes and glasses, do not decide for the skin around them, and a
-    change of light does not count as motion. A prior handles areas without texture: each level is pulled towards the
+    local contrast, so that strong edges, such as lashes and glasses, do not decide for the skin around them, and less
+    of a change of light counts as motion. A prior handles areas without texture: each level is pulled towards the
     flow of the coarser level, and the coarsest level towards the similarity that the textured parts follow. The pull
     is stronger if the image is noisier.
 

@@ -9,7 +9,7 @@ def backbone(tmp_path_factory):
 
 
 def save_backbone(path, kind, **changes):
-    """Saves a tiny vision model of transformers: (folder)."""
+    """Saves a tiny vision model of transformers and returns its folder."""
     from transformers import AutoConfig, AutoModel
 
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

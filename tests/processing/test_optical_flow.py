@@ -68,6 +68,14 @@ def test_slow_light_is_not_motion(grey):
     assert np.median(np.hypot(*flow)) < 0.05
 
 
+def test_light_that_changes_from_place_to_place_is_hardly_motion(grey):
+    """A lamp at the side: one cheek gets 13 % darker and the other 15 % brighter."""
+    gain = np.float32(2.0 ** np.linspace(-0.2, 0.2, SIDE))
+    truth = bump(64, 40, 0.6, 0.8)
+    flow = estimate_flow(grey, (gain * moved(grey, truth))[None], estimator="lucas_kanade")[0]
+    assert endpoint_error(flow, truth) < 0.1
+
+
 def test_unknown_estimator_is_named(grey):
     with pytest.raises(ValueError, match=r"'magic'.*whole_clip"):
         estimate_flow(grey, grey[None], estimator="magic")

@@ -17,17 +17,24 @@ from .flow_features import field_count, median_subtracted, resized, strain, whol
 
 
 def check_video(row: Mapping[str, Any]) -> None:
-    """Raises `ValueError` if the row has no video or no key frames. The message names the clip."""
+    """Checks that a baseline that reads pixels can use a row.
+
+    Args:
+        row (`Mapping[str, Any]`): Uni-MER row.
+
+    Raises:
+        ValueError: The row has no video, or a key frame is missing. The message names the clip.
+    """
     if row.get("video") is None:
         raise ValueError(
-            f"Clip {row['clip_id']} has no video, which this model reads. Use its flow variant, whose name ends in "
-            "_flow, or build the dataset with videos."
+            f"Clip {row['clip_id']} has no video, but this baseline needs one. Use its flow variant (the same name "
+            "with _flow), or build the dataset with videos."
         )
     missing = [name for name in ("onset", "apex", "offset") if row.get(name) is None]
     if missing:
         raise ValueError(
-            f"Clip {row['clip_id']} has no {missing[0]} frame, which this model needs. Leave the clip out, or add "
-            "its key frames to the sheet and build the dataset again."
+            f"Clip {row['clip_id']} has no {missing[0]} frame, but this baseline needs one. Remove the clip, or add "
+            "its key frames to the sheet and rebuild the dataset."
         )
 
 
@@ -35,7 +42,8 @@ def opened(row: Mapping[str, Any]) -> AlignedClip:
     """Opens the video of a row, whose frames are face crops.
 
     Raises:
-        ValueError: the row has no video or no key frames, or its video cannot be read; names the clip.
+        ValueError: The row has no video, a key frame is missing, or the video cannot be read. The message names the
+            clip.
     """
     check_video(row)
     key_frames = (row["onset"], row["apex"], row["offset"])
@@ -124,7 +132,8 @@ def dynamic_flows(rows: Sequence[Mapping[str, Any]], side: int, *, fields: int) 
         `np.ndarray` of shape `(clips, 3, side, side)`: u, v and strain, float32.
 
     Raises:
-        ValueError: a row has no usable flow or another number of fields; names its clip.
+        ValueError: The flow of a row is missing, cannot be used, or has another number of fields. The message names
+            the clip.
     """
     field_count(rows, fields)
     weights = rank_weights(fields + 1)[1:]

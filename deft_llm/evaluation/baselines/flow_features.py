@@ -22,8 +22,8 @@ def whole_flow(row: Mapping[str, Any]) -> np.ndarray:
     """The flow of all frames, (frames, 2, h, w) float32. Raises the same errors as `apex_flow`."""
     if row["flow"] is None:
         raise ValueError(
-            f"Clip {row['clip_id']} has no flow, which this model reads. Leave the clip out, or add its key frames to "
-            "the sheet and build the dataset again."
+            f"Clip {row['clip_id']} has no flow, but this model needs it. Remove the clip, or add its key frames to "
+            "the sheet and rebuild the dataset."
         )
     flow = np.asarray(row["flow"], np.float32)
     if flow.ndim != 4 or flow.shape[1] != 2 or not flow.shape[0]:
@@ -41,7 +41,7 @@ def field_count(rows: Sequence[Mapping[str, Any]], fields: int | None = None) ->
         fields (`int`, *optional*): The number that they must have; by default that of the first clip.
 
     Raises:
-        ValueError: a clip has another number of fields, or flow that cannot be used; names the clip.
+        ValueError: The flow of a clip has another number of fields or cannot be used. The message names the clip.
     """
     for row in rows:
         found = len(whole_flow(row))

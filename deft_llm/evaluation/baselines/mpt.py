@@ -127,7 +127,7 @@ class PromptedBackbone(nn.Module):
         rank (`int`): Width of an adapter's bottleneck.
 
     Raises:
-        ValueError: the backbone does not read single images.
+        ValueError: The backbone does not accept single images.
     """
 
     def __init__(self, backbone: nn.Module, side: int, tokens: int, rank: int):
@@ -267,7 +267,7 @@ class MPTStyle(NetworkBaseline):
         **settings: The other settings of `NetworkBaseline`. By default `side` is the backbone's own.
 
     Raises:
-        ValueError: there is no backbone, or it cannot be loaded.
+        ValueError: `backbone` is missing or cannot be loaded.
     """
 
     needs_video, needs_flow = True, False
@@ -332,7 +332,7 @@ def loaded(auto_class: Any, path: str) -> Any:
     """Loads a configuration or a model with an Auto class of transformers.
 
     Raises:
-        ValueError: the folder or the repository holds none; names it.
+        ValueError: `path` cannot be loaded. The message names it.
     """
     try:
         return auto_class.from_pretrained(path)

@@ -74,7 +74,7 @@ class NetworkBaseline:
             `np.ndarray` of shape `(clips, channels, side, side)`: uint8 for images, float32 for flow.
 
         Raises:
-            ValueError: a row cannot be read; names its clip.
+            ValueError: A row cannot be read. The message names the clip.
         """
         raise NotImplementedError
 

@@ -113,7 +113,7 @@ def test_rows_that_a_baseline_cannot_read_are_named(name):
     if name == "majority":
         check_readable(name, [filmed, moving])
         return
-    advice = "Use its flow variant" if needed.needs_video else "Leave the clip out"
+    advice = "Use its flow variant" if needed.needs_video else "Remove the clip"
     wrong = moving["clip_id"] if needed.needs_video else filmed["clip_id"]
     with pytest.raises(ValueError, match=f"{name}: Clip {wrong} has no .*{advice}"):
         check_readable(name, [filmed, moving])
