@@ -27,11 +27,12 @@ class DeftGenerationMixin(GenerationMixin):
         input_ids,
         inputs_embeds=None,
         flow_values_videos=None,
+        expert_states=None,
         is_first_iteration=False,
         use_cache=True,
         **kwargs,
     ):
-        # transformers drops pixel_values_videos after the prefill, but does not know flow_values_videos.
+        # transformers drops pixel_values_videos after the prefill, but does not know our other inputs.
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
             inputs_embeds=inputs_embeds,
@@ -41,6 +42,7 @@ class DeftGenerationMixin(GenerationMixin):
         )
         if is_first_iteration or not use_cache:
             model_inputs["flow_values_videos"] = flow_values_videos
+            model_inputs["expert_states"] = expert_states
         return model_inputs
 
     def _expand_inputs_for_generation(

@@ -169,10 +169,11 @@ def expert_losses(
             losses["side"] = side_loss(outputs.au_side_logits, au_side_labels, present, shares)
         if au_intensity_labels is not None:
             losses["intensity"] = intensity_loss(outputs.au_intensity, au_intensity_labels, present, shares)
-        if weights["alignment"] and unit_names is not None and config.action_unit_name_ids:
-            tokens = outputs.expert_tokens["motion"]
-            names, named = (part.to(tokens.device) for part in unit_names())
-            losses["alignment"] = alignment_loss(tokens, names, named, present, shares=shares)
+    aligned = weights["alignment"] and unit_names is not None and config.action_unit_name_ids
+    tokens = (outputs.expert_tokens or {}).get("motion") if aligned else None
+    if tokens is not None and au_labels is not None:
+        names, named = (part.to(tokens.device) for part in unit_names())
+        losses["alignment"] = alignment_loss(tokens, names, named, au_labels == 1, shares=shares)
     return {name: value for name, value in losses.items() if weights[name]}
 
 

@@ -79,13 +79,17 @@ class DeftModel(DeftPreTrainedModel):
     def recognise(self, *args, **kwargs) -> DeftVideoFeatures:
         """Like `get_video_features`, with the arguments of [`DeftRecognitionModel`] and without `pooler_output`."""
         found = self.recognition(*args, **kwargs)
-        tokens = {name: self.connectors[name](value) for name, value in found.shown_states.items()}
+        tokens = self._connected(found.shown_states)
         if found.dropped_experts is not None:
             for name, value in tokens.items():
                 dropped = found.dropped_experts[:, EXPERTS.index(name), None, None]
                 tokens[name] = value.masked_fill(dropped.to(value.device), 0.0)
         kept = {name: found[name] for name in ("expert_states", "hidden_states", *HEADS) if name in found}
         return DeftVideoFeatures(expert_tokens=tokens, **kept)
+
+    def _connected(self, states: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The language model's tokens of the experts' states."""
+        return {name: self.connectors[name](value) for name, value in states.items()}
 
     def _placeholder_masks(self, input_ids, inputs_embeds, expert_sizes: dict[str, int]) -> dict[str, torch.Tensor]:
         """Positions of each expert's tokens, (batch, sequence, 1). Raises `ValueError` if the counts differ."""
@@ -145,6 +149,7 @@ class DeftModel(DeftPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         convention_ids: torch.LongTensor | None = None,
         silenced_experts: Sequence[str] = (),
+        expert_states: Mapping[str, torch.FloatTensor] | None = None,
         cache: Cache | None = None,
         **kwargs,
     ) -> DeftModelOutputWithPast:
@@ -162,16 +167,20 @@ class DeftModel(DeftPreTrainedModel):
             inputs_embeds (`(batch, sequence, text_size)`, *optional*): instead of `input_ids`.
             convention_ids (`(clips,)`, *optional*): see [`~DeftModel.get_video_features`].
             silenced_experts (`list[str]`): see [`~DeftModel.get_video_features`].
+            expert_states (`dict[str, (clips, tokens, expert_size)]`, *optional*): the field of an earlier output, in
+                place of the clips. Experts and heads are not run.
             cache (`Cache`, *optional*): the name of `past_key_values` in newer releases of transformers.
 
         Raises:
-            ValueError: neither clips nor text is given, `input_ids` and `inputs_embeds` are both given, or the
-                placeholders do not fit the clips.
+            ValueError: neither clips nor text is given, `input_ids` and `inputs_embeds` or clips and `expert_states`
+                are both given, or the placeholders do not fit the clips.
         """
         if input_ids is not None and inputs_embeds is not None:
             raise ValueError("Pass input_ids or inputs_embeds, not both.")
         has_text = input_ids is not None or inputs_embeds is not None
         has_clips = pixel_values_videos is not None or flow_values_videos is not None
+        if has_clips and expert_states is not None:
+            raise ValueError("Pass clips or their expert_states, not both.")
         if not has_text and not has_clips:
             raise ValueError("Pass clips, text or both.")
 
@@ -184,6 +193,11 @@ class DeftModel(DeftPreTrainedModel):
             masks = self._placeholder_masks(input_ids, inputs_embeds, sizes)
 
         recognition = {}
+        if expert_states is not None:
+            tokens = self._connected(expert_states)
+            sizes = {name: len(tokens[name].flatten(0, 1)) if name in tokens else 0 for name in EXPERTS}
+            inputs_embeds = _inserted(inputs_embeds, self._placeholder_masks(input_ids, inputs_embeds, sizes), tokens)
+            recognition = {"expert_tokens": tokens, "expert_states": dict(expert_states)}
         if has_clips:
             features = self.recognise(pixel_values_videos, flow_values_videos, convention_ids, silenced_experts)
             recognition = {
@@ -251,6 +265,7 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
         inputs_embeds: torch.FloatTensor | None = None,
         convention_ids: torch.LongTensor | None = None,
         silenced_experts: Sequence[str] = (),
+        expert_states: Mapping[str, torch.FloatTensor] | None = None,
         labels: torch.LongTensor | None = None,
         emotion_labels: torch.LongTensor | None = None,
         au_labels: torch.FloatTensor | None = None,
@@ -275,6 +290,7 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
             inputs_embeds (`(batch, sequence, text_size)`, *optional*): see [`~DeftModel.forward`].
             convention_ids (`(clips,)`, *optional*): indices into `config.label_conventions`, -100 for unknown.
             silenced_experts (`list[str]`): names of experts that the answer does not use.
+            expert_states (`dict[str, (clips, tokens, expert_size)]`, *optional*): see [`~DeftModel.forward`].
             labels (`(batch, sequence)`, *optional*): next-token targets, -100 for no target.
             emotion_labels (`(clips,)`, *optional*): class indices, -100 for unknown.
             au_labels (`(clips, action_units)`, *optional*): 1 present, 0 absent, -100 unknown.
@@ -302,6 +318,7 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
             inputs_embeds=inputs_embeds,
             convention_ids=convention_ids,
             silenced_experts=silenced_experts,
+            expert_states=expert_states,
             cache=cache,
             return_dict=True,
             **kwargs,
@@ -315,8 +332,9 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
             logits = self.lm_head(hidden_states[:, kept])
 
         shares = None
-        if targets is not None and num_items_in_batch is not None and "emotion_logits" in outputs:
-            shares = self._clip_shares(targets, num_items_in_batch, len(outputs.emotion_logits), input_ids)
+        if targets is not None and num_items_in_batch is not None and "expert_tokens" in outputs:
+            clips = len(next(iter(outputs.expert_tokens.values())))
+            shares = self._clip_shares(targets, num_items_in_batch, clips, input_ids)
         losses = expert_losses(
             self.config,
             outputs,

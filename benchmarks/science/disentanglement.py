@@ -47,7 +47,7 @@ from deft_llm.modeling_deft.losses_deft import region_masks
 from deft_llm.processing.action_units import get_action_unit
 from deft_llm.processing.motion_evidence import octants_apart
 from deft_llm.training.arguments import ModelArguments
-from deft_llm.training.data import DeftCollator
+from deft_llm.training.collator import DeftCollator
 from deft_llm.training.parts import build_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -46,6 +46,9 @@ class DataArguments:
         flow_noise (`float`): Largest noise added to the flow, in units of the clip's own noise.
         appearance_dropout (`float`): Share of the steps without pixels, from 0 to 1.
         preprocessing_workers (`int`): Number of processes that decode the clips.
+        questions_per_clip (`int`): Largest number of conversations per clip and step.
+        expert_variants (`int`): Variants of each clip whose expert states are computed in advance, in stages without
+            experts.
     """
 
     dataset: str = field(metadata={"help": "Uni-MER dataset: a folder or a Hub repository."})
@@ -95,6 +98,17 @@ class DataArguments:
         metadata={"help": "Share of steps without pixels, so that the model learns to answer from motion only."},
     )
     preprocessing_workers: int = field(default=2, metadata={"help": "Number of processes that decode the clips."})
+    questions_per_clip: int = field(
+        default=1,
+        metadata={"help": "Largest number of conversations per clip and step. They share the clip's tokens."},
+    )
+    expert_variants: int = field(
+        default=1,
+        metadata={
+            "help": "In stages without experts, their states are computed once for each clip, and for this many "
+            "variants of it: the clip itself, and augmented ones."
+        },
+    )
 
 
 @dataclass
@@ -102,10 +116,11 @@ class ModelArguments:
     """The parts of a new model.
 
     A part is a Hub repository or folder with pretrained weights, or a config (a mapping in YAML, JSON on the command
-    line) for random weights.
+    line) for random weights. `text` can also be `{gguf: PATH}` or `{gguf: "package:NAME"}`.
 
     Args:
         text (`str`, *optional*): The language model.
+        chat_template (`str`, *optional*): "chatml" to replace the chat template of a pretrained language model.
         structure (`str`, *optional*): The structure expert's vision backbone.
         texture (`str`, *optional*): The texture expert's vision or video backbone.
         motion (`dict`): Fields of [`DeftMotionConfig`].
@@ -121,7 +136,14 @@ class ModelArguments:
         num_frames (`int`): Frames per clip, including the onset.
     """
 
-    text: str | None = field(default=None, metadata={"help": "Language model: pretrained, or a config."})
+    text: str | None = field(
+        default=None,
+        metadata={"help": "Language model: pretrained, {gguf: PATH}, {gguf: 'package:NAME'}, or a config."},
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "chatml to train on ChatML; default: the chat template of a pretrained language model."},
+    )
     structure: str | None = field(
         default=None, metadata={"help": "The structure expert's vision backbone: pretrained, or a config."}
     )
@@ -244,7 +266,7 @@ def _check(data: DataArguments, model: ModelArguments, tuning: Any) -> None:
         )
     if tuning.stage not in STAGES:
         raise ValueError(f"`stage` must be one of {', '.join(STAGES)}; got {tuning.stage!r}.")
-    if tuning.use_peft and tuning.stage in ("experts", "connectors"):
+    if tuning.use_peft and "language" not in STAGES[tuning.stage]:
         raise ValueError(f"Stage {tuning.stage!r} does not train the language model, so LoRA cannot be used with it.")
     if (tuning.load_in_4bit or tuning.load_in_8bit) and not tuning.use_peft:
         raise ValueError("A language model in 4 or 8 bits cannot be trained directly: set `use_peft`.")
@@ -254,6 +276,13 @@ def _check(data: DataArguments, model: ModelArguments, tuning: Any) -> None:
     for name in ("appearance_jitter", "flow_noise"):
         if getattr(data, name) < 0:
             raise ValueError(f"`{name}` must not be negative; got {getattr(data, name)}.")
+    for name in ("questions_per_clip", "expert_variants"):
+        if getattr(data, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1; got {getattr(data, name)}.")
+    if data.questions_per_clip > 1 and tuning.attn_implementation not in (None, "sdpa"):
+        raise ValueError(
+            f"`questions_per_clip` above 1 needs attn_implementation sdpa; got {tuning.attn_implementation!r}."
+        )
     if data.eval_split and data.eval_share:
         raise ValueError("Set only one of `eval_split` and `eval_share`.")
     if data.streaming and data.balance:

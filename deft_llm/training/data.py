@@ -1,4 +1,4 @@
-"""Load a Uni-MER dataset, check it, decode its clips, draw clips, and collate batches.
+"""Load a Uni-MER dataset, check it, decode its clips, and draw clips.
 
 No global random state is used. Random choices depend on the seed, the epoch and the place of the clip in the epoch.
 A resumed run therefore makes the same choices as an uninterrupted one, and several processes the same as one.
@@ -22,13 +22,11 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError
 
 from deft_llm.files import code_fingerprint
-from deft_llm.hub_datasets.unimer.answer_parsing import TASKS
 from deft_llm.hub_datasets.unimer.rows import row_tensors
 from deft_llm.processing import DeftProcessor
 from deft_llm.processing.common_deft import SIDE_LABELS
 
 from .arguments import DataArguments
-from .augmentation import Augmentation
 
 LABEL_COLUMNS = ("clip_id", "source", "subject", "action_units", "emotion", "emotion_coarse", "conversations")
 COLUMNS = (*LABEL_COLUMNS, "onset", "apex", "offset", "video", "flow")
@@ -174,37 +172,6 @@ def check_labels(dataset: Dataset, action_units: Collection[str], emotions: Coll
             )
 
 
-def check_budget(dataset: Dataset, processor: DeftProcessor, task_weights: Mapping[str, float] | None, budget: int):
-    """Checks that every prompt with its answer fits into a number of tokens.
-
-    Args:
-        dataset: The rows.
-        processor: The processor.
-        task_weights: Conversation task → how often it is drawn; `None` for all tasks.
-        budget: Largest number of tokens.
-
-    Raises:
-        ValueError: A conversation is too long. The message names the clip.
-    """
-    clip = processor._get_num_multimodal_tokens(video_sizes=[None])["num_video_tokens"][0]
-    all_inputs = {"pixel_values_videos": True, "flow_values_videos": True}
-    for row in dataset.select_columns(["clip_id", "conversations"]):
-        texts = []
-        for item in weighted(row["conversations"], task_weights):
-            *question, answer = item["messages"]
-            texts.append(processor.render_prompt(question, all_inputs) + answer["content"][0]["text"])
-        if not texts:
-            continue
-        ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        longest = max(map(len, ids)) + 1  # the end of the turn
-        if longest > budget:
-            raise ValueError(
-                f"Clip {row['clip_id']} needs {longest} tokens, {clip} of them for the clip itself, and only "
-                f"{budget} fit. Increase `max_length` (and the language model's max_position_embeddings), or reduce "
-                "structure_tokens and texture_tokens. Texts are never truncated."
-            )
-
-
 def label_lists(train: Dataset, every: Dataset) -> Dataset:
     """Makes the rows for a new model's label lists and tokenizer.
 
@@ -223,32 +190,6 @@ def label_lists(train: Dataset, every: Dataset) -> Dataset:
 
     rows = [without_text(row) for row in every.select_columns(columns)]
     return Dataset.from_list(rows, features=Features({name: every.features[name] for name in columns}))
-
-
-def with_tasks(dataset: Dataset, task_weights: dict[str, float] | None) -> Dataset:
-    """Keeps the clips that have a conversation. A clip may have none if its labels and its motion disagree.
-
-    Args:
-        dataset: The rows.
-        task_weights: Conversation task → how often it is drawn; `None` for all tasks.
-
-    Raises:
-        ValueError: A task does not exist, or no clip is left.
-    """
-    unknown = sorted(set(task_weights or ()) - set(TASKS))
-    if unknown:
-        raise ValueError(f"`task_weights` has {unknown[0]!r}, which is not a task; the tasks are {', '.join(TASKS)}.")
-    kept = [index for index, items in enumerate(dataset["conversations"]) if next(weighted(items, task_weights), None)]
-    if not kept:
-        raise ValueError(f"No clip has a conversation of the tasks {sorted(task_weights or ['any'])}.")
-    if len(kept) < len(dataset):
-        print(f"{len(dataset) - len(kept)} of {len(dataset)} clips left out: no conversation of the weighted tasks")
-    return dataset.select(kept)
-
-
-def weighted(conversations: Sequence[dict], task_weights: Mapping[str, float] | None) -> Iterator[dict]:
-    """The conversations whose task has a weight above 0."""
-    return (item for item in conversations if task_weights is None or task_weights.get(item["task"], 0) > 0)
 
 
 # --- Decoding -------------------------------------------------------------------------------------------------------
@@ -474,105 +415,3 @@ class DrawnClips(torch.utils.data.Dataset):
     def __getitem__(self, drawn: tuple[int, int, int]) -> dict[str, Any]:
         epoch, place, row = drawn
         return {**self.clips[row], "epoch": epoch, "place": place}
-
-
-# --- Batches --------------------------------------------------------------------------------------------------------
-
-
-class DeftCollator:
-    """Collates rows to a batch, with one random conversation per clip. Only the answers have labels.
-
-    Args:
-        processor: The processor.
-        task_weights: Conversation task → how often it is drawn; `None` for all tasks equally often.
-        appearance_dropout: Share of the steps without pixels, from 0 to 1.
-        seed: Seed of all random choices.
-        augmentation: Applied to training clips.
-        text: Whether to include texts; `False` if the language model is not run.
-        conventions: The config's `label_conventions`, for `convention_ids`.
-    """
-
-    def __init__(
-        self,
-        processor: DeftProcessor,
-        task_weights: dict[str, float] | None,
-        appearance_dropout: float,
-        *,
-        seed: int = 0,
-        augmentation: Augmentation | None = None,
-        text: bool = True,
-        conventions: Sequence[str] = (),
-    ):
-        self.processor, self.tokenizer = processor, processor.tokenizer
-        self.task_weights, self.appearance_dropout, self.seed = task_weights, appearance_dropout, seed
-        self.augmentation, self.text = augmentation, text
-        self.conventions = list(conventions)
-        # Set by the trainer: the clips per optimiser step, which are all with or all without pixels, and the epoch of
-        # streamed clips, whose rows do not contain it.
-        self.step_size, self.epoch = 1, 0
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        generators = [self._generator(row) for row in rows]
-        if self.augmentation is not None:
-            rows = [
-                # Clips without a place are for evaluation and are not augmented.
-                row if row.get("place") is None else self.augmentation(row, rng, self.processor.action_units)
-                for row, rng in zip(rows, generators, strict=True)
-            ]
-        batch: dict[str, Any] = {"flow_values_videos": _stack(rows, "flow_values_videos")}
-        complete = all(row["pixel_values_videos"] is not None for row in rows)
-        if complete and not self._drops_appearance(rows[0]):
-            batch["pixel_values_videos"] = _stack(rows, "pixel_values_videos")
-        if self.text:
-            batch |= self._text(rows, generators, batch)
-        batch["emotion_labels"] = torch.tensor([int(row["emotion_label"]) for row in rows])
-        batch["au_labels"] = torch.tensor(np.array([row["au_label"] for row in rows]), dtype=torch.float32)
-        sides, graded = (np.array([row[name] for row in rows]) for name in ("au_side_label", "au_intensity_label"))
-        batch["au_side_labels"] = torch.tensor(sides, dtype=torch.long)
-        batch["au_intensity_labels"] = torch.tensor(graded, dtype=torch.float32)
-        batch["convention_ids"] = torch.tensor(
-            [self.conventions.index(row["source"]) if row["source"] in self.conventions else UNKNOWN for row in rows]
-        )
-        batch["clip_ids"] = [row["clip_id"] for row in rows]
-        return batch
-
-    def _text(self, rows, generators, batch) -> dict[str, torch.Tensor]:
-        prompts, answers = [], []
-        for row, rng in zip(rows, generators, strict=True):
-            *question, answer = self._draw(row["conversations"], rng)["messages"]
-            prompt = self.processor.render_prompt(question, batch)
-            prompts.append(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-            text = answer["content"][0]["text"] + self.tokenizer.eos_token
-            answers.append(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
-        input_ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
-        labels = torch.full((len(rows), length), -100)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            end = len(prompt) + len(answer)
-            input_ids[index, :end] = torch.tensor(prompt + answer)
-            labels[index, len(prompt) : end] = torch.tensor(answer)
-            mask[index, :end] = 1
-        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
-
-    def _generator(self, row: Mapping[str, Any]) -> np.random.Generator:
-        clip = zlib.crc32(row["clip_id"].encode())
-        if row.get("place") is None:
-            return np.random.default_rng([self.seed, clip])
-        return np.random.default_rng([self.seed, int(row.get("epoch", self.epoch)), int(row["place"]), clip])
-
-    def _drops_appearance(self, first: Mapping[str, Any]) -> bool:
-        if not self.appearance_dropout or first.get("place") is None:
-            return False
-        epoch, step = int(first.get("epoch", self.epoch)), int(first["place"]) // self.step_size
-        rng = np.random.default_rng([self.seed, epoch, step, zlib.crc32(b"appearance")])
-        return bool(rng.random() < self.appearance_dropout)
-
-    def _draw(self, conversations: Sequence[dict], rng: np.random.Generator) -> dict:
-        candidates = list(weighted(conversations, self.task_weights))
-        weights = np.array([1.0 if self.task_weights is None else self.task_weights[c["task"]] for c in candidates])
-        return candidates[int(rng.choice(len(candidates), p=weights / weights.sum()))]
-
-
-def _stack(rows: list[dict[str, Any]], column: str) -> torch.Tensor:
-    return torch.from_numpy(np.stack([row[column] for row in rows]).astype(np.float32))

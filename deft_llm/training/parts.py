@@ -4,65 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 
 from deft_llm.modeling_deft import DeftForConditionalGeneration
+from deft_llm.modeling_deft.building_deft import pretrained_source
 from deft_llm.processing import DeftProcessor, DeftVideoProcessor
 from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
-from deft_llm.processing.processing_deft import CHAT_TOKENS, SPECIAL_TOKENS
+from deft_llm.processing.processing_deft import SPECIAL_TOKENS
 
 from .arguments import ModelArguments
+from .stages import STAGES
+from .tokenizer import prepare_tokenizer, train_tokenizer
 from .tuning import TuningArguments
-
-
-def train_tokenizer(conversations: list[list[dict]], vocab_size: int) -> PreTrainedTokenizerBase:
-    """Trains a byte-level BPE tokenizer on the texts of the conversations. It encodes any text without loss.
-
-    Args:
-        conversations: The conversations of each row.
-        vocab_size: Largest size of the vocabulary.
-    """
-    texts = [
-        block["text"]
-        for row in conversations
-        for conversation in row
-        for message in conversation["messages"]
-        for block in message["content"]
-        if block["text"]
-    ]
-    tokenizer = Tokenizer(models.BPE())
-    # Each digit is a token, so that the model reads a number digit by digit.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    control = ["<|endoftext|>", *CHAT_TOKENS]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*control, *SPECIAL_TOKENS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token=CHAT_TOKENS[-1],
-        pad_token="<|endoftext|>",
-        additional_special_tokens=[CHAT_TOKENS[0], *SPECIAL_TOKENS],
-        model_max_length=4096,
-    )
 
 
 def unit_number(code: str) -> tuple[str, int]:
@@ -91,12 +50,10 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
             "recognition needs at least two emotions and one action unit."
         )
     parts = {name: part_of(getattr(arguments, name)) for name in ("text", "structure", "texture")}
-    if isinstance(parts["text"], str):
-        tokenizer = _fetched(AutoTokenizer, parts["text"], "text")
-        tokenizer.add_special_tokens({"additional_special_tokens": [*CHAT_TOKENS, *SPECIAL_TOKENS]})
-        # The chat template ends a turn with this token, which may not be the base model's end token.
-        tokenizer.eos_token = CHAT_TOKENS[-1]
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    chat_template, source = None, pretrained_source(parts["text"])
+    if source:
+        tokenizer = _fetched(AutoTokenizer, source.pop("pretrained_model_name_or_path"), "text", **source)
+        chat_template = prepare_tokenizer(tokenizer, arguments.chat_template)
     else:
         tokenizer = train_tokenizer(dataset["conversations"], arguments.vocab_size)
         parts["text"] = {**parts["text"], "vocab_size": len(tokenizer)}
@@ -136,6 +93,7 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
     processor = DeftProcessor(
         video_processor,
         tokenizer,
+        chat_template=chat_template,
         **sizes,
         action_units=units,
         emotion_labels=emotions,
@@ -214,7 +172,7 @@ def set_stage(model: torch.nn.Module, stage: str) -> None:
     """
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
-            parameter.requires_grad_(stage in ("all", part_of_parameter(name)))
+            parameter.requires_grad_(part_of_parameter(name) in STAGES[stage])
 
 
 def cast_language_model(model: DeftForConditionalGeneration, dtype: str) -> None:
@@ -271,13 +229,19 @@ def fully_trained_modules(model: DeftForConditionalGeneration) -> list[str]:
     return names
 
 
-def add_adapters(model: DeftForConditionalGeneration, tuning: TuningArguments, base: str) -> torch.nn.Module:
-    """Adds LoRA adapters to the language model. In stage "all", the other parts are trained in full.
+def add_adapters(
+    model: DeftForConditionalGeneration, tuning: TuningArguments, base: str, new_tokens: Sequence[int] = ()
+) -> torch.nn.Module:
+    """Adds LoRA adapters to the language model. The other parts of the stage are trained in full.
+
+    The embeddings of new tokens are trained as well, although LoRA freezes the others. Placeholders are not such
+    tokens: the experts' tokens replace their embeddings, and answers do not contain them.
 
     Args:
         model: The model.
         tuning: The options of the adapters.
         base: Folder or repository of the model without adapters. The adapter's config names it.
+        new_tokens: Ids of the tokens whose embeddings are trained, from `tokenizer.added_chat_tokens`.
 
     Raises:
         ValueError: `lora_target_modules` does not match a layer.
@@ -286,8 +250,9 @@ def add_adapters(model: DeftForConditionalGeneration, tuning: TuningArguments, b
     from trl import get_peft_config
 
     config = get_peft_config(tuning)
-    whole = fully_trained_modules(model) if tuning.stage == "all" else []
+    whole = [name for name in fully_trained_modules(model) if part_of_parameter(name) in STAGES[tuning.stage]]
     config.modules_to_save = [*whole, *(tuning.lora_modules_to_save or ())] or None
+    config.trainable_token_indices = {"embed_tokens": list(new_tokens)} if new_tokens else None
     model.name_or_path = base  # PEFT writes it into the adapter's config
     try:
         return get_peft_model(model, config)

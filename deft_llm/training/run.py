@@ -34,6 +34,8 @@ from deft_llm.training.arguments import (
     print_full_help,
     print_help,
 )
+from deft_llm.training.staged import stage_runs, write_recipes
+from deft_llm.training.stages import STAGES
 
 if TYPE_CHECKING:
     from deft_llm.training.tuning import TuningArguments
@@ -210,6 +212,7 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
     from transformers import set_seed
 
     from deft_llm.training import parts
+    from deft_llm.training.tokenizer import added_chat_tokens
 
     base = tuning.model_name_or_path or str(Path(training.output_dir).absolute() / BASE)
     revision = tuning.model_revision if tuning.model_name_or_path else None
@@ -232,7 +235,8 @@ def make_model(arguments: ModelArguments, tuning: TuningArguments, training: Any
         model.set_attn_implementation(tuning.attn_implementation)
     if tuning.use_peft:
         set_seed(training.seed)  # so that adapters have the same initial weights for a new and for a loaded base
-        return parts.add_adapters(model, tuning, base), processor, base
+        new_tokens = added_chat_tokens(processor.tokenizer)
+        return parts.add_adapters(model, tuning, base, new_tokens), processor, base
     parts.set_stage(model, tuning.stage)
     return model, processor, base
 
@@ -287,11 +291,15 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     Raises:
         ValueError: The arguments or the data are wrong. The message says what to change.
         OSError: The Hub or the disk failed, or a file is missing. The message says what to do.
+        ImportError: An option needs a package that is not installed.
     """
     from transformers import set_seed
 
+    from deft_llm.training import conversations
     from deft_llm.training import data as clips
     from deft_llm.training.augmentation import Augmentation
+    from deft_llm.training.collator import DeftCollator
+    from deft_llm.training.expert_states import precomputed
     from deft_llm.training.trainer import DeftSFTTrainer
 
     checkpoint = check_output(training)
@@ -308,7 +316,7 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     if training.push_to_hub:
         check_sharing(training, train, data.dataset)
         check_hub(training)
-    train = clips.with_tasks(train, data.task_weights)
+    train = conversations.with_tasks(train, data.task_weights)
     labelled = train if evaluation is None else clips.label_lists(train, labels[data.train_split])
     keys = clips.balance_keys(train, data.balance) if data.balance else None
 
@@ -317,10 +325,11 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     for part, what in ((train, data.train_split), (evaluation, "the evaluation split")):
         if part is not None:
             clips.check_labels(part, config.action_units, config.emotion_labels, what)
-    with_text = tuning.stage != "experts"
-    if with_text:
-        longest = getattr(config.text_config, "max_position_embeddings", None) or sys.maxsize
-        clips.check_budget(train, processor, data.task_weights, min(training.max_length or sys.maxsize, longest))
+    with_text, with_experts = STAGES[tuning.stage] != ("experts",), "experts" in STAGES[tuning.stage]
+    # Also before the stage of the experts, which does not need the room, so that a later stage does not fail.
+    longest = getattr(config.text_config, "max_position_embeddings", None) or sys.maxsize
+    longest = min(training.max_length or sys.maxsize, longest)
+    conversations.check_budget(train, processor, data.task_weights, longest)
     size = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     kept = 0 if _word(training.save_strategy) == "no" else 2
@@ -329,6 +338,7 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
         people = len(set(train["subject"]))
         print(f"{len(train)} clips of {people} subjects; {trained / 1e6:.1f} of {size / 1e6:.1f} M parameters trained")
 
+    augmentation = Augmentation(data.mirror, data.appearance_jitter, data.temporal_crop, data.flow_noise)
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
     training.max_length = None
@@ -336,7 +346,7 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     push, training.push_to_hub = training.push_to_hub, False
     with training.main_process_first(desc="decoding clips"):
         if evaluation is not None:
-            evaluation = clips.with_tasks(evaluation, data.task_weights)
+            evaluation = conversations.with_tasks(evaluation, data.task_weights)
         if data.streaming:
             uncoded = clips.uncoded_sources(train)
             source = splits[data.train_split]
@@ -354,20 +364,27 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
             rows, watched = (
                 part and clips.prepare(part, processor, data.preprocessing_workers) for part in (train, evaluation)
             )
+            if not with_experts:
+                whole = model.get_base_model() if tuning.use_peft else model
+                whole.model.recognition.to(training.device)
+                rows = precomputed(rows, whole, augmentation, data.expert_variants, training.seed)
+                watched = watched and precomputed(watched, whole)
+                augmentation = None
     trainer = DeftSFTTrainer(
         model=model,
         args=training,
         train_dataset=rows,
         eval_dataset=watched,
         processing_class=processor,
-        data_collator=clips.DeftCollator(
+        data_collator=DeftCollator(
             processor,
             data.task_weights,
             data.appearance_dropout,
             seed=training.seed,
-            augmentation=Augmentation(data.mirror, data.appearance_jitter, data.temporal_crop, data.flow_noise),
+            augmentation=augmentation,
             text=with_text,
             conventions=config.label_conventions,
+            questions_per_clip=data.questions_per_clip,
         ),
         balance_keys=keys,
         expert_learning_rate=tuning.expert_learning_rate,
@@ -401,7 +418,7 @@ def train(run: Run, command: str = "") -> int:
             step = trainer.state.global_step
             print(f"Stopped by SIGTERM after step {step}. Resume the run with `--resume-from-checkpoint last`.")
         return STOPPED
-    if trainer.eval_dataset is not None:
+    if trainer.eval_dataset is not None and "experts" in STAGES[run.tuning.stage]:
         found = trainer.calibrate()
         if training.process_index == 0:
             values = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
@@ -443,16 +460,40 @@ def main(argv: list[str] | None = None) -> int:
     if "-h" in argv or "--help" in argv:
         print_help(__doc__)
         return DONE
+    command = shlex.join(["deft", "train", *argv])
+    try:
+        stages = stage_runs(argv)
+        write_recipes(stages)
+        for stage in stages:
+            parse_arguments(stage.arguments)  # so that an error in the last stage is not found after the others
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    if not stages:
+        return _run(argv, command)
+    for stage in stages:
+        if stage.finished and stage is not stages[-1]:
+            print(f"{stage.folder} is finished.")
+            continue
+        print(f"Stage {stage.recipe.stem}")
+        code = _run(stage.arguments, command)
+        if code != DONE:
+            return code
+    return DONE
+
+
+def _run(argv: list[str], command: str) -> int:
+    """Runs one stage, and returns the exit code."""
     try:
         run = make_run(*parse_arguments(argv))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     # Errors from here on are not caused by the options, so the traceback is shown.
     from deft_llm.training.trainer import NonFiniteLossError
 
     try:
-        return train(run, shlex.join(["deft", "train", *argv]))
+        return train(run, command)
     except NonFiniteLossError as error:
         print(f"error: {error}", file=sys.stderr)
         return BROKE_OFF

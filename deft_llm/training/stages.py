@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-STAGES = ("all", "experts", "connectors", "language")
+STAGES = {
+    "all": ("experts", "connectors", "language"),
+    "experts": ("experts",),
+    "connectors": ("connectors",),
+    "language": ("language",),
+    "answers": ("connectors", "language"),
+}
+"""Stage → the parts that it trains. Heads belong to the experts."""
 
 
 @dataclass
@@ -20,7 +27,7 @@ class StageArguments:
         default="all",
         metadata={
             "help": "Weights to train: experts (experts and heads; the language model is not run), connectors, "
-            "language, or all."
+            "language, answers (connectors and language), or all."
         },
     )
     expert_learning_rate: float | None = field(

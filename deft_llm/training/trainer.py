@@ -20,7 +20,8 @@ from trl import SFTTrainer
 from deft_llm.processing.common_deft import EXPERTS
 
 from .calibration import action_unit_temperature, emotion_temperature
-from .data import ClipOrder, DeftCollator, DrawnClips
+from .collator import DeftCollator
+from .data import ClipOrder, DrawnClips
 from .parts import part_of_parameter
 
 PARTIAL = ".partial"
@@ -162,11 +163,11 @@ class DeftSFTTrainer(SFTTrainer):
         mode = "train" if self.model.training else "eval"
         accumulated = self.current_gradient_accumulation_steps if mode == "train" else 1
         processes = self.accelerator.num_processes
-        clips = len(inputs["flow_values_videos"])
-        tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else torch.zeros(())
+        tokens = _token_count(inputs)
         values = [value.detach().float() * (shares[name] * accumulated / processes) for name, value in terms.items()]
-        values += list(gates.detach().float().mean(0) / processes)
-        flags = [tokens, clips, not torch.isfinite(loss.detach()).all(), self._stop_requested]
+        if gates is not None:  # the experts were run
+            values += list(gates.detach().float().mean(0) / processes)
+        flags = [tokens, len(clip_ids), not torch.isfinite(loss.detach()).all(), self._stop_requested]
         values += [torch.as_tensor(flag, dtype=torch.float32) for flag in flags]
         gathered = self.accelerator.gather(torch.stack([value.to(loss.device) for value in values])[None])
         totals = gathered.sum(0).tolist()
@@ -180,7 +181,7 @@ class DeftSFTTrainer(SFTTrainer):
                 "flow and the labels of these clips, or reduce the learning rate."
             )
         self.stopped |= bool(totals[-1])
-        names = [f"{name}_loss" for name in terms] + [f"gate_{name}" for name in EXPERTS]
+        names = [f"{name}_loss" for name in terms] + [f"gate_{name}" for name in EXPERTS if gates is not None]
         for name, value in zip(names, totals, strict=False):
             self._metrics[mode][name].append(value)
         if mode == "train":
@@ -272,8 +273,7 @@ class DeftSFTTrainer(SFTTrainer):
                     language["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
             # Per weight and token: 2 FLOP forward, 2 for the inputs' gradient, 2 for the gradient of a trained weight.
             self._flops_per_token = 4 * language["frozen"] + 6 * language["trained"]
-        tokens = float(inputs["attention_mask"].sum()) if "attention_mask" in inputs else 0.0
-        return len(inputs["flow_values_videos"]) * self._flops_per_clip + tokens * self._flops_per_token
+        return len(inputs["au_labels"]) * self._flops_per_clip + _token_count(inputs) * self._flops_per_token
 
     # --- Calibration ------------------------------------------------------------------------------------------------
 
@@ -394,11 +394,22 @@ class _StepCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+def _token_count(inputs: dict[str, Any]) -> float:
+    """Number of tokens of a batch, without padding."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return 0.0
+    # In a mask of (batch, 1, sequence, sequence), padding does not attend to itself.
+    return float((mask if mask.ndim == 2 else mask.diagonal(dim1=-2, dim2=-1)).sum())
+
+
 def _expert_flops(model: torch.nn.Module, inputs: dict[str, Any]) -> float:
     """FLOP per clip of experts, heads and connectors: counted for the forward pass, three times that if trained."""
     from torch.utils.flop_counter import FlopCounterMode
 
     clip = {name: inputs[name][:1] for name in ("pixel_values_videos", "flow_values_videos") if name in inputs}
+    if not clip:
+        return 0.0
     # With gradients enabled, because the counter fails on trainable parameters without them.
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
         model.get_video_features(**clip)

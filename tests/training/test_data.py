@@ -8,13 +8,11 @@ from datasets import Dataset
 
 from deft_llm.training import data
 from deft_llm.training.arguments import DataArguments
-from deft_llm.training.augmentation import Augmentation
+from deft_llm.training.collator import DeftCollator
 from deft_llm.training.data import (
     ClipOrder,
-    DeftCollator,
     balance_keys,
     balanced_shares,
-    check_budget,
     check_labels,
     choose_splits,
     clip_features,
@@ -23,140 +21,7 @@ from deft_llm.training.data import (
     prepare,
     stream,
     uncoded_sources,
-    with_tasks,
 )
-
-
-@pytest.fixture
-def collator(processor):
-    return DeftCollator(processor, {"explain": 1.0}, appearance_dropout=0.0)
-
-
-# --- Batches --------------------------------------------------------------------------------------------------------
-
-
-def test_only_the_answer_is_scored(collator, prepared, processor):
-    batch = collator([prepared[index] for index in range(4)])
-    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
-        scored = ids[labels != -100]
-        assert torch.equal(scored, labels[labels != -100])
-        text = processor.tokenizer.decode(scored)
-        assert text.startswith("Class: ")
-        assert text.endswith("<|im_end|>")
-        prompt = processor.tokenizer.decode(ids[: int((labels != -100).nonzero()[0])])
-        assert prompt.endswith("<|im_start|>assistant\n")
-        assert prompt.count("<|motion|>") == len(processor.action_units)
-
-
-def test_the_prompt_in_training_is_the_prompt_in_use(collator, prepared, dataset, processor):
-    """Token for token what the pipeline will send, in about half of the clips; the others ask in other words."""
-    asked = [row[0]["messages"][0]["content"][1]["text"] for row in dataset["conversations"]]
-    default = [index for index, question in enumerate(asked) if question == processor.default_instruction]
-    assert len(dataset) / 4 < len(default) < 3 * len(dataset) / 4
-    row = dataset[default[0]]
-    batch = collator([prepared[default[0]]])
-    scored = batch["labels"][0] != -100
-    content = [{"type": "video", "video": row["video"]["bytes"]}]
-    content.append({"type": "text", "text": processor.default_instruction})
-    used = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-        processor_kwargs={"key_frames": (row["onset"], row["apex"], row["offset"])},
-    )
-    assert torch.equal(batch["input_ids"][0][~scored], used["input_ids"][0])
-    torch.testing.assert_close(batch["flow_values_videos"], used["flow_values_videos"], atol=2e-3, rtol=1e-2)
-    torch.testing.assert_close(batch["pixel_values_videos"], used["pixel_values_videos"], atol=2e-3, rtol=1e-2)
-
-
-def test_labels_follow_the_configs_lists(prepared, dataset, processor):
-    collator = DeftCollator(processor, None, 0.0, conventions=["another", "synthetic"])
-    batch = collator([prepared[index] for index in range(len(dataset))])
-    sides = ["both", "left", "right"]
-    for index, row in enumerate(dataset):
-        label = int(batch["emotion_labels"][index])
-        assert (processor.emotion_labels[label] if label >= 0 else None) == row["emotion"]
-        units = {unit["code"]: unit for unit in row["action_units"]}
-        for column, code in enumerate(processor.action_units):
-            side, intensity = (batch[name][index, column] for name in ("au_side_labels", "au_intensity_labels"))
-            assert bool(batch["au_labels"][index, column]) == (code in units)
-            assert (sides[side] if side >= 0 else None) == units.get(code, {}).get("side")
-            assert ("ABCDE"[int(intensity)] if intensity >= 0 else None) == units.get(code, {}).get("intensity")
-    assert (batch["au_side_labels"] > 0).any()
-    assert set(batch["convention_ids"].tolist()) == {1}
-    assert set(DeftCollator(processor, None, 0.0)([prepared[0]])["convention_ids"].tolist()) == {-100}
-
-
-def test_what_nobody_coded_is_unknown_and_not_absent(dataset, processor):
-    row = dict(next(row for row in dataset if row["action_units"]))
-    first, column = row["action_units"][0], processor.action_units.index(row["action_units"][0]["code"])
-    assert clip_features(row, processor)["au_label"][column] == 1
-    doubtful = row | {"action_units": [first | {"certain": False}]}
-    features = clip_features(doubtful, processor)
-    assert (features["au_label"][column], features["au_side_label"][column]) == (-100, -100)
-    both = row | {"action_units": [first | {"side": "left"}, first | {"side": "right", "intensity": "D"}]}
-    features = clip_features(both, processor)
-    assert (features["au_side_label"][column], features["au_intensity_label"][column]) == (0, 3)
-    rows = [{"source": "smic", "action_units": []}, {"source": "casme2", "action_units": [first]}]
-    rows.append({"source": "casme2", "action_units": []})
-    assert uncoded_sources(Dataset.from_list(rows)) == {"smic"}
-    features = clip_features(row | {"action_units": [], "source": "smic"}, processor, {"smic"})
-    assert set(features["au_label"]) == {-100}
-
-
-def test_steps_without_appearance_have_no_sections_for_it(processor, prepared):
-    collator = DeftCollator(processor, None, appearance_dropout=0.5)
-    collator.step_size = 4
-    structure, texture, _ = processor.video_token_ids
-    dropped = []
-    for step in range(40):
-        places = range(4 * step, 4 * step + 4)
-        rows = [{**prepared[place % len(prepared)], "epoch": 0, "place": place} for place in places]
-        halves = [collator(rows[:2]), collator(rows[2:])]  # as two processes would
-        without = ["pixel_values_videos" not in batch for batch in halves]
-        assert without[0] == without[1]
-        for batch in halves:
-            shown = torch.isin(batch["input_ids"], torch.tensor([structure, texture])).any()
-            assert bool(shown) == ("pixel_values_videos" in batch)
-        dropped.append(without[0])
-    assert 10 < sum(dropped) < 30
-
-
-def test_tasks_are_drawn_by_weight(processor, prepared):
-    collator = DeftCollator(processor, {"emotion": 3, "action_units": 1}, appearance_dropout=0.0)
-    row = next(row for row in prepared if {"emotion", "action_units"} <= {c["task"] for c in row["conversations"]})
-    rng = np.random.default_rng(0)
-    drawn = [collator._draw(row["conversations"], rng)["task"] for _ in range(400)]
-    assert "explain" not in drawn
-    assert drawn.count("emotion") / 400 == pytest.approx(0.75, abs=0.07)
-
-
-def test_what_is_drawn_depends_on_the_clips_place_and_nothing_else(processor, prepared):
-    """Whatever else is in the batch, whatever was drawn before, in whichever process."""
-    collator = DeftCollator(processor, None, 0.0, seed=3, augmentation=Augmentation(0.5, 0.5, 0.5, 1.0))
-    rows = [{**prepared[0], "epoch": epoch, "place": place} for epoch in range(2) for place in range(6)]
-    together = collator(rows)
-    np.random.seed(9)
-    torch.manual_seed(9)
-    alone = [collator([row]) for row in reversed(rows)][::-1]
-    for index, batch in enumerate(alone):
-        ids = batch["input_ids"][0]
-        assert torch.equal(together["input_ids"][index][: len(ids)], ids)
-        for name in ("flow_values_videos", "pixel_values_videos", "au_labels"):
-            assert torch.equal(together[name][index], batch[name][0])
-    assert len({tuple(batch["input_ids"][0].tolist()) for batch in alone}) > 4
-    other = DeftCollator(processor, None, 0.0, seed=4, augmentation=Augmentation(0.5, 0.5, 0.5, 1.0))
-    assert not torch.equal(other(rows)["flow_values_videos"], together["flow_values_videos"])
-
-
-def test_clips_to_evaluate_on_are_shown_as_they_are(processor, prepared):
-    collator = DeftCollator(processor, None, 1.0, augmentation=Augmentation(1.0, 1.0, 1.0, 1.0))
-    batch = collator([prepared[0], prepared[1]])
-    np.testing.assert_array_equal(batch["flow_values_videos"][0], np.float32(prepared[0]["flow_values_videos"]))
-    np.testing.assert_array_equal(batch["pixel_values_videos"][0], np.float32(prepared[0]["pixel_values_videos"]))
-
 
 # --- Drawing --------------------------------------------------------------------------------------------------------
 
@@ -274,32 +139,42 @@ def test_a_label_without_an_output_is_named_with_its_clip(dataset, processor):
         check_labels(dataset, processor.action_units, processor.emotion_labels[:2], "train")
 
 
-def test_a_budget_that_cannot_hold_a_clip_names_clip_and_tokens(dataset, processor):
-    per_clip = processor.structure_tokens + processor.texture_tokens + processor.motion_tokens
-    check_budget(dataset, processor, {"explain": 1}, 1024)
-    with pytest.raises(
-        ValueError, match=rf"needs \d+ tokens, {per_clip} of them for the clip itself, and only 64 fit"
-    ):
-        check_budget(dataset, processor, {"explain": 1}, 64)
-
-
-def test_clips_without_a_weighted_task_are_left_out_and_counted(dataset, capsys):
-    silent = [row | {"conversations": []} for row in dataset.select(range(2))]
-    motion_only = dataset[2] | {
-        "conversations": [item for item in dataset[2]["conversations"] if item["task"] == "motions"]
-    }
-    rows = dataset.from_list([*silent, motion_only, dataset[3]], features=dataset.features)
-    assert list(with_tasks(rows, {"explain": 4, "emotion": 0})["clip_id"]) == [dataset[3]["clip_id"]]
-    assert "3 of 4 clips left out" in capsys.readouterr().out
-    assert len(with_tasks(rows, {"motions": 1})) == len(with_tasks(rows, None)) == 2
-    assert len(with_tasks(dataset, {"explain": 1})) == len(dataset)
-    with pytest.raises(ValueError, match="has 'guess', which is not a task; the tasks are explain"):
-        with_tasks(rows, {"guess": 1})
-    with pytest.raises(ValueError, match=r"No clip has a conversation of the tasks \['side'\]"):
-        with_tasks(rows.select(range(2)), {"side": 1})
-
-
 # --- Decoding -------------------------------------------------------------------------------------------------------
+
+
+def test_labels_follow_the_configs_lists(prepared, dataset, processor):
+    collator = DeftCollator(processor, None, 0.0, conventions=["another", "synthetic"])
+    batch = collator([prepared[index] for index in range(len(dataset))])
+    sides = ["both", "left", "right"]
+    for index, row in enumerate(dataset):
+        label = int(batch["emotion_labels"][index])
+        assert (processor.emotion_labels[label] if label >= 0 else None) == row["emotion"]
+        units = {unit["code"]: unit for unit in row["action_units"]}
+        for column, code in enumerate(processor.action_units):
+            side, intensity = (batch[name][index, column] for name in ("au_side_labels", "au_intensity_labels"))
+            assert bool(batch["au_labels"][index, column]) == (code in units)
+            assert (sides[side] if side >= 0 else None) == units.get(code, {}).get("side")
+            assert ("ABCDE"[int(intensity)] if intensity >= 0 else None) == units.get(code, {}).get("intensity")
+    assert (batch["au_side_labels"] > 0).any()
+    assert set(batch["convention_ids"].tolist()) == {1}
+    assert set(DeftCollator(processor, None, 0.0)([prepared[0]])["convention_ids"].tolist()) == {-100}
+
+
+def test_what_nobody_coded_is_unknown_and_not_absent(dataset, processor):
+    row = dict(next(row for row in dataset if row["action_units"]))
+    first, column = row["action_units"][0], processor.action_units.index(row["action_units"][0]["code"])
+    assert clip_features(row, processor)["au_label"][column] == 1
+    doubtful = row | {"action_units": [first | {"certain": False}]}
+    features = clip_features(doubtful, processor)
+    assert (features["au_label"][column], features["au_side_label"][column]) == (-100, -100)
+    both = row | {"action_units": [first | {"side": "left"}, first | {"side": "right", "intensity": "D"}]}
+    features = clip_features(both, processor)
+    assert (features["au_side_label"][column], features["au_intensity_label"][column]) == (0, 3)
+    rows = [{"source": "smic", "action_units": []}, {"source": "casme2", "action_units": [first]}]
+    rows.append({"source": "casme2", "action_units": []})
+    assert uncoded_sources(Dataset.from_list(rows)) == {"smic"}
+    features = clip_features(row | {"action_units": [], "source": "smic"}, processor, {"smic"})
+    assert set(features["au_label"]) == {-100}
 
 
 def test_streamed_clips_are_the_decoded_ones_in_an_order_of_their_own(dataset, prepared, processor):

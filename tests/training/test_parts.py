@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from deft_llm.training.data import DeftCollator
+from deft_llm.training.collator import DeftCollator
 from deft_llm.training.parts import (
     add_adapters,
     build_model,
@@ -25,6 +25,7 @@ from deft_llm.training.parts import (
     quantization_config,
     set_stage,
 )
+from deft_llm.training.stages import STAGES
 from deft_llm.training.tuning import TuningArguments
 
 
@@ -60,7 +61,7 @@ def test_pretrained_parts_are_put_in_their_places(model_arguments, dataset, tmp_
         part.save_pretrained(tmp_path / name)
     tokenizer.save_pretrained(tmp_path / "text")
     folders = {name: str(tmp_path / name) for name in ("text", "structure", "texture")}
-    model, processor = build_model(replace(model_arguments, **folders), dataset)
+    model, processor = build_model(replace(model_arguments, **folders, chat_template="chatml"), dataset)
     for name, expert in (
         ("structure", model.model.recognition.structure_expert),
         ("texture", model.model.recognition.texture_expert),
@@ -95,12 +96,12 @@ def test_a_part_that_cannot_be_read_is_named(model_arguments, dataset, option):
         build_model(replace(model_arguments, **{option: "nobody/nothing"}), dataset)
 
 
-@pytest.mark.parametrize("stage", ["experts", "connectors", "language", "all"])
+@pytest.mark.parametrize("stage", list(STAGES))
 def test_a_stage_trains_its_own_weights_and_no_others(model, batch, stage):
     own = copy.deepcopy(model).train()
     set_stage(own, stage)
     own(**batch).loss.backward()
-    expected = {"experts", "connectors", "language"} if stage == "all" else {stage}
+    expected = set(STAGES[stage])
     assert parts_with_gradient(own) == expected
 
 
@@ -144,13 +145,19 @@ def test_an_adapter_loads_by_itself_and_merged_says_the_same(adapted, folder, ba
     assert (expected.emotion_logits - plain.emotion_logits).abs().max() > 0.001
 
 
-def test_the_language_stage_has_adapters_alone(model, processor):
+def test_the_language_stage_has_adapters_alone(model):
     tuning = TuningArguments(use_peft=True, stage="language")
     wrapped = add_adapters(copy.deepcopy(model), tuning, "base")
     assert all("lora_" in name for name, p in wrapped.named_parameters() if p.requires_grad)
 
 
-def test_layers_that_do_not_exist_are_named(model, processor):
+def test_the_answers_stage_trains_connectors_beside_the_adapters(model):
+    wrapped = add_adapters(copy.deepcopy(model), TuningArguments(use_peft=True, stage="answers"), "base")
+    trained = {part_of_parameter(name) for name, p in wrapped.named_parameters() if p.requires_grad}
+    assert trained == {"language", "connectors"}
+
+
+def test_layers_that_do_not_exist_are_named(model):
     tuning = TuningArguments(use_peft=True, lora_target_modules=r"model\.nowhere\..*")
     with pytest.raises(ValueError, match=r"`lora_target_modules` 'model\\\\.nowhere"):
         add_adapters(copy.deepcopy(model), tuning, "base")

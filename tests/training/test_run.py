@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from datasets import load_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -79,25 +80,27 @@ def test_one_command_writes_a_complete_folder(options, data, tmp_path, capsys):
     assert AutoProcessor.from_pretrained(out, trust_remote_code=True).emotion_labels == model.config.emotion_labels
 
 
-def test_stages_follow_one_another(options, tmp_path):
+def test_stages_follow_one_another(options, recipe_file, tmp_path):
     """Experts, connectors, LoRA: each goes on from the last one's folder and changes its own weights alone."""
-    folders = [str(tmp_path / name) for name in ("experts", "connectors", "lora")]
-    assert training_run.main([*options, "--output_dir", folders[0], "--stage", "experts"]) == training_run.DONE
-    rest = options[2:]  # without the recipe
-    rest += ["--bf16", "false", "--learning_rate", "0.01"]
-    assert training_run.main([*rest, "--model", folders[0], "--output_dir", folders[1], "--stage", "connectors"]) == 0
-    rest += ["--model", folders[1], "--output_dir", folders[2]]
-    assert training_run.main([*rest, *"--stage language --use_peft true".split()]) == 0
+    recipe, out = tmp_path / "staged.yaml", tmp_path / "lora"
+    stages = [
+        {"stage": "experts"},
+        {"stage": "connectors", "bf16": False, "learning_rate": 0.01, "questions_per_clip": 3},
+        {"stage": "language", "use_peft": True, "bf16": False, "learning_rate": 0.01, "expert_variants": 2},
+    ]
+    recipe.write_text(yaml.safe_dump({**yaml.safe_load(recipe_file.read_text()), "mirror": 0.5, "stages": stages}))
+    assert training_run.main(["--config", str(recipe), *options[2:], "--output-dir", str(out)]) == training_run.DONE
+    folders = [str(out / "stages" / "1-experts"), str(out / "stages" / "2-connectors"), str(out)]
     states = [AutoModelForImageTextToText.from_pretrained(folder).state_dict() for folder in folders]
     for first, second, moved in ((0, 1, "connectors."), (1, 2, "language_model.")):
         for name, value in states[first].items():
             if moved not in name:
                 assert torch.equal(states[second][name], value), name
         assert any(not torch.equal(states[second][name], states[first][name]) for name in states[first])
-    adapter = json.loads((tmp_path / "lora" / "adapter" / "adapter_config.json").read_text())
+    adapter = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == folders[1]
     assert adapter["modules_to_save"] is None
-    assert not (tmp_path / "lora" / "base").exists()
+    assert not (out / "base").exists()
 
 
 def test_streamed_clips_train(options, tmp_path):

@@ -16,7 +16,8 @@ from transformers import TrainerCallback
 from deft_llm.training import run as training_run
 from deft_llm.training.arguments import parse_arguments
 from deft_llm.training.augmentation import Augmentation
-from deft_llm.training.data import DeftCollator, prepare
+from deft_llm.training.collator import DeftCollator
+from deft_llm.training.data import prepare
 from deft_llm.training.parts import build_model, set_stage
 from deft_llm.training.trainer import DeftSFTTrainer, NonFiniteLossError, peak_flops
 from tests.processes import output_of

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from deft_llm.training.conversations import ALL_INPUTS, check_budget, conversation_tokens, drawn, with_tasks
+
+
+def test_tasks_are_drawn_by_weight(processor, prepared):
+    weights = {"emotion": 3, "action_units": 1}
+    row = next(row for row in prepared if {"emotion", "action_units"} <= {c["task"] for c in row["conversations"]})
+    rng = np.random.default_rng(0)
+    tasks = [drawn(row["conversations"], weights, 1, rng)[0]["task"] for _ in range(400)]
+    assert "explain" not in tasks
+    assert tasks.count("emotion") / 400 == pytest.approx(0.75, abs=0.07)
+
+
+def test_a_budget_that_cannot_hold_a_clip_names_clip_and_tokens(dataset, processor):
+    per_clip = processor.structure_tokens + processor.texture_tokens + processor.motion_tokens
+    check_budget(dataset, processor, {"explain": 1}, 1024)
+    with pytest.raises(
+        ValueError, match=rf"needs \d+ tokens, {per_clip} of them for the clip itself, and only 64 fit"
+    ):
+        check_budget(dataset, processor, {"explain": 1}, 64)
+
+
+def test_clips_without_a_weighted_task_are_left_out_and_counted(dataset, capsys):
+    silent = [row | {"conversations": []} for row in dataset.select(range(2))]
+    motion_only = dataset[2] | {
+        "conversations": [item for item in dataset[2]["conversations"] if item["task"] == "motions"]
+    }
+    rows = dataset.from_list([*silent, motion_only, dataset[3]], features=dataset.features)
+    assert list(with_tasks(rows, {"explain": 4, "emotion": 0})["clip_id"]) == [dataset[3]["clip_id"]]
+    assert "3 of 4 clips left out" in capsys.readouterr().out
+    assert len(with_tasks(rows, {"motions": 1})) == len(with_tasks(rows, None)) == 2
+    assert len(with_tasks(dataset, {"explain": 1})) == len(dataset)
+    with pytest.raises(ValueError, match="has 'guess', which is not a task; the tasks are explain"):
+        with_tasks(rows, {"guess": 1})
+    with pytest.raises(ValueError, match=r"No clip has a conversation of the tasks \['side'\]"):
+        with_tasks(rows.select(range(2)), {"side": 1})
+
+
+def test_each_answer_of_a_conversation_is_scored_with_the_end_of_its_turn(processor):
+    def says(role, text, *blocks):
+        return {"role": role, "content": [*blocks, {"type": "text", "text": text}]}
+
+    first = [says("user", "Which side?", {"type": "video", "text": None}), says("assistant", "The left side.")]
+    messages = [*first, says("user", "How far?"), says("assistant", "It moves up by 1.2 %.")]
+    ids, scored = conversation_tokens(processor, messages, ALL_INPUTS)
+    tokenizer = processor.tokenizer
+    text = processor.apply_chat_template(messages, tokenize=False)
+    assert tokenizer.decode(ids) == text.replace(processor.video_token, processor.replace_video_token(ALL_INPUTS))
+    answers = tokenizer.decode([token for token, is_scored in zip(ids, scored, strict=True) if is_scored])
+    assert answers == "The left side.<|im_end|>It moves up by 1.2 %.<|im_end|>"
+    alone, _ = conversation_tokens(processor, first, ALL_INPUTS)
+    assert ids[: len(alone)] == alone
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused_for_several_turns(processor, monkeypatch):
+    last_only = "{{ messages[-1].role }}:{% for block in messages[0].content %}{% if block.type == 'video' %}<|video|>"
+    monkeypatch.setattr(processor, "chat_template", last_only + "{% endif %}{% endfor %}{{ messages | length }}")
+    turn = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "?"}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "up"}]}
+    assert conversation_tokens(processor, [turn, answer], ALL_INPUTS)[1].count(True) > 1
+    with pytest.raises(ValueError, match="writes earlier turns differently"):
+        conversation_tokens(processor, [turn, answer, turn, answer], ALL_INPUTS)
+
+
+def test_drawn_conversations_are_different_ones(prepared):
+    rng, items = np.random.default_rng(1), prepared[0]["conversations"]
+    for _ in range(20):
+        chosen = drawn(items, None, 3, rng)
+        assert len({id(item) for item in chosen}) == 3
+    assert len(drawn(items, None, 100, rng)) == len(items)
