@@ -47,6 +47,8 @@ class DataArguments:
         appearance_dropout (`float`): Share of the steps without pixels, from 0 to 1.
         preprocessing_workers (`int`): Number of processes that decode the clips.
         questions_per_clip (`int`): Largest number of conversations per clip and step.
+        turns (`int`): Largest number of questions that follow each other in one conversation.
+        held_out_wordings (`int`): Wordings per task that are not trained.
         expert_variants (`int`): Variants of each clip whose expert states are computed in advance, in stages without
             experts.
     """
@@ -101,6 +103,17 @@ class DataArguments:
     questions_per_clip: int = field(
         default=1,
         metadata={"help": "Largest number of conversations per clip and step. They share the clip's tokens."},
+    )
+    turns: int = field(
+        default=1,
+        metadata={
+            "help": "Largest number of questions that follow each other in one conversation; at most "
+            "questions_per_clip."
+        },
+    )
+    held_out_wordings: int = field(
+        default=0,
+        metadata={"help": "Wordings per task that are not trained, so that they can be tested: the last ones."},
     )
     expert_variants: int = field(
         default=1,
@@ -276,9 +289,11 @@ def _check(data: DataArguments, model: ModelArguments, tuning: Any) -> None:
     for name in ("appearance_jitter", "flow_noise"):
         if getattr(data, name) < 0:
             raise ValueError(f"`{name}` must not be negative; got {getattr(data, name)}.")
-    for name in ("questions_per_clip", "expert_variants"):
+    for name in ("questions_per_clip", "turns", "expert_variants"):
         if getattr(data, name) < 1:
             raise ValueError(f"`{name}` must be at least 1; got {getattr(data, name)}.")
+    if data.turns > data.questions_per_clip:
+        raise ValueError(f"`turns` {data.turns} is larger than `questions_per_clip` {data.questions_per_clip}.")
     if data.questions_per_clip > 1 and tuning.attn_implementation not in (None, "sdpa"):
         raise ValueError(
             f"`questions_per_clip` above 1 needs attn_implementation sdpa; got {tuning.attn_implementation!r}."

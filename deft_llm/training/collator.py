@@ -13,7 +13,7 @@ from deft_llm.processing import DeftProcessor
 from deft_llm.processing.common_deft import EXPERTS
 
 from .augmentation import Augmentation
-from .conversations import conversation_tokens, drawn
+from .conversations import conversation_tokens, drawn, joined
 from .data import UNKNOWN
 
 STATES = "expert_states_"  # before the expert's name: columns of `expert_states.precomputed`
@@ -34,6 +34,8 @@ class DeftCollator:
         text: Whether to include texts; `False` if the language model is not run.
         conventions: The config's `label_conventions`, for `convention_ids`.
         questions_per_clip: Largest number of conversations drawn per clip.
+        turns: Largest number of questions that follow each other in one conversation.
+        held_out_wordings: Number of wordings per task that are not trained, see `conversations.weighted`.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class DeftCollator:
         text: bool = True,
         conventions: Sequence[str] = (),
         questions_per_clip: int = 1,
+        turns: int = 1,
+        held_out_wordings: int = 0,
     ):
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.task_weights, self.appearance_dropout, self.seed = task_weights, appearance_dropout, seed
         self.augmentation, self.text = augmentation, text
         self.conventions = list(conventions)
-        self.questions_per_clip = questions_per_clip
+        self.questions_per_clip, self.turns, self.held_out_wordings = questions_per_clip, turns, held_out_wordings
         # Set by the trainer: the clips per optimiser step, which are all with or all without pixels, and the epoch of
         # streamed clips, whose rows do not contain it.
         self.step_size, self.epoch = 1, 0
@@ -87,8 +91,10 @@ class DeftCollator:
             inputs = {"pixel_values_videos": states.get("structure"), "flow_values_videos": states.get("motion")}
         sequences = []
         for row, rng in zip(rows, generators, strict=True):
-            items = drawn(row["conversations"], self.task_weights, self.questions_per_clip, rng)
-            sequences.append([conversation_tokens(self.processor, item["messages"], inputs) for item in items])
+            count = self.questions_per_clip
+            items = drawn(row["conversations"], self.task_weights, count, rng, self.held_out_wordings)
+            conversations = joined(items, self.turns, rng)
+            sequences.append([conversation_tokens(self.processor, messages, inputs) for messages in conversations])
         if self.questions_per_clip > 1:
             return self._shared_clips(sequences)
         length = max(len(ids) for ((ids, _),) in sequences)

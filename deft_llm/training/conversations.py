@@ -9,25 +9,37 @@ import numpy as np
 from datasets import Dataset
 
 from deft_llm.hub_datasets.unimer.answer_parsing import TASKS
+from deft_llm.hub_datasets.unimer.question_wordings import QUESTIONS, wording_of
 from deft_llm.processing import DeftProcessor
 
 ALL_INPUTS = {"pixel_values_videos": True, "flow_values_videos": True}  # of a clip with all experts
 
 
-def with_tasks(dataset: Dataset, task_weights: dict[str, float] | None) -> Dataset:
+def with_tasks(dataset: Dataset, task_weights: dict[str, float] | None, held_out_wordings: int = 0) -> Dataset:
     """Keeps the clips that have a conversation. A clip may have none if its labels and its motion disagree.
 
     Args:
         dataset: The rows.
         task_weights: Conversation task → how often it is drawn; `None` for all tasks.
+        held_out_wordings: See `weighted`.
 
     Raises:
-        ValueError: A task does not exist, or no clip is left.
+        ValueError: A task does not exist, all wordings of a task are held out, or no clip is left.
     """
     unknown = sorted(set(task_weights or ()) - set(TASKS))
     if unknown:
         raise ValueError(f"`task_weights` has {unknown[0]!r}, which is not a task; the tasks are {', '.join(TASKS)}.")
-    kept = [index for index, items in enumerate(dataset["conversations"]) if next(weighted(items, task_weights), None)]
+    for task in task_weights or TASKS:
+        wordings = len(QUESTIONS[task])
+        if not _has_fixed_wording(task) and held_out_wordings >= wordings:
+            raise ValueError(
+                f"`held_out_wordings` {held_out_wordings} leaves none of the {wordings} wordings of the task {task}."
+            )
+    kept = [
+        index
+        for index, items in enumerate(dataset["conversations"])
+        if next(weighted(items, task_weights, held_out_wordings), None)
+    ]
     if not kept:
         raise ValueError(f"No clip has a conversation of the tasks {sorted(task_weights or ['any'])}.")
     if len(kept) < len(dataset):
@@ -35,13 +47,48 @@ def with_tasks(dataset: Dataset, task_weights: dict[str, float] | None) -> Datas
     return dataset.select(kept)
 
 
-def weighted(conversations: Sequence[dict], task_weights: Mapping[str, float] | None) -> Iterator[dict]:
-    """The conversations whose task has a weight above 0."""
-    return (item for item in conversations if task_weights is None or task_weights.get(item["task"], 0) > 0)
+def weighted(
+    conversations: Sequence[dict], task_weights: Mapping[str, float] | None, held_out_wordings: int = 0
+) -> Iterator[dict]:
+    """The conversations that are trained.
+
+    Args:
+        conversations: The conversations of a clip.
+        task_weights: Conversation task → how often it is drawn; `None` for all tasks.
+        held_out_wordings: Number of wordings per task, the last ones of `QUESTIONS`, that are not trained. Tasks with
+            a fixed wording keep it.
+    """
+    for item in conversations:
+        task = item["task"]
+        if task_weights is not None and not task_weights.get(task, 0) > 0:
+            continue
+        if not held_out_wordings or not is_held_out(item, held_out_wordings):
+            yield item
+
+
+def is_held_out(conversation: Mapping[str, Any], held_out_wordings: int) -> bool:
+    """Whether the question of a conversation has one of the last wordings of its task.
+
+    Args:
+        conversation: A conversation of one question.
+        held_out_wordings: Number of wordings, as in `weighted`.
+    """
+    task, question = conversation["task"], conversation["messages"][0]["content"][-1]["text"]
+    trained = len(QUESTIONS[task]) - held_out_wordings
+    return not _has_fixed_wording(task) and wording_of(task, question) >= trained
+
+
+def _has_fixed_wording(task: str) -> bool:
+    """Whether a task has the wording of the ME-VQA track, which depends on the answer and is not a choice."""
+    return task.startswith("me_vqa")
 
 
 def drawn(
-    conversations: Sequence[dict], task_weights: Mapping[str, float] | None, count: int, rng: np.random.Generator
+    conversations: Sequence[dict],
+    task_weights: Mapping[str, float] | None,
+    count: int,
+    rng: np.random.Generator,
+    held_out_wordings: int = 0,
 ) -> list[dict]:
     """Draws conversations by the weights of their tasks, without repetition.
 
@@ -50,14 +97,40 @@ def drawn(
         task_weights: Conversation task → how often it is drawn; `None` for all tasks equally often.
         count: Largest number of conversations.
         rng: Random generator.
+        held_out_wordings: See `weighted`.
     """
-    candidates = list(weighted(conversations, task_weights))
+    candidates = list(weighted(conversations, task_weights, held_out_wordings))
     weights = np.array([1.0 if task_weights is None else float(task_weights[item["task"]]) for item in candidates])
     weights /= weights.sum()
     if count == 1:
         return [candidates[int(rng.choice(len(candidates), p=weights))]]
     places = rng.choice(len(candidates), min(count, len(candidates)), replace=False, p=weights)
     return [candidates[int(place)] for place in places]
+
+
+def joined(conversations: Sequence[dict], turns: int, rng: np.random.Generator) -> list[list[dict]]:
+    """Joins conversations about one clip to conversations of several turns.
+
+    Args:
+        conversations: The conversations.
+        turns: Largest number of questions per conversation. Its size is drawn each time.
+        rng: Random generator.
+
+    Returns:
+        The messages of each conversation. Only the first question of each has the clip.
+    """
+    rest, found = list(conversations), []
+    while rest:
+        size = 1 if turns == 1 else int(rng.integers(1, turns + 1))
+        first, *others = rest[:size]
+        messages = list(first["messages"])
+        for item in others:
+            for message in item["messages"]:
+                content = [block for block in message["content"] if block["type"] != "video"]
+                messages.append({**message, "content": content})
+        found.append(messages)
+        rest = rest[size:]
+    return found
 
 
 def conversation_tokens(
@@ -86,8 +159,7 @@ def conversation_tokens(
         if not prompt.startswith(written):
             raise ValueError(
                 "The chat template writes earlier turns differently when others follow, so that a conversation of "
-                "several turns cannot be trained. Leave the task `several_turns` out of `task_weights`, or set "
-                "`chat_template: chatml`."
+                "several turns cannot be trained. Set `turns` to 1, or `chat_template: chatml`."
             )
         answer = message["content"][0]["text"] + tokenizer.eos_token
         for text, is_answer in ((prompt[len(written) :], False), (answer, True)):

@@ -316,7 +316,7 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     if training.push_to_hub:
         check_sharing(training, train, data.dataset)
         check_hub(training)
-    train = conversations.with_tasks(train, data.task_weights)
+    train = conversations.with_tasks(train, data.task_weights, data.held_out_wordings)
     labelled = train if evaluation is None else clips.label_lists(train, labels[data.train_split])
     keys = clips.balance_keys(train, data.balance) if data.balance else None
 
@@ -346,7 +346,7 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     push, training.push_to_hub = training.push_to_hub, False
     with training.main_process_first(desc="decoding clips"):
         if evaluation is not None:
-            evaluation = conversations.with_tasks(evaluation, data.task_weights)
+            evaluation = conversations.with_tasks(evaluation, data.task_weights, data.held_out_wordings)
         if data.streaming:
             uncoded = clips.uncoded_sources(train)
             source = splits[data.train_split]
@@ -385,6 +385,8 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
             text=with_text,
             conventions=config.label_conventions,
             questions_per_clip=data.questions_per_clip,
+            turns=data.turns,
+            held_out_wordings=data.held_out_wordings,
         ),
         balance_keys=keys,
         expert_learning_rate=tuning.expert_learning_rate,

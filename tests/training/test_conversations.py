@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from deft_llm.training.conversations import ALL_INPUTS, check_budget, conversation_tokens, drawn, with_tasks
+from deft_llm.hub_datasets.unimer.question_wordings import QUESTIONS
+from deft_llm.training.conversations import (
+    ALL_INPUTS,
+    check_budget,
+    conversation_tokens,
+    drawn,
+    is_held_out,
+    joined,
+    weighted,
+    with_tasks,
+)
 
 
 def test_tasks_are_drawn_by_weight(processor, prepared):
@@ -70,3 +80,39 @@ def test_drawn_conversations_are_different_ones(prepared):
         chosen = drawn(items, None, 3, rng)
         assert len({id(item) for item in chosen}) == 3
     assert len(drawn(items, None, 100, rng)) == len(items)
+
+
+def test_held_out_wordings_are_not_trained_and_fixed_ones_are(dataset):
+    items = [item for row in dataset["conversations"] for item in row]
+    trained = list(weighted(items, None, 4))
+    left_out = [item for item in items if item not in trained]
+    assert {item["task"] for item in left_out} >= {"explain", "emotion", "action_units"}
+    for item in left_out:
+        assert is_held_out(item, 4)
+        assert not item["task"].startswith("me_vqa")
+    asked = {item["messages"][0]["content"][-1]["text"] for item in trained if item["task"] == "action_units"}
+    assert asked <= set(QUESTIONS["action_units"][:-4])
+    assert list(weighted(items, None)) == items
+    with pytest.raises(ValueError, match="`held_out_wordings` 9 leaves none of the 9 wordings of the task explain"):
+        with_tasks(dataset, None, 9)
+
+
+def test_joined_conversations_have_the_clip_once_and_every_question(prepared):
+    items = [item for item in prepared[0]["conversations"] if not item["task"].startswith("me_vqa")]
+    alone = joined(items, 1, np.random.default_rng(0))
+    assert list(alone) == [item["messages"] for item in items]
+    together = joined(items, 3, np.random.default_rng(0))
+    assert 1 < max(len(messages) // 2 for messages in together) <= 3
+    for messages in together:
+        kinds = [block["type"] for message in messages for block in message["content"]]
+        assert kinds.count("video") == 1
+        assert kinds[0] == "video"
+        assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
+    said = [block["text"] for messages in together for message in messages for block in message["content"]]
+    assert [text for text in said if text] == [
+        block["text"]
+        for item in items
+        for message in item["messages"]
+        for block in message["content"]
+        if block["text"]
+    ]
