@@ -108,11 +108,9 @@ def test_joined_conversations_have_the_clip_once_and_every_question(prepared):
         assert kinds.count("video") == 1
         assert kinds[0] == "video"
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
-    said = [block["text"] for messages in together for message in messages for block in message["content"]]
-    assert [text for text in said if text] == [
-        block["text"]
-        for item in items
-        for message in item["messages"]
-        for block in message["content"]
-        if block["text"]
-    ]
+    assert _texts(together) == _texts([item["messages"] for item in items])
+
+
+def _texts(conversations):
+    blocks = [block for messages in conversations for message in messages for block in message["content"]]
+    return [block["text"] for block in blocks if block["text"]]
