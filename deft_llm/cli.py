@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +32,7 @@ EXTRAS = {
     "evaluation": ("matplotlib",),
     "text": ("rouge_score", "sacrebleu"),
     "demo": ("skimage",),
+    "gguf": ("gguf",),
     "quantized": ("bitsandbytes",),
     "decord": ("decord",),
     "mediapipe": ("mediapipe",),
@@ -85,10 +86,27 @@ def explain(
     question: Annotated[str | None, typer.Option(help="Question that replaces the default one.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Answer the questions that are typed or piped in, one per line, about one clip, or about how two "
+            "clips differ.",
+        ),
+    ] = False,
 ) -> int:
     """Explain clips with a trained model."""
-    from deft_llm.clips import explain_clips
+    from deft_llm.clips import converse, explain_clips
 
+    if chat:
+        for name, value in (("--json", as_json), ("--question", question)):
+            if value:
+                raise typer.BadParameter(f"{name} cannot be used with --chat.")
+        options = {"revision": revision, "convention": convention, "face_source": face_source}
+        questions = _typed_questions()
+        for _ in converse(clips, model, questions, **options, max_new_tokens=max_new_tokens, stream=True):
+            pass
+        return DONE
     explained = explain_clips(
         clips,
         model,
@@ -105,6 +123,13 @@ def explain(
     for item in explained:
         _print_titled(item["clip"], item["generated_text" if question else "report_text"], alone=len(clips) == 1)
     return DONE
+
+
+def _typed_questions() -> Iterator[str]:
+    """The lines of the standard input, with a prompt if it is a terminal."""
+    if sys.stdin.isatty():
+        print("Ask about the clip, one question per line. An empty line ends the conversation.")
+    yield from sys.stdin
 
 
 @app.command()

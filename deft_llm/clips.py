@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,53 @@ def explain_clips(
     options = {name: value for name, value in options.items() if value is not None}
     for clip in clips:
         yield {"clip": clip, **pipe(clip, text=question, **options)}
+
+
+def converse(
+    clips: Sequence[str],
+    model: str,
+    questions: Iterable[str],
+    *,
+    revision: str | None = None,
+    convention: str | None = None,
+    face_source: str | None = None,
+    max_new_tokens: int | None = None,
+    stream: bool = False,
+) -> Iterator[str]:
+    """Answers questions about one clip, or about how two clips differ, one after the other.
+
+    Args:
+        clips: One or two videos, folders of frames or URLs.
+        model: Folder or Hub repository of a trained model.
+        questions: The questions, such as the lines of a terminal. An empty one ends the conversation.
+        revision: Branch, tag or commit of the repository.
+        convention: Label convention to answer in; by default the mean of the model's conventions.
+        face_source: Face finder; by default that of the model's processor.
+        max_new_tokens: Longest answer, in tokens.
+        stream: Whether to print the words of an answer as they are generated.
+
+    Yields:
+        The answers.
+
+    Raises:
+        FileNotFoundError: A clip or the model does not exist.
+        ValueError: A clip cannot be read, or an option does not fit the model.
+    """
+    from transformers import TextStreamer
+
+    check_clips(clips)
+    pipe = load_explainer(model, revision=revision)
+    options = {"convention": convention, "face_source": face_source}
+    conversation = pipe.conversation(
+        list(clips), **{name: value for name, value in options.items() if value is not None}
+    )
+    settings = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    for question in questions:
+        if not question.strip():
+            return
+        if stream:
+            settings["streamer"] = TextStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        yield conversation.ask(question.strip(), **settings)
 
 
 def measure_clips(

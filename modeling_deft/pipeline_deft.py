@@ -9,6 +9,8 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
+from .conversation_deft import DeftConversation, check_convention, question_of
+
 TASK = "video-text-to-text"
 # The experts' results, which constrain the answer and are part of the report.
 RECOGNITION = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
@@ -56,11 +58,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
                 )
         if max_new_tokens is not None:
             forward["max_new_tokens"] = max_new_tokens
-        known = self.model.config.label_conventions
-        if convention is not None and convention not in known:
-            raise ValueError(
-                f"`convention` is {convention!r}; the model was trained with {', '.join(known) or 'none'}."
-            )
+        check_convention(self.model.config, convention)
         # Only arguments that were passed; for all others, the pipeline's own settings apply.
         preprocess = {"text": text, "convention": convention, "clip_kwargs": clip_kwargs or None}
         form = {"grounded": grounded, "has_own_question": text is not None or None}
@@ -76,7 +74,10 @@ class DeftVideoTextToTextPipeline(Pipeline):
         Args:
             videos: a clip, a list of clips, or a dataset of clips. A list of images, or of paths to images, is one
                 clip; any other list of paths is a list of clips.
-            text: the question; by default the one that asks for Class, Evidence and Rationale.
+            text: the question; by default the one that asks for Class, Evidence and Rationale. Or chat messages about
+                one clip, or about a list of two: then the last question is answered, and the result has
+                `generated_text` and `messages`, with the answer. See [`~DeftVideoTextToTextPipeline.conversation`] for
+                several questions about one clip.
             convention: the label convention to answer in, one of `config.label_conventions`; by default the mean of
                 all conventions.
             key_frames: onset, apex and offset of the clip, as in [`DeftVideoProcessor`].
@@ -85,7 +86,8 @@ class DeftVideoTextToTextPipeline(Pipeline):
             face_source: finds the face, as in [`DeftVideoProcessor`].
             grounded: restrict the answer to the answer format, its class to the emotion head, and its evidence and
                 rationale to the recognised units with the measured motion (requires llguidance). By default True for
-                the default question, and False for a `text` of your own.
+                the default question and for messages, and False for another `text`. With messages,
+                answers are restricted to true statements about the clip.
             batch_size: number of clips per batch.
             max_new_tokens: passed to `generate`.
             generate_kwargs: further arguments of `generate`. They can also be passed by name.
@@ -94,6 +96,8 @@ class DeftVideoTextToTextPipeline(Pipeline):
             TypeError: the pipeline does not have the argument; the message names the closest one.
             ValueError: the model was not trained with this `convention`.
         """
+        if isinstance(text, (list, tuple)):
+            return self._answer(videos, text, **kwargs)
         if isinstance(videos, (list, tuple)):
             clips = self.processor.video_processor.list_of_clips(videos)
             if not clips:
@@ -101,6 +105,34 @@ class DeftVideoTextToTextPipeline(Pipeline):
             if len(clips) == 1 and clips[0] is videos:  # the frames of one clip
                 return super().__call__([clips], text=text, **kwargs)[0]
         return super().__call__(videos, text=text, **kwargs)
+
+    def conversation(self, clips: Any, **kwargs: Any) -> DeftConversation:
+        r"""
+        Begins a conversation about a clip, or about a list of two clips. The clips are measured and recognised once.
+
+        Args:
+            clips: the clip or clips.
+            **kwargs: arguments of [`DeftConversation`].
+
+        Returns:
+            [`DeftConversation`]: its `ask(question)` returns the answer.
+        """
+        return DeftConversation(self.model, self.processor, clips, **kwargs)
+
+    def _answer(self, clips, messages, **kwargs) -> dict[str, Any]:
+        kwargs.pop("batch_size", None), kwargs.pop("num_workers", None)
+        preprocess, generation, _ = self._sanitize_parameters(**kwargs)
+        count = len(self.processor.video_processor.list_of_clips(clips))
+        earlier, question = question_of(messages, count)
+        conversation = self.conversation(
+            clips,
+            messages=earlier,
+            convention=generation.get("convention"),
+            grounded=generation.get("grounded", True),
+            **preprocess.get("clip_kwargs", {}),
+        )
+        answer = conversation.ask(question, **generation.get("generate_kwargs", {}))
+        return {"generated_text": answer, "messages": conversation.messages}
 
     def preprocess(self, clip, text=None, convention=None, clip_kwargs=None):
         question = text or self.processor.instruction(convention)

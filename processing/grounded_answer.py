@@ -8,10 +8,10 @@ of the rationale are those of the training data.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from .action_units import ACTION_UNITS, REGIONS, ActionUnit, get_action_unit
+from .action_units import ACTION_UNITS, REGIONS, SIDES, ActionUnit, get_action_unit
 from .expression_report import (
     FIELDS,
     INSUFFICIENT,
@@ -159,6 +159,46 @@ def possible_answers(
         for emotion in emotions
         for template in RATIONALES
     ]
+
+
+def is_ruled_out(
+    code: str, motions: Sequence[RegionMotion], explained: Collection[tuple[str, str]] = frozenset()
+) -> bool:
+    """Whether the measured motion rules an action unit out.
+
+    It does if the region that the unit moves most is still on both sides, or if another unit explains its motion and
+    that motion is at least three octants from the unit's.
+
+    Args:
+        code (`str`): Action unit.
+        motions (`Sequence[RegionMotion]`): Motion of all regions of the clip.
+        explained (`Collection[tuple[str, str]]`, *optional*): Regions and sides whose motion other units explain.
+    """
+    unit = get_action_unit(code)
+    if not unit.testable or not unit.motions:
+        return False
+    expected = unit.motions[0]
+    measured = {item.side: item for item in motions if item.region == expected.region}
+
+    def certain(side: str) -> bool:
+        item = measured.get(side)
+        if item is None:
+            return False
+        apart = octants_apart(item.direction, expected.phrase)
+        opposed = apart is not None and apart >= 3 and (expected.region, side) in explained
+        return not item.significant or opposed
+
+    return all(map(certain, SIDES))
+
+
+def mentioned_units(text: str) -> set[str]:
+    """Codes of the action units that a text names, by code, name or action.
+
+    Args:
+        text (`str`): The text.
+    """
+    units = map(_mentioned, _UNIT_MENTION.finditer(text))
+    return {unit.code for unit in units if unit is not None}
 
 
 def contradictions(

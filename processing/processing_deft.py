@@ -12,6 +12,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import get_action_unit
 from .answer_constraint import AnswerConstraint, answer_pattern, answers_pattern
+from .clip_statements import Statement, answering, clip_statements, differences, replies
 from .common_deft import EXPERT_TITLES, SIDE_LABELS, STRUCTURE_TOKENS, TEXTURE_TOKENS
 from .expression_report import (
     DEFAULT_INSTRUCTION,
@@ -232,6 +233,58 @@ class DeftProcessor(ProcessorMixin):
             named = convention or self.label_convention
             patterns.append(answers_pattern(possible_answers(report, classes, named, self.answer_fields)))
         return AnswerConstraint(self.tokenizer, patterns, prompt_length)
+
+    def clip_statements(
+        self,
+        outputs: Any,
+        flow_values_videos: Any,
+        *,
+        flow_deviation: Any = None,
+        convention: str | None = None,
+        threshold: float = 0.5,
+    ) -> list[list[Statement]]:
+        r"""
+        What can truly be said about each clip, in sentences.
+
+        Args:
+            outputs (`Any`): The recognition of the clips.
+            flow_values_videos (`Any`): (clips, frames - 1, 2, h, w), as in `answer_constraint`.
+            flow_deviation (`Any`, *optional*): (clips, frames - 1, h, w), as in `answer_constraint`.
+            convention (`str | None`, *optional*): Label convention of the classes; by default the processor's own.
+            threshold (`float`, *optional*, defaults to `0.5`): Probability from which a unit counts as recognised.
+        """
+        found = []
+        for row in range(len(outputs.emotion_logits)):
+            measured = measure_motion(_array(flow_values_videos[row]), deviation=_row(flow_deviation, row))
+            report = self._report_of_heads(outputs, row, measured, threshold)
+            found.append(
+                clip_statements(
+                    report,
+                    measured,
+                    scores=self._class_scores(outputs, row),
+                    coarse_emotion_of=self.coarse_emotion_of,
+                    convention=convention or self.label_convention,
+                )
+            )
+        return found
+
+    def reply_constraint(
+        self, prompt_length: int, question: str, statements: Sequence[Sequence[Statement]]
+    ) -> AnswerConstraint:
+        r"""
+        A logits processor for one call of `generate` that limits the answer to true statements about the clips.
+
+        Args:
+            prompt_length (`int`): `input_ids.shape[1]`.
+            question (`str`): The question.
+            statements (`Sequence[Sequence[Statement]]`): From `clip_statements`, of one clip, or of two, about whose
+                difference the answer is.
+
+        Raises:
+            ImportError: llguidance is not installed.
+        """
+        known = statements[0] if len(statements) == 1 else differences(*statements)
+        return AnswerConstraint(self.tokenizer, answers_pattern(replies(answering(question, known))), prompt_length)
 
     def post_process_expression(
         self,

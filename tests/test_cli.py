@@ -1,5 +1,6 @@
 """`deft`: the help of every command, every error with its text, and each command once on small inputs."""
 
+import io
 import json
 import re
 import shutil
@@ -396,3 +397,16 @@ def test_a_process_ends_with_the_code():
     code, told, error = run("card", "nowhere")
     assert (code, told) == (REFUSED, "")
     assert error.startswith("error: nowhere has no config.json")
+
+
+def test_a_chat_reads_questions_and_streams_the_answers(brow_video, still_video, folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Which side moved?\nIs AU9 there?\n"))
+    assert main(["explain", str(brow_video), "--model", str(folder), "--chat"]) == DONE
+    first, second = capsys.readouterr().out.strip().splitlines()
+    assert first
+    assert "AU9" in second
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What differs?\n"))
+    assert main(["explain", str(brow_video), str(still_video), "--model", str(folder), "--chat"]) == DONE
+    assert "clip" in capsys.readouterr().out
+    assert main(["explain", str(brow_video), "--model", str(folder), "--chat", "--json"]) == REFUSED
+    assert "--json cannot be used with --chat." in capsys.readouterr().err

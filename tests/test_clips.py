@@ -8,6 +8,7 @@ from deft_llm.clips import (
     NO_INTERVAL,
     NO_MOTION,
     check_clips,
+    converse,
     explain_clips,
     interval_rows,
     intervals_csv,
@@ -155,3 +156,10 @@ def test_a_clip_that_is_not_there_is_named_before_a_model_is_loaded():
     with pytest.raises(ValueError, match=r"https:/a.org/b.mp4: a mistyped URL"):
         next(explain_clips(["https:/a.org/b.mp4"], "org/model"))
     check_clips(["https://example.org/clip.mp4", "."])
+
+
+def test_questions_are_answered_until_an_empty_line(brow_video, folder):
+    questions = ["Which side moved?\n", "Is AU4 there?\n", "\n", "Which emotion?\n"]
+    answers = list(converse([str(brow_video)], str(folder), questions))
+    assert len(answers) == 2
+    assert "AU4" in answers[1]

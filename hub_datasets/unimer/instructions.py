@@ -27,9 +27,10 @@ from deft_llm.processing.grounded_answer import (
     RATIONALES,
     STILL_RATIONALES,
     UNCLEAR_RATIONALES,
+    is_ruled_out,
     write_rationale,
 )
-from deft_llm.processing.motion_evidence import RegionMotion, octants_apart
+from deft_llm.processing.motion_evidence import RegionMotion
 
 from .answer_parsing import (
     TASKS,
@@ -212,21 +213,8 @@ def _one_a_code(supported: Sequence[Judgement]) -> tuple[Judgement, ...]:
 
 
 def _absent_units(named: set[str], supported: Sequence[Judgement], motions: Sequence[RegionMotion]) -> tuple[str, ...]:
-    measured = {(item.region, item.side): item for item in motions}
     explained = {(item.region, side) for item in supported for side in SIDES if item.side in ("both", side)}
-    absent = []
-    for unit in ACTION_UNITS.values():
-        if unit.code in named or not unit.testable or not unit.motions:
-            continue
-        expected = unit.motions[0]
-        certain = []
-        for side in SIDES:
-            item = measured.get((expected.region, side))
-            apart = None if item is None else octants_apart(item.direction, expected.phrase)
-            opposed = apart is not None and apart >= 3 and (expected.region, side) in explained
-            certain.append(item is not None and (not item.significant or opposed))
-        if all(certain):
-            absent.append(unit.code)
+    absent = [code for code in ACTION_UNITS if code not in named and is_ruled_out(code, motions, explained)]
     return tuple(absent)
 
 
