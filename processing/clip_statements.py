@@ -122,8 +122,8 @@ def differences(first: Sequence[Statement], second: Sequence[Statement]) -> list
     classes = [
         [item.text for item in part if item.kind == "class" and item.shown and item.about] for part in (first, second)
     ]
-    if None not in classes:
-        texts = [text[0].lower() + text[1:] for text in classes]
+    if all(classes):
+        texts = [part[0][0].lower() + part[0][1:] for part in classes]
         found.append(Statement(f"In the first clip, {texts[0]} In the second clip, {texts[1]}", "difference"))
     return found
 
