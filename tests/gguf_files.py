@@ -16,20 +16,21 @@ TEMPLATE = (
 )
 
 
-def write_gguf(path: Path, architecture: str = "llama", template: str | None = TEMPLATE) -> Path:
+def write_gguf(path: Path, architecture: str = "llama", template: str | None = TEMPLATE, context: int = 512) -> Path:
     """Writes the file.
 
     Args:
         path: The file.
         architecture: Value of `general.architecture`.
         template: The chat template; `None` for none.
+        context: Largest number of tokens.
     """
     from gguf import GGUFWriter
 
     rng = np.random.default_rng(0)
     tokens = [*CONTROL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "Ġa"]
     writer = GGUFWriter(path, architecture)
-    writer.add_context_length(512)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(2 * WIDTH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class StageRun:
         folder: Output folder of the stage.
         recipe: The YAML of the stage, which is written before it is run.
         settings: Content of that YAML.
-        overrides: Options of the command line, which apply to every stage.
+        overrides: Options of the command line. Those of the model's parts apply to the first stage, the others to all.
     """
 
     folder: Path
@@ -65,10 +65,11 @@ def stage_runs(argv: Sequence[str]) -> list[StageRun]:
         ValueError: `stages` is not a list of mappings, or there is no output folder.
         FileNotFoundError: The recipe does not exist.
     """
-    options, config, output = _taken_out(argv)
+    options, named = _taken_out(argv, ("config", "output_dir"))
+    config, output = named.get("config"), named.get("output_dir")
     if config is None:
         return []
-    recipe = yaml.safe_load(find_recipe(config).read_text()) or {}
+    recipe = yaml.safe_load(find_recipe(config).read_text(encoding="utf-8")) or {}
     if STAGES_KEY not in recipe:
         return []
     stages = recipe.pop(STAGES_KEY)
@@ -87,6 +88,7 @@ def stage_runs(argv: Sequence[str]) -> list[StageRun]:
             # The parts are those of the first stage; later stages load its model.
             settings = {name: value for name, value in settings.items() if name not in own}
             settings["model_name_or_path"] = str(folders[index - 1])
+            options, _ = _taken_out(options, own)
         runs.append(StageRun(folders[index], work / f"{names[index]}.yaml", settings, tuple(options)))
     return runs
 
@@ -112,19 +114,19 @@ def write_recipes(runs: Sequence[StageRun]) -> None:
         write_whole(run.recipe, text)
 
 
-def _taken_out(argv: Sequence[str]) -> tuple[list[str], str | None, str | None]:
-    """The options without `--config` and `--output-dir`, and the values of these two."""
-    rest, found, name = [], {"config": None, "output_dir": None}, None
+def _taken_out(argv: Sequence[str], names: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """The command line without these options, and their values."""
+    rest, found, name = [], {}, None
     for argument in argv:
         if name is not None:
             found[name], name = argument, None
             continue
         option, equals, value = argument.partition("=")
         key = option.removeprefix("--").replace("-", "_")
-        if not option.startswith("--") or key not in found:
+        if not option.startswith("--") or key not in names:
             rest.append(argument)
         elif equals:
             found[key] = value
         else:
             name = key
-    return rest, found["config"], found["output_dir"]
+    return rest, found

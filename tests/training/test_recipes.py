@@ -1,13 +1,18 @@
 """Every recipe, with random weights in place of pretrained ones and at a shrunken size, takes two steps."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from deft_llm.training import run as training_run
-from deft_llm.training.arguments import parse_arguments
+from deft_llm.training.arguments import ModelArguments, parse_arguments
+from deft_llm.training.parts import build_model, load_model
+from tests.gguf_files import SYSTEM, write_gguf
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -73,9 +78,63 @@ def test_a_recipe_takes_two_steps(name, data, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").exists() == tuning.use_peft
 
 
+def test_the_recipe_of_smollm2_takes_two_steps_per_stage(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    text = {"gguf": str(write_gguf(tmp_path / "text.gguf", context=2048))}
+    options = (
+        "--max_steps 2 --per_device_train_batch_size 2 --use_cpu true --logging_steps 1 --preprocessing_workers 1 "
+        "--save_strategy no --disable_tqdm true"
+    ).split()
+    argv = ["--config", "smollm2-135m-lora.yaml", "--dataset", str(data), "--output-dir", str(tmp_path / "out")]
+    assert training_run.main([*argv, "--text", json.dumps(text), *options]) == training_run.DONE
+    model, processor = load_model(str(tmp_path / "out"))
+    assert model.config.text_config.model_type == "llama"
+    assert SYSTEM in processor.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    assert (tmp_path / "out" / "adapter" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["qwen3-0.6b-lora", "qwen3-4b-lora", "qwen3-8b-fsdp"])
+def test_a_recipe_loads_a_language_model_of_its_true_width_from_a_folder(name, processor, dataset, tmp_path):
+    """With two layers and a small vocabulary."""
+    recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    hidden, intermediate, heads = {"0.6B": (1024, 3072, 16), "4B": (2560, 9728, 32), "8B": (4096, 12288, 32)}[
+        recipe["text"].rpartition("-")[2]
+    ]
+    vocabulary = len(processor.tokenizer)
+    config = AutoConfig.for_model(
+        "qwen3",
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        head_dim=128,
+        num_hidden_layers=2,
+        vocab_size=vocabulary,
+        tie_word_embeddings=True,
+    )
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    arguments = ModelArguments(
+        text=str(tmp_path),
+        structure=SHRUNKEN["facebook/dinov2-"],
+        texture=SHRUNKEN["MCG-NJU/videomae-"],
+        expert_size=recipe["expert_size"],
+        motion={**recipe["motion"], "flow_size": 32},
+    )
+    model, _ = build_model(arguments, dataset)
+    assert model.config.text_config.hidden_size == hidden
+    tokens = model.model.connectors["motion"](torch.zeros(1, 2, recipe["expert_size"]))
+    assert tokens.shape == (1, 2, hidden)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[3, 4]])).logits
+    assert logits.shape == (1, 2, vocabulary)
+
+
 def test_every_recipe_of_train_sft_is_tried():
     named = {path.stem for path in RECIPES.glob("*.yaml") if "text:" in path.read_text(encoding="utf-8")}
-    assert named == {"tiny", "qwen3-0.6b-lora", "qwen3-4b-lora", "qwen3-8b-fsdp"}
+    assert named == {"tiny", "smollm2-135m-lora", "qwen3-0.6b-lora", "qwen3-4b-lora", "qwen3-8b-fsdp"}
 
 
 @pytest.mark.parametrize("name", ["single_gpu", "ddp", "fsdp2"])

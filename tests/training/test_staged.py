@@ -63,6 +63,10 @@ def test_each_stage_starts_from_the_model_of_the_one_before(argv, tmp_path):
         *("--config", str(out / "stages" / "2-connectors.yaml"), "--output-dir", str(second.folder)),
         *("--dataset", "data", "--seed", "5"),
     ]
+    parts = ["--text", "other", "--image-size=64"]
+    first, second, third = stage_runs([*argv, *parts])
+    assert first.overrides == ("--dataset", "data", "--seed", "5", *parts)
+    assert second.overrides == third.overrides == ("--dataset", "data", "--seed", "5")
     write_recipes([first, second, third])
     assert yaml.safe_load(second.recipe.read_text()) == second.settings
 
