@@ -29,6 +29,7 @@ SCRIPTS = {
     "flow_estimator": [],
     "recognition": [],
     "generation": [],
+    "frozen_experts": [],
     "training_step": ["--batch", "1", "--rounds", "2", "--steps", "4"],
     "unimer_build": ["--clips", "2000"],
 }
