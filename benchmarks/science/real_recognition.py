@@ -5,7 +5,8 @@
 Reads features without pixels (`real-features/composite-half` and `real-features/casme2-half` in the folder of real
 data: by default that of the environment variable DEFT_REAL_DATA, or ../shared/data). One subject is left out at a
 time; settings are the package's defaults; the last weights are taken. `kernel` and `networks` are DEFT with one kind
-of voter, `nested-deft` and `nested-kernel` choose their settings inside the training subjects; the other names are those of `baselines.BASELINES`. The first model is compared with each of the others.
+of voter. `nested-deft` and `nested-kernel` choose their settings inside the training subjects. The other names are
+those of `baselines.BASELINES`. The first model is compared with each of the others.
 Intervals are over subjects. Finished folds are kept in --output.
 
 Action units are judged on the clips of the five-class task: those that `processing` seeks, beside the evidence that it

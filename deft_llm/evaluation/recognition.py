@@ -105,6 +105,8 @@ class DeftRecogniser:
         known = sorted({code for codes in named for code in codes} & set(ACTION_UNITS) - set(FLOW_UNITS))
         self.units = [*FLOW_UNITS, *known]
         self.trained_units = sorted({code for codes in named for code in codes} & set(self.units))
+        # What no training row names is left to the rules.
+        self.ruled_units = sorted({*UNITS_SEEN} - {*self.trained_units}) if self.trained_units else []
         # A row without units may be one whose units nobody wrote down.
         units = torch.tensor([[float(code in codes) if codes else -100.0 for code in self.units] for codes in named])
         self.kernel = None
@@ -134,7 +136,11 @@ class DeftRecogniser:
             ]
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """`scores`, and `action_units` (code → probability) for the units that the training rows named."""
+        """`scores`, and `action_units` (code → probability).
+
+        The units are those that the training rows named and, by rule alone, others that the rules seek. Without a
+        named unit in training there are none.
+        """
         voters, shares = [], []
         if self.members:
             voters.append(self._networks(rows))
@@ -147,10 +153,12 @@ class DeftRecogniser:
         emotions = voted(emotions, shares)
         units = expit(np.average(logit(np.stack(units).clip(1e-6, 1 - 1e-6)), axis=0, weights=shares))
         predictions = []
-        for scores, probabilities in zip(emotions.tolist(), units.tolist(), strict=True):
+        ruled = expit(unit_evidence(rows, self.ruled_units))
+        for scores, probabilities, by_rule in zip(emotions.tolist(), units.tolist(), ruled.tolist(), strict=True):
             prediction: dict[str, Any] = {"scores": scores}
             if self.trained_units:
-                prediction["action_units"] = dict(zip(self.trained_units, probabilities, strict=True))
+                said = zip((*self.trained_units, *self.ruled_units), (*probabilities, *by_rule), strict=True)
+                prediction["action_units"] = dict(said)
             predictions.append(prediction)
         return predictions
 

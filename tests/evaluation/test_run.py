@@ -68,6 +68,22 @@ def test_a_protocol_from_folder_to_report(flow_only, tmp_path, capsys):
     assert {entry["folds_from_cache"] for entry in timings.values()} == {4}
 
 
+def test_nested_and_with_seeds(flow_only, tmp_path):
+    recipe = tmp_path / "kernel.yaml"
+    recipe.write_text("{kernel_share: 1.0, prior_steps: 0}", encoding="utf-8")
+    arguments = ["--dataset", str(flow_only), "--protocol", "loso", "--model", str(recipe), "--resamples", "20"]
+    arguments += ["--inner", "3", "--seeds", "2", "--workers", "1", "--output-dir", str(tmp_path / "out")]
+    assert main(["evaluate", *arguments]) == 0
+    report = figures_of(tmp_path / "out")
+    assert report["seeds"]["seeds"] == [0, 1]
+    assert figures_of(tmp_path / "out" / "seed-1")["seed"] == 1
+    chosen = report["models"]["DEFT, nested"]["chosen"]
+    assert {*chosen} == {
+        f"{source}/sub{n:02d}" for source, n in (("samm", 1), ("casme2", 2), ("samm", 3), ("casme2", 4))
+    }
+    assert "Chosen inside the training subjects" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(("protocol", "folds"), [("casme2-3", 2), ("lodo", 2), ("fixed", 1)])
 def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
     arguments = ["--dataset", str(flow_only), "--protocol", protocol, "--baselines", "majority"]
@@ -112,6 +128,11 @@ def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
             "tests every subject, those it was trained on included",
         ),
         (["--protocol", "loso", "--baselines", "majority", "--labels", "negative"], "only one class in training"),
+        (
+            ["--protocol", "loso", "--model", "recipes/recognition.yaml", "--inner", "4"],
+            "trains on 3 subjects; choose a number from 2 to 3",
+        ),
+        (["--protocol", "loso", "--baselines", "svm", "--inner", "3"], "--inner chooses settings of a recipe"),
         (["--protocol", "cde", "--baselines", "majority", "--labels", "negative"], "remove --labels"),
         (["--protocol", "loso", "--baselines", "majority", "--emotion-word", "a=b"], "does not read emotion words"),
         (["--protocol", "loso", "--baselines", "majority", "--target", "objective_class"], "No clip has a label"),
