@@ -225,7 +225,10 @@ def evaluate(
     ] = None,
     train_dataset: Annotated[
         str | None,
-        typer.Option(help="For zero-shot: Uni-MER dataset to train on, a folder or a Hub repository."),
+        typer.Option(
+            help="Uni-MER dataset, a folder or a Hub repository. zero-shot trains on it; under other protocols its "
+            "rows join the training rows of every fold."
+        ),
     ] = None,
     target: Annotated[str, typer.Option(help="Column to predict.")] = "emotion_coarse",
     labels: Annotated[

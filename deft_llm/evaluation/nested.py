@@ -31,8 +31,13 @@ RIDGES = (1.0, 0.3, 3.0)
 WIDTHS = (1.0, 0.5, 2.0)
 
 
-def candidates(settings: RecognitionConfig) -> list[dict[str, float]]:
+def candidates(settings: RecognitionConfig, *, joined: bool = False) -> list[dict[str, Any]]:
     """The settings to choose from; those of the recipe come first.
+
+    Args:
+        settings (`RecognitionConfig`): The recipe.
+        joined (`bool`, *optional*, defaults to `False`): Whether rows of another dataset may be trained on. Then each
+            candidate is there with and without them.
 
     Raises:
         ValueError: the recipe has no kernel machine, so there is nothing to choose.
@@ -42,11 +47,12 @@ def candidates(settings: RecognitionConfig) -> list[dict[str, float]]:
     shares = dict.fromkeys((settings.kernel_share, 1.0))
     return [
         {
+            **({"joined": used} if joined else {}),
             "kernel_share": share,
             "kernel_ridge": settings.kernel_ridge * ridge,
             "kernel_width": settings.kernel_width * width,
         }
-        for share, ridge, width in product(shares, RIDGES, WIDTHS)
+        for used, share, ridge, width in product((True, False)[: 1 + joined], shares, RIDGES, WIDTHS)
     ]
 
 
@@ -66,11 +72,13 @@ class NestedRecogniser:
     ):
         self.labels, self.seed, self.prior, self.inner = list(labels), seed, prior, inner
         self.settings = RecognitionConfig.of(config)
-        self.candidates = candidates(self.settings)
 
     def fit(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        targets = np.array([self.labels.index(row["label"]) for row in rows])
-        opinions = self._inner_opinions(rows, targets)
+        own = [row for row in rows if not row.get("joined")]
+        others = [row for row in rows if row.get("joined")]
+        targets = np.array([self.labels.index(row["label"]) for row in own])
+        self.candidates = candidates(self.settings, joined=bool(others))
+        opinions = self._inner_opinions(own, others)
         weights = compute_sample_weight("balanced", targets)
         columns = range(len(self.labels))
         losses = [log_loss(targets, scores, sample_weight=weights, labels=columns) for scores in opinions]
@@ -78,7 +86,7 @@ class NestedRecogniser:
         self.sharpness = most_likely_slope(np.log(opinions[best]), targets)
         self.chosen = {**self.candidates[best], "sharpness": self.sharpness, "inner_loss": float(losses[best])}
         self.model = self._model(self.candidates[best])
-        self.model.fit(rows)
+        self.model.fit([*own, *others] if self.candidates[best].get("joined") else own)
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """As `DeftRecogniser.predict`."""
@@ -87,29 +95,33 @@ class NestedRecogniser:
         scores = softmax(self.sharpness * logs, axis=1).tolist()
         return [{**item, "scores": one} for item, one in zip(predictions, scores, strict=True)]
 
-    def _model(self, chosen: Mapping[str, float]) -> DeftRecogniser:
-        return DeftRecogniser(self.labels, self.seed, self.prior, **{**asdict(self.settings), **chosen})
+    def _model(self, chosen: Mapping[str, Any]) -> DeftRecogniser:
+        values = {**asdict(self.settings), **{name: value for name, value in chosen.items() if name != "joined"}}
+        return DeftRecogniser(self.labels, self.seed, self.prior, **values)
 
-    def _inner_opinions(self, rows: Sequence[Mapping[str, Any]], targets: np.ndarray) -> np.ndarray:
-        """Probabilities for each training clip without its subject in training: (candidates, clips, classes)."""
+    def _inner_opinions(self, own: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Probabilities for each clip without its subject in training: (candidates, clips, classes)."""
+        rows = [*own, *others]
         fields = [apex_flow(row) for row in rows]
-        place = {row["clip_id"]: number for number, row in enumerate(rows)}
-        opinions = np.zeros((len(self.candidates), len(rows), len(self.labels)))
-        for fold in subject_folds(rows, self.inner, self.seed):
-            kept, left = ([place[clip] for clip in clips] for clips in (fold.train, fold.test))
-            networks = None
-            if self.settings.kernel_share < 1:
-                model = self._model({"kernel_share": 0.0})
-                model.fit([rows[number] for number in kept])
-                networks = np.array([item["scores"] for item in model.predict([rows[number] for number in left])])
-            machines: dict[tuple[float, float], np.ndarray] = {}
+        targets = np.array([self.labels.index(row["label"]) for row in rows])
+        place = {row["clip_id"]: number for number, row in enumerate(own)}
+        opinions = np.zeros((len(self.candidates), len(own), len(self.labels)))
+        for fold in subject_folds(own, self.inner, self.seed):
+            left = [place[clip] for clip in fold.test]
+            voters: dict[tuple, np.ndarray] = {}
             for number, candidate in enumerate(self.candidates):
-                key = candidate["kernel_ridge"], candidate["kernel_width"]
-                if key not in machines:
-                    machine = KernelMachine(len(self.labels), ridge=key[0], width=key[1])
+                joined = candidate.get("joined", False)
+                kept = [place[clip] for clip in fold.train] + [*range(len(own), len(rows))] * joined
+                share, ridge, width = (candidate[f"kernel_{name}"] for name in ("share", "ridge", "width"))
+                if (joined, ridge, width) not in voters:
+                    machine = KernelMachine(len(self.labels), ridge=ridge, width=width)
                     machine.fit([fields[k] for k in kept], targets[kept], [rows[k]["subject"] for k in kept])
-                    machines[key] = machine.predict([fields[k] for k in left])[0]
-                share = candidate["kernel_share"]
-                voters = [(machines[key], share)] + ([(networks, 1 - share)] if share < 1 else [])
-                opinions[number, left] = voted(*zip(*voters, strict=True))
+                    voters[joined, ridge, width] = machine.predict([fields[k] for k in left])[0]
+                if share < 1 and joined not in voters:
+                    model = self._model({"kernel_share": 0.0})
+                    model.fit([rows[k] for k in kept])
+                    voters[joined] = np.array([item["scores"] for item in model.predict([rows[k] for k in left])])
+                votes = [(voters[joined, ridge, width], share)]
+                votes += [(voters[joined], 1 - share)] if share < 1 else []
+                opinions[number, left] = voted(*zip(*votes, strict=True))
         return opinions

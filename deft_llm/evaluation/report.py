@@ -76,7 +76,7 @@ def make_report(
         seed (`int`): Random seed.
         configs (`Mapping[str, Mapping[str, Any]] | None`, *optional*): Model name → configuration.
         resamples (`int`, *optional*, defaults to `2000`): Number of resamples of the bootstrap over subjects.
-        trained_on (`str | None`, *optional*): Name of the training dataset, if it is another one.
+        trained_on (`str | None`, *optional*): Name of another dataset that is trained on, if any.
 
     Raises:
         IncompleteError: a fold or a clip of any model is missing.
@@ -349,7 +349,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         cells = [_with_interval(figures[key], figures["intervals"][key]) for key in ("uf1", "uar", "accuracy")]
         lines.append(f"| {name} | {' | '.join(cells)} | {figures['calibration']['ece']:.3f} |")
     if "trained_on" in report:
-        lines[2:2] = [f"Trained on {report['training_clips']} clips of {report['trained_on']}.", ""]
+        words = f"Trained on {report['training_clips']} clips of {report['trained_on']}."
+        if report["protocol"] != ZERO_SHOT:
+            words = f"Rows of {report['trained_on']} join the training rows of every fold."
+        lines[2:2] = [words, ""]
     if "seeds" in report:
         lines += _seeds_table(report["seeds"])
     if report["comparisons"]:

@@ -77,7 +77,8 @@ def evaluate(
         unseen: Vouch that a trained model has seen no subject of the dataset; needed for all protocols but fixed.
         backbone: Folder or Hub repository of a vision model of transformers, for the baselines that need one.
         baseline_settings: Settings of baselines that replace their own: "name.setting" → value, as YAML.
-        train_dataset: For the zero-shot protocol: Uni-MER dataset to train on, all splits of it.
+        train_dataset: Uni-MER dataset, all splits of it: for the zero-shot protocol the one to train on; for others
+            its rows join the training rows of every fold.
         inner: For a recipe in recognition mode: choose its settings in this number of folds of training subjects.
         seeds: Number of seeds, from `seed` on. The report is of the first, with mean and range over all; those of the
             others are in the folders seed-N.
@@ -98,16 +99,15 @@ def evaluate(
 
     from deft_llm.evaluation.baselines import baseline_class
     from deft_llm.evaluation.fold_runs import run_protocol
-    from deft_llm.evaluation.protocols import ZERO_SHOT, in_one_line, make_task
+    from deft_llm.evaluation.protocols import ZERO_SHOT, in_one_line, make_task, with_joined
     from deft_llm.evaluation.report import make_report, markdown, over_seeds, with_heads, write_report
 
     if not model and not baselines:
         raise ValueError("There is nothing to evaluate: give --model, or --baselines, or both.")
-    if (protocol == ZERO_SHOT) != (train_dataset is not None):
-        raise ValueError(
-            "The zero-shot protocol and --train-dataset belong together: give both, or neither. The first tests on "
-            "every row of --dataset, and the second says what to train on."
-        )
+    if protocol == ZERO_SHOT and train_dataset is None:
+        raise ValueError("The zero-shot protocol tests on every row of --dataset; give --train-dataset to train on.")
+    if protocol == "fixed" and train_dataset is not None:
+        raise ValueError("The fixed protocol trains on the dataset's own split; remove --train-dataset.")
     if seeds < 1:
         raise ValueError(f"--seeds must be at least 1; got {seeds}.")
     kinds = [baseline_class(name) for name in baselines]
@@ -117,9 +117,11 @@ def evaluate(
         raise ValueError(f"Unknown mode {mode!r}. Known: {', '.join(MODES)}.")
     with_video = any(kind.needs_video for kind in kinds) or (model is not None and (mode == "full" or trained))
     splits = load_splits(dataset, with_video=with_video)
+    others: list[dict[str, Any]] = []
     if train_dataset is not None:
-        sides = {"train": load_splits(train_dataset, with_video=with_video), "test": splits}
-        splits = {side: [row for part in parts.values() for row in part] for side, parts in sides.items()}
+        others = [row for part in load_splits(train_dataset, with_video=with_video).values() for row in part]
+    if protocol == ZERO_SHOT:
+        splits = {"train": others, "test": [row for part in splits.values() for row in part]}
     task = make_task(splits, protocol, target=target, labels=labels, emotion_words=emotion_words)
     if inner is not None:
         check_inner(inner, task, {row["clip_id"]: row["subject"] for part in splits.values() for row in part})
@@ -127,6 +129,10 @@ def evaluate(
             raise ValueError("--inner chooses settings of a recipe in recognition mode; give such a --model.")
     console = console or Console()
     console.print(in_one_line(task), highlight=False, soft_wrap=True)
+    if others and protocol != ZERO_SHOT:
+        task, joined = with_joined(task, others)
+        splits = {**splits, train_dataset: joined}
+        console.print(f"{len(joined)} of {len(others)} rows of {train_dataset} join the training.", soft_wrap=True)
     rows = [row for part in splits.values() for row in part]
     cache = Path(output_dir) / "folds"
     used = [row for row in rows if row["clip_id"] in task.label_of]

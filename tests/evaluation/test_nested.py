@@ -90,6 +90,21 @@ def test_it_recognises_and_says_what_it_chose():
     assert json.loads(json.dumps(model.chosen)) == model.chosen
 
 
+def test_rows_that_join_are_used_where_they_help_and_never_asked():
+    own = region_rows(18)
+    good = [{**row, "joined": True, "clip_id": f"more/{k}"} for k, row in enumerate(region_rows(36))]
+    model = NestedRecogniser(CLASSES, **KERNEL)
+    model.fit([*own, *good])
+    assert model.chosen["joined"] is True
+    turned = {"negative": "positive", "positive": "surprise", "surprise": "negative"}
+    model.fit([*own, *({**row, "label": turned[row["label"]]} for row in good)])
+    assert model.chosen["joined"] is False
+    # What is not used changes nothing.
+    alone = NestedRecogniser(CLASSES, **KERNEL)
+    alone.fit(own)
+    assert model.predict(own) == alone.predict(own)
+
+
 def test_networks_vote_in_the_inner_folds_too():
     small = {"members": 1, "epochs": 1, "hidden_size": 8, "flow_size": 8, "kernel_share": 0.5, "inner": 2}
     model = NestedRecogniser(LABELS, **small)

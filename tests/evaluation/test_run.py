@@ -84,6 +84,33 @@ def test_nested_and_with_seeds(flow_only, tmp_path):
     assert "Chosen inside the training subjects" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
+def test_rows_of_another_dataset_join_the_training(flow_only, tmp_path, capsys):
+    other = tmp_path / "other"
+    schema = features(DeftVideoProcessor(num_frames=2, flow_size=8))
+    rows = [{**make_row("smic-hs", 7, c, LABELS[c % 3]), "action_units": []} for c in range(6)]
+    rows.append({**make_row("smic-hs", 8, 0, None), "action_units": []})
+    Dataset.from_list(rows, features=schema).to_parquet(other / "train-0.parquet")
+    arguments = [
+        "evaluate",
+        "--dataset",
+        str(flow_only),
+        "--protocol",
+        "loso",
+        "--baselines",
+        "svm",
+        "--resamples",
+        "20",
+    ]
+    arguments += ["--workers", "1", "--output-dir", str(tmp_path / "out")]
+    assert main([*arguments, "--train-dataset", str(other)]) == 0
+    assert "6 of 7 rows" in capsys.readouterr().out
+    report = figures_of(tmp_path / "out")
+    assert (report["clips"], report["subjects"], report["folds"], report["training_clips"]) == (36, 4, 4, 42)
+    assert "Rows of other join the training rows" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert main([*arguments, "--train-dataset", str(flow_only)]) == 2
+    assert "is in --dataset and in --train-dataset" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("protocol", "folds"), [("casme2-3", 2), ("lodo", 2), ("fixed", 1)])
 def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
     arguments = ["--dataset", str(flow_only), "--protocol", protocol, "--baselines", "majority"]
