@@ -73,7 +73,18 @@ class KernelMachine:
             evidence (`np.ndarray`, *optional*): What is known of the action units without learning: logits,
                 (clips, codes), NaN where nothing is known. How far it is trusted is learned.
         """
-        plain, turned = _views(fields), _views(_mirrored(fields))
+        self.fit_views(clip_views(fields), targets, subjects, units, evidence)
+
+    def fit_views(
+        self,
+        views: tuple[np.ndarray, np.ndarray],
+        targets: np.ndarray,
+        subjects: Sequence[str],
+        units: np.ndarray | None = None,
+        evidence: np.ndarray | None = None,
+    ) -> None:
+        """As `fit`, for clips whose features are computed already (`clip_views`)."""
+        plain, turned = views
         self.space = _Space(plain, turned, width=self.width)
         kernel = self.space.kernel(plain)
         groups = np.unique(np.asarray(subjects), return_inverse=True)[1]
@@ -104,13 +115,23 @@ class KernelMachine:
             units, (clips, codes).
         """
         views = _views(fields)
-        emotions = np.zeros((len(fields), self.classes))
-        emotions[:, self.known] = softmax(self.slope * self.emotion.decide(self.space.kernel(views)), axis=1)
+        emotions = self.emotions_of(views)
         if self.units is None:
             return emotions, np.zeros((len(fields), 0))
         if evidence is None:
             evidence = np.full((len(fields), len(self.codes)), np.nan)
         return emotions, self.units.predict(views, evidence)
+
+    def emotions_of(self, plain: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes, (clips, classes), from the first of the two `clip_views`."""
+        emotions = np.zeros((plain.shape[1], self.classes))
+        emotions[:, self.known] = softmax(self.slope * self.emotion.decide(self.space.kernel(plain)), axis=1)
+        return emotions
+
+
+def clip_views(fields: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The features of the clips and of their mirror images in both normalisations, (2, clips, 3 · SIDE²) each."""
+    return _views(fields), _views(_mirrored(fields))
 
 
 class _Space:

@@ -23,7 +23,7 @@ from deft_llm.hub_datasets.unimer.splits import subject_folds
 from deft_llm.training.recognition import RecognitionConfig
 
 from .baselines.flow_features import apex_flow
-from .kernel_machine import KernelMachine, most_likely_slope
+from .kernel_machine import KernelMachine, clip_views, most_likely_slope
 from .recognition import DeftRecogniser, voted
 
 # Factors on the recipe's own values. The kernel machine alone is always a candidate beside the recipe's share.
@@ -102,7 +102,7 @@ class NestedRecogniser:
     def _inner_opinions(self, own: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Probabilities for each clip without its subject in training: (candidates, clips, classes)."""
         rows = [*own, *others]
-        fields = [apex_flow(row) for row in rows]
+        plain, turned = clip_views([apex_flow(row) for row in rows])
         targets = np.array([self.labels.index(row["label"]) for row in rows])
         place = {row["clip_id"]: number for number, row in enumerate(own)}
         opinions = np.zeros((len(self.candidates), len(own), len(self.labels)))
@@ -115,8 +115,9 @@ class NestedRecogniser:
                 share, ridge, width = (candidate[f"kernel_{name}"] for name in ("share", "ridge", "width"))
                 if (joined, ridge, width) not in voters:
                     machine = KernelMachine(len(self.labels), ridge=ridge, width=width)
-                    machine.fit([fields[k] for k in kept], targets[kept], [rows[k]["subject"] for k in kept])
-                    voters[joined, ridge, width] = machine.predict([fields[k] for k in left])[0]
+                    views = plain[:, kept], turned[:, kept]
+                    machine.fit_views(views, targets[kept], [rows[k]["subject"] for k in kept])
+                    voters[joined, ridge, width] = machine.emotions_of(plain[:, left])
                 if share < 1 and joined not in voters:
                     model = self._model({"kernel_share": 0.0})
                     model.fit([rows[k] for k in kept])
