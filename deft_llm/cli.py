@@ -250,7 +250,10 @@ def evaluate(
     ] = None,
     train_dataset: Annotated[
         str | None,
-        typer.Option(help="For zero-shot: Uni-MER dataset to train on, a folder or a Hub repository."),
+        typer.Option(
+            help="Uni-MER dataset, a folder or a Hub repository. zero-shot trains on it; under other protocols its "
+            "rows join the training rows of every fold."
+        ),
     ] = None,
     target: Annotated[str, typer.Option(help="Column to predict.")] = "emotion_coarse",
     labels: Annotated[
@@ -269,6 +272,13 @@ def evaluate(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Folds at a time, one core each.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of training and bootstrap.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --seed on; mean and range are given.")] = 1,
+    inner: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Choose the recipe's settings in this number of folds of the training subjects (nested)."
+        ),
+    ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of the bootstrap over subjects.")] = 2000,
     unseen: Annotated[
         bool,
@@ -312,6 +322,8 @@ def evaluate(
         backbone=backbone,
         baseline_settings=pairs("--baseline-setting", baseline_setting or ()),
         train_dataset=train_dataset,
+        inner=inner,
+        seeds=seeds,
         max_new_tokens=max_new_tokens,
     )
     return DONE

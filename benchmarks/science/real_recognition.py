@@ -5,7 +5,8 @@
 Reads features without pixels (`real-features/composite-half` and `real-features/casme2-half` in the folder of real
 data: by default that of the environment variable DEFT_REAL_DATA, or ../shared/data). One subject is left out at a
 time; settings are the package's defaults; the last weights are taken. `kernel` and `networks` are DEFT with one kind
-of voter; the other names are those of `baselines.BASELINES`. The first model is compared with each of the others.
+of voter. `nested-deft` and `nested-kernel` choose their settings inside the training subjects. The other names are
+those of `baselines.BASELINES`. The first model is compared with each of the others.
 Intervals are over subjects. Finished folds are kept in --output.
 
 Action units are judged on the clips of the five-class task: those that `processing` seeks, beside the evidence that it
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ from sklearn.metrics import roc_auc_score
 TASKS = (("composite-half", "megc2019"), ("casme2-half", "casme2-3"), ("casme2-half", "casme2-5"))
 WITH_UNITS = "casme2-5"
 BASELINES = ("svm", "rcn", "micro_attention_flow", "learnet_flow", "affectivenet_style_flow", "ststnet", "off_apexnet")
-MODELS = ("deft", "kernel", "networks", *BASELINES, "majority")
+INNER = 5  # inner folds of training subjects
+MODELS = ("deft", "kernel", "nested-deft", "nested-kernel", "networks", *BASELINES, "majority")
 
 
 def main() -> int:
@@ -62,6 +65,11 @@ def main() -> int:
             ]
             report = make_report(rows, task, results, dataset=folder, mode="recognition", seed=seed)
             write_report(report, results, arguments.output / f"{protocol}-{seed}")
+            for result in results:
+                seconds = [result.seconds[fold.name] for fold in task.folds]
+                print(f"{result.model}: {np.mean(seconds):.1f} s per fold, {sum(seconds) / 60:.1f} min of one core")
+                for values, folds in Counter(map(_in_words, result.chosen.values())).most_common(3):
+                    print(f"  chosen in {folds} of {len(task.folds)} folds: {values}")
             pooled = {result.model: result.pooled(task) for result in results}
             print_classes(report, pooled, rows, task, seed)
             if protocol == WITH_UNITS:
@@ -69,19 +77,28 @@ def main() -> int:
     return 0
 
 
+def _in_words(chosen: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {chosen[name]:g}" for name in ("kernel_share", "kernel_ridge", "kernel_width"))
+
+
 def model_spec(name: str, rows: Sequence[Mapping[str, Any]], cache: Path) -> Any:
     """What a name of `--models` stands for."""
     from deft_llm.evaluation.baselines import make_baseline
     from deft_llm.evaluation.fold_runs import ModelSpec
+    from deft_llm.evaluation.nested import NestedRecogniser
     from deft_llm.evaluation.recognition import DeftRecogniser
     from deft_llm.training.recognition import RecognitionConfig, prior_path
 
     shares = {"deft": {}, "kernel": {"kernel_share": 1.0}, "networks": {"kernel_share": 0.0}}
+    nested = name.startswith("nested-")
+    name = name.removeprefix("nested-")
     if name not in shares:
         return ModelSpec(name, make_baseline, {"name": name})
     settings = RecognitionConfig.of(shares[name])
     frames = min(settings.max_frames, max(len(row["flow"]) for row in rows))
     files = {} if name == "kernel" else {"prior": prior_path(settings, frames, cache)}
+    if nested:
+        return ModelSpec(f"nested-{name}", NestedRecogniser, {**shares[name], "inner": INNER}, files)
     return ModelSpec(name, DeftRecogniser, shares[name], files)
 
 
@@ -113,6 +130,7 @@ def print_classes(report: dict, pooled: dict, rows: Sequence[Mapping[str, Any]],
 
 def print_units(pooled: dict, rows: Sequence[Mapping[str, Any]], task: Any) -> None:
     """Prints how well each model, and the rules, tell clips with an action unit from those without."""
+    from deft_llm.evaluation.unit_figures import unit_calibration
     from deft_llm.processing.unit_evidence import probabilities, unit_scores
     from deft_llm.processing.unit_patterns import UNITS_SEEN
 
@@ -142,13 +160,6 @@ def print_units(pooled: dict, rows: Sequence[Mapping[str, Any]], task: Any) -> N
             scores.append(2 * right / (truth.sum() + (column >= 0.5).sum()))
         cells = [np.mean(areas), np.mean(recalls), np.mean(scores), unit_calibration(values, labelled), *areas]
         print(f"| {name} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
-
-
-def unit_calibration(values: np.ndarray, labelled: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error of the probabilities of all units together, in bins of equal width."""
-    index = np.minimum((values * bins).astype(int), bins - 1)
-    gaps = [(labelled[index == number] - values[index == number]).sum() for number in range(bins)]
-    return float(np.abs(gaps).sum() / values.size)
 
 
 if __name__ == "__main__":

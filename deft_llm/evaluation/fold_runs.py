@@ -8,6 +8,7 @@ that depend on other test clips) are detected and raise an error.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -36,7 +37,7 @@ TEST_COLUMNS = ("source", "fps", "onset", "apex", "offset", "video", "flow", "mo
 FOLD_CODE = (
     *(
         f"deft_llm.evaluation.{name}"
-        for name in ("baselines", "fold_runs", "generation", "kernel_machine", "protocols", "recognition")
+        for name in ("baselines", "fold_runs", "generation", "kernel_machine", "nested", "protocols", "recognition")
     ),
     *(f"deft_llm.{name}" for name in ("hub_datasets", "modeling_deft", "processing", "training")),
 )
@@ -82,6 +83,8 @@ class RunResult:
         cached (`int`): Number of folds from an earlier run.
         still (`dict[str, dict[str, dict[str, Any]]]`): The same as `predictions` for clips that show no expression.
             These clips are not scored by class.
+        chosen (`dict[str, dict[str, Any]]`): Fold → settings that the model chose on the training rows, if it
+            chooses any (`nested.NestedRecogniser`).
     """
 
     model: str
@@ -90,6 +93,7 @@ class RunResult:
     peak_memory: dict[str, float] = field(default_factory=dict)
     cached: int = 0
     still: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def pooled(self, task: Task) -> dict[str, dict[str, Any]]:
         """Clip id → prediction, over all folds.
@@ -238,9 +242,13 @@ def _run_fold(connection) -> None:
             model = factory(labels=list(labels), seed=seed, **config)
             model.fit(train)
             del train
+            chosen = copy.deepcopy(getattr(model, "chosen", None))
             connection.send(("fitted", None))
             rows = connection.recv()
             predictions = model.predict(rows)
+            if getattr(model, "chosen", None) != chosen:
+                connection.send(("chosen late", None))
+                return
             alone = model.predict(rows[:1]) if len(rows) > 1 else predictions
             dependent = None
             if len(predictions) == len(rows) and len(alone) == 1:
@@ -251,6 +259,7 @@ def _run_fold(connection) -> None:
                     "predicted",
                     {
                         "predictions": predictions,
+                        "chosen": chosen,
                         "depends_on_others": dependent,
                         "seconds": time.perf_counter() - started,
                         "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -282,6 +291,11 @@ def _receive(connection, process, model: ModelSpec, fold: Fold) -> tuple[str, An
         ) from None
     if kind == "failed":
         raise RuntimeError(f"{model.name}, fold {fold.name}:\n{content}")
+    if kind == "chosen late":
+        raise LeakageError(
+            f"{model.name}, fold {fold.name}: the model changed its chosen settings when it saw the test clips. "
+            "Settings must be chosen on the training rows, in fit."
+        )
     if kind == "predicted" and content.pop("depends_on_others"):
         raise LeakageError(
             f"{model.name}, fold {fold.name}: the prediction of {fold.test[0]} changes if the other test clips are "
@@ -333,6 +347,8 @@ def _keep(result: RunResult, fold: Fold, stored: Mapping[str, Any]) -> None:
     tested = set(fold.test)
     result.predictions[fold.name] = {clip: item for clip, item in stored["predictions"].items() if clip in tested}
     still = {clip: item for clip, item in stored["predictions"].items() if clip not in tested}
+    if stored["chosen"]:
+        result.chosen[fold.name] = stored["chosen"]
     if still:
         result.still[fold.name] = still
     result.seconds[fold.name] = stored["seconds"]

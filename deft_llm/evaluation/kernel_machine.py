@@ -45,10 +45,14 @@ class KernelMachine:
     Args:
         classes (`int`): Number of classes.
         codes (`Sequence[str]`, *optional*): The action units.
+        ridge (`float`, *optional*): Ridge of the classes, divided by a clip's weight. Units keep `RIDGE`.
+        width (`float`, *optional*, defaults to `1.0`): Width of the kernel of the classes, as a multiple of the mean
+            squared distance of the training clips from their mean.
     """
 
-    def __init__(self, classes: int, codes: Sequence[str] = ()):
+    def __init__(self, classes: int, codes: Sequence[str] = (), *, ridge: float = RIDGE, width: float = 1.0):
         self.classes, self.codes = classes, tuple(codes)
+        self.ridge, self.width = ridge, width
 
     def fit(
         self,
@@ -69,17 +73,28 @@ class KernelMachine:
             evidence (`np.ndarray`, *optional*): What is known of the action units without learning: logits,
                 (clips, codes), NaN where nothing is known. How far it is trusted is learned.
         """
-        plain, turned = _views(fields), _views(_mirrored(fields))
-        self.space = _Space(plain, turned)
+        self.fit_views(clip_views(fields), targets, subjects, units, evidence)
+
+    def fit_views(
+        self,
+        views: tuple[np.ndarray, np.ndarray],
+        targets: np.ndarray,
+        subjects: Sequence[str],
+        units: np.ndarray | None = None,
+        evidence: np.ndarray | None = None,
+    ) -> None:
+        """As `fit`, for clips whose features are computed already (`clip_views`)."""
+        plain, turned = views
+        self.space = _Space(plain, turned, width=self.width)
         kernel = self.space.kernel(plain)
         groups = np.unique(np.asarray(subjects), return_inverse=True)[1]
         self.known, columns = np.unique(targets, return_inverse=True)
         onehot = np.eye(len(self.known))[columns]
-        self.emotion = _Ridge(kernel, onehot, compute_sample_weight("balanced", targets))
+        self.emotion = _Ridge(kernel, onehot, compute_sample_weight("balanced", targets), self.ridge)
         held_out = self.emotion.held_out(groups)
         self.slope = _USUAL_SLOPE
         if held_out is not None:
-            self.slope = _most_likely_slope(held_out, columns)
+            self.slope = most_likely_slope(held_out, columns)
         self.units = None
         if self.codes:
             if evidence is None:
@@ -100,24 +115,34 @@ class KernelMachine:
             units, (clips, codes).
         """
         views = _views(fields)
-        emotions = np.zeros((len(fields), self.classes))
-        emotions[:, self.known] = softmax(self.slope * self.emotion.decide(self.space.kernel(views)), axis=1)
+        emotions = self.emotions_of(views)
         if self.units is None:
             return emotions, np.zeros((len(fields), 0))
         if evidence is None:
             evidence = np.full((len(fields), len(self.codes)), np.nan)
         return emotions, self.units.predict(views, evidence)
 
+    def emotions_of(self, plain: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes, (clips, classes), from the first of the two `clip_views`."""
+        emotions = np.zeros((plain.shape[1], self.classes))
+        emotions[:, self.known] = softmax(self.slope * self.emotion.decide(self.space.kernel(plain)), axis=1)
+        return emotions
+
+
+def clip_views(fields: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The features of the clips and of their mirror images in both normalisations, (2, clips, 3 · SIDE²) each."""
+    return _views(fields), _views(_mirrored(fields))
+
 
 class _Space:
     """The training clips and their mirror images in all normalisations, with the scales that the kernel uses."""
 
-    def __init__(self, plain: np.ndarray, turned: np.ndarray, weights: np.ndarray | float = 1.0):
+    def __init__(self, plain: np.ndarray, turned: np.ndarray, weights: np.ndarray | float = 1.0, width: float = 1.0):
         self.weights, self.count = weights, plain.shape[1]
         both = np.concatenate([plain, turned], axis=1) * weights
         self.means = both.mean(1, keepdims=True)
         self.clips = both - self.means
-        self.widths = np.maximum((self.clips**2).mean(1).sum(1), 1e-12)
+        self.widths = width * np.maximum((self.clips**2).mean(1).sum(1), 1e-12)
 
     def kernel(self, views: np.ndarray) -> np.ndarray:
         """The kernel between clips and the training clips, (clips, training clips)."""
@@ -130,13 +155,14 @@ class _Space:
 class _Ridge:
     """Kernel ridge regression of centred indicator columns with weighted clips."""
 
-    def __init__(self, kernel: np.ndarray, indicators: np.ndarray, weights: np.ndarray):
+    def __init__(self, kernel: np.ndarray, indicators: np.ndarray, weights: np.ndarray, ridge: float = RIDGE):
+        self.ridge = ridge
         self.inputs = kernel, indicators - 1 / indicators.shape[1], weights
         self.model = self._fitted(np.arange(len(kernel)))
 
     def _fitted(self, kept: np.ndarray) -> KernelRidge:
         kernel, values, weights = self.inputs
-        model = KernelRidge(alpha=RIDGE, kernel="precomputed")
+        model = KernelRidge(alpha=self.ridge, kernel="precomputed")
         return model.fit(kernel[np.ix_(kept, kept)], values[kept], sample_weight=weights[kept])
 
     def decide(self, kernel: np.ndarray) -> np.ndarray:
@@ -241,7 +267,7 @@ def _features(field: np.ndarray) -> np.ndarray:
     return np.stack(views)
 
 
-def _most_likely_slope(decisions: np.ndarray, columns: np.ndarray) -> float:
+def most_likely_slope(decisions: np.ndarray, columns: np.ndarray) -> float:
     """The factor, from 0.5 to 50, under which the softmax of the decisions makes the classes most probable."""
     rows = np.arange(len(columns))
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -239,6 +239,35 @@ def check_trainable(task: Task) -> None:
         classes = {task.label_of[clip] for clip in fold.train}
         if len(classes) < 2:
             raise ValueError(f"Fold {fold.name} has only one class in training, {classes.pop()!r}; two are needed.")
+
+
+def with_joined(task: Task, rows: Sequence[Row]) -> tuple[Task, list[dict[str, Any]]]:
+    """Adds rows of another dataset to the training side of every fold. They are never tested.
+
+    A row has the class of its coarse emotion, or of its emotion, whichever is a label of the task. Others stay out.
+
+    Args:
+        task (`Task`): The task.
+        rows (`Sequence[Row]`): Rows of the other dataset.
+
+    Returns:
+        The new task, and the rows that joined it, marked by `joined`.
+
+    Raises:
+        ValueError: no row has a class of the task, or the two datasets share a clip id.
+    """
+    classes = {row["clip_id"]: (row.get("emotion_coarse"), row.get("emotion")) for row in rows}
+    label_of = {}
+    for clip, words in classes.items():
+        if clip in task.label_of or clip in task.left_out:
+            raise ValueError(f"Clip {clip} is in --dataset and in --train-dataset. Remove it from one of them.")
+        if word := next((word for word in words if word in task.labels), None):
+            label_of[clip] = word
+    if not label_of:
+        raise ValueError(f"No row of --train-dataset has one of the labels {', '.join(task.labels)}.")
+    folds = tuple(Fold(fold.name, (*fold.train, *label_of), fold.test) for fold in task.folds)
+    joined = [{**row, "joined": True} for row in rows if row["clip_id"] in label_of]
+    return replace(task, label_of={**task.label_of, **label_of}, folds=folds), joined
 
 
 # --- Leaks ----------------------------------------------------------------------------------------------------------

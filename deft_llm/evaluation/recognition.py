@@ -70,6 +70,19 @@ def unit_evidence(rows: Sequence[Mapping[str, Any]], codes: Sequence[str]) -> np
     return evidence
 
 
+def voted(opinions: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
+    """The vote on the classes: means of logits, so a voter that is sure outweighs one that cannot tell.
+
+    Args:
+        opinions (`Sequence[np.ndarray]`): Probabilities of each voter, (clips, classes).
+        shares (`Sequence[float]`): The share of each voter.
+
+    Returns:
+        Probabilities, (clips, classes).
+    """
+    return softmax(np.average(np.log(np.stack(opinions).clip(1e-6, 1 - 1e-6)), axis=0, weights=shares), axis=1)
+
+
 class DeftRecogniser:
     """The interface of `baselines.Recogniser` around the networks of recognition mode and the kernel machine.
 
@@ -92,11 +105,15 @@ class DeftRecogniser:
         known = sorted({code for codes in named for code in codes} & set(ACTION_UNITS) - set(FLOW_UNITS))
         self.units = [*FLOW_UNITS, *known]
         self.trained_units = sorted({code for codes in named for code in codes} & set(self.units))
+        # What no training row names is left to the rules.
+        self.ruled_units = sorted({*UNITS_SEEN} - {*self.trained_units}) if self.trained_units else []
         # A row without units may be one whose units nobody wrote down.
         units = torch.tensor([[float(code in codes) if codes else -100.0 for code in self.units] for codes in named])
         self.kernel = None
         if settings.kernel_share > 0:
-            self.kernel = KernelMachine(len(self.labels), self.trained_units)
+            self.kernel = KernelMachine(
+                len(self.labels), self.trained_units, ridge=settings.kernel_ridge, width=settings.kernel_width
+            )
             columns = [self.units.index(code) for code in self.trained_units]
             self.kernel.fit(
                 [apex_flow(row) for row in rows],
@@ -119,7 +136,11 @@ class DeftRecogniser:
             ]
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """`scores`, and `action_units` (code → probability) for the units that the training rows named."""
+        """`scores`, and `action_units` (code → probability).
+
+        The units are those that the training rows named and, by rule alone, others that the rules seek. Without a
+        named unit in training there are none.
+        """
         voters, shares = [], []
         if self.members:
             voters.append(self._networks(rows))
@@ -128,15 +149,16 @@ class DeftRecogniser:
             fields = [apex_flow(row) for row in rows]
             voters.append(self.kernel.predict(fields, unit_evidence(rows, self.trained_units)))
             shares.append(self.settings.kernel_share)
-        emotions, units = (np.stack(opinions).clip(1e-6, 1 - 1e-6) for opinions in zip(*voters, strict=True))
-        # Means of logits: a voter that is sure outweighs one that cannot tell.
-        emotions = softmax(np.average(np.log(emotions), axis=0, weights=shares), axis=1)
-        units = expit(np.average(logit(units), axis=0, weights=shares))
+        emotions, units = zip(*voters, strict=True)
+        emotions = voted(emotions, shares)
+        units = expit(np.average(logit(np.stack(units).clip(1e-6, 1 - 1e-6)), axis=0, weights=shares))
         predictions = []
-        for scores, probabilities in zip(emotions.tolist(), units.tolist(), strict=True):
+        ruled = expit(unit_evidence(rows, self.ruled_units))
+        for scores, probabilities, by_rule in zip(emotions.tolist(), units.tolist(), ruled.tolist(), strict=True):
             prediction: dict[str, Any] = {"scores": scores}
             if self.trained_units:
-                prediction["action_units"] = dict(zip(self.trained_units, probabilities, strict=True))
+                said = zip((*self.trained_units, *self.ruled_units), (*probabilities, *by_rule), strict=True)
+                prediction["action_units"] = dict(said)
             predictions.append(prediction)
         return predictions
 

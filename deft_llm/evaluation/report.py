@@ -23,8 +23,6 @@ from deft_llm.processing.expression_report import parse_answer
 from .fold_runs import RunResult
 from .metrics import (
     NO_ANSWER,
-    attribute_accuracy,
-    au_metrics,
     bootstrap_difference,
     bootstrap_intervals,
     calibration,
@@ -37,6 +35,7 @@ from .metrics import (
     text_metrics,
 )
 from .protocols import CDE, ZERO_SHOT, Task, class_counts, left_out_rows, split_hash
+from .unit_figures import rule_figures, unit_figures
 
 
 def _folds_in_words(protocol: PublishedProtocol) -> str:
@@ -77,7 +76,7 @@ def make_report(
         seed (`int`): Random seed.
         configs (`Mapping[str, Mapping[str, Any]] | None`, *optional*): Model name → configuration.
         resamples (`int`, *optional*, defaults to `2000`): Number of resamples of the bootstrap over subjects.
-        trained_on (`str | None`, *optional*): Name of the training dataset, if it is another one.
+        trained_on (`str | None`, *optional*): Name of another dataset that is trained on, if any.
 
     Raises:
         IncompleteError: a fold or a clip of any model is missing.
@@ -97,6 +96,7 @@ def make_report(
         result.model: _figures(pooled[result.model], clips, by_id, true, subjects, task, seed, resamples)
         | _abstention(result)
         | _config_of(result.model, configs)
+        | ({"chosen": result.chosen} if result.chosen else {})
         for result in results
     }
     matrices = {name: subject_confusions(subjects, true, answers[name], task.labels) for name in names}
@@ -113,6 +113,8 @@ def make_report(
                 "mcnemar": {"model_only": test.first_only, "other_only": test.second_only, "p_value": test.p_value},
             }
         )
+    with_units = any("action_units" in figures for figures in models.values())
+    rule = rule_figures(clips, by_id) if with_units else None
     trained = sorted({clip for fold in task.folds for clip in fold.train})
     return {
         "dataset": dataset,
@@ -134,9 +136,31 @@ def make_report(
         "bootstrap": {"over": "subjects", "resamples": resamples, "level": 0.95, "seed": seed},
         "models": models,
         "comparisons": comparisons,
+        **({"action_units_by_rule": rule} if rule else {}),
         "versions": {name: _version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "hardware": hardware(),
     }
+
+
+def over_seeds(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and range of each model's figures over seeds.
+
+    Args:
+        reports (`Mapping[int, Mapping[str, Any]]`): Seed → its report from `make_report`.
+
+    Returns:
+        `seeds`, and `models`: model → figure → `mean`, `lowest`, `highest`.
+    """
+    models = {}
+    for name in next(iter(reports.values()))["models"]:
+        each = [report["models"][name] for report in reports.values()]
+        values = {key: [item[key] for item in each] for key in ("uf1", "uar", "accuracy")}
+        values["ece"] = [item["calibration"]["ece"] for item in each]
+        models[name] = {
+            key: {"mean": float(np.mean(group)), "lowest": min(group), "highest": max(group)}
+            for key, group in values.items()
+        }
+    return {"seeds": list(reports), "models": models}
 
 
 def _figures(predictions, clips, by_id, true, subjects, task: Task, seed: int, resamples: int) -> dict[str, Any]:
@@ -165,7 +189,7 @@ def _figures(predictions, clips, by_id, true, subjects, task: Task, seed: int, r
             | emotion_metrics([true[i] for i in members], [answers[i] for i in members], labels)
             for source, members in sorted(groups.items())
         }
-    if units := _unit_figures(predictions, clips, by_id):
+    if units := unit_figures(predictions, clips, by_id):
         figures["action_units"] = units
     if written := [clip for clip in clips if "parsed" in predictions[clip]]:
         figures["answers"] = _answer_figures(predictions, written, by_id)
@@ -207,39 +231,6 @@ def _answer_figures(predictions, clips, by_id) -> dict[str, Any]:
         except ImportError as error:
             figures["text"] = {"not_computed": str(error)}
     return figures
-
-
-def _unit_figures(predictions, clips, by_id) -> dict[str, Any] | None:
-    """For clips with labelled action units that the model predicted."""
-    scored = [clip for clip in clips if by_id[clip].get("action_units") and "action_units" in predictions[clip]]
-    if not scored:
-        return None
-    named = {clip: {unit["code"]: unit for unit in by_id[clip]["action_units"]} for clip in scored}
-    codes = sorted({code for units in named.values() for code in units}, key=lambda code: (len(code), code))
-    true = np.array([[code in named[clip] for code in codes] for clip in scored])
-    # A unit without any training clip in the fold cannot be found and counts as missed.
-    found = np.array([[predictions[clip]["action_units"].get(code, 0.0) >= 0.5 for code in codes] for clip in scored])
-    figures = {
-        **au_metrics(true, found),
-        "clips": len(scored),
-        "per_unit": {
-            code: {"clips": int(true[:, k].sum())} | _unit_f1(true[:, [k]], found[:, [k]])
-            for k, code in enumerate(codes)
-        },
-    }
-    for attribute in ("side", "intensity"):
-        column = {"side": "sides", "intensity": "intensities"}[attribute]
-        if any(column in predictions[clip] for clip in scored):
-            figures[f"{attribute}_accuracy"] = attribute_accuracy(
-                [{code: unit.get(attribute) for code, unit in named[clip].items()} for clip in scored],
-                [predictions[clip].get(column, {}) for clip in scored],
-            )
-    return figures
-
-
-def _unit_f1(true: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    values = au_metrics(true, found)
-    return {"f1": values["au_f1"], "f1_macro": values["au_f1_macro"]}
 
 
 def _config_of(name: str, configs: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
@@ -358,7 +349,12 @@ def markdown(report: Mapping[str, Any]) -> str:
         cells = [_with_interval(figures[key], figures["intervals"][key]) for key in ("uf1", "uar", "accuracy")]
         lines.append(f"| {name} | {' | '.join(cells)} | {figures['calibration']['ece']:.3f} |")
     if "trained_on" in report:
-        lines[2:2] = [f"Trained on {report['training_clips']} clips of {report['trained_on']}.", ""]
+        words = f"Trained on {report['training_clips']} clips of {report['trained_on']}."
+        if report["protocol"] != ZERO_SHOT:
+            words = f"Rows of {report['trained_on']} join the training rows of every fold."
+        lines[2:2] = [words, ""]
+    if "seeds" in report:
+        lines += _seeds_table(report["seeds"])
     if report["comparisons"]:
         lines += [
             "",
@@ -390,12 +386,6 @@ def markdown(report: Mapping[str, Any]) -> str:
             for source, values in figures["per_source"].items():
                 cells = " | ".join(_figure(values[key]) for key in ("uf1", "uar", "accuracy"))
                 lines.append(f"| {source} | {values['clips']} | {cells} |")
-        if units := figures.get("action_units"):
-            lines += [
-                "",
-                f"Action units, {units['clips']} clips: F1 {units['au_f1']:.3f}, macro F1 over presence and absence "
-                f"{units['au_f1_macro']:.3f}.",
-            ]
         if answers := figures.get("answers"):
             true = answers["faithfulness"]
             lines += ["", f"Answers that can be parsed: {100 * answers['parsed']:.1f} % of {answers['answers']}."]
@@ -406,6 +396,9 @@ def markdown(report: Mapping[str, Any]) -> str:
                 )
         if abstention := figures.get("abstention"):
             lines += ["", _abstention_words(abstention)]
+        if chosen := figures.get("chosen"):
+            lines += _chosen_table(chosen)
+    lines += _unit_table(report)
     if report["differences_from_the_protocol"]:
         lines += ["", "## Not as published", "", *(f"- {text}" for text in report["differences_from_the_protocol"])]
     if report["left_out_rows"]:
@@ -416,6 +409,60 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += ["", f"Seed {report['seed']}; split SHA-256 `{report['split_sha256']}`; {versions}.", ""]
     lines += ["![Confusion matrices](confusion.png)", "", "![Reliability](reliability.png)", ""]
     return "\n".join(lines)
+
+
+def _seeds_table(seeds: Mapping[str, Any]) -> list[str]:
+    """Mean and range over seeds."""
+    lines = [
+        "",
+        f"Mean over the seeds {', '.join(map(str, seeds['seeds']))}; in brackets the lowest and the highest:",
+        "",
+        "| model | UF1 | UAR | accuracy | ECE |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figures in seeds["models"].items():
+        cells = [
+            _with_interval(figures[key]["mean"], (figures[key]["lowest"], figures[key]["highest"]))
+            for key in ("uf1", "uar", "accuracy", "ece")
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _chosen_table(chosen: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What was chosen inside the training subjects of each fold."""
+    names = list(next(iter(chosen.values())))
+    lines = ["", "Chosen inside the training subjects:", "", f"| fold | {' | '.join(names)} |"]
+    lines.append("|---" * (1 + len(names)) + "|")
+    for fold, values in chosen.items():
+        lines.append(f"| {fold} | {' | '.join(f'{values[name]:.3g}' for name in names)} |")
+    return lines
+
+
+def _unit_table(report: Mapping[str, Any]) -> list[str]:
+    """Action units of all models, and of the evidence by rule."""
+    found = {name: item["action_units"] for name, item in report["models"].items() if "action_units" in item}
+    if not found:
+        return []
+    if rule := report.get("action_units_by_rule"):
+        found["evidence by rule, nothing learned"] = rule
+    codes = list(dict.fromkeys(code for units in found.values() for code in units["per_unit"]))
+    lines = [
+        "",
+        "## Action units",
+        "",
+        "| | clips | mean F1 | macro F1 | mean AUC | AUC of the units that the rules seek | ICC(3,1) | ECE |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, units in found.items():
+        keys = ("au_f1", "au_f1_macro", "auc", "auc_of_sought", "icc", "calibration_error")
+        lines.append(f"| {name} | {units['clips']} | {' | '.join(_figure(units[key]) for key in keys)} |")
+    lines += ["", f"| F1, AUC, ICC | {' | '.join(codes)} |", "|---" * (1 + len(codes)) + "|"]
+    for name, units in found.items():
+        items = [units["per_unit"].get(code) for code in codes]
+        cells = [", ".join(_figure(item[key]) for key in ("f1", "auc", "icc")) if item else "–" for item in items]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def _abstention_words(figures: Mapping[str, Any]) -> str:

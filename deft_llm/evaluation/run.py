@@ -51,6 +51,8 @@ def evaluate(
     backbone: str | None = None,
     baseline_settings: Mapping[str, str] | None = None,
     train_dataset: str | None = None,
+    inner: int | None = None,
+    seeds: int = 1,
     max_new_tokens: int = 256,
     console: Any = None,
 ) -> dict[str, Any]:
@@ -75,7 +77,11 @@ def evaluate(
         unseen: Vouch that a trained model has seen no subject of the dataset; needed for all protocols but fixed.
         backbone: Folder or Hub repository of a vision model of transformers, for the baselines that need one.
         baseline_settings: Settings of baselines that replace their own: "name.setting" → value, as YAML.
-        train_dataset: For the zero-shot protocol: Uni-MER dataset to train on, all splits of it.
+        train_dataset: Uni-MER dataset, all splits of it: for the zero-shot protocol the one to train on; for others
+            its rows join the training rows of every fold.
+        inner: For a recipe in recognition mode: choose its settings in this number of folds of training subjects.
+        seeds: Number of seeds, from `seed` on. The report is of the first, with mean and range over all; those of the
+            others are in the folders seed-N.
         max_new_tokens: Longest generated answer, in tokens.
         console: `rich.console.Console` to print to.
 
@@ -93,16 +99,17 @@ def evaluate(
 
     from deft_llm.evaluation.baselines import baseline_class
     from deft_llm.evaluation.fold_runs import run_protocol
-    from deft_llm.evaluation.protocols import ZERO_SHOT, in_one_line, make_task
-    from deft_llm.evaluation.report import make_report, markdown, with_heads, write_report
+    from deft_llm.evaluation.protocols import ZERO_SHOT, in_one_line, make_task, with_joined
+    from deft_llm.evaluation.report import make_report, markdown, over_seeds, with_heads, write_report
 
     if not model and not baselines:
         raise ValueError("There is nothing to evaluate: give --model, or --baselines, or both.")
-    if (protocol == ZERO_SHOT) != (train_dataset is not None):
-        raise ValueError(
-            "The zero-shot protocol and --train-dataset belong together: give both, or neither. The first tests on "
-            "every row of --dataset, and the second says what to train on."
-        )
+    if protocol == ZERO_SHOT and train_dataset is None:
+        raise ValueError("The zero-shot protocol tests on every row of --dataset; give --train-dataset to train on.")
+    if protocol == "fixed" and train_dataset is not None:
+        raise ValueError("The fixed protocol trains on the dataset's own split; remove --train-dataset.")
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1; got {seeds}.")
     kinds = [baseline_class(name) for name in baselines]
     trained = model is not None and not is_recipe(model)
     mode = mode or ("full" if trained else "recognition")
@@ -110,12 +117,22 @@ def evaluate(
         raise ValueError(f"Unknown mode {mode!r}. Known: {', '.join(MODES)}.")
     with_video = any(kind.needs_video for kind in kinds) or (model is not None and (mode == "full" or trained))
     splits = load_splits(dataset, with_video=with_video)
+    others: list[dict[str, Any]] = []
     if train_dataset is not None:
-        sides = {"train": load_splits(train_dataset, with_video=with_video), "test": splits}
-        splits = {side: [row for part in parts.values() for row in part] for side, parts in sides.items()}
+        others = [row for part in load_splits(train_dataset, with_video=with_video).values() for row in part]
+    if protocol == ZERO_SHOT:
+        splits = {"train": others, "test": [row for part in splits.values() for row in part]}
     task = make_task(splits, protocol, target=target, labels=labels, emotion_words=emotion_words)
+    if inner is not None:
+        check_inner(inner, task, {row["clip_id"]: row["subject"] for part in splits.values() for row in part})
+        if trained or mode != "recognition" or model is None:
+            raise ValueError("--inner chooses settings of a recipe in recognition mode; give such a --model.")
     console = console or Console()
     console.print(in_one_line(task), highlight=False, soft_wrap=True)
+    if others and protocol != ZERO_SHOT:
+        task, joined = with_joined(task, others)
+        splits = {**splits, train_dataset: joined}
+        console.print(f"{len(joined)} of {len(others)} rows of {train_dataset} join the training.", soft_wrap=True)
     rows = [row for part in splits.values() for row in part]
     cache = Path(output_dir) / "folds"
     used = [row for row in rows if row["clip_id"] in task.label_of]
@@ -123,27 +140,40 @@ def evaluate(
     specs = [baseline_spec(name, used, task.labels, backbone=backbone, **settings[name]) for name in baselines]
     if model is not None:
         spec = model_spec(
-            model, splits, cache, protocol=protocol, mode=mode, unseen=unseen, max_new_tokens=max_new_tokens
+            model,
+            splits,
+            cache,
+            protocol=protocol,
+            mode=mode,
+            unseen=unseen,
+            max_new_tokens=max_new_tokens,
+            inner=inner,
         )
         specs.insert(0, spec)
-    results = []
+    reports, kept = {}, {}
     with Progress(console=console) as progress:
-        for spec in specs:
-            bar = progress.add_task(spec.name, total=len(task.folds))
-            done = partial(_advance, progress, bar)
-            results.append(run_protocol(rows, task, spec, cache=cache, workers=workers, seed=seed, on_fold=done))
-    report = make_report(
-        rows,
-        task,
-        with_heads(results),
-        dataset=dataset_name(dataset),
-        mode=mode,
-        seed=seed,
-        configs={spec.name: spec.config | _backbone_of(spec) for spec in specs},
-        trained_on=None if train_dataset is None else dataset_name(train_dataset),
-        resamples=resamples,
-    )
-    write_report(report, results, output_dir)
+        for one in range(seed, seed + seeds):
+            results = []
+            for spec in specs:
+                bar = progress.add_task(spec.name, total=len(task.folds))
+                done = partial(_advance, progress, bar)
+                results.append(run_protocol(rows, task, spec, cache=cache, workers=workers, seed=one, on_fold=done))
+            kept[one] = results
+            reports[one] = make_report(
+                rows,
+                task,
+                with_heads(results),
+                dataset=dataset_name(dataset),
+                mode=mode,
+                seed=one,
+                configs={spec.name: spec.config | _backbone_of(spec) for spec in specs},
+                trained_on=None if train_dataset is None else dataset_name(train_dataset),
+                resamples=resamples,
+            )
+    report = reports[seed] | ({"seeds": over_seeds(reports)} if seeds > 1 else {})
+    for one in range(seed + 1, seed + seeds):
+        write_report(reports[one], kept[one], Path(output_dir) / f"seed-{one}")
+    write_report(report, kept[seed], output_dir)
     console.print(Markdown("\n".join(markdown(report).splitlines()[:20])))
     console.print(f"Written to {output_dir}", highlight=False, soft_wrap=True)
     if trained and protocol == "fixed" and (Path(model) / RUN_FILE).is_file():
@@ -151,6 +181,23 @@ def evaluate(
         card = fill_card(model, report=Path(output_dir) / "report.json")
         console.print(f"Card filled: {card}", highlight=False, soft_wrap=True)
     return report
+
+
+def check_inner(inner: int, task: Any, subject_of: Mapping[str, str]) -> None:
+    """Raises `ValueError` that names a fold whose training subjects cannot be divided into so many inner folds.
+
+    Args:
+        inner: Number of inner folds.
+        task: The task.
+        subject_of: Clip id → subject.
+    """
+    for fold in task.folds:
+        subjects = len({subject_of[clip] for clip in fold.train})
+        if not 2 <= inner <= subjects:
+            raise ValueError(
+                f"--inner {inner}: fold {fold.name} trains on {subjects} subjects; choose a number from 2 to "
+                f"{subjects}."
+            )
 
 
 def _backbone_of(spec: Any) -> dict[str, str]:
@@ -304,6 +351,7 @@ def model_spec(
     mode: str,
     unseen: bool = False,
     max_new_tokens: int = 256,
+    inner: int | None = None,
 ) -> Any:
     """Describes what `--model` names, in the chosen mode, to the harness.
 
@@ -315,6 +363,7 @@ def model_spec(
         mode: One of `MODES`.
         unseen: Whether a trained model is known to have seen no subject of the dataset.
         max_new_tokens: Longest generated answer, in tokens.
+        inner: Number of inner folds to choose the recipe's settings in, if they are to be chosen.
 
     Returns:
         A `fold_runs.ModelSpec`.
@@ -328,6 +377,7 @@ def model_spec(
 
     from deft_llm.evaluation.fold_runs import ModelSpec
     from deft_llm.evaluation.generation import Checkpoint, FineTuned
+    from deft_llm.evaluation.nested import NestedRecogniser, candidates
     from deft_llm.evaluation.recognition import DeftRecogniser
     from deft_llm.training.recognition import RecognitionConfig, prior_path
 
@@ -360,4 +410,7 @@ def model_spec(
     if settings.prior_steps:
         lengths = {np.shape(row["flow"])[0] for rows in splits.values() for row in rows if row["flow"] is not None}
         files["prior"] = prior_path(settings, min(max(lengths, default=1), settings.max_frames), cache)
+    if inner is not None:
+        candidates(settings)  # a recipe without anything to choose is named here
+        return ModelSpec("DEFT, nested", NestedRecogniser, recipe | {"inner": inner}, files)
     return ModelSpec("DEFT, recognition", DeftRecogniser, recipe, files)

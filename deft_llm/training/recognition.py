@@ -74,6 +74,8 @@ class RecognitionConfig(PriorConfig):
         unit_weight (`float`): Weight of the action-unit loss, where the training rows name units.
         kernel_share (`float`): Share of the kernel machine (`evaluation.kernel_machine`) in the vote, from 0 for the
             networks alone to 1 for the kernel machine alone.
+        kernel_ridge (`float`): Ridge of the kernel machine for the classes.
+        kernel_width (`float`): Width of its kernel for the classes, as a multiple of the training clips' variance.
     """
 
     max_frames: int = 1
@@ -86,10 +88,12 @@ class RecognitionConfig(PriorConfig):
     mixing: float = 0.4
     unit_weight: float = 1.0
     kernel_share: float = 0.75
+    kernel_ridge: float = 1.0
+    kernel_width: float = 1.0
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> RecognitionConfig:
-        """Raises `ValueError` that names an unknown key, a share that is not from 0 to 1, or a vote without voters."""
+        """Raises `ValueError` that names an unknown key, a value out of its range, or a vote without voters."""
         known = [item.name for item in fields(cls)]
         unknown = sorted({*values} - {*known})
         if unknown:
@@ -97,6 +101,9 @@ class RecognitionConfig(PriorConfig):
         settings = cls(**values)
         if not 0 <= settings.kernel_share <= 1:
             raise ValueError(f"kernel_share must be from 0 to 1; got {settings.kernel_share}.")
+        for name in ("kernel_ridge", "kernel_width"):
+            if not getattr(settings, name) > 0:
+                raise ValueError(f"{name} must be above 0; got {getattr(settings, name)}.")
         if settings.kernel_share < 1 and settings.members < 1:
             raise ValueError("members must be at least 1, unless kernel_share is 1 and no network votes.")
         return settings

@@ -4,6 +4,7 @@ import torch
 
 from deft_llm.evaluation.recognition import DeftRecogniser, clip_fields, unit_evidence
 from deft_llm.processing.action_units import ellipse_mask, region_ellipse
+from deft_llm.processing.unit_patterns import UNITS_SEEN
 from deft_llm.training.recognition import RecognitionConfig, mirrored, prior_path
 from tests.evaluation.made_up_rows import make_row
 
@@ -58,7 +59,8 @@ def test_it_learns_in_any_unit(prior, unit):
     assert accuracy(model, rows[36:]) >= 0.9  # chance is a third
     item = model.predict(rows[36:37])[0]
     assert sum(item["scores"]) == pytest.approx(1)
-    assert sorted(item["action_units"]) == ["AU12", "AU2", "AU4"]
+    assert model.trained_units == ["AU12", "AU2", "AU4"]
+    assert {*item["action_units"]} == {*UNITS_SEEN}  # the others by rule
 
 
 def test_action_units_come_from_their_labels(prior):
@@ -131,3 +133,20 @@ def test_clips_of_different_lengths_are_refused():
     rows = [*region_rows(1, frames=1), *region_rows(1, frames=2)]
     with pytest.raises(ValueError, match=r"\[1, 2\] flow fields"):
         clip_fields(rows, RecognitionConfig(max_frames=3))
+
+
+def test_a_unit_that_no_training_row_names_is_left_to_the_rules():
+    shown = region_rows(9)
+    model = DeftRecogniser(LABELS, 0, **{**SMALL, "kernel_share": 1.0})
+    model.fit([row for row in shown if row["label"] != "negative"])
+    assert "AU4" not in model.trained_units
+    found = {row["label"]: item["action_units"]["AU4"] for row, item in zip(shown, model.predict(shown), strict=True)}
+    assert found["negative"] > max(found["positive"], found["surprise"])
+    model.fit(region_rows(6, units=False))
+    assert "action_units" not in model.predict(shown)[0]
+
+
+@pytest.mark.parametrize(("name", "value"), [("kernel_ridge", 0), ("kernel_width", -1.0)])
+def test_settings_of_the_kernel_machine_are_above_zero(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be above 0; got {value}"):
+        RecognitionConfig.of({name: value})

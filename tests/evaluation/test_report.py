@@ -7,7 +7,7 @@ from PIL import Image
 
 from deft_llm.evaluation.fold_runs import IncompleteError, RunResult
 from deft_llm.evaluation.protocols import make_task
-from deft_llm.evaluation.report import make_report, markdown, model_index, with_heads, write_report
+from deft_llm.evaluation.report import make_report, markdown, model_index, over_seeds, with_heads, write_report
 from tests.evaluation.made_up_rows import make_row
 
 LABELS = ("negative", "positive")
@@ -69,7 +69,13 @@ def test_action_units_and_sides(rows, task):
     found = result_of(task, "m", action_units={"AU4": 0.9, "AU12": 0.1}, sides={"AU12": "left"})
     units = report_of(rows, task, found)["models"]["m"]["action_units"]
     # AU4: TP 6, FP 6; AU12: FN 6
-    assert units["per_unit"]["AU4"] == {"clips": 6, "f1": pytest.approx(2 / 3), "f1_macro": pytest.approx(1 / 3)}
+    assert units["per_unit"]["AU4"] == {
+        "clips": 6,
+        "f1": pytest.approx(2 / 3),
+        "f1_macro": pytest.approx(1 / 3),
+        "auc": 0.5,
+        "icc": None,
+    }
     assert units["au_f1"] == pytest.approx(1 / 3)
     assert units["side_accuracy"] == {"accuracy": 0.5, "accuracy_where_found": 1.0, "labelled": 12, "found": 6}
 
@@ -144,3 +150,27 @@ def test_the_block_of_the_model_card(rows, task):
         ("accuracy", 1.0),
     ]
     assert result["metrics"][0]["args"]["interval_95"] == [1.0, 1.0]
+
+
+def test_seeds_have_a_mean_and_a_range(rows, task):
+    wrong = {"samm/sub03/EP00_negative/46", "samm/sub03/EP01_positive/46"}
+    reports = {0: report_of(rows, task, result_of(task, "m")), 1: report_of(rows, task, result_of(task, "m", wrong))}
+    seeds = over_seeds(reports)
+    accuracy = seeds["models"]["m"]["accuracy"]
+    assert accuracy == {"mean": pytest.approx(11 / 12), "lowest": pytest.approx(10 / 12), "highest": 1.0}
+    page = markdown(reports[0] | {"seeds": seeds})
+    assert "Mean over the seeds 0, 1;" in page
+    assert "0.917 (0.833 to 1.000)" in page
+
+
+def test_what_was_chosen_stands_in_the_report(rows, task):
+    result = result_of(task, "m")
+    result.chosen = {fold.name: {"kernel_share": 0.75, "inner_loss": 0.5} for fold in task.folds}
+    report = report_of(rows, task, result)
+    assert report["models"]["m"]["chosen"] == result.chosen
+    assert f"| {task.folds[0].name} | 0.75 | 0.5 |" in markdown(report)
+
+
+def test_rules_stand_beside_the_models(rows, task):
+    page = markdown(report_of(rows, task, result_of(task, "m", action_units={"AU4": 0.9})))
+    assert "| evidence by rule, nothing learned | 12 |" in page

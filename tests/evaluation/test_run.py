@@ -68,6 +68,49 @@ def test_a_protocol_from_folder_to_report(flow_only, tmp_path, capsys):
     assert {entry["folds_from_cache"] for entry in timings.values()} == {4}
 
 
+def test_nested_and_with_seeds(flow_only, tmp_path):
+    recipe = tmp_path / "kernel.yaml"
+    recipe.write_text("{kernel_share: 1.0, prior_steps: 0}", encoding="utf-8")
+    arguments = ["--dataset", str(flow_only), "--protocol", "loso", "--model", str(recipe), "--resamples", "20"]
+    arguments += ["--inner", "3", "--seeds", "2", "--workers", "1", "--output-dir", str(tmp_path / "out")]
+    assert main(["evaluate", *arguments]) == 0
+    report = figures_of(tmp_path / "out")
+    assert report["seeds"]["seeds"] == [0, 1]
+    assert figures_of(tmp_path / "out" / "seed-1")["seed"] == 1
+    chosen = report["models"]["DEFT, nested"]["chosen"]
+    assert {*chosen} == {
+        f"{source}/sub{n:02d}" for source, n in (("samm", 1), ("casme2", 2), ("samm", 3), ("casme2", 4))
+    }
+    assert "Chosen inside the training subjects" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_rows_of_another_dataset_join_the_training(flow_only, tmp_path, capsys):
+    other = tmp_path / "other"
+    schema = features(DeftVideoProcessor(num_frames=2, flow_size=8))
+    rows = [{**make_row("smic-hs", 7, c, LABELS[c % 3]), "action_units": []} for c in range(6)]
+    rows.append({**make_row("smic-hs", 8, 0, None), "action_units": []})
+    Dataset.from_list(rows, features=schema).to_parquet(other / "train-0.parquet")
+    arguments = [
+        "evaluate",
+        "--dataset",
+        str(flow_only),
+        "--protocol",
+        "loso",
+        "--baselines",
+        "svm",
+        "--resamples",
+        "20",
+    ]
+    arguments += ["--workers", "1", "--output-dir", str(tmp_path / "out")]
+    assert main([*arguments, "--train-dataset", str(other)]) == 0
+    assert "6 of 7 rows" in capsys.readouterr().out
+    report = figures_of(tmp_path / "out")
+    assert (report["clips"], report["subjects"], report["folds"], report["training_clips"]) == (36, 4, 4, 42)
+    assert "Rows of other join the training rows" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert main([*arguments, "--train-dataset", str(flow_only)]) == 2
+    assert "is in --dataset and in --train-dataset" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("protocol", "folds"), [("casme2-3", 2), ("lodo", 2), ("fixed", 1)])
 def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
     arguments = ["--dataset", str(flow_only), "--protocol", protocol, "--baselines", "majority"]
@@ -112,6 +155,11 @@ def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
             "tests every subject, those it was trained on included",
         ),
         (["--protocol", "loso", "--baselines", "majority", "--labels", "negative"], "only one class in training"),
+        (
+            ["--protocol", "loso", "--model", "recipes/recognition.yaml", "--inner", "4"],
+            "trains on 3 subjects; choose a number from 2 to 3",
+        ),
+        (["--protocol", "loso", "--baselines", "svm", "--inner", "3"], "--inner chooses settings of a recipe"),
         (["--protocol", "cde", "--baselines", "majority", "--labels", "negative"], "remove --labels"),
         (["--protocol", "loso", "--baselines", "majority", "--emotion-word", "a=b"], "does not read emotion words"),
         (["--protocol", "loso", "--baselines", "majority", "--target", "objective_class"], "No clip has a label"),
@@ -164,9 +212,12 @@ def test_zero_shot_tests_every_row_of_another_dataset(flow_only, tmp_path, capsy
     report = figures_of(tmp_path / "out")
     assert (report["clips"], report["training_clips"], report["trained_on"]) == (24, 8, "rendered")
     assert "Trained on 8 clips of rendered." in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    for wrong in (["zero-shot"], ["loso", "--train-dataset", str(tmp_path)]):
+    for wrong, message in (
+        (["zero-shot"], "give --train-dataset to train on"),
+        (["fixed", "--train-dataset", str(tmp_path)], "remove --train-dataset"),
+    ):
         assert main([*arguments, *wrong]) == 2
-        assert "--train-dataset belong together" in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_baselines_with_a_backbone_read_flow_or_pixels(flow_only, backbone, tmp_path):
