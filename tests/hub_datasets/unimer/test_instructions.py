@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.unimer.answer_parsing import EMOTIONS, TASKS, convention_in, parse_facts, region_in, unit_in
+from deft_llm.hub_datasets.unimer.answer_parsing import EMOTIONS, TASKS, parse_facts, unit_in
 from deft_llm.hub_datasets.unimer.constraints import (
     CONTRADICTED,
     NOT_TESTABLE,
@@ -16,7 +16,6 @@ from deft_llm.hub_datasets.unimer.constraints import (
     Judgement,
 )
 from deft_llm.hub_datasets.unimer.instructions import (
-    QUESTIONS,
     accept_facts,
     clip_generator,
     conversations_of,
@@ -86,28 +85,6 @@ def test_twenty_thousand_answers_say_the_accepted_facts_and_nothing_else():
     assert len({fact[4] for fact in facts if fact[0] == "motion"}) > 40
     assert {fact[1] for fact in facts if fact[0] == "emotion"} == EMOTIONS
     assert ("insufficient motion",) in facts
-
-
-def test_every_task_asks_in_many_ways_and_names_the_convention_where_it_decides():
-    for task, questions in QUESTIONS.items():
-        assert len(set(questions)) == len(questions)
-        if not task.startswith("me_vqa"):
-            assert len(questions) >= 8, task
-        for question in questions:
-            decides = task in "explain emotion emotion_coarse me_vqa_coarse me_vqa_fine me_vqa_combined".split()
-            assert ("{convention}" in question) == decides, question
-            filled = question.format(
-                convention="CAS(ME)^3",
-                unit="AU12 (lip corner puller)",
-                name="lip corner puller",
-                side="left",
-                region="lower lid",
-            )
-            assert convention_in(filled) == ("CAS(ME)^3" if decides else None)
-            if "{unit}" in question or "{name}" in question:
-                assert unit_in(filled) == "AU12"
-            if "{region}" in question:
-                assert region_in(filled) == ("lower lid", "left")
 
 
 def test_answers_come_in_several_forms():

@@ -1,0 +1,157 @@
+"""The questions of the Uni-MER tasks: several wordings per task, and which wording a question has."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES
+from deft_llm.processing.expression_report import DEFAULT_INSTRUCTION
+
+_THREE_FIELDS = "three fields: one line Class, one line a piece of Evidence, one paragraph Rationale."
+
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "explain": (
+        DEFAULT_INSTRUCTION,
+        "Say what the face does and what it shows by the convention of {convention}. Write " + _THREE_FIELDS,
+        "By the convention of {convention}, which micro-expression is this, and what speaks for it? Give "
+        + _THREE_FIELDS,
+        "Analyse the micro-expression by the convention of {convention}. Report " + _THREE_FIELDS,
+        "Classify this clip by the convention of {convention}, and justify the class. Use " + _THREE_FIELDS,
+        "Name the class by the convention of {convention}, the movements it rests on, and the reason. Answer in "
+        + _THREE_FIELDS,
+        "What happens in this face, and how is it read by the convention of {convention}? Write " + _THREE_FIELDS,
+        "Describe the evidence in the motion and conclude by the convention of {convention}. Return " + _THREE_FIELDS,
+        "Which movements are there, and which emotion do they make by the convention of {convention}? Fill in "
+        + _THREE_FIELDS,
+    ),
+    "emotion": (
+        "Which emotion does the micro-expression show by the convention of {convention}? Answer with one word.",
+        "By the convention of {convention}, name the emotion of this micro-expression in one word.",
+        "What is the fine-grained emotion by the convention of {convention}? Reply in one word.",
+        "One word: which emotion is it by the convention of {convention}?",
+        "Which emotion is this by the convention of {convention}?",
+        "How is this micro-expression labelled by the convention of {convention}?",
+        "Tell me the emotion that the convention of {convention}, applied to this clip, gives.",
+        "By the convention of {convention}, what does this face show for a moment?",
+        "Read the micro-expression by the convention of {convention}. Which emotion is it?",
+    ),
+    "emotion_coarse": (
+        "Is this positive, negative, surprise or others by the convention of {convention}? Answer in one word.",
+        "By the convention of {convention}, name the coarse class of this micro-expression in one word.",
+        "What is the coarse emotion by the convention of {convention}? Reply in one word.",
+        "One word: which coarse class is it by the convention of {convention}?",
+        "Which coarse class does the clip belong to by the convention of {convention}?",
+        "How is this clip classed coarsely by the convention of {convention}?",
+        "By the convention of {convention}, which of the coarse classes is this?",
+        "Positive, negative, surprise or others: which one by the convention of {convention}?",
+        "Sort the micro-expression into a coarse class by the convention of {convention}.",
+    ),
+    "action_units": (
+        "Which action units are visible in the motion? List them.",
+        "List the action units that move the face in this clip.",
+        "Name every action unit that the motion shows.",
+        "What action units can be seen moving?",
+        "Give the action units behind the motion in this clip, with codes.",
+        "Code the visible motion in FACS action units.",
+        "Which facial actions does the motion show? Answer with action units.",
+        "Write down the action units that the motion speaks for.",
+        "Seen from the motion alone, which action units are active?",
+    ),
+    "action_unit_presence": (
+        "Is {unit} visible in the motion? Answer yes or no.",
+        "Yes or no: does the motion show {unit}?",
+        "Does {unit} move the face in this clip? Answer with yes or no.",
+        "Answer yes or no: is {unit} there?",
+        "Can {unit} be seen in this clip?",
+        "Does the face show {unit}?",
+        "Check the motion for {unit}. Is it there?",
+        "Is there {unit} in this clip?",
+        "Would you code {unit} from this motion?",
+    ),
+    "side": (
+        "On which side of the face is {unit}? Answer left, right or both in one word.",
+        "One word, left, right or both: where does {unit} show?",
+        "Is {unit} on the subject's left, right or both sides? Answer with one word.",
+        "Name the side of {unit} in one word.",
+        "Which side of the face shows {unit}, seen from the subject?",
+        "Does {unit} show on one side or on both?",
+        "Where is {unit}: left, right or both sides?",
+        "Tell me the side on which {unit} moves the face.",
+        "Which half of the face moves with {unit}?",
+    ),
+    "region_motion": (
+        "How does the {region} on the {side} move?",
+        "Describe the motion of the {region} on the {side}.",
+        "Where to and how far does the {region} on the {side} move?",
+        "Look at the {region} on the {side}: direction and magnitude?",
+        "What is the direction and the magnitude of the motion of the {region} on the {side}?",
+        "Measure the motion of the {region} on the {side}, in percent of the crop width.",
+        "In which direction does the {region} on the {side} go, and by how much?",
+        "Give direction and magnitude of the movement of the {region} on the {side}.",
+        "What does the {region} on the {side} do?",
+    ),
+    "motions": (
+        "Which regions of the face move most? Describe at most three.",
+        "Describe the strongest motions of the face, at most three of them.",
+        "Where does the face move most? Name up to three regions with direction and magnitude.",
+        "List the strongest region motions, three at most, with side, direction and magnitude.",
+        "What moves in this face? Give the three strongest motions, or fewer if fewer are clear.",
+        "Report the face's strongest motions in percent of the crop width, at most three.",
+        "Which parts of the face move, where to and how far? Three at most.",
+        "Name the regions that move most, not more than three, and say how they move.",
+        "Sum up the motion: the strongest three regions or fewer.",
+    ),
+    # Questions of the MEGC ME-VQA track, word for word. If the answer depends on the convention, a line before the
+    # question names it.
+    "me_vqa_coarse": ("Label convention: {convention}\nWhat is the coarse expression class?",),
+    "me_vqa_fine": ("Label convention: {convention}\nWhat is the fine-grained expression class?",),
+    "me_vqa_action_units": ("What is the action unit?", "What are the action units?"),
+    "me_vqa_presence": ("Is the action unit {name} shown on the face?",),
+    "me_vqa_side": ("Is the action unit {name} located on the left or right face?",),
+    "me_vqa_combined": (
+        "Label convention: {convention}\nWhat is the action unit present, and based on it, what is the fine-grained "
+        "expression and the coarse expression class?",
+        "Label convention: {convention}\nWhat are the action units present, and based on them, what is the "
+        "fine-grained expression and the coarse expression class?",
+    ),
+}
+
+# What the placeholders of a question may stand for.
+_PLACEHOLDERS = {
+    "convention": r"[^,.:;?\n]+",
+    "unit": "|".join(re.escape(f"{unit.code} ({unit.name})") for unit in ACTION_UNITS.values()),
+    "name": "|".join(re.escape(unit.name) for unit in ACTION_UNITS.values()),
+    "region": "|".join(map(re.escape, REGIONS)),
+    "side": "|".join(SIDES),
+}
+
+
+def wording_of(task: str, question: str) -> int:
+    """The place in `QUESTIONS[task]` of the wording that a question has.
+
+    Args:
+        task (`str`): Task of the question.
+        question (`str`): The question, with its placeholders filled in.
+
+    Raises:
+        ValueError: The task is unknown, or the question has none of its wordings.
+    """
+    if task not in QUESTIONS:
+        raise ValueError(f"Unknown task {task!r}. Known: {', '.join(QUESTIONS)}.")
+    for place, pattern in enumerate(_patterns(task)):
+        if pattern.fullmatch(question):
+            return place
+    raise ValueError(f"The question {question!r} has none of the wordings of the task {task!r}.")
+
+
+@lru_cache(maxsize=64)
+def _patterns(task: str) -> tuple[re.Pattern[str], ...]:
+    """A pattern per wording of a task."""
+    patterns = []
+    for question in QUESTIONS[task]:
+        parts = re.split(r"\{(\w+)\}", question)  # text and placeholders in turn
+        parts[::2] = map(re.escape, parts[::2])
+        parts[1::2] = (f"(?:{_PLACEHOLDERS[name]})" for name in parts[1::2])
+        patterns.append(re.compile("".join(parts)))
+    return tuple(patterns)
