@@ -1,7 +1,11 @@
 import re
+from collections import defaultdict
+
+import pytest
 
 from deft_llm.hub_datasets.unimer.answer_parsing import TASKS, convention_in, region_in, unit_in
 from deft_llm.hub_datasets.unimer.questions import QUESTIONS, wording_of
+from tests.hub_datasets.unimer.written_sentences import sentences
 
 
 def test_every_task_has_questions():
