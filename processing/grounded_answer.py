@@ -8,10 +8,10 @@ of the rationale are those of the training data.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from .action_units import ACTION_UNITS, REGIONS, ActionUnit, get_action_unit
+from .action_units import ACTION_UNITS, REGIONS, SIDES, ActionUnit, get_action_unit
 from .expression_report import (
     FIELDS,
     INSUFFICIENT,
@@ -104,6 +104,36 @@ def measured_evidence(code: str, motions: Sequence[RegionMotion]) -> tuple[str, 
         direction = expected.phrase
     side = "both" if len(shown) > 1 else shown[0].side
     return side, MotionEvidence(unit.code, expected.region, direction, magnitude, _error_of_mean(shown))
+
+
+def absent_units(
+    named: Collection[str], explained: Collection[tuple[str, str]], motions: Sequence[RegionMotion]
+) -> tuple[str, ...]:
+    """The action units that are certainly absent: nobody names them, and their region is still on both sides.
+
+    The region may also move if a visible unit explains this motion, and its direction is at least three octants from
+    the one expected for the absent unit.
+
+    Args:
+        named (`Collection[str]`): Codes that somebody names, with or without certainty.
+        explained (`Collection[tuple[str, str]]`): (region, side) of the motions that visible units explain.
+        motions (`Sequence[RegionMotion]`): Motion of all regions of the clip.
+    """
+    measured = {(item.region, item.side): item for item in motions}
+    absent = []
+    for unit in ACTION_UNITS.values():
+        if unit.code in named or not unit.testable or not unit.motions:
+            continue
+        expected = unit.motions[0]
+        certain = []
+        for side in SIDES:
+            item = measured.get((expected.region, side))
+            apart = None if item is None else octants_apart(item.direction, expected.phrase)
+            opposed = apart is not None and apart >= 3 and (expected.region, side) in explained
+            certain.append(item is not None and (not item.significant or opposed))
+        if all(certain):
+            absent.append(unit.code)
+    return tuple(absent)
 
 
 def measured_report(recognised: Mapping[str, str], emotion: str, motions: Sequence[RegionMotion]) -> ExpressionReport:

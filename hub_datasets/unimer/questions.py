@@ -117,9 +117,61 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# Questions of a conversation about a clip.
+QUESTIONS |= {
+    "could_be": (
+        "Could this be {emotion} by the convention of {convention}?",
+        "Might the face show {emotion} by the convention of {convention}?",
+        "By the convention of {convention}, is {emotion} possible here?",
+        "Does the motion fit {emotion} by the convention of {convention}?",
+        "Can this clip be {emotion} by the convention of {convention}?",
+        "Would you accept {emotion} as an answer by the convention of {convention}?",
+        "Is it possible that this is {emotion} by the convention of {convention}?",
+        "Someone says this is {emotion} by the convention of {convention}. Can that be?",
+        "By the convention of {convention}, does what moves allow {emotion}?",
+    ),
+    "why_not": (
+        "Why is this not {emotion} by the convention of {convention}?",
+        "By the convention of {convention}, why not {emotion}?",
+        "What speaks against {emotion} by the convention of {convention}?",
+        "What is missing for {emotion} by the convention of {convention}?",
+        "Why do you rule out {emotion} by the convention of {convention}?",
+        "What would have to move for {emotion} by the convention of {convention}, and does not?",
+        "Give the reason against {emotion} by the convention of {convention}.",
+        "How can you tell that it is not {emotion} by the convention of {convention}?",
+        "Explain why {emotion} is not the answer by the convention of {convention}.",
+    ),
+    "expected_motion": (
+        "What would you expect to see for {unit}?",
+        "What does {unit} do to a face?",
+        "Which motion would {unit} make?",
+        "How would a face move with {unit}?",
+        "Where would {unit} move the face, and where to?",
+        "If {unit} were there, what would move?",
+        "Which regions does {unit} move, and in which direction?",
+        "Describe the motion that one expects of {unit}.",
+        "How is {unit} recognised in motion?",
+    ),
+}
+TURN_TASKS = (
+    "emotion",
+    "emotion_coarse",
+    "action_units",
+    "action_unit_presence",
+    "side",
+    "region_motion",
+    "motions",
+    "could_be",
+    "why_not",
+    "expected_motion",
+)
+"""Tasks that the turns of a conversation are drawn from. Their answers need no other turn to be understood."""
+QUESTIONS["several_turns"] = tuple(question for task in TURN_TASKS for question in QUESTIONS[task])
+
 # What the placeholders of a question may stand for.
 _PLACEHOLDERS = {
     "convention": r"[^,.:;?\n]+",
+    "emotion": r"[^,.:;?\n]+",
     "unit": "|".join(re.escape(f"{unit.code} ({unit.name})") for unit in ACTION_UNITS.values()),
     "name": "|".join(re.escape(unit.name) for unit in ACTION_UNITS.values()),
     "region": "|".join(map(re.escape, REGIONS)),
@@ -129,6 +181,8 @@ _PLACEHOLDERS = {
 
 def wording_of(task: str, question: str) -> int:
     """The place in `QUESTIONS[task]` of the wording that a question has.
+
+    A conversation of the task several_turns has several questions, and each has a wording of its own.
 
     Args:
         task (`str`): Task of the question.
@@ -145,6 +199,32 @@ def wording_of(task: str, question: str) -> int:
     raise ValueError(f"The question {question!r} has none of the wordings of the task {task!r}.")
 
 
+def task_of_turn(question: str) -> str:
+    """The task of one question of a conversation, one of `TURN_TASKS`.
+
+    Raises:
+        ValueError: The question has none of their wordings.
+    """
+    for task in TURN_TASKS:
+        if any(pattern.fullmatch(question) for pattern in _patterns(task)):
+            return task
+    raise ValueError(f"The question {question!r} has none of the wordings of {', '.join(TURN_TASKS)}.")
+
+
+def emotion_in(question: str) -> str:
+    """The emotion that a question of the tasks could_be and why_not asks about.
+
+    Raises:
+        ValueError: The question names none.
+    """
+    for task in ("could_be", "why_not"):
+        for pattern in _patterns(task):
+            match = pattern.fullmatch(question)
+            if match:
+                return match["emotion"]
+    raise ValueError(f"Expected an emotion in the question {question!r}, found none.")
+
+
 @lru_cache(maxsize=64)
 def _patterns(task: str) -> tuple[re.Pattern[str], ...]:
     """A pattern per wording of a task."""
@@ -152,6 +232,6 @@ def _patterns(task: str) -> tuple[re.Pattern[str], ...]:
     for question in QUESTIONS[task]:
         parts = re.split(r"\{(\w+)\}", question)  # text and placeholders in turn
         parts[::2] = map(re.escape, parts[::2])
-        parts[1::2] = (f"(?:{_PLACEHOLDERS[name]})" for name in parts[1::2])
+        parts[1::2] = (f"(?P<{name}>{_PLACEHOLDERS[name]})" for name in parts[1::2])
         patterns.append(re.compile("".join(parts)))
     return tuple(patterns)
