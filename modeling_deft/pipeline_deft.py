@@ -9,6 +9,8 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
+from .conversation_deft import Conversation
+
 TASK = "video-text-to-text"
 # The experts' results, which constrain the answer and are part of the report.
 RECOGNITION = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
@@ -40,16 +42,16 @@ class DeftVideoTextToTextPipeline(Pipeline):
     def _sanitize_parameters(
         self, text=None, convention=None, grounded=None, generate_kwargs=None, max_new_tokens=None, **kwargs
     ):
-        clip_names = set(type(self.processor.video_processor).valid_kwargs.__annotations__)
+        clip_names = self._clip_names()
         generation_names = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
         clip_kwargs, forward = {}, dict(generate_kwargs or {})
         for name, value in kwargs.items():
             if name in clip_names:
                 clip_kwargs[name] = value
-            elif name in generation_names:
+            elif name in generation_names or name == "streamer":
                 forward[name] = value
             else:
-                own = {"text", "convention", "grounded", "generate_kwargs", "batch_size", "num_workers"}
+                own = {"text", "convention", "grounded", "generate_kwargs", "streamer", "batch_size", "num_workers"}
                 near = difflib.get_close_matches(name, sorted(own | clip_names | generation_names), n=1)
                 raise TypeError(
                     f"The {TASK} pipeline has no argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
@@ -71,12 +73,21 @@ class DeftVideoTextToTextPipeline(Pipeline):
             {name: value for name, value in form.items() if value is not None},
         )
 
-    def __call__(self, videos: Any, text: str | None = None, **kwargs) -> dict[str, Any] | list[dict[str, Any]]:
+    def _clip_names(self) -> set[str]:
+        """Names of the video processor's arguments."""
+        return set(type(self.processor.video_processor).valid_kwargs.__annotations__)
+
+    def __call__(
+        self, videos: Any, text: str | list[dict[str, Any]] | None = None, **kwargs
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         r"""
         Args:
             videos: a clip, a list of clips, or a dataset of clips. A list of images, or of paths to images, is one
                 clip; any other list of paths is a list of clips.
-            text: the question; by default the one that asks for Class, Evidence and Rationale.
+            text: the question; by default the one that asks for Class, Evidence and Rationale. Or a conversation:
+                chat messages of transformers with earlier answers, the last one of the user. It has one block of type
+                video, or two for a list of two clips. The result then has `generated_text` and `frames_indices`, which
+                is a list per clip if there are two.
             convention: the label convention to answer in, one of `config.label_conventions`; by default the mean of
                 all conventions.
             key_frames: onset, apex and offset of the clip, as in [`DeftVideoProcessor`].
@@ -85,15 +96,20 @@ class DeftVideoTextToTextPipeline(Pipeline):
             face_source: finds the face, as in [`DeftVideoProcessor`].
             grounded: restrict the answer to the answer format, its class to the emotion head, and its evidence and
                 rationale to the recognised units with the measured motion (requires llguidance). By default True for
-                the default question, and False for a `text` of your own.
+                the default question, and False for a `text` of your own. For a conversation, the answer is restricted
+                to true statements about the clips; by default True.
             batch_size: number of clips per batch.
             max_new_tokens: passed to `generate`.
+            streamer: of transformers, such as `TextStreamer`; gets the tokens as they are generated.
             generate_kwargs: further arguments of `generate`. They can also be passed by name.
 
         Raises:
             TypeError: the pipeline does not have the argument; the message names the closest one.
-            ValueError: the model was not trained with this `convention`.
+            ValueError: the model was not trained with this `convention`; or a conversation does not have one video
+                block per clip, does not end with a question, or is longer than the language model's context.
         """
+        if isinstance(text, (list, tuple)):
+            return self._answer(videos, text, kwargs)
         if isinstance(videos, (list, tuple)):
             clips = self.processor.video_processor.list_of_clips(videos)
             if not clips:
@@ -101,6 +117,33 @@ class DeftVideoTextToTextPipeline(Pipeline):
             if len(clips) == 1 and clips[0] is videos:  # the frames of one clip
                 return super().__call__([clips], text=text, **kwargs)[0]
         return super().__call__(videos, text=text, **kwargs)
+
+    def conversation(self, videos: Any, **kwargs) -> Conversation:
+        """Starts a conversation about a clip, or about a list of two clips, which are read and recognised once.
+
+        Args:
+            videos: as for a call.
+            kwargs: `convention`, `grounded`, and arguments of the video processor, as for a call.
+        """
+        preprocess, generation, _ = self._sanitize_parameters(**kwargs)
+        own = {**self._preprocess_params, **preprocess}
+        clips = self.processor.video_processor.list_of_clips(videos)
+        grounded = generation.get("grounded", self._forward_params.get("grounded", True))
+        return Conversation(
+            self, clips, convention=own.get("convention"), grounded=grounded, clip_kwargs=own.get("clip_kwargs")
+        )
+
+    def _answer(self, videos: Any, messages: list[dict[str, Any]], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a conversation."""
+        _, generation, _ = self._sanitize_parameters(**kwargs)
+        options = {**self._forward_params.get("generate_kwargs", {}), **generation.pop("generate_kwargs", {})}
+        names = {*self._clip_names(), "convention", "grounded"}
+        conversation = self.conversation(videos, **{name: kwargs[name] for name in names & set(kwargs)})
+        frames = conversation.frames_indices
+        return {
+            "generated_text": conversation.answer(messages, **options),
+            "frames_indices": frames[0] if len(frames) == 1 else frames,
+        }
 
     def preprocess(self, clip, text=None, convention=None, clip_kwargs=None):
         question = text or self.processor.instruction(convention)
