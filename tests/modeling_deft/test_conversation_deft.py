@@ -116,7 +116,10 @@ def test_free_answers_are_the_language_models(pipe, talk, brow_video):
     [
         ([user("What moves?")], "no blocks of type video, and 1 clip was passed"),
         ([user("What moves?", clips=2)], "2 blocks of type video, and 1 clip was"),
-        ([user("What moves?", clips=1), assistant("The brows.")], "must end with a question of the user; .* assistant"),
+        (
+            [user("What moves?", clips=1), assistant("The brows.")],
+            "must end with a question of the user; .* assistant",
+        ),
         ([], "ends with nothing"),
         ([{"role": "user", "content": [{"type": "video"}]}], "no question"),
         ([user("Is AU99 there?", clips=1)], "AU99"),
