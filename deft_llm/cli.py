@@ -83,21 +83,28 @@ def explain(
     face_source: FaceSource = None,
     convention: Annotated[str | None, typer.Option(help="Label convention to answer in.")] = None,
     question: Annotated[str | None, typer.Option(help="Question that replaces the default one.")] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Then answer questions about the clip, or about two clips, from standard input."),
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
 ) -> int:
     """Explain clips with a trained model."""
-    from deft_llm.clips import explain_clips
+    from deft_llm.clips import chat_about_clips, explain_clips
 
-    explained = explain_clips(
-        clips,
-        model,
-        revision=revision,
-        convention=convention,
-        question=question,
-        face_source=face_source,
-        max_new_tokens=max_new_tokens,
-    )
+    options: dict[str, Any] = {
+        "revision": revision,
+        "convention": convention,
+        "face_source": face_source,
+        "max_new_tokens": max_new_tokens,
+    }
+    if chat:
+        if as_json or question is not None:
+            raise typer.BadParameter("--chat cannot be combined with --json or --question.")
+        chat_about_clips(clips, model, sys.stdin, **options)
+        return DONE
+    explained = explain_clips(clips, model, question=question, **options)
     if as_json:
         kept = ("clip", "report", "generated_text", "frames_indices")
         _print_json([{name: item[name] for name in kept} for item in explained])

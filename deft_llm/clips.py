@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from deft_llm.processing.aligned_clip import Stretch
@@ -93,6 +94,61 @@ def explain_clips(
     options = {name: value for name, value in options.items() if value is not None}
     for clip in clips:
         yield {"clip": clip, **pipe(clip, text=question, **options)}
+
+
+def chat_about_clips(
+    clips: Sequence[str],
+    model: str,
+    questions: TextIO,
+    *,
+    revision: str | None = None,
+    convention: str | None = None,
+    face_source: str | None = None,
+    max_new_tokens: int | None = None,
+) -> None:
+    """Explains one clip or two, and then answers questions about them; the answers are printed as they are generated.
+
+    A question that cannot be answered, such as one about an action unit that does not exist, is refused on standard
+    error, and the next one is read.
+
+    Args:
+        clips: One or two videos, folders of frames or URLs.
+        model: Folder or Hub repository of a trained model.
+        questions: One question per line, until an empty line or the end.
+        revision: Branch, tag or commit of the repository.
+        convention: Label convention to answer in; by default the mean of the model's conventions.
+        face_source: Face finder; by default that of the model's processor.
+        max_new_tokens: Longest answer, in tokens.
+
+    Raises:
+        FileNotFoundError: A clip or the model does not exist.
+        ValueError: There are more than two clips, a clip cannot be read, or an option does not fit the model.
+    """
+    if len(clips) > 2:
+        raise ValueError(f"--chat is about one clip or two, got {len(clips)}.")
+    check_clips(clips)
+
+    from transformers import TextStreamer
+
+    pipe = load_explainer(model, revision=revision)
+    options = {"convention": convention, "face_source": face_source}
+    options = {name: value for name, value in options.items() if value is not None}
+    for clip in clips:
+        title = f"{clip}\n" if len(clips) > 1 else ""
+        print(f"{title}{pipe(clip, max_new_tokens=max_new_tokens, **options)['report_text']}\n", flush=True)
+    conversation = pipe.conversation(list(clips), **options)
+    while True:
+        if questions.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        question = questions.readline().strip()
+        if not question:
+            return
+        streamer = TextStreamer(pipe.processor.tokenizer, skip_special_tokens=True)
+        limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        try:
+            conversation.ask(question, streamer=streamer, **limit)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
 
 
 def measure_clips(
