@@ -133,10 +133,11 @@ def chat_about_clips(
     pipe = load_explainer(model, revision=revision)
     options = {"convention": convention, "face_source": face_source}
     options = {name: value for name, value in options.items() if value is not None}
-    for clip in clips:
-        title = f"{clip}\n" if len(clips) > 1 else ""
-        print(f"{title}{pipe(clip, max_new_tokens=max_new_tokens, **options)['report_text']}\n", flush=True)
+    limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     conversation = pipe.conversation(list(clips), **options)
+    for place, clip in enumerate(clips):
+        title = f"{clip}\n" if len(clips) > 1 else ""
+        print(f"{title}{conversation.explain(place, **limit)['report_text']}\n", flush=True)
     while True:
         if questions.isatty():
             print("> ", end="", file=sys.stderr, flush=True)
@@ -144,7 +145,6 @@ def chat_about_clips(
         if not question:
             return
         streamer = TextStreamer(pipe.processor.tokenizer, skip_special_tokens=True)
-        limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
         try:
             conversation.ask(question, streamer=streamer, **limit)
         except ValueError as error:

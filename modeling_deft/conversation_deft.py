@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 
@@ -15,49 +14,45 @@ class Conversation:
 
     Args:
         pipeline (`Any`): The pipeline, with model and processor.
-        clips (`Sequence[Any]`): One clip or two.
+        prepared (`Sequence[Mapping[str, Any]]`): What the pipeline's `preprocess` returns for one clip or two.
         convention (`str | None`, *optional*): Label convention to answer in, one of `config.label_conventions`.
         grounded (`bool`, *optional*, defaults to `True`): Whether answers consist of true statements about the clips.
-        clip_kwargs (`Mapping[str, Any] | None`, *optional*): Arguments of the video processor.
-
-    Raises:
-        ValueError: There are no clips, or more than two.
     """
 
     def __init__(
         self,
         pipeline: Any,
-        clips: Sequence[Any],
+        prepared: Sequence[Mapping[str, Any]],
         *,
         convention: str | None = None,
         grounded: bool = True,
-        clip_kwargs: Mapping[str, Any] | None = None,
     ):
-        if not 1 <= len(clips) <= 2:
-            raise ValueError(f"A conversation is about one clip or two, got {len(clips)}.")
-        self.pipeline, self.convention, self.grounded = pipeline, convention, grounded
+        self.pipeline, self.prepared = pipeline, list(prepared)
+        self.convention, self.grounded = convention, grounded
         self.messages: list[dict[str, Any]] = []
-        processor, model = pipeline.processor, pipeline.model
-        features = processor.video_processor(
-            list(clips), return_metadata=True, return_tensors="pt", **(clip_kwargs or {})
-        )
-        self.not_measurable = list(features.pop("not_measurable", [None] * len(clips)))
-        self.frames_indices = [
-            [int(index) for index in item.frames_indices] for item in features.pop("video_metadata")
-        ]
-        deviation = features.pop("flow_deviation", None)
-        self.flow_deviation = None if deviation is None else torch.as_tensor(np.asarray(deviation))
+        self.frames_indices = [item["frames_indices"][0].tolist() for item in prepared]
+        self.not_measurable = [item["not_measurable"][0] for item in prepared]
+        device = pipeline.model.device
+        deviations = [item.get("flow_deviation") for item in prepared]
+        self.flow_deviation = None if any(one is None for one in deviations) else torch.cat(deviations)
         self.video_inputs = {
-            name: features[name].to(model.device)
+            name: torch.cat([item[name] for item in prepared]).to(device)
             for name in ("pixel_values_videos", "flow_values_videos")
-            if features.get(name) is not None
         }
-        conventions = None
-        if convention is not None:
-            place = model.config.label_conventions.index(convention)
-            conventions = torch.full((len(clips),), place, device=model.device)
+        conventions = torch.cat([item["convention_ids"] for item in prepared]).to(device) if convention else None
         with torch.inference_mode():
-            self.recognition = model.model(**self.video_inputs, convention_ids=conventions)
+            self.recognition = pipeline.model.model(**self.video_inputs, convention_ids=conventions)
+
+    def explain(self, clip: int = 0, **generate_kwargs) -> dict[str, Any]:
+        """Explains one of the clips, as a call of the pipeline does.
+
+        Args:
+            clip: 0, or 1 for the second clip.
+            generate_kwargs: Arguments of `generate`.
+        """
+        options = {"convention": self.convention} if self.convention else {}
+        outputs = self.pipeline.forward(self.prepared[clip], generate_kwargs=generate_kwargs, **options)
+        return self.pipeline.postprocess(outputs)
 
     def ask(self, question: str, **generate_kwargs) -> str:
         """Asks one more question, and returns the answer. Both become part of the conversation.

@@ -124,14 +124,19 @@ class DeftVideoTextToTextPipeline(Pipeline):
         Args:
             videos: as for a call.
             kwargs: `convention`, `grounded`, and arguments of the video processor, as for a call.
+
+        Raises:
+            ValueError: there are no clips, or more than two.
         """
         preprocess, generation, _ = self._sanitize_parameters(**kwargs)
         own = {**self._preprocess_params, **preprocess}
         clips = self.processor.video_processor.list_of_clips(videos)
         grounded = generation.get("grounded", self._forward_params.get("grounded", True))
-        return Conversation(
-            self, clips, convention=own.get("convention"), grounded=grounded, clip_kwargs=own.get("clip_kwargs")
-        )
+        if not 1 <= len(clips) <= 2:
+            raise ValueError(f"A conversation is about one clip or two, got {len(clips)}.")
+        convention, clip_kwargs = own.get("convention"), own.get("clip_kwargs")
+        prepared = [self.preprocess(clip, convention=convention, clip_kwargs=clip_kwargs) for clip in clips]
+        return Conversation(self, prepared, convention=convention, grounded=grounded)
 
     def _answer(self, videos: Any, messages: list[dict[str, Any]], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The answer to a conversation."""

@@ -6,7 +6,6 @@ import pytest
 from transformers import TextStreamer
 
 from deft_llm.modeling_deft import DeftVideoTextToTextPipeline
-from deft_llm.modeling_deft.conversation_deft import Conversation
 from deft_llm.processing.clip_statements import knowledge
 
 
@@ -64,6 +63,13 @@ def test_the_experts_look_once_at_a_conversations_clip(pipe, brow_video):
     talk.ask("Is there an AU9?")
     hook.remove()
     assert len(calls) == 1
+
+
+def test_a_conversation_explains_its_clip(pipe, talk, brow_video):
+    assert talk.explain() == pipe(str(brow_video))
+    assert (
+        talk.explain(max_new_tokens=3)["generated_text"] == pipe(str(brow_video), max_new_tokens=3)["generated_text"]
+    )
 
 
 def test_two_clips_are_compared(pipe, brow_video, still_video):
@@ -136,7 +142,7 @@ def test_more_clips_than_blocks(pipe, brow_video, still_video):
     with pytest.raises(ValueError, match="1 block of type video, and 2 clips were passed"):
         pipe(clips, text=[user("What differs?", clips=1)])
     with pytest.raises(ValueError, match="one clip or two, got 3"):
-        Conversation(pipe, [*clips, clips[0]])
+        pipe.conversation([*clips, clips[0]])
 
 
 def test_without_llguidance_it_says_what_to_do(talk, monkeypatch):
