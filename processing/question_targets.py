@@ -52,18 +52,35 @@ _EMOTION_WORDS = {
     "angry": "anger",
     "disgusted": "disgust",
 }
+# Words that ask for a topic.
 _TOPICS = {
-    "why_not": r"why (?:not|isn't|is (?:this|it) not|do you rule out)|speaks? against|rule[sd]? out|missing for",
+    "why_not": r"why|against|missing|rule[sd]? out|have to move|that it is not|isn't it",
     "differs": r"differ\w*|compar\w*|unlike",
     "same": r"in common|same|alike|both clips",
-    "expected": r"expect\w*|would .* (?:look|move|make|do)|what (?:is|does|do) .*(?:mean|do)\b|recognised",
-    "side": r"which side|what side|which half|on (?:one|both) sides?|where is|asymmetr\w*|left or right|left, right",
-    "coarse": r"coarse\w*|positive or negative|negative or positive",
-    "emotion": r"emotions?|feel\w*|class(?:es|ified)?|labelled|mood",
-    "units": r"action units|AUs|facs",
+    "expected": (
+        r"expect\w*|(?:where|how|which motion|what) would|were there|(?:what|which regions) (?:is|does|do) .*"
+        r"(?:mean|do|move)\b|recognised in"
+    ),
+    "side": (
+        r"which side|what side|the side|which half|(?:one|both) sides?|where is|asymmetr\w*|left or right|left, right"
+    ),
+    "coarse": r"coarse\w*|positive or negative|negative or positive|positive, negative",
+    "emotion": r"emotions?|feel\w*|class(?:es|ified)?|mood",
+    "units": r"action units?|facial actions|AUs|facs",
     "evidence": r"how (?:far|much|strong\w*)|magnitude|strength|intens\w*|percent|direction|where to",
-    "motions": r"moves? most|strongest|what moves|what moved|which (?:parts|regions)|motion",
-    "overview": r"what (?:do you see|happens|can you see)|describe|explain|summ\w*|tell me",
+    "motions": r"moves? (?:the )?most|strongest|what moves|what moved|which parts|the motion",
+    "overview": r"what (?:do you see|happens|can you see)|describe|explain|summ?\w*|tell me",
+    "convention": r"convention",
+}
+_LISTED_CLASSES = r"positive, negative"
+_BEFORE = {  # topic -> topics that it leaves out
+    "expected": {"side", "evidence", "motions", "overview"},
+    "coarse": {"emotion", "overview", "convention"},
+    "emotion": {"motions", "overview", "convention"},
+    "units": {"motions", "overview"},
+    "side": {"evidence", "motions", "overview"},
+    "motions": {"overview"},
+    "evidence": {"motions", "overview"},
 }
 _CLIPS = {0: r"first clip|first one|the first", 1: r"second clip|second one|the second|the other"}
 _REFERS_BACK = re.compile(r"\b(?:it|its|that one|this one|there)\b", re.IGNORECASE)
@@ -109,6 +126,8 @@ def asked_in(question: str, emotions: Sequence[str] = ()) -> Asked:
         units.add(get_action_unit(re.sub(r"\s", "", match[0]).upper()).code)
     words = {**{name.casefold(): name.casefold() for name in emotions}, **_EMOTION_WORDS}
     found_emotions = {words[word] for word in _found(tuple(words), re.sub(r"convention of [^,.:;?\n]+", "", rest))}
+    if re.search(_LISTED_CLASSES, question, re.IGNORECASE):  # the answers to choose from, not an emotion to judge
+        found_emotions = set()
     names = _found(tuple(_UNIT_WORDS), rest)
     units |= {_UNIT_WORDS[name] for name in names}
     for name in names:  # the upper lip of the "upper lip raiser" is not a region that is asked about
@@ -121,6 +140,7 @@ def asked_in(question: str, emotions: Sequence[str] = ()) -> Asked:
         for side in (sides if len(sides) == 1 else SIDES)
     }
     topics = {name for name, pattern in _TOPICS.items() if re.search(rf"\b(?:{pattern})", question, re.IGNORECASE)}
+    topics -= {other for name in topics for other in _BEFORE.get(name, ())}
     clips = [place for place, pattern in _CLIPS.items() if re.search(rf"\b(?:{pattern})\b", question, re.IGNORECASE)]
     return Asked(
         frozenset(units),
@@ -190,6 +210,7 @@ _GENERAL: Mapping[str, tuple[str, ...]] = {
     "side": ("side",),
     "coarse": ("coarse",),
     "emotion": ("emotion",),
+    "convention": ("emotion",),
     "units": ("units",),
     "evidence": ("motions",),
     "motions": ("motions",),
@@ -212,8 +233,7 @@ def _topics_of(asked: Asked) -> set[str]:
     if "differs" in asked.topics or "same" in asked.topics:
         return {"differs", "same"}
     if asked.units:
-        own = asked.topics & {"side", "expected", "evidence"}
-        topics |= own or {"presence"}
+        topics |= asked.topics & {"side", "expected", "evidence"} or {"presence"}
     if asked.regions:
         topics.add("region")
     if asked.emotions:

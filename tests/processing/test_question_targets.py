@@ -1,5 +1,6 @@
 import pytest
 
+from deft_llm.hub_datasets.unimer.questions import QUESTIONS, TURN_TASKS
 from deft_llm.processing.clip_statements import OPEN, knowledge, statements, statements_of_two
 from deft_llm.processing.question_targets import MOST_STATEMENTS, answering, answers_of, asked_in
 from tests.processing.test_clip_statements import SMILE, facts, motions
@@ -105,3 +106,26 @@ def test_an_answer_has_at_most_three_statements_in_their_order():
     assert answers_of(some)[-1] == " ".join(texts)
     assert len(answers_of(some)) == 7
     assert answers_of(HERE) == [item.text for item in HERE]
+
+
+TOPIC_OF_TASK = {
+    "emotion": "emotion",
+    "emotion_coarse": "coarse",
+    "action_units": "units",
+    "action_unit_presence": "presence",
+    "side": "side",
+    "region_motion": "region",
+    "motions": "motions",
+    "could_be": "could_be",
+    "why_not": "why_not",
+    "expected_motion": "expected",
+}
+
+
+@pytest.mark.parametrize("task", TURN_TASKS)
+def test_the_questions_of_the_training_data_are_answered_about_their_topic(task):
+    filled = {"unit": "AU12 (lip corner puller)", "side": "left", "region": "mouth corner", "emotion": "surprise"}
+    for wording in QUESTIONS[task]:
+        question = wording.format(convention="synthetic", **filled)
+        chosen = answering(HERE, [question], EMOTIONS)
+        assert {item.topic for item in chosen} == {TOPIC_OF_TASK[task]}, question
