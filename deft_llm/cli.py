@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,38 +84,28 @@ def explain(
     face_source: FaceSource = None,
     convention: Annotated[str | None, typer.Option(help="Label convention to answer in.")] = None,
     question: Annotated[str | None, typer.Option(help="Question that replaces the default one.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
     chat: Annotated[
         bool,
-        typer.Option(
-            "--chat",
-            help="Answer the questions that are typed or piped in, one per line, about one clip, or about how two "
-            "clips differ.",
-        ),
+        typer.Option("--chat", help="Then answer questions about the clip, or about two clips, from standard input."),
     ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
 ) -> int:
     """Explain clips with a trained model."""
-    from deft_llm.clips import converse, explain_clips
+    from deft_llm.clips import chat_about_clips, explain_clips
 
+    options: dict[str, Any] = {
+        "revision": revision,
+        "convention": convention,
+        "face_source": face_source,
+        "max_new_tokens": max_new_tokens,
+    }
     if chat:
-        for name, value in (("--json", as_json), ("--question", question)):
-            if value:
-                raise typer.BadParameter(f"{name} cannot be used with --chat.")
-        options = {"revision": revision, "convention": convention, "face_source": face_source}
-        questions = _typed_questions()
-        for _ in converse(clips, model, questions, **options, max_new_tokens=max_new_tokens, stream=True):
-            pass
+        if as_json or question is not None:
+            raise typer.BadParameter("--chat cannot be combined with --json or --question.")
+        chat_about_clips(clips, model, sys.stdin, **options)
         return DONE
-    explained = explain_clips(
-        clips,
-        model,
-        revision=revision,
-        convention=convention,
-        question=question,
-        face_source=face_source,
-        max_new_tokens=max_new_tokens,
-    )
+    explained = explain_clips(clips, model, question=question, **options)
     if as_json:
         kept = ("clip", "report", "generated_text", "frames_indices")
         _print_json([{name: item[name] for name in kept} for item in explained])
@@ -123,13 +113,6 @@ def explain(
     for item in explained:
         _print_titled(item["clip"], item["generated_text" if question else "report_text"], alone=len(clips) == 1)
     return DONE
-
-
-def _typed_questions() -> Iterator[str]:
-    """The lines of the standard input, with a prompt if it is a terminal."""
-    if sys.stdin.isatty():
-        print("Ask about the clip, one question per line. An empty line ends the conversation.")
-    yield from sys.stdin
 
 
 @app.command()

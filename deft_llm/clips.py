@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from deft_llm.processing.aligned_clip import Stretch
@@ -95,51 +96,59 @@ def explain_clips(
         yield {"clip": clip, **pipe(clip, text=question, **options)}
 
 
-def converse(
+def chat_about_clips(
     clips: Sequence[str],
     model: str,
-    questions: Iterable[str],
+    questions: TextIO,
     *,
     revision: str | None = None,
     convention: str | None = None,
     face_source: str | None = None,
     max_new_tokens: int | None = None,
-    stream: bool = False,
-) -> Iterator[str]:
-    """Answers questions about one clip, or about how two clips differ, one after the other.
+) -> None:
+    """Explains one clip or two, and then answers questions about them; the answers are printed as they are generated.
+
+    A question that cannot be answered, such as one about an action unit that does not exist, is refused on standard
+    error, and the next one is read.
 
     Args:
         clips: One or two videos, folders of frames or URLs.
         model: Folder or Hub repository of a trained model.
-        questions: The questions, such as the lines of a terminal. An empty one ends the conversation.
+        questions: One question per line, until an empty line or the end.
         revision: Branch, tag or commit of the repository.
         convention: Label convention to answer in; by default the mean of the model's conventions.
         face_source: Face finder; by default that of the model's processor.
         max_new_tokens: Longest answer, in tokens.
-        stream: Whether to print the words of an answer as they are generated.
-
-    Yields:
-        The answers.
 
     Raises:
         FileNotFoundError: A clip or the model does not exist.
-        ValueError: A clip cannot be read, or an option does not fit the model.
+        ValueError: There are more than two clips, a clip cannot be read, or an option does not fit the model.
     """
+    if len(clips) > 2:
+        raise ValueError(f"--chat is about one clip or two, got {len(clips)}.")
+    check_clips(clips)
+
     from transformers import TextStreamer
 
-    check_clips(clips)
     pipe = load_explainer(model, revision=revision)
     options = {"convention": convention, "face_source": face_source}
-    conversation = pipe.conversation(
-        list(clips), **{name: value for name, value in options.items() if value is not None}
-    )
-    settings = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-    for question in questions:
-        if not question.strip():
+    options = {name: value for name, value in options.items() if value is not None}
+    limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    conversation = pipe.conversation(list(clips), **options)
+    for place, clip in enumerate(clips):
+        title = f"{clip}\n" if len(clips) > 1 else ""
+        print(f"{title}{conversation.explain(place, **limit)['report_text']}\n", flush=True)
+    while True:
+        if questions.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        question = questions.readline().strip()
+        if not question:
             return
-        if stream:
-            settings["streamer"] = TextStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        yield conversation.ask(question.strip(), **settings)
+        streamer = TextStreamer(pipe.processor.tokenizer, skip_special_tokens=True)
+        try:
+            conversation.ask(question, streamer=streamer, **limit)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
 
 
 def measure_clips(

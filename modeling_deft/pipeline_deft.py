@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 
-from .conversation_deft import DeftConversation, check_convention, question_of
+from .conversation_deft import Conversation
 
 TASK = "video-text-to-text"
 # The experts' results, which constrain the answer and are part of the report.
@@ -42,23 +42,27 @@ class DeftVideoTextToTextPipeline(Pipeline):
     def _sanitize_parameters(
         self, text=None, convention=None, grounded=None, generate_kwargs=None, max_new_tokens=None, **kwargs
     ):
-        clip_names = set(type(self.processor.video_processor).valid_kwargs.__annotations__)
+        clip_names = self._clip_names()
         generation_names = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
         clip_kwargs, forward = {}, dict(generate_kwargs or {})
         for name, value in kwargs.items():
             if name in clip_names:
                 clip_kwargs[name] = value
-            elif name in generation_names:
+            elif name in generation_names or name == "streamer":
                 forward[name] = value
             else:
-                own = {"text", "convention", "grounded", "generate_kwargs", "batch_size", "num_workers"}
+                own = {"text", "convention", "grounded", "generate_kwargs", "streamer", "batch_size", "num_workers"}
                 near = difflib.get_close_matches(name, sorted(own | clip_names | generation_names), n=1)
                 raise TypeError(
                     f"The {TASK} pipeline has no argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
                 )
         if max_new_tokens is not None:
             forward["max_new_tokens"] = max_new_tokens
-        check_convention(self.model.config, convention)
+        known = self.model.config.label_conventions
+        if convention is not None and convention not in known:
+            raise ValueError(
+                f"`convention` is {convention!r}; the model was trained with {', '.join(known) or 'none'}."
+            )
         # Only arguments that were passed; for all others, the pipeline's own settings apply.
         preprocess = {"text": text, "convention": convention, "clip_kwargs": clip_kwargs or None}
         form = {"grounded": grounded, "has_own_question": text is not None or None}
@@ -69,15 +73,21 @@ class DeftVideoTextToTextPipeline(Pipeline):
             {name: value for name, value in form.items() if value is not None},
         )
 
-    def __call__(self, videos: Any, text: str | None = None, **kwargs) -> dict[str, Any] | list[dict[str, Any]]:
+    def _clip_names(self) -> set[str]:
+        """Names of the video processor's arguments."""
+        return set(type(self.processor.video_processor).valid_kwargs.__annotations__)
+
+    def __call__(
+        self, videos: Any, text: str | list[dict[str, Any]] | None = None, **kwargs
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         r"""
         Args:
             videos: a clip, a list of clips, or a dataset of clips. A list of images, or of paths to images, is one
                 clip; any other list of paths is a list of clips.
-            text: the question; by default the one that asks for Class, Evidence and Rationale. Or chat messages about
-                one clip, or about a list of two: then the last question is answered, and the result has
-                `generated_text` and `messages`, with the answer. See [`~DeftVideoTextToTextPipeline.conversation`] for
-                several questions about one clip.
+            text: the question; by default the one that asks for Class, Evidence and Rationale. Or a conversation:
+                chat messages of transformers with earlier answers, the last one of the user. It has one block of type
+                video, or two for a list of two clips. The result then has `generated_text` and `frames_indices`, which
+                is a list per clip if there are two.
             convention: the label convention to answer in, one of `config.label_conventions`; by default the mean of
                 all conventions.
             key_frames: onset, apex and offset of the clip, as in [`DeftVideoProcessor`].
@@ -86,18 +96,20 @@ class DeftVideoTextToTextPipeline(Pipeline):
             face_source: finds the face, as in [`DeftVideoProcessor`].
             grounded: restrict the answer to the answer format, its class to the emotion head, and its evidence and
                 rationale to the recognised units with the measured motion (requires llguidance). By default True for
-                the default question and for messages, and False for another `text`. With messages,
-                answers are restricted to true statements about the clip.
+                the default question, and False for a `text` of your own. For a conversation, the answer is restricted
+                to true statements about the clips; by default True.
             batch_size: number of clips per batch.
             max_new_tokens: passed to `generate`.
+            streamer: of transformers, such as `TextStreamer`; gets the tokens as they are generated.
             generate_kwargs: further arguments of `generate`. They can also be passed by name.
 
         Raises:
             TypeError: the pipeline does not have the argument; the message names the closest one.
-            ValueError: the model was not trained with this `convention`.
+            ValueError: the model was not trained with this `convention`; or a conversation does not have one video
+                block per clip, does not end with a question, or is longer than the language model's context.
         """
         if isinstance(text, (list, tuple)):
-            return self._answer(videos, text, **kwargs)
+            return self._answer(videos, text, kwargs)
         if isinstance(videos, (list, tuple)):
             clips = self.processor.video_processor.list_of_clips(videos)
             if not clips:
@@ -106,33 +118,37 @@ class DeftVideoTextToTextPipeline(Pipeline):
                 return super().__call__([clips], text=text, **kwargs)[0]
         return super().__call__(videos, text=text, **kwargs)
 
-    def conversation(self, clips: Any, **kwargs: Any) -> DeftConversation:
-        r"""
-        Begins a conversation about a clip, or about a list of two clips. The clips are measured and recognised once.
+    def conversation(self, videos: Any, **kwargs) -> Conversation:
+        """Starts a conversation about a clip, or about a list of two clips, which are read and recognised once.
 
         Args:
-            clips: the clip or clips.
-            **kwargs: arguments of [`DeftConversation`].
+            videos: as for a call.
+            kwargs: `convention`, `grounded`, and arguments of the video processor, as for a call.
 
-        Returns:
-            [`DeftConversation`]: its `ask(question)` returns the answer.
+        Raises:
+            ValueError: there are no clips, or more than two.
         """
-        return DeftConversation(self.model, self.processor, clips, **kwargs)
-
-    def _answer(self, clips, messages, **kwargs) -> dict[str, Any]:
-        kwargs.pop("batch_size", None), kwargs.pop("num_workers", None)
         preprocess, generation, _ = self._sanitize_parameters(**kwargs)
-        count = len(self.processor.video_processor.list_of_clips(clips))
-        earlier, question = question_of(messages, count)
-        conversation = self.conversation(
-            clips,
-            messages=earlier,
-            convention=generation.get("convention"),
-            grounded=generation.get("grounded", True),
-            **preprocess.get("clip_kwargs", {}),
-        )
-        answer = conversation.ask(question, **generation.get("generate_kwargs", {}))
-        return {"generated_text": answer, "messages": conversation.messages}
+        own = {**self._preprocess_params, **preprocess}
+        clips = self.processor.video_processor.list_of_clips(videos)
+        grounded = generation.get("grounded", self._forward_params.get("grounded", True))
+        if not 1 <= len(clips) <= 2:
+            raise ValueError(f"A conversation is about one clip or two, got {len(clips)}.")
+        convention, clip_kwargs = own.get("convention"), own.get("clip_kwargs")
+        prepared = [self.preprocess(clip, convention=convention, clip_kwargs=clip_kwargs) for clip in clips]
+        return Conversation(self, prepared, convention=convention, grounded=grounded)
+
+    def _answer(self, videos: Any, messages: list[dict[str, Any]], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a conversation."""
+        _, generation, _ = self._sanitize_parameters(**kwargs)
+        options = {**self._forward_params.get("generate_kwargs", {}), **generation.pop("generate_kwargs", {})}
+        names = {*self._clip_names(), "convention", "grounded"}
+        conversation = self.conversation(videos, **{name: kwargs[name] for name in names & set(kwargs)})
+        frames = conversation.frames_indices
+        return {
+            "generated_text": conversation.answer(messages, **options),
+            "frames_indices": frames[0] if len(frames) == 1 else frames,
+        }
 
     def preprocess(self, clip, text=None, convention=None, clip_kwargs=None):
         question = text or self.processor.instruction(convention)

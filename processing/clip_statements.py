@@ -1,246 +1,362 @@
-"""True sentences about measured clips, and those of them that answer a question.
+"""All true statements about a clip, each a sentence that is true whatever was asked.
 
-A conversation about a clip is limited to these sentences. Each is true whatever was asked, so a language model can
-choose an answer that does not fit the question, but not one that is false.
+What is visible, absent or open is decided in `grounded_answer`; here it is put into sentences. The training data has
+the same sentences.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from .action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
-from .expression_report import INSUFFICIENT, ExpressionReport
-from .grounded_answer import STILL_REASON, UNNAMED_CONVENTION, is_ruled_out, mentioned_units
+from .emotion_prototypes import prototypes_of
+from .expression_report import ExpressionReport, MotionEvidence
+from .grounded_answer import STILL_REASON, UNCLEAR_REASON, UNNAMED_CONVENTION, absent_units
 from .motion_evidence import RegionMotion
 
-NOT_SHOWN = "The clip does not show that."
-MOST_MOTIONS = 3
-_WHERE = {"both": "both sides", "left": "the left side", "right": "the right side"}
-# Everyday words for what an action unit does.
-_EVERYDAY = {
-    "AU1": ("raised brow", "raised brows", "raised eyebrow", "raised eyebrows"),
-    "AU2": ("raised brow", "raised brows", "raised eyebrow", "raised eyebrows"),
-    "AU4": ("frown", "frowning", "scowl"),
-    "AU9": ("wrinkled nose", "nose wrinkle"),
-    "AU12": ("smile", "smiling", "grin"),
-    "AU15": ("downturned mouth",),
-    "AU17": ("pout", "pouting"),
-    "AU45": ("blink", "blinking"),
-    "AU46": ("wink", "winking"),
-}
-_UNIT_OF_WORD = re.compile(
-    rf"\b({'|'.join(sorted({word for words in _EVERYDAY.values() for word in words}, key=len, reverse=True))})\b"
-)
-_REGION = re.compile(rf"\b({'|'.join(sorted(map(re.escape, REGIONS), key=len, reverse=True))})s?\b")
-_SIDE = re.compile(r"\b(left|right)\b")
-_ASKS_SIDE = re.compile(r"\b(which|what) (side|half)|left or right|\bsides?\b|\bboth\b|symmetr")
-_ASKS_EXPECTED = re.compile(
-    r"\bexpect|\bwould\b|\busually\b|\blooks? like\b|\bmeans?\b|\bwhat (is|are) (an? )?(au|ad|m)\s?\d"
-)
-_ASKS_MOTION = re.compile(r"\bmov|\bmotion|\bregion|\bhow far\b|\bhow much\b|\bstrong|\bdirection|\bmagnitude")
-_ASKS_CLASS = re.compile(r"\bemotion|\bclass|\bexpression|\bfeel|\bmood|\blabel")
-_ASKS_UNITS = re.compile(r"\baction units?\b|\baus?\b|\bfacs\b|\bmuscle")
+MOST_MOTIONS = 3  # in one statement
+WHERE = {"both": "both sides", "left": "the left side", "right": "the right side"}
+
+OPEN = "The clip does not show that."
+INSUFFICIENT_SENTENCE = "The clip shows insufficient motion."
+PRESENT = "Yes, {unit} is visible in the motion."
+ABSENT = "No, {unit} is not visible in the motion."
+SIDE = "{unit} shows on {where}."
+IS = "It is {emotion} by the convention of {convention}."
+COULD_BE = "Yes, it could be {emotion} by {convention}: {units} {are} visible in the motion."
+COULD_NOT_BE = "No, it could not be {emotion} by {convention}: {units} {are} not visible in the motion."
+WHY_NOT = "It is not {emotion} by {convention}: {expected}, and the motion does not show it."
+UNTESTABLE = "Motion in the image cannot show {unit}."
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A true sentence.
+    """One true sentence about a clip.
 
     Args:
         text (`str`): The sentence.
-        kind (`str`): unit, side, units, motion, class, expected or difference.
-        about (`frozenset[str]`): Codes, classes, or regions, alone and as "side region".
-        shown (`bool`): Whether it says what the clip shows, and not what it does not show.
+        topic (`str`): What it is about: status, units, presence, side, evidence, region, motions, emotion, coarse,
+            could_be, why_not, expected, differs or open.
+        units (`frozenset[str]`): Codes of the action units that it is about.
+        regions (`frozenset[tuple[str, str]]`): (region, side) of the regions that it is about.
+        emotion (`str | None`): Emotion that it is about, in lower case.
+        clip (`int | None`): 0 or 1, if there are two clips and it is about one of them.
     """
 
     text: str
-    kind: str
-    about: frozenset[str] = frozenset()
-    shown: bool = True
+    topic: str
+    units: frozenset[str] = frozenset()
+    regions: frozenset[tuple[str, str]] = frozenset()
+    emotion: str | None = None
+    clip: int | None = None
 
 
-def clip_statements(
+@dataclass(frozen=True)
+class ClipFacts:
+    """What is certain about a clip.
+
+    Args:
+        sides (`Mapping[str, str | None]`): Code -> both, left or right of every visible unit; `None` if the side is
+            open.
+        absent (`tuple[str, ...]`): Codes of the units that are certainly absent.
+        evidence (`Mapping[str, MotionEvidence]`): Code -> motion that bears the unit out.
+        motions (`tuple[RegionMotion, ...]`): Motions, strongest first. Those that are not significant are still.
+        emotions (`tuple[str, ...]`): Classes that may be named, the most probable one first.
+        coarse_emotion (`str | None`): Coarse class.
+        convention (`str`): Label convention of the classes.
+        doubted (`tuple[str, ...]`): Units that were recognised and that the motion does not bear out.
+        reason (`str`): Why the clip cannot be measured, if it cannot be.
+    """
+
+    sides: Mapping[str, str | None] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    evidence: Mapping[str, MotionEvidence] = field(default_factory=dict)
+    motions: tuple[RegionMotion, ...] = ()
+    emotions: tuple[str, ...] = ()
+    coarse_emotion: str | None = None
+    convention: str = ""
+    doubted: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def moving(self) -> tuple[RegionMotion, ...]:
+        """The significant motions."""
+        return tuple(item for item in self.motions if item.significant)
+
+    @property
+    def still(self) -> bool:
+        """Nothing moves above the clip's noise."""
+        return not self.moving and not self.sides
+
+    @property
+    def named_convention(self) -> str:
+        return self.convention or UNNAMED_CONVENTION
+
+
+def facts_of_report(
     report: ExpressionReport,
     motions: Sequence[RegionMotion],
+    emotions: Sequence[str],
     *,
-    scores: Mapping[str, float] | None = None,
-    coarse_emotion_of: Mapping[str, str] | None = None,
+    coarse_emotion: str | None = None,
     convention: str = "",
-) -> list[Statement]:
-    """All statements about one clip.
+) -> ClipFacts:
+    """What is certain about a clip by a report of `grounded_answer.measured_report`.
 
     Args:
-        report (`ExpressionReport`): What was recognised and borne out, from `grounded_answer.measured_report`.
-        motions (`Sequence[RegionMotion]`): Motion of all regions.
-        scores (`Mapping[str, float] | None`, *optional*): Class -> probability by the emotion head.
-        coarse_emotion_of (`Mapping[str, str] | None`, *optional*): Class -> coarse class.
-        convention (`str`, *optional*): Label convention of the classes.
+        report (`ExpressionReport`): What the heads decide and the motion bears out.
+        motions (`Sequence[RegionMotion]`): Motion of all regions of the clip.
+        emotions (`Sequence[str]`): Allowed classes, from `grounded_answer.allowed_classes`.
+        coarse_emotion (`str | None`, *optional*): Their coarse class.
+        convention (`str`, *optional*): Label convention that was asked for.
     """
+    sides = {unit.code: unit.side for unit in report.action_units if unit.borne_out}
     evidence = {item.action_unit: item for item in report.evidence}
-    sides = {unit.code: unit.side for unit in report.action_units}
-    found: list[Statement] = []
-    if evidence:
-        listed = ", ".join(f"{code} {get_action_unit(code).name}" for code in evidence)
-        found.append(Statement(f"The motion shows {listed}.", "units", frozenset(evidence)))
-    else:
-        text = f"The clip shows no action unit: {report.reason or STILL_REASON}"
-        found += [Statement(text, kind) for kind in ("units", "side", "class")]
     explained = {
-        (item.region, side) for code, item in evidence.items() for side in SIDES if sides[code] in ("both", side)
+        (evidence[code].region, one) for code, side in sides.items() for one in SIDES if side in ("both", one)
     }
-    for unit in ACTION_UNITS.values():
-        found += _of_unit(unit.code, evidence, sides, motions, explained)
-    found += _of_motions(motions)
-    if report.status != INSUFFICIENT and report.emotion is not None:
-        named = convention or UNNAMED_CONVENTION
-        found += _of_class(report.emotion, evidence, scores or {}, coarse_emotion_of or {}, named)
-    return found
+    named = {unit.code for unit in report.action_units}
+    return ClipFacts(
+        sides=sides,
+        absent=absent_units(named, explained, motions),
+        evidence=evidence,
+        motions=tuple(sorted(motions, key=lambda item: -item.magnitude)),
+        emotions=tuple(emotions) if report.emotion is not None else (),
+        coarse_emotion=coarse_emotion if report.emotion is not None else None,
+        convention=convention,
+        doubted=tuple(sorted(named - set(sides))),
+    )
 
 
-def differences(first: Sequence[Statement], second: Sequence[Statement]) -> list[Statement]:
-    """Statements about how two clips differ.
-
-    Args:
-        first (`Sequence[Statement]`): The statements about the first clip, from `clip_statements`.
-        second (`Sequence[Statement]`): Those about the second clip.
-    """
-    units = [next(iter(item.about for item in part if item.kind == "units")) for part in (first, second)]
-    found = []
-    for codes, text in (
-        (units[0] & units[1], "Both clips show {units}."),
-        (units[0] - units[1], "The first clip shows {units}, the second does not."),
-        (units[1] - units[0], "The second clip shows {units}, the first does not."),
-    ):
-        if codes:
-            ordered = sorted(map(get_action_unit, codes), key=lambda unit: (unit.kind, unit.number))
-            listed = ", ".join(f"{unit.code} {unit.name}" for unit in ordered)
-            found.append(Statement(text.format(units=listed), "difference", frozenset(codes)))
-    if not units[0] | units[1]:
-        found.append(Statement("Neither clip shows an action unit.", "difference"))
-    classes = [
-        [item.text for item in part if item.kind == "class" and item.shown and item.about] for part in (first, second)
-    ]
-    if all(classes):
-        texts = [part[0][0].lower() + part[0][1:] for part in classes]
-        found.append(Statement(f"In the first clip, {texts[0]} In the second clip, {texts[1]}", "difference"))
-    return found
+def unit_words(code: str) -> str:
+    """Code and name, such as "AU4 (brow lowerer)"."""
+    return f"{code} ({get_action_unit(code).name})"
 
 
-def answering(question: str, statements: Sequence[Statement]) -> list[Statement]:
-    """The statements that can answer a question, never none.
-
-    What the question names (action units, regions, sides, classes) and what it asks for decide. A question that is not
-    recognised leaves all statements about what the clip shows.
-
-    Args:
-        question (`str`): The question, in English.
-        statements (`Sequence[Statement]`): Statements about the clip.
-    """
-    words = question.casefold()
-    apart = [item for item in statements if item.kind == "difference"]
-    if apart:
-        named = mentioned_units(question) | _everyday_units(words)
-        return [item for item in apart if item.about & named] or apart
-
-    def of(*kinds: str, about: Iterable[str] = ()) -> list[Statement]:
-        wanted = frozenset(about)
-        return [item for item in statements if item.kind in kinds and (not wanted or item.about & wanted)]
-
-    units = mentioned_units(question) | _everyday_units(words)
-    if units:
-        asked = ("expected",) if _ASKS_EXPECTED.search(words) else ("side",) if _ASKS_SIDE.search(words) else ("unit",)
-        return of(*asked, about=units) or of("unit", about=units) or [Statement(NOT_SHOWN, "unit", shown=False)]
-    region, side = _REGION.search(words), _SIDE.search(words)
-    if region:
-        named = f"{side[1]} {region[1]}" if side else region[1]
-        return of("motion", about=[named]) or [Statement(NOT_SHOWN, "motion", shown=False)]
-    classes = {name for item in of("class") for name in item.about if re.search(rf"\b{re.escape(name)}\b", words)}
-    if classes:
-        return of("class", about=classes)
-    if _ASKS_SIDE.search(words):
-        return of("side")
-    if _ASKS_UNITS.search(words):
-        return of("units")
-    if _ASKS_CLASS.search(words):
-        return [item for item in of("class") if item.shown]
-    shown = list({item.text: item for item in statements if item.shown}.values())
-    if _ASKS_MOTION.search(words):
-        return [item for item in shown if item.kind == "motion"] or of("units")
-    return shown
+def joined(words: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def replies(statements: Sequence[Statement]) -> list[str]:
-    """The answers that these statements allow: each alone, and all together if they are few.
-
-    Args:
-        statements (`Sequence[Statement]`): Statements from `answering`.
-    """
-    texts = list(dict.fromkeys(item.text for item in statements))
-    return [*texts, " ".join(texts)] if 1 < len(texts) <= MOST_MOTIONS else texts
+@lru_cache(maxsize=128)
+def expected_motion(code: str) -> str:
+    """What a unit would move where to, such as "AU9 (nose wrinkler) would move the nose wing up"."""
+    motions = [f"the {motion.region} {motion.phrase}" for motion in get_action_unit(code).motions]
+    return f"{unit_words(code)} would move {joined(motions)}"
 
 
-def _of_unit(code, evidence, sides, motions, explained) -> list[Statement]:
+def knowledge(code: str) -> str:
+    """The sentence that says what is to be expected of a unit in the motion."""
     unit = get_action_unit(code)
-    named, about = f"{code} ({unit.name})", frozenset({code})
+    return f"{expected_motion(code)}." if unit.testable and unit.motions else UNTESTABLE.format(unit=unit_words(code))
+
+
+def could_be(emotion: str, facts: ClipFacts) -> tuple[str, str, tuple[str, ...]]:
+    """Whether the visible and the absent units of a clip fit an emotion.
+
+    Args:
+        emotion (`str`): The emotion.
+        facts (`ClipFacts`): What is certain about the clip.
+
+    Returns:
+        ("is" | "yes" | "no" | "open" | "insufficient", the sentence, codes of the units that decide).
+    """
+    by, prototypes = prototypes_of(facts.convention)
+    if not facts.sides:
+        return "insufficient", INSUFFICIENT_SENTENCE, ()
+    own = {name.casefold() for name in (*facts.emotions, facts.coarse_emotion) if name}
+    if emotion.casefold() in own:
+        return "is", IS.format(emotion=emotion, convention=facts.named_convention), ()
+    sets = prototypes.get(emotion.casefold(), ())
+    full = [codes for codes in sets if all(code in facts.sides for code in codes)]
+    if full:
+        codes = max(full, key=len)
+        return "yes", _deciding(COULD_BE, emotion, by, codes), codes
+    blocking = _blocking(sets, facts.absent)
+    if not blocking:
+        return "open", OPEN, ()
+    return "no", _deciding(COULD_NOT_BE, emotion, by, blocking), blocking
+
+
+def _blocking(sets: Sequence[Sequence[str]], absent: Collection[str]) -> tuple[str, ...]:
+    """An absent unit of every set, or nothing if a set has none: few units, in the order of the sets."""
+    if not sets or not all(set(codes) & set(absent) for codes in sets):
+        return ()
+    chosen: list[str] = []
+    left = [set(codes) & set(absent) for codes in sets]
+    while left:
+        counts = {code: sum(code in codes for codes in left) for codes in left for code in codes}
+        best = max(sorted(counts, key=_order), key=counts.get)
+        chosen.append(best)
+        left = [codes for codes in left if best not in codes]
+    return tuple(sorted(chosen, key=_order))
+
+
+def _order(code: str) -> tuple[str, int]:
+    unit = get_action_unit(code)
+    return unit.kind, unit.number
+
+
+def _deciding(template: str, emotion: str, by: str, codes: Sequence[str]) -> str:
+    are = "are" if len(codes) > 1 else "is"
+    return template.format(emotion=emotion, convention=by, units=joined([unit_words(code) for code in codes]), are=are)
+
+
+def why_not(emotion: str, facts: ClipFacts) -> tuple[str, tuple[str, ...]]:
+    """Why a clip does not show an emotion, and the units that decide; another sentence if it may show it."""
+    decision, text, codes = could_be(emotion, facts)
+    if decision != "no":
+        return text, ()
+    by, _ = prototypes_of(facts.convention)
+    expected = joined([expected_motion(code) for code in codes])
+    return WHY_NOT.format(emotion=emotion, convention=by, expected=expected), codes
+
+
+def statements(facts: ClipFacts) -> list[Statement]:
+    """All true statements about one clip, and what is to be expected of every action unit.
+
+    Args:
+        facts (`ClipFacts`): What is certain about the clip.
+    """
+    known = [Statement(knowledge(code), "expected", frozenset({code})) for code in ACTION_UNITS]
+    if facts.reason:
+        return [Statement(f"The clip cannot be measured: {facts.reason.rstrip('.')}.", "status"), *known]
+    found = [*_about_clip(facts), *_about_units(facts), *_about_regions(facts), *known]
+    _, prototypes = prototypes_of(facts.convention)
+    for emotion in dict.fromkeys([*map(str.casefold, facts.emotions), *prototypes]):
+        found.append(Statement(could_be(emotion, facts)[1], "could_be", emotion=emotion))
+        found.append(Statement(why_not(emotion, facts)[0], "why_not", emotion=emotion))
+    return [*found, Statement(OPEN, "open")]
+
+
+def _about_clip(facts: ClipFacts) -> list[Statement]:
     found = []
-    if unit.motions:
-        moves = ", and ".join(f"the {motion.region} {motion.phrase}" for motion in unit.motions)
-        found.append(Statement(f"{named} would move {moves}.", "expected", about, shown=False))
-    if code in evidence:
-        item, where = evidence[code], _WHERE[sides[code]]
-        motion = f"the {item.region} moves {item.direction} by {item.magnitude:.1f} %"
-        found.append(Statement(f"Yes, {named} is visible in the motion: {motion}, on {where}.", "unit", about))
-        found.append(Statement(f"{named} shows on {where}.", "side", about))
-    elif code in sides:
-        text = f"{named} is recognised, but the motion does not bear it out."
-        found.append(Statement(text, "unit", about, shown=False))
-    elif not unit.testable or not unit.motions:
-        found.append(Statement(f"{NOT_SHOWN} Motion cannot tell {named}.", "unit", about, shown=False))
-    elif is_ruled_out(code, motions, explained):
-        found.append(Statement(f"No, {named} is not visible in the motion.", "unit", about, shown=False))
+    if facts.still:
+        found.append(Statement(STILL_REASON, "status"))
+    elif facts.sides:
+        units = [unit_words(code) for code in sorted(facts.sides, key=_order)]
+        found.append(Statement(f"The motion shows {joined(units)}.", "units"))
     else:
-        region = unit.motions[0].region
-        text = f"{NOT_SHOWN} The {region} moves, but {named} is not recognised."
-        found.append(Statement(text, "unit", about, shown=False))
+        found.append(Statement(UNCLEAR_REASON, "units"))
+    if facts.moving:
+        strongest = facts.moving[:MOST_MOTIONS]
+        text = "; ".join(_motion_words(item) for item in strongest)
+        found.append(Statement(f"{text[0].upper()}{text[1:]}.", "motions"))
+    else:
+        found.append(Statement(STILL_REASON, "motions"))
+    if not facts.emotions:
+        found += [Statement(INSUFFICIENT_SENTENCE, topic) for topic in ("emotion", "coarse")]
+    for emotion in facts.emotions:
+        text = IS.format(emotion=emotion, convention=facts.named_convention)
+        found.append(Statement(text, "emotion", emotion=emotion.casefold()))
+    if facts.coarse_emotion:
+        text = f"The coarse class is {facts.coarse_emotion} by the convention of {facts.named_convention}."
+        found.append(Statement(text, "coarse", emotion=facts.coarse_emotion.casefold()))
     return found
 
 
-def _of_motions(motions: Sequence[RegionMotion]) -> list[Statement]:
+def _about_units(facts: ClipFacts) -> list[Statement]:
     found = []
-    for item in motions:
-        about = frozenset({item.region, f"{item.side} {item.region}"})
-        where = f"The {item.side} {item.region}"
-        if item.significant:
-            error = f" (± {item.standard_error:.2f} %)" if item.standard_error else ""
-            text = f"{where} moves {item.direction} by {item.magnitude:.1f} % of the crop width{error}."
-        else:
-            text = f"{where} does not move above the noise of the clip."
-        found.append(Statement(text, "motion", about, shown=item.significant))
-    return found
-
-
-def _of_class(emotion, evidence, scores, coarse_emotion_of, convention) -> list[Statement]:
-    because = ", ".join(f"{code} {get_action_unit(code).name}" for code in evidence)
-    certainty = f" ({100 * scores[emotion]:.0f} %)" if emotion in scores else ""
-    found = [
-        Statement(f"By the convention of {convention} this is {emotion}{certainty}.", "class", frozenset({emotion}))
-    ]
-    coarse = coarse_emotion_of.get(emotion)
-    if coarse is not None and coarse != emotion:
-        text = f"By the convention of {convention} the coarse class is {coarse}."
-        found.append(Statement(text, "class", frozenset({coarse})))
-    for other, score in scores.items():
-        if other != emotion:
-            text = (
-                f"By the convention of {convention} this is {emotion}{certainty} and not {other} "
-                f"({100 * score:.0f} %): the motion shows {because}."
+    for code, unit in ACTION_UNITS.items():
+        words, codes, side = unit_words(code), frozenset({code}), facts.sides.get(code)
+        if code in facts.sides:
+            present = PRESENT.format(unit=words)
+            found.append(
+                Statement(present if side is None else f"{present.rstrip('.')}, on {WHERE[side]}.", "presence", codes)
             )
-            found.append(Statement(text, "class", frozenset({other}), shown=False))
+            text = OPEN if side is None else SIDE.format(unit=words, where=WHERE[side])
+            found.append(Statement(text, "side", codes))
+            if code in facts.evidence:
+                item = facts.evidence[code]
+                text = f"{words} moves the {item.region} {item.direction} by {item.amount} of the crop width."
+                found.append(Statement(text, "evidence", codes))
+            continue
+        if code in facts.absent:
+            text = ABSENT.format(unit=words)
+        elif not unit.testable or not unit.motions:
+            text = UNTESTABLE.format(unit=words)
+        elif code in facts.doubted:
+            text = f"{words} is recognised, but the motion does not bear it out."
+        else:
+            text = OPEN
+        found += [Statement(text, topic, codes) for topic in ("presence", "side", "evidence")]
     return found
 
 
-def _everyday_units(words: str) -> set[str]:
-    said = set(_UNIT_OF_WORD.findall(words))
-    return {code for code, names in _EVERYDAY.items() if said & set(names)}
+def _about_regions(facts: ClipFacts) -> list[Statement]:
+    found = []
+    for item in facts.motions:
+        words = _motion_words(item) if item.significant else f"the {item.side} {item.region} {_STILL}"
+        regions = frozenset({(item.region, item.side)})
+        found.append(Statement(f"{words[0].upper()}{words[1:]}.", "region", regions=regions))
+    for region in REGIONS:
+        seen = [item for item in facts.motions if item.region == region]
+        if len(seen) == len(SIDES) and not any(item.significant for item in seen):
+            regions = frozenset((region, side) for side in SIDES)
+            found.append(Statement(f"The {region} {_STILL} on either side.", "region", regions=regions))
+    return found
+
+
+_STILL = "does not move above the noise of the clip"
+
+
+def _motion_words(item: RegionMotion) -> str:
+    amount = MotionEvidence("", item.region, item.direction, round(item.magnitude, 1), item.standard_error or None)
+    return f"the {item.side} {item.region} moves {item.direction} by {amount.amount} of the crop width"
+
+
+def statements_of_two(first: ClipFacts, second: ClipFacts) -> list[Statement]:
+    """All true statements about two clips: what differs, what does not, and every statement about one of them."""
+    found = _differences(first, second)
+    for place, (facts, name) in enumerate(((first, "first"), (second, "second"))):
+        for item in statements(facts):
+            general = item.topic in ("expected", "open")
+            if general and place:
+                continue
+            text = item.text if general or item.text == OPEN else f"In the {name} clip: {_lowered(item.text)}"
+            found.append(
+                Statement(text, item.topic, item.units, item.regions, item.emotion, None if general else place)
+            )
+    return found
+
+
+def _lowered(text: str) -> str:
+    return text if text.startswith(("AU", "AD")) else text[0].lower() + text[1:]
+
+
+def _differences(first: ClipFacts, second: ClipFacts) -> list[Statement]:
+    if first.reason or second.reason:
+        which = [name for name, one in (("first", first), ("second", second)) if one.reason]
+        clips = f"The {which[0]} clip" if len(which) == 1 else "Neither clip"
+        return [Statement(f"{clips} {'cannot' if len(which) == 1 else 'can'} be measured.", "differs")]
+    found = []
+    for code in sorted({*first.sides, *second.sides}, key=_order):
+        words, codes = unit_words(code), frozenset({code})
+        one, other = first.sides.get(code, ""), second.sides.get(code, "")
+        if code in first.sides and code in second.sides:
+            found.append(Statement(f"Both clips show {words}.", "same", codes))
+            if one and other and one != other:
+                text = f"{words} is on {WHERE[one]} in the first clip and on {WHERE[other]} in the second."
+                found.append(Statement(text, "differs", codes))
+            continue
+        shown, lacking = ("first", second) if code in first.sides else ("second", first)
+        rest = "does not" if code in lacking.absent else "leaves it open"
+        text = f"The {shown} clip shows {words}, the {'second' if shown == 'first' else 'first'} {rest}."
+        found.append(Statement(text, "differs", codes))
+    if first.still and second.still:
+        found.append(Statement("In neither clip does a region move above the noise of the clip.", "same"))
+    for one, name in ((first, "first"), (second, "second")):
+        if one.still and not (first.still and second.still):
+            found.append(Statement(f"In the {name} clip no region moves above its noise.", "differs"))
+    if first.emotions and second.emotions:
+        one, other = first.emotions[0], second.emotions[0]
+        by = f"by the convention of {first.named_convention}"
+        text = (
+            f"Both clips are {one} {by}." if one == other else f"The first clip is {one}, the second is {other}, {by}."
+        )
+        found.append(Statement(text, "same" if one == other else "differs"))
+    if not any(item.topic == "differs" for item in found):
+        found.append(Statement("The motion shows no difference in action units or class.", "differs"))
+    return found

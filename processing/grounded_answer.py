@@ -106,6 +106,36 @@ def measured_evidence(code: str, motions: Sequence[RegionMotion]) -> tuple[str, 
     return side, MotionEvidence(unit.code, expected.region, direction, magnitude, _error_of_mean(shown))
 
 
+def absent_units(
+    named: Collection[str], explained: Collection[tuple[str, str]], motions: Sequence[RegionMotion]
+) -> tuple[str, ...]:
+    """The action units that are certainly absent: nobody names them, and their region is still on both sides.
+
+    The region may also move if a visible unit explains this motion, and its direction is at least three octants from
+    the one expected for the absent unit.
+
+    Args:
+        named (`Collection[str]`): Codes that somebody names, with or without certainty.
+        explained (`Collection[tuple[str, str]]`): (region, side) of the motions that visible units explain.
+        motions (`Sequence[RegionMotion]`): Motion of all regions of the clip.
+    """
+    measured = {(item.region, item.side): item for item in motions}
+    absent = []
+    for unit in ACTION_UNITS.values():
+        if unit.code in named or not unit.testable or not unit.motions:
+            continue
+        expected = unit.motions[0]
+        certain = []
+        for side in SIDES:
+            item = measured.get((expected.region, side))
+            apart = None if item is None else octants_apart(item.direction, expected.phrase)
+            opposed = apart is not None and apart >= 3 and (expected.region, side) in explained
+            certain.append(item is not None and (not item.significant or opposed))
+        if all(certain):
+            absent.append(unit.code)
+    return tuple(absent)
+
+
 def measured_report(recognised: Mapping[str, str], emotion: str, motions: Sequence[RegionMotion]) -> ExpressionReport:
     """What the heads decide, as far as the motion bears it out.
 
@@ -159,46 +189,6 @@ def possible_answers(
         for emotion in emotions
         for template in RATIONALES
     ]
-
-
-def is_ruled_out(
-    code: str, motions: Sequence[RegionMotion], explained: Collection[tuple[str, str]] = frozenset()
-) -> bool:
-    """Whether the measured motion rules an action unit out.
-
-    It does if the region that the unit moves most is still on both sides, or if another unit explains its motion and
-    that motion is at least three octants from the unit's.
-
-    Args:
-        code (`str`): Action unit.
-        motions (`Sequence[RegionMotion]`): Motion of all regions of the clip.
-        explained (`Collection[tuple[str, str]]`, *optional*): Regions and sides whose motion other units explain.
-    """
-    unit = get_action_unit(code)
-    if not unit.testable or not unit.motions:
-        return False
-    expected = unit.motions[0]
-    measured = {item.side: item for item in motions if item.region == expected.region}
-
-    def certain(side: str) -> bool:
-        item = measured.get(side)
-        if item is None:
-            return False
-        apart = octants_apart(item.direction, expected.phrase)
-        opposed = apart is not None and apart >= 3 and (expected.region, side) in explained
-        return not item.significant or opposed
-
-    return all(map(certain, SIDES))
-
-
-def mentioned_units(text: str) -> set[str]:
-    """Codes of the action units that a text names, by code, name or action.
-
-    Args:
-        text (`str`): The text.
-    """
-    units = map(_mentioned, _UNIT_MENTION.finditer(text))
-    return {unit.code for unit in units if unit is not None}
 
 
 def contradictions(

@@ -12,7 +12,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from .action_units import get_action_unit
 from .answer_constraint import AnswerConstraint, answer_pattern, answers_pattern
-from .clip_statements import Statement, answering, clip_statements, differences, replies
+from .clip_statements import ClipFacts, facts_of_report, statements, statements_of_two
 from .common_deft import EXPERT_TITLES, SIDE_LABELS, STRUCTURE_TOKENS, TEXTURE_TOKENS
 from .expression_report import (
     DEFAULT_INSTRUCTION,
@@ -26,6 +26,7 @@ from .expression_report import (
 )
 from .grounded_answer import STILL_REASON, allowed_classes, contradictions, measured_report, possible_answers
 from .motion_evidence import RegionMotion, detection_limits, measure_motion
+from .question_targets import answering, answers_of
 from .unit_evidence import seen_units
 from .video_processing_deft import DeftVideoProcessor, list_of_clips
 
@@ -234,57 +235,54 @@ class DeftProcessor(ProcessorMixin):
             patterns.append(answers_pattern(possible_answers(report, classes, named, self.answer_fields)))
         return AnswerConstraint(self.tokenizer, patterns, prompt_length)
 
-    def clip_statements(
+    def conversation_constraint(
         self,
+        prompt_length: int,
+        questions: Sequence[str],
         outputs: Any,
-        flow_values_videos: Any,
         *,
+        flow_values_videos: Any,
         flow_deviation: Any = None,
+        not_measurable: Sequence[str | None] | None = None,
         convention: str | None = None,
         threshold: float = 0.5,
-    ) -> list[list[Statement]]:
-        r"""
-        What can truly be said about each clip, in sentences.
-
-        Args:
-            outputs (`Any`): The recognition of the clips.
-            flow_values_videos (`Any`): (clips, frames - 1, 2, h, w), as in `answer_constraint`.
-            flow_deviation (`Any`, *optional*): (clips, frames - 1, h, w), as in `answer_constraint`.
-            convention (`str | None`, *optional*): Label convention of the classes; by default the processor's own.
-            threshold (`float`, *optional*, defaults to `0.5`): Probability from which a unit counts as recognised.
-        """
-        found = []
-        for row in range(len(outputs.emotion_logits)):
-            measured = measure_motion(_array(flow_values_videos[row]), deviation=_row(flow_deviation, row))
-            report = self._report_of_heads(outputs, row, measured, threshold)
-            found.append(
-                clip_statements(
-                    report,
-                    measured,
-                    scores=self._class_scores(outputs, row),
-                    coarse_emotion_of=self.coarse_emotion_of,
-                    convention=convention or self.label_convention,
-                )
-            )
-        return found
-
-    def reply_constraint(
-        self, prompt_length: int, question: str, statements: Sequence[Sequence[Statement]]
     ) -> AnswerConstraint:
         r"""
-        A logits processor for one call of `generate` that limits the answer to true statements about the clips.
+        A logits processor for one call of `generate` that lets nothing but true statements about one or two clips
+        through: one of those that may answer the last question, or up to three.
 
         Args:
-            prompt_length (`int`): `input_ids.shape[1]`.
-            question (`str`): The question.
-            statements (`Sequence[Sequence[Statement]]`): From `clip_statements`, of one clip, or of two, about whose
-                difference the answer is.
+            prompt_length (`int`): Number of tokens before the answer; 0 if `generate` gets embeddings.
+            questions (`Sequence[str]`): The questions of the conversation, the last one last.
+            outputs (`Any`): The recognition of the clips, as `model.model(**clips)` returns it.
+            flow_values_videos (`Any`): (clips, frames - 1, 2, h, w), the motion of the clips, in percent of the crop
+                width.
+            flow_deviation (`Any`, *optional*): (clips, frames - 1, h, w), as in `answer_constraint`.
+            not_measurable (`Sequence[str | None]`, *optional*): For every clip why it cannot be measured, or `None`.
+            convention (`str | None`, *optional*): Label convention that was asked for; by default the processor's own.
+            threshold (`float`, *optional*, defaults to `0.5`): Probability from which a unit counts as recognised.
 
         Raises:
             ImportError: llguidance is not installed.
+            ValueError: The last question names an action unit that does not exist, or there are more than two clips.
         """
-        known = statements[0] if len(statements) == 1 else differences(*statements)
-        return AnswerConstraint(self.tokenizer, answers_pattern(replies(answering(question, known))), prompt_length)
+        clips = []
+        for row in range(len(outputs.emotion_logits)):
+            reason = not_measurable[row] if not_measurable else None
+            if reason is not None:
+                clips.append(ClipFacts(reason=reason))
+                continue
+            scores = self._class_scores(outputs, row)
+            classes = allowed_classes(scores, self.coarse_emotion_of)
+            measured = measure_motion(_array(flow_values_videos[row]), deviation=_row(flow_deviation, row))
+            report = self._report_of_heads(outputs, row, measured, threshold)
+            coarse, named = self.coarse_emotion_of.get(classes[0]), convention or self.label_convention
+            clips.append(facts_of_report(report, measured, classes, coarse_emotion=coarse, convention=named))
+        if len(clips) > 2:
+            raise ValueError(f"A conversation is about one clip or two, got {len(clips)}.")
+        known = statements(clips[0]) if len(clips) == 1 else statements_of_two(*clips)
+        answers = answers_of(answering(known, questions, self.emotion_labels))
+        return AnswerConstraint(self.tokenizer, answers_pattern(answers), prompt_length)
 
     def post_process_expression(
         self,

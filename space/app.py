@@ -7,7 +7,8 @@ a token that may read it, `DEFT_FACE_FINDER` the face finder, and `DEFT_MAX_NEW_
 `explaining.Explainer`). A GPU is used if there is one.
 
 Clips are not kept. An uploaded clip is deleted when its answer is ready. If it was never explained, it is deleted
-after ten minutes. `Uploads` counts the visitors per file, because Gradio stores identical uploads as one file.
+after ten minutes. What was measured in it stays in memory for questions, for ten minutes after the last one.
+`Uploads` counts the visitors per file, because Gradio stores identical uploads as one file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 from starlette.middleware import Middleware
 
-from drawing import draw, draw_nothing, draw_problem
+from drawing import draw, draw_nothing, draw_problem, draw_turns
 from explaining import MAX_MEGABYTES, MAX_SECONDS, ClipProblem, Explainer, Explanation
 
 logger = logging.getLogger("deft-space")
@@ -49,7 +50,7 @@ people who have not agreed. In the European Union, inferring emotions at work an
 """
 PRIVACY = (
     f"One face, up to {MAX_SECONDS:.0f} seconds and {MAX_MEGABYTES} MB. Your clip is deleted as soon as its answer is "
-    "ready. Nothing is stored."
+    "ready. For your questions, what was measured in it stays in memory for ten minutes. Nothing is stored."
 )
 THEME = gr.themes.Base(
     primary_hue=gr.themes.colors.teal,
@@ -132,11 +133,26 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
         finally:
             uploads.done(clip)
 
-    def for_page(clip: str | None, face: str, progress: Any = gr.Progress()) -> tuple[str, Any]:  # noqa: B008
+    def for_page(clip: str | None, face: str, progress: Any = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
         try:
-            return draw(explained(clip, face, progress)), gr.update(value=None)
+            found = explained(clip, face, progress)
+            drawn, talk = draw(found), found.conversation
         except ClipProblem as problem:
-            return draw_problem(str(problem)), gr.update(value=None)
+            drawn, talk = draw_problem(str(problem)), None
+        return drawn, talk, [], draw_turns([]), gr.update(visible=talk is not None), gr.update(value=None)
+
+    def answered(question: str, talk: Any, turns: list[tuple[str, str]]) -> tuple[Any, ...]:
+        try:
+            if talk is None:
+                raise ClipProblem("The clip is no longer in memory. Explain it again to ask about it.", 410)
+            turns = [*turns, (question, explainer.ask(talk, question))]
+        except ClipProblem as problem:
+            return draw_turns(turns, str(problem)), question, talk, turns
+        # No question may stop the page; the log has the details.
+        except Exception:
+            logger.exception("A question could not be answered")
+            return draw_turns(turns, "Something went wrong here. Please try again."), question, talk, turns
+        return draw_turns(turns), "", talk, turns
 
     def for_api(video: str | None, face: str = "find") -> dict[str, Any]:
         """Explains a clip: class, action units, evidence, rationale, key frames and scores.
@@ -179,20 +195,44 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
                             examples.append((button, path))
             with gr.Column(scale=1, min_width=320, elem_classes="deft-result"):
                 result = gr.HTML(draw_nothing(), elem_id="deft-result")
+                with gr.Column(visible=False, elem_id="deft-chat") as chat:
+                    gr.HTML("<h3>Ask about this clip</h3>")
+                    log = gr.HTML(draw_turns([]))
+                    question = gr.Textbox(
+                        label="Your question",
+                        info="Such as: Which side moved? Could this be surprise? What would one expect of AU9?",
+                        max_lines=1,
+                        elem_id="deft-question",
+                    )
+                    ask = gr.Button("Ask", elem_id="deft-ask")
+                talk = gr.State(None, time_to_live=600)
+                turns = gr.State([], time_to_live=600)
         options = {
             "api_visibility": "private",
             "concurrency_id": "model",
             "show_progress": "full",
             "scroll_to_output": True,
         }
-        go.click(for_page, [clip, face], [result, clip], show_progress_on=[result], **options)
+        shown = [result, talk, turns, log, chat]
+        go.click(for_page, [clip, face], [*shown, clip], show_progress_on=[result], **options)
         for button, path in examples:
             button.click(
-                lambda path=str(path), progress=gr.Progress(): for_page(path, "crop", progress)[0],  # noqa: B008
+                lambda path=str(path), progress=gr.Progress(): for_page(path, "crop", progress)[:-1],  # noqa: B008
                 None,
-                result,
+                shown,
+                show_progress_on=[result],
                 **options,
             )
+        gr.on(
+            [ask.click, question.submit],
+            answered,
+            [question, talk, turns],
+            [log, question, talk, turns],
+            api_visibility="private",
+            concurrency_id="model",
+            show_progress="minimal",
+            show_progress_on=[log],
+        )
         # The endpoint for programs returns data instead of the page.
         answer = gr.JSON(visible=False)
         gr.Button(visible=False).click(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import av
@@ -46,6 +47,22 @@ def draw_problem(message: str) -> str:
     return (
         '<div class="deft"><div class="deft-problem" role="alert"><h2>This could not be explained</h2>'
         f"<p>{_text(message)}</p></div></div>"
+    )
+
+
+def draw_turns(turns: Sequence[tuple[str, str]], problem: str = "") -> str:
+    """Draws the questions and answers about a clip. Screen readers read out what is new.
+
+    Args:
+        turns: (question, answer) in order.
+        problem: Why the last question has no answer.
+    """
+    items = "".join(
+        f"<dt><b>You</b> {_text(question)}</dt><dd><b>Answer</b> {_text(answer)}</dd>" for question, answer in turns
+    )
+    told = f'<p class="deft-refused" role="alert">{_text(problem)}</p>' if problem else ""
+    return (
+        f'<div class="deft"><div role="log" aria-label="Answers"><dl class="deft-turns">{items}</dl></div>{told}</div>'
     )
 
 

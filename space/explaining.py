@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 )
 
 MAX_SECONDS, MAX_FRAMES, MAX_MEGABYTES = 10.0, 3000, 50
+MAX_QUESTION, MAX_ANSWER = 300, 200  # characters; tokens
 CROP = 256  # pixels, side of the pictures shown
 FACE_CHOICES = ("find", "crop")
 # The model's crop is this much larger and lower than the box of OpenCV's frontal-face cascade.
@@ -67,6 +68,7 @@ class Explanation:
         experts: Title → weight in the emotion.
         notes: Notes for the visitor.
         seconds: Duration of the computation.
+        conversation: Answers questions about the clip; `None` if it cannot be measured, or the model has none.
     """
 
     report: dict[str, Any]
@@ -85,6 +87,7 @@ class Explanation:
     experts: dict[str, float]
     notes: list[str]
     seconds: float
+    conversation: Any = None
 
     def to_json(self) -> dict[str, Any]:
         """The report, key frames and scores as JSON data."""
@@ -152,6 +155,11 @@ class Explainer:
         names = "video_reading face_alignment region_tracking aligned_clip action_units common_deft expression_report"
         self._reading, self._alignment, self._tracking, self._clips, self._units, self._common, self._reports = (
             importlib.import_module(f"{beside}.{name}") for name in names.split()
+        )
+        # Models that were pushed before there were conversations have no such module.
+        of_pipeline = type(pipe).__module__.rpartition(".")[0]
+        self._talks = (
+            importlib.import_module(f"{of_pipeline}.conversation_deft") if hasattr(pipe, "conversation") else None
         )
         return pipe
 
@@ -241,7 +249,29 @@ class Explainer:
             },
             notes=notes,
             seconds=time.monotonic() - started,
+            conversation=None if self._talks is None else self._talks.Conversation(pipe, [inputs]),
         )
+
+    def ask(self, conversation: Any, question: str) -> str:
+        """Answers a question about a clip that was explained.
+
+        Args:
+            conversation: `Explanation.conversation`.
+            question: The question.
+
+        Raises:
+            ClipProblem: The question cannot be answered. The message says why.
+        """
+        question = " ".join(question.split())
+        if not question:
+            raise ClipProblem("There is not a question yet: write one.", 400)
+        if len(question) > MAX_QUESTION:
+            raise ClipProblem(f"The question has {len(question)} characters; at most {MAX_QUESTION} are allowed.", 413)
+        with self._running:
+            try:
+                return conversation.ask(question, max_new_tokens=MAX_ANSWER)
+            except ValueError as error:
+                raise ClipProblem(str(error)) from error
 
     def _place(self, clip: Any, face: str, notes: list[str]) -> np.ndarray:
         """The transform from the frames to the face crop, (2, 3)."""

@@ -7,8 +7,8 @@ import pytest
 from deft_llm.clips import (
     NO_INTERVAL,
     NO_MOTION,
+    chat_about_clips,
     check_clips,
-    converse,
     explain_clips,
     interval_rows,
     intervals_csv,
@@ -26,6 +26,7 @@ from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, encod
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.action_units import REGIONS
 from deft_llm.processing.aligned_clip import Stretch
+from deft_llm.processing.clip_statements import knowledge
 from deft_llm.processing.motion_evidence import measure_motion, parse_motion
 from deft_llm.processing.spotting import Interval
 
@@ -158,8 +159,19 @@ def test_a_clip_that_is_not_there_is_named_before_a_model_is_loaded():
     check_clips(["https://example.org/clip.mp4", "."])
 
 
-def test_questions_are_answered_until_an_empty_line(brow_video, folder):
-    questions = ["Which side moved?\n", "Is AU4 there?\n", "\n", "Which emotion?\n"]
-    answers = list(converse([str(brow_video)], str(folder), questions))
-    assert len(answers) == 2
-    assert "AU4" in answers[1]
+def test_a_chat_reads_questions_until_an_empty_line(brow_video, still_video, folder, capsys):
+    """Each answer is printed as it is generated; what cannot be asked is refused, and the chat goes on."""
+    questions = io.StringIO("Is AU12 there?\nIs AU99 there?\nWhat would you expect of AU9?\n\nNot read.\n")
+    chat_about_clips([str(brow_video)], str(folder), questions, max_new_tokens=120)
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert lines[0].startswith("Class ")
+    assert lines[-2:] == ["No, AU12 (lip corner puller) is not visible in the motion.", knowledge("AU9")]
+    assert told.err.count("error:") == 1
+    assert "AU99" in told.err
+    assert questions.read() == "Not read.\n"
+    clips = [str(brow_video), str(still_video)]
+    chat_about_clips(clips, str(folder), io.StringIO("Is AU12 there in the second clip?"))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("In the second clip: no, AU12")
+    with pytest.raises(ValueError, match="--chat is about one clip or two, got 3"):
+        chat_about_clips([*clips, clips[0]], str(folder), questions)

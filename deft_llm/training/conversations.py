@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from deft_llm.hub_datasets.unimer.answer_parsing import TASKS
-from deft_llm.hub_datasets.unimer.question_wordings import QUESTIONS, wording_of
+from deft_llm.hub_datasets.unimer.questions import QUESTIONS, task_of_turn, wording_of
 from deft_llm.processing import DeftProcessor
 
 ALL_INPUTS = {"pixel_values_videos": True, "flow_values_videos": True}  # of a clip with all experts
@@ -67,15 +67,18 @@ def weighted(
 
 
 def is_held_out(conversation: Mapping[str, Any], held_out_wordings: int) -> bool:
-    """Whether the question of a conversation has one of the last wordings of its task.
+    """Whether a question of a conversation has one of the last wordings of its task.
 
     Args:
-        conversation: A conversation of one question.
+        conversation: A conversation.
         held_out_wordings: Number of wordings, as in `weighted`.
     """
-    task, question = conversation["task"], conversation["messages"][0]["content"][-1]["text"]
-    trained = len(QUESTIONS[task]) - held_out_wordings
-    return not _has_fixed_wording(task) and wording_of(task, question) >= trained
+    task = conversation["task"]
+    if _has_fixed_wording(task):
+        return False
+    questions = [message["content"][-1]["text"] for message in conversation["messages"] if message["role"] == "user"]
+    turns = [(task_of_turn(question) if task == "several_turns" else task, question) for question in questions]
+    return any(wording_of(turn, question) >= len(QUESTIONS[turn]) - held_out_wordings for turn, question in turns)
 
 
 def _has_fixed_wording(task: str) -> bool:

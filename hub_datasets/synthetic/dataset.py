@@ -23,33 +23,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from deft_llm.processing.common_deft import NUM_FRAMES
+from deft_llm.processing.emotion_prototypes import CONVENTIONS
 from deft_llm.processing.key_frames import KeyFrames, sample_indices
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 from deft_llm.processing.video_reading import open_clip
 
-from ..sources.sharing_policy import SYNTHETIC, SYNTHETIC_B
+from ..sources.sharing_policy import SYNTHETIC
 from ..unimer.rows import UnitLabel, features, make_row, refuse_existing, write_dataset
 from .clips import EVERYDAY, Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
 from .faces import Face, FaceStyle, render_face
 
-# Emotions that annotators assign to sets of action units. The two conventions contradict each other on purpose, as
-# published data sets do: lowered brows are anger in the first and disgust in the second.
-CONVENTIONS: dict[str, dict[str, tuple[tuple[str, ...], ...]]] = {
-    SYNTHETIC: {
-        "happiness": (("AU12",), ("AU6", "AU12"), ("AU6", "AU12", "AU26")),
-        "surprise": (("AU1", "AU2"), ("AU2",), ("AU1", "AU2", "AU26"), ("AU1", "AU2", "AU5")),
-        "sadness": (("AU15",), ("AU15", "AU17"), ("AU1", "AU15")),
-        "disgust": (("AU9",), ("AU4", "AU9"), ("AU9", "AU17")),
-        "anger": (("AU4",), ("AU4", "AU7"), ("AU4", "AU17")),
-    },
-    SYNTHETIC_B: {
-        "happiness": (("AU12",), ("AU6", "AU12"), ("AU6", "AU12", "AU26")),
-        "surprise": (("AU1", "AU2"), ("AU2",), ("AU1", "AU2", "AU26"), ("AU1", "AU2", "AU5")),
-        "sadness": (("AU1",), ("AU1", "AU17"), ("AU1", "AU15")),
-        "disgust": (("AU4",), ("AU4", "AU7"), ("AU4", "AU17")),
-        "anger": (("AU9",), ("AU4", "AU9"), ("AU9", "AU17")),
-    },
-}
 COARSE_EMOTION = {
     "happiness": "positive",
     "surprise": "surprise",

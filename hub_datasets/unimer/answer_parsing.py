@@ -12,6 +12,8 @@ A fact is a tuple of strings; an answer is a frozenset of facts:
     ("side", "AU12", "left")                     ("motion", "mouth corner", "left", "up and laterally", "0.9")
     ("evidence", "AU12", "left", "mouth corner", "up and laterally", "0.9")
     ("insufficient motion",)                     ("still",)
+    ("could_be", "surprise", "yes" | "no")       ("not shown",)
+    ("expected", "AU9")                          ("not testable", "AU14")
 
 Emotions are lower case. Magnitudes are in percent of the crop width, with one decimal. Left and right are the
 subject's.
@@ -26,9 +28,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, get_action_unit
+from deft_llm.processing.clip_statements import (
+    COULD_BE,
+    COULD_NOT_BE,
+    INSUFFICIENT_SENTENCE,
+    IS,
+    OPEN,
+    UNTESTABLE,
+    WHY_NOT,
+    expected_motion,
+    joined,
+    knowledge,
+    unit_words,
+)
+from deft_llm.processing.emotion_prototypes import prototypes_of
 from deft_llm.processing.expression_report import INSUFFICIENT_MOTION, parse_answer
 from deft_llm.processing.grounded_answer import STILL_RATIONALES, UNCLEAR_RATIONALES
 from deft_llm.processing.motion_evidence import NO_DIRECTION
+
+from .questions import emotion_in, task_of_turn
 
 Fact = tuple[str, ...]
 Facts = frozenset[Fact]
@@ -518,6 +536,43 @@ def _read_me_vqa_combined(question: str, answer: str, emotions: frozenset[str]) 
     )
 
 
+def _read_possibility(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    """Answers of could_be and why_not. They have one form, so they are compared with the sentence that they state."""
+    if answer == INSUFFICIENT_SENTENCE:
+        return _ABSTENTION
+    if answer == OPEN:
+        return frozenset({("not shown",)})
+    emotion, convention = emotion_in(question), convention_in(question) or ""
+    if answer == IS.format(emotion=emotion, convention=convention):
+        return frozenset({("emotion", emotion.casefold())})
+    codes = [code.upper() for code in re.findall(r"\b(?:AU|AD|M)\d+\b", answer)]
+    unknown = [code for code in codes if code not in ACTION_UNITS]
+    if unknown or not codes:
+        raise UnreadableAnswerError(f"{answer!r} does not say which action units decide")
+    by, are = prototypes_of(convention)[0], "are" if len(codes) > 1 else "is"
+    units, expected = joined([unit_words(code) for code in codes]), joined([expected_motion(code) for code in codes])
+    known = {"emotion": emotion, "convention": by, "units": units, "are": are, "expected": expected}
+    for template, fits, state in (
+        (COULD_BE, "yes", "present"),
+        (COULD_NOT_BE, "no", "absent"),
+        (WHY_NOT, "no", "absent"),
+    ):
+        if answer == template.format(**known):
+            return frozenset({("could_be", emotion.casefold(), fits), *(("unit", code, state) for code in codes)})
+    raise UnreadableAnswerError(f"{answer!r} is not one of the forms of an answer to {question!r}")
+
+
+def _read_expected_motion(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    code = unit_in(question)
+    if answer != knowledge(code):
+        raise UnreadableAnswerError(f"{answer!r} is not what is to be expected of {code}")
+    return frozenset({("not testable" if answer == UNTESTABLE.format(unit=unit_words(code)) else "expected", code)})
+
+
+def _read_turn(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    return _READERS[task_of_turn(question)](question, answer, emotions)
+
+
 _READERS = {
     "explain": _read_report,
     "emotion": _read_emotion,
@@ -533,5 +588,9 @@ _READERS = {
     "me_vqa_presence": _read_me_vqa_presence,
     "me_vqa_side": _read_me_vqa_side,
     "me_vqa_combined": _read_me_vqa_combined,
+    "could_be": _read_possibility,
+    "why_not": _read_possibility,
+    "expected_motion": _read_expected_motion,
+    "several_turns": _read_turn,
 }
 TASKS: tuple[str, ...] = tuple(_READERS)

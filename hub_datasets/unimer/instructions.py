@@ -14,7 +14,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
+from deft_llm.processing.action_units import REGIONS, SIDES, get_action_unit
+from deft_llm.processing.clip_statements import (
+    ABSENT,
+    INSUFFICIENT_SENTENCE,
+    MOST_MOTIONS,
+    PRESENT,
+    WHERE,
+    ClipFacts,
+    could_be,
+    knowledge,
+    why_not,
+)
+from deft_llm.processing.emotion_prototypes import prototypes_of
 from deft_llm.processing.expression_report import (
     INSUFFICIENT,
     INSUFFICIENT_MOTION,
@@ -27,7 +39,7 @@ from deft_llm.processing.grounded_answer import (
     RATIONALES,
     STILL_RATIONALES,
     UNCLEAR_RATIONALES,
-    is_ruled_out,
+    absent_units,
     write_rationale,
 )
 from deft_llm.processing.motion_evidence import RegionMotion
@@ -41,7 +53,10 @@ from .answer_parsing import (
     unit_in,
 )
 from .constraints import SUPPORTED, Judgement
-from .question_wordings import ONE_WORD, QUESTIONS
+from .questions import QUESTIONS, TURN_TASKS, emotion_in, task_of_turn
+
+# Questions that ask for one word, or for yes or no, are answered with exactly that.
+_ONE_WORD = ("one word", "yes or no", "Yes or no")
 
 _EMOTION_ANSWERS = (
     "{emotion}",
@@ -66,13 +81,13 @@ _ANSWERS = {
     ),
     "present": (
         "yes",
-        "Yes, {unit} is visible in the motion.",
+        PRESENT,
         "Yes, the face shows {unit}.",
         "Yes: {unit} moves the face.",
     ),
     "absent": (
         "no",
-        "No, {unit} is not visible in the motion.",
+        ABSENT,
         "No, the face does not show {unit}.",
         "No: {unit} does not move the face.",
     ),
@@ -96,11 +111,9 @@ _ANSWERS = {
     "insufficient motion": (
         INSUFFICIENT_MOTION,
         "There is insufficient motion.",
-        "The clip shows insufficient motion.",
+        INSUFFICIENT_SENTENCE,
     ),
 }
-_WHERE = {"both": "both sides", "left": "the left side", "right": "the right side"}
-MOST_MOTIONS = 3  # per answer of the task "motions"
 
 # Units that sheets label often and flow can test. Questions with the answer "no" ask about these.
 _COMMON_UNITS = ("AU1", "AU2", "AU4", "AU5", "AU6", "AU7", "AU9", "AU10", "AU12", "AU15", "AU17", "AU20", "AU25")
@@ -147,6 +160,18 @@ class AcceptedFacts:
         """The clip's own emotion words, to extend the parser's vocabulary."""
         return frozenset(word for word in (self.emotion, self.emotion_coarse) if word)
 
+    @property
+    def certain(self) -> ClipFacts:
+        """The facts as statements need them."""
+        return ClipFacts(
+            sides={item.code: None if item.code in self.open_sides else item.side for item in self.units},
+            absent=self.absent,
+            motions=self.motions,
+            emotions=(self.emotion,) if self.emotion else (),
+            coarse_emotion=self.emotion_coarse,
+            convention=self.convention,
+        )
+
 
 def accept_facts(
     judgements: Sequence[Judgement],
@@ -190,7 +215,11 @@ def accept_facts(
         units=supported,
         all_supported=codes == {item.code for item in supported},
         open_sides=frozenset(item.code for item in judgements if item.verdict != SUPPORTED),
-        absent=_absent_units(codes | set(also_named), supported, motions),
+        absent=absent_units(
+            codes | set(also_named),
+            {(item.region, side) for item in supported for side in SIDES if item.side in ("both", side)},
+            motions,
+        ),
         motions=significant,
         labelled=bool(judgements) or emotion is not None or emotion_coarse is not None,
     )
@@ -210,12 +239,6 @@ def _one_a_code(supported: Sequence[Judgement]) -> tuple[Judgement, ...]:
             agreement, magnitude = (item.agreement + other.agreement) / 2, (item.magnitude + other.magnitude) / 2
             merged[item.code] = replace(stronger, side="both", agreement=agreement, magnitude=magnitude)
     return tuple(merged.values())
-
-
-def _absent_units(named: set[str], supported: Sequence[Judgement], motions: Sequence[RegionMotion]) -> tuple[str, ...]:
-    explained = {(item.region, side) for item in supported for side in SIDES if item.side in ("both", side)}
-    absent = [code for code in ACTION_UNITS if code not in named and is_ruled_out(code, motions, explained)]
-    return tuple(absent)
 
 
 def clip_generator(clip_id: str, seed: int = 0) -> np.random.Generator:
@@ -242,6 +265,7 @@ def conversations_of(facts: AcceptedFacts, rng: np.random.Generator) -> list[dic
     conversations = []
     for task in TASKS:
         own = np.random.default_rng([seed, zlib.crc32(task.encode())])
+        turns = []
         for question in _questions(task, facts, own):
             stated = facts_of(task, question, facts)
             answer = write_answer(task, question, stated, facts, own)
@@ -251,11 +275,23 @@ def conversations_of(facts: AcceptedFacts, rng: np.random.Generator) -> list[dic
                 raise AmbiguousWordError(f"The answer {answer!r} (task {task}) cannot be parsed: {error}.") from None
             if read != stated:
                 raise AmbiguousWordError(f"The answer {answer!r} (task {task}) is parsed as {sorted(read)}.")
-            user = [{"type": "video", "text": None}, {"type": "text", "text": question}]
-            assistant = [{"type": "text", "text": answer}]
-            messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-            conversations.append({"task": task, "messages": messages})
+            turns.append((question, answer))
+        # The questions of most tasks are conversations of their own; those of several_turns are one.
+        for chosen in [turns] if task == "several_turns" and turns else [[turn] for turn in turns]:
+            conversations.append({"task": task, "messages": _messages(chosen)})
     return conversations
+
+
+def _messages(turns: Sequence[tuple[str, str]]) -> list[dict]:
+    """Questions and answers as messages. The clip is in the first one."""
+    messages = []
+    for place, (question, answer) in enumerate(turns):
+        clip = [] if place else [{"type": "video", "text": None}]
+        messages += [
+            {"role": "user", "content": [*clip, {"type": "text", "text": question}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+        ]
+    return messages
 
 
 def _draw(options: Sequence, rng: np.random.Generator):
@@ -273,12 +309,20 @@ def _questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> lis
         return [question.format(**names)] if ready else []
     if task.startswith("me_vqa"):
         return _me_vqa_questions(task, facts, rng)
+    if task == "several_turns":
+        return _turns(facts, rng)
+    if task in ("could_be", "why_not"):
+        emotions = _emotions_to_ask(task, facts)
+        targets = [{"emotion": _draw(emotions, rng)}] if emotions else []
+        return [_draw(QUESTIONS[task], rng).format(**names, **target) for target in targets]
     if task in ("emotion", "emotion_coarse"):
         targets = [{}] if facts.still or getattr(facts, task) else []
     elif task == "action_units":
         targets = [{}] if facts.still or facts.units else []
     elif task == "action_unit_presence":
         targets = [{"unit": _unit(code)} for code in _present_and_absent(facts, rng)]
+    elif task == "expected_motion":
+        targets = [{"unit": _unit(_draw(_COMMON_UNITS, rng))}]
     elif task == "side":
         codes = (
             _COMMON_UNITS if facts.still else [item.code for item in facts.units if item.code not in facts.open_sides]
@@ -293,6 +337,27 @@ def _questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> lis
     else:
         targets = [{}] if facts.still or facts.motions else []
     return [_draw(QUESTIONS[task], rng).format(**names, **target) for target in targets]
+
+
+def _turns(facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:
+    """Two to four questions about a clip, each of another task."""
+    asked = {task: _questions(task, facts, rng) for task in TURN_TASKS}
+    tasks = [task for task, questions in asked.items() if questions]
+    count = min(len(tasks), int(rng.integers(2, 5)))
+    chosen = rng.permutation(len(tasks))[:count].tolist()
+    return [_draw(asked[tasks[place]], rng) for place in chosen] if count > 1 else []
+
+
+def _emotions_to_ask(task: str, facts: AcceptedFacts) -> list[str]:
+    """Emotions of the convention and the clip's own; for why_not only those that the clip excludes."""
+    if not facts.still and not (facts.emotion and facts.units):
+        return []
+    _, prototypes = prototypes_of(facts.convention)
+    if facts.still:
+        return list(prototypes)
+    if task == "could_be":
+        return [*prototypes, *({facts.emotion} - set(prototypes))]
+    return [name for name in prototypes if could_be(name, facts.certain)[0] == "no"]
 
 
 def _me_vqa_questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:
@@ -346,8 +411,15 @@ def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
     insufficient: Facts = frozenset({("insufficient motion",)})
     if task == "explain" and (facts.still or not facts.labelled):
         return insufficient | ({("still",)} if facts.still else set())
+    if task == "several_turns":
+        return facts_of(task_of_turn(question), question, facts)
+    if task == "expected_motion":
+        unit = get_action_unit(unit_in(question))
+        return frozenset({("expected" if unit.testable and unit.motions else "not testable", unit.code)})
     if facts.still:
         return insufficient
+    if task in ("could_be", "why_not"):
+        return _possibility(emotion_in(question), facts)
     emotion = frozenset({("emotion", facts.emotion.casefold())}) if facts.emotion else frozenset()
     coarse = frozenset({("emotion_coarse", facts.emotion_coarse.casefold())}) if facts.emotion_coarse else frozenset()
     units = frozenset(("unit", item.code, "present") for item in facts.units)
@@ -383,6 +455,18 @@ def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
     return stated
 
 
+def _possibility(emotion: str, facts: AcceptedFacts) -> Facts:
+    decision, _, codes = could_be(emotion, facts.certain)
+    if decision == "insufficient":
+        return frozenset({("insufficient motion",)})
+    if decision == "open":
+        return frozenset({("not shown",)})
+    if decision == "is":
+        return frozenset({("emotion", emotion.casefold())})
+    state = "present" if decision == "yes" else "absent"
+    return frozenset({("could_be", emotion.casefold(), decision), *(("unit", code, state) for code in codes)})
+
+
 def _motion_fact(item: RegionMotion) -> tuple[str, ...]:
     return ("motion", item.region, item.side, item.direction, f"{item.magnitude:.1f}")
 
@@ -397,7 +481,14 @@ def write_answer(task: str, question: str, stated: Facts, facts: AcceptedFacts, 
         return _write_report(stated, facts, rng)
     if task.startswith("me_vqa"):
         return _write_me_vqa(task, stated, facts)
-    brief = any(words in question for words in ONE_WORD)
+    if task == "several_turns":
+        return write_answer(task_of_turn(question), question, stated, facts, rng)
+    if task == "expected_motion":
+        return knowledge(unit_in(question))
+    if task in ("could_be", "why_not"):
+        emotion = emotion_in(question)
+        return could_be(emotion, facts.certain)[1] if task == "could_be" else why_not(emotion, facts.certain)[0]
+    brief = any(words in question for words in _ONE_WORD)
 
     def choose(options: tuple[str, ...]) -> str:
         return options[0] if brief else _draw(options, rng)
@@ -414,7 +505,7 @@ def write_answer(task: str, question: str, stated: Facts, facts: AcceptedFacts, 
     if task == "action_unit_presence":
         return choose(_ANSWERS[values[1]]).format(unit=_unit(values[0]))
     if task == "side":
-        return choose(_ANSWERS[task]).format(unit=_unit(values[0]), side=values[1], where=_WHERE[values[1]])
+        return choose(_ANSWERS[task]).format(unit=_unit(values[0]), side=values[1], where=WHERE[values[1]])
     template = choose(_ANSWERS[task])
     clauses = [
         template.format(region=region, side=side, direction=direction, magnitude=magnitude)

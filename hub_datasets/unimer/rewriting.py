@@ -37,8 +37,8 @@ PROMPT = (
     "out, deny nothing. A statement that begins with Yes or No must still begin with it. Reply with the rewritten "
     "statement alone, on one line.\n\nQuestion: {question}\nStatement: {statement}"
 )
-# The MEGC challenge prescribes the form of these answers.
-_FIXED_TASKS = "me_vqa_"
+# The form of these answers is prescribed: by the MEGC challenge, or because it is the form of a grounded answer.
+_FIXED_TASKS = ("me_vqa_", "could_be", "why_not", "expected_motion", "several_turns")
 _RATIONALE = f"{FIELDS[2]}: "
 
 

@@ -1,116 +1,152 @@
+import io
+import sys
+from contextlib import redirect_stdout
+
 import pytest
-from transformers import TextIteratorStreamer
+from transformers import TextStreamer
 
 from deft_llm.modeling_deft import DeftVideoTextToTextPipeline
-from deft_llm.modeling_deft.conversation_deft import DeftConversation, question_of
-from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.clip_statements import knowledge
 
 
-@pytest.fixture
-def begin(model, processor):
-    return lambda clips, **options: DeftConversation(model, processor, clips, **options)
+@pytest.fixture(scope="module")
+def pipe(model, processor):
+    return DeftVideoTextToTextPipeline(model=model, processor=processor, max_new_tokens=120)
 
 
-def allowed(conversation, question):
-    """The answers that are true."""
-    from deft_llm.processing.clip_statements import answering, differences, replies
-
-    flow, deviation = conversation._tensors["flow_values_videos"], conversation._deviation
-    found = conversation.processor.clip_statements(conversation._recognition, flow, flow_deviation=deviation)
-    return replies(answering(question, found[0] if len(found) == 1 else differences(*found)))
+@pytest.fixture(scope="module")
+def talk(pipe, brow_video):
+    """A conversation about a clip; its clip is not read again."""
+    return pipe.conversation(str(brow_video))
 
 
-def test_every_turn_is_a_true_statement_and_is_remembered(begin, brow_video):
-    conversation = begin(str(brow_video))
-    for question in ("Which side moved?", "Is AU9 there?", "How does the left inner brow move?", "Anything else?"):
-        assert conversation.ask(question) in allowed(conversation, question)
-    assert [message["role"] for message in conversation.messages] == ["user", "assistant"] * 4
-    kinds = [block["type"] for message in conversation.messages for block in message["content"]]
-    assert kinds == ["video", *["text"] * 8]
+@pytest.fixture(autouse=True)
+def fresh(talk):
+    talk.messages.clear()
 
 
-def test_the_clip_is_measured_and_recognised_once(begin, model, brow_video, monkeypatch):
-    conversation = begin(str(brow_video))
-    fail = lambda *_, **__: pytest.fail("the clip was read again")  # noqa: E731
-    monkeypatch.setattr(DeftVideoProcessor, "_process_clip", fail)
-    monkeypatch.setattr(model.model.recognition, "forward", fail)
-    assert conversation.ask("What moves?")
+def user(text, clips=0):
+    return {"role": "user", "content": [*[{"type": "video"}] * clips, {"type": "text", "text": text}]}
 
 
-def test_two_clips_are_compared_in_one_prompt(begin, brow_video, still_video):
-    conversation = begin([str(brow_video), str(still_video)])
-    assert conversation.ask("What differs?") in allowed(conversation, "What differs?")
-    assert [block["type"] for block in conversation.messages[0]["content"]] == ["video", "video", "text"]
-    with pytest.raises(ValueError, match="about one clip or two; got 3 clips"):
-        begin([str(brow_video)] * 3)
+def assistant(text):
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
-def test_tokens_are_streamed(begin, brow_video, processor):
-    conversation = begin(str(brow_video))
-    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    answer = conversation.ask("Which emotion?", streamer=streamer)
-    assert "".join(streamer).strip() == answer
+def test_answers_are_about_what_was_asked(talk):
+    """The model is untrained: whatever is said is said because of the constraint."""
+    assert talk.ask("What would you expect to see for AU9?") == knowledge("AU9")
+    assert talk.ask("Is there an AU12?") == "No, AU12 (lip corner puller) is not visible in the motion."
+    answer = talk.ask("How does the inner brow on the left move?")
+    assert answer.startswith("The left inner brow moves down")
+    assert answer.endswith("% of the crop width.")
+    assert talk.ask("Where is AU14?") == "Motion in the image cannot show AU14 (dimpler)."
+    assert talk.ask("And the chin on the right?") == "The right chin does not move above the noise of the clip."
+    assert len(talk.messages) == 10
 
 
-def test_free_answers_are_the_language_models(begin, brow_video):
-    conversation = begin(str(brow_video), grounded=False)
-    assert conversation.ask("Which emotion?", max_new_tokens=3) not in allowed(conversation, "Which emotion?")
+def test_a_call_with_messages_is_the_same_conversation(pipe, talk, brow_video):
+    first = talk.ask("Is there an AU12?")
+    second = talk.ask("Which side is it on?")
+    assert "AU12" in second
+    messages = [user("Is there an AU12?", clips=1), assistant(first), user("Which side is it on?")]
+    result = pipe(str(brow_video), text=messages)
+    assert result["generated_text"] == second
+    assert result["frames_indices"] == talk.frames_indices[0]
 
 
-def test_a_clip_that_cannot_be_measured_is_not_talked_about(begin, brow_video, still_video, monkeypatch, processor):
-    preprocess = DeftVideoProcessor.preprocess
-
-    def marked(self, videos, **kwargs):
-        features = preprocess(self, videos, **kwargs)
-        features["not_measurable"][-1] = "The face leaves the picture."
-        return features
-
-    monkeypatch.setattr(DeftVideoProcessor, "preprocess", marked)
-    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True)
-    answer = begin(str(brow_video)).ask("Which emotion?", streamer=streamer)
-    assert answer == "".join(streamer) == "The clip cannot be measured: The face leaves the picture."
-    both = begin([str(brow_video), str(still_video)])
-    assert both.ask("What differs?") == "The second clip cannot be measured: The face leaves the picture."
+def test_the_experts_look_once_at_a_conversations_clip(pipe, brow_video):
+    calls = []
+    hook = pipe.model.model.recognition.motion_expert.register_forward_hook(lambda *_: calls.append(1))
+    talk = pipe.conversation(str(brow_video))
+    talk.ask("Is there an AU12?")
+    talk.ask("Is there an AU9?")
+    hook.remove()
+    assert len(calls) == 1
 
 
-def test_the_pipeline_answers_the_last_message(model, processor, brow_video):
-    pipe = DeftVideoTextToTextPipeline(model=model, processor=processor)
-    first = pipe(str(brow_video), text=[{"role": "user", "content": "Which side moved?"}])
-    turn = {"role": "user", "content": [{"type": "text", "text": "Is AU4 there?"}]}
-    second = pipe(str(brow_video), text=[*first["messages"], turn])
-    assert len(second["messages"]) == 4
-    assert second["messages"][:2] == first["messages"]
-    assert second["generated_text"] == second["messages"][-1]["content"][0]["text"]
-    assert "AU4" in second["generated_text"]
-    conversation = pipe.conversation(str(brow_video))
-    assert conversation.ask("Which side moved?") == first["generated_text"]
-    assert conversation.ask("Is AU4 there?") == second["generated_text"]
+def test_a_conversation_explains_its_clip(pipe, talk, brow_video):
+    assert talk.explain() == pipe(str(brow_video))
+    assert (
+        talk.explain(max_new_tokens=3)["generated_text"] == pipe(str(brow_video), max_new_tokens=3)["generated_text"]
+    )
 
 
-def test_messages_that_do_not_fit_are_refused(begin, brow_video):
-    video, question = {"type": "video"}, {"type": "text", "text": "?"}
-    asked = {"role": "user", "content": [video, question]}
-    said = {"role": "assistant", "content": "It is still."}
-    with pytest.raises(ValueError, match="last message must be a question"):
-        question_of([asked, said], 1)
-    with pytest.raises(ValueError, match="last message must be a question"):
-        question_of([], 1)
-    with pytest.raises(ValueError, match="have 1 blocks of type video, and there are 2 clips"):
-        question_of([asked], 2)
-    with pytest.raises(ValueError, match="have 1 blocks of type video, and there are 1 clips"):
-        question_of([{"role": "user", "content": "?"}, said, asked], 1)
-    with pytest.raises(ValueError, match=r"end with a question\. Pass it to `ask`"):
-        begin(str(brow_video), messages=[asked])
-    with pytest.raises(ValueError, match="`convention` is 'nobody'; the model was trained with"):
-        begin(str(brow_video), convention="nobody")
-    earlier, text = question_of([asked, said, {"role": "user", "content": "and now?"}], 1)
-    assert text == "and now?"
-    assert earlier[0]["content"] == [video, question]
+def test_two_clips_are_compared(pipe, brow_video, still_video):
+    question = user("What differs between the clips?", clips=2)
+    clips = [str(brow_video), str(still_video)]
+    result = pipe(clips, text=[question])
+    assert "second" in result["generated_text"]
+    assert [len(frames) for frames in result["frames_indices"]] == [8, 8]
+    told = pipe(clips, text=[user("How does the inner brow on the left move in the second clip?", clips=2)])
+    assert told["generated_text"] == (
+        "In the second clip: the left inner brow does not move above the noise of the clip."
+    )
 
 
-def test_a_conversation_that_does_not_fit_says_so(begin, model, brow_video, monkeypatch):
-    conversation = begin(str(brow_video))
-    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 300)
-    with pytest.raises(ValueError, match=r"has \d+ tokens and its answer up to 256; the language model reads"):
-        conversation.ask("Which side moved?")
-    assert conversation.messages == []
+def test_nothing_is_claimed_about_a_still_clip(pipe, still_video):
+    talk = pipe.conversation(str(still_video))
+    assert talk.ask("Is AU4 there?") in (
+        "No, AU4 (brow lowerer) is not visible in the motion.",
+        "AU4 (brow lowerer) is recognised, but the motion does not bear it out.",
+    )
+    assert talk.ask("Which emotion is it?") == "The clip shows insufficient motion."
+    assert talk.ask("Could this be surprise?") == "The clip shows insufficient motion."
+    assert talk.ask("What moves most?") == "No region moves above the noise of the clip."
+
+
+def test_a_clip_that_cannot_be_measured_says_why(pipe, lost_video):
+    for grounded in (True, False):
+        answer = pipe.conversation(str(lost_video), grounded=grounded).ask("Which emotion is it?")
+        assert answer.startswith("The clip cannot be measured: ")
+        assert "cannot be followed" in answer
+
+
+def test_tokens_are_streamed(pipe, brow_video):
+    streamer = TextStreamer(pipe.processor.tokenizer, skip_special_tokens=True)
+    with redirect_stdout(io.StringIO()) as told:
+        result = pipe(str(brow_video), text=[user("Is there an AU12?", clips=1)], streamer=streamer)
+    assert told.getvalue().strip() == result["generated_text"]
+    with redirect_stdout(io.StringIO()) as told:
+        explained = pipe(str(brow_video), streamer=streamer, max_new_tokens=900)
+    assert told.getvalue().strip() == explained["generated_text"].strip()
+
+
+def test_free_answers_are_the_language_models(pipe, talk, brow_video):
+    free = pipe(str(brow_video), text=[user("Is there an AU12?", clips=1)], grounded=False, max_new_tokens=8)
+    assert free["generated_text"] != talk.ask("Is there an AU12?")
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([user("What moves?")], "no blocks of type video, and 1 clip was passed"),
+        ([user("What moves?", clips=2)], "2 blocks of type video, and 1 clip was"),
+        (
+            [user("What moves?", clips=1), assistant("The brows.")],
+            "must end with a question of the user; .* assistant",
+        ),
+        ([], "ends with nothing"),
+        ([{"role": "user", "content": [{"type": "video"}]}], "no question"),
+        ([user("Is AU99 there?", clips=1)], "AU99"),
+        ([user("What moves? " * 600, clips=1)], r"has \d+ tokens, and the language model's context holds 1024"),
+    ],
+)
+def test_a_wrong_conversation_is_named(talk, messages, message):
+    with pytest.raises(ValueError, match=message):
+        talk.answer(messages)
+
+
+def test_more_clips_than_blocks(pipe, brow_video, still_video):
+    clips = [str(brow_video), str(still_video)]
+    with pytest.raises(ValueError, match="1 block of type video, and 2 clips were passed"):
+        pipe(clips, text=[user("What differs?", clips=1)])
+    with pytest.raises(ValueError, match="one clip or two, got 3"):
+        pipe.conversation([*clips, clips[0]])
+
+
+def test_without_llguidance_it_says_what_to_do(talk, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(ImportError, match=r"pip install llguidance.*grounded=False"):
+        talk.ask("What moves?")
+    assert talk.messages == []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deft_llm.processing import ExpressionReport
-from drawing import draw, draw_problem
+from drawing import draw, draw_problem, draw_turns
 from explaining import CROP, Explanation
 
 NASTY = "<script>alert(1)</script> ${window} {{value}} \"'&"
@@ -177,3 +177,13 @@ def test_odd_clips_can_be_drawn(explanation, changes):
     drawn = draw(replace(explanation, **changes))
     assert Tags(drawn).open == []
     assert "nan" not in re.sub('base64,[^"]*', "", drawn)
+
+
+def test_questions_and_answers_stay_text():
+    tags = Tags(draw_turns([(NASTY, "Yes."), ("Why?", NASTY)], NASTY))
+    assert tags.open == []
+    assert "script" not in {tag for tag, _ in tags.opened}
+    assert tags.text.count(NASTY) == 3
+    assert [tag for tag, _ in tags.opened if tag in ("dt", "dd")] == ["dt", "dd"] * 2
+    assert [attributes["role"] for _, attributes in tags.opened if "role" in attributes] == ["log", "alert"]
+    assert "alert" not in draw_turns([])

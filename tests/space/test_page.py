@@ -127,6 +127,38 @@ def test_by_keyboard_alone(open_page, brow_video):
     tab_to(".deft-json summary")
     page.keyboard.press("Enter")
     assert page.locator(".deft-json pre").is_visible()
+    tab_to("#deft-question :is(input, textarea)")
+    page.keyboard.type("Is AU12 there?")
+    page.keyboard.press("Enter")
+    page.get_by_role("log").get_by_text("No, AU12 (lip corner puller) is not visible in the motion.").wait_for()
+
+
+def test_questions_about_a_clip(open_page, bad_clips):
+    page = open_page()
+    assert page.locator("#deft-question").count() == 0 or not page.locator("#deft-question").is_visible()
+    page.get_by_role("button", name="Face 1").click()
+    page.locator(".deft-verdict").wait_for()
+    for question, answer in (
+        ("What would one expect of AU2?", "AU2 (outer brow raiser) would move the outer brow up."),
+        ("Is <b>AU14</b> there?", "Motion in the image cannot show AU14 (dimpler)."),
+    ):
+        page.get_by_label("Your question").fill(question)
+        page.get_by_role("button", name="Ask").click()
+        page.get_by_role("log").get_by_text(answer).wait_for()
+    assert page.get_by_role("log").locator("dd").count() == 2
+    assert page.get_by_role("log").get_by_text("Is <b>AU14</b> there?").is_visible()
+    page.get_by_label("Your question").fill("Is AU99 there?")
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("alert").get_by_text("AU99").wait_for()
+    assert page.get_by_label("Your question").input_value() == "Is AU99 there?"
+    assert serious(page) == []
+    # Another clip starts another conversation, and there is none about a clip that could not be explained.
+    page.get_by_role("button", name="Face 2").click()
+    page.wait_for_function("document.querySelectorAll('.deft-turns dd').length === 0")
+    upload(page, bad_clips["no face"])
+    page.get_by_role("button", name="Explain this clip").click()
+    page.locator(".deft-problem").wait_for()
+    page.locator("#deft-question").wait_for(state="hidden")
 
 
 def test_an_example_needs_one_click(open_page, server):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.unimer.question_wordings import QUESTIONS
+from deft_llm.hub_datasets.unimer.questions import QUESTIONS
 from deft_llm.training.conversations import (
     ALL_INPUTS,
     check_budget,

@@ -20,7 +20,9 @@ from deft_llm.hub_datasets.unimer.instructions import (
     clip_generator,
     conversations_of,
     facts_of,
+    write_answer,
 )
+from deft_llm.hub_datasets.unimer.questions import QUESTIONS, emotion_in, task_of_turn
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
 from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, octants_apart
 from tests.hub_datasets.unimer.written_sentences import (
@@ -62,8 +64,8 @@ def asked(facts, seed=0) -> dict[str, list[tuple[str, str]]]:
     """(question, answer) by task."""
     found = defaultdict(list)
     for item in conversations_of(facts, np.random.default_rng(seed)):
-        user, assistant = item["messages"]
-        found[item["task"]].append((user["content"][1]["text"], assistant["content"][0]["text"]))
+        for user, assistant in zip(item["messages"][::2], item["messages"][1::2], strict=True):
+            found[item["task"]].append((user["content"][-1]["text"], assistant["content"][0]["text"]))
     return found
 
 
@@ -130,7 +132,14 @@ def test_what_a_clip_lacks_is_not_asked():
     everything = set(asked(accepted([("AU1", "left")], BROWS_UP)))
     assert everything == set(TASKS)
     no_emotion = set(asked(accepted([("AU1", "left")], BROWS_UP, emotion=None)))
-    assert everything - no_emotion == {"explain", "emotion", "me_vqa_fine", "me_vqa_combined"}
+    assert everything - no_emotion == {
+        "explain",
+        "emotion",
+        "me_vqa_fine",
+        "me_vqa_combined",
+        "could_be",
+        "why_not",
+    }
     no_coarse = set(asked(accepted([("AU1", "left")], BROWS_UP, coarse=None)))
     assert everything - no_coarse == {"emotion_coarse", "me_vqa_coarse", "me_vqa_combined"}
     # AU14 cannot be tested in the image plane: a list of all action units would hold an unaccepted one.
@@ -143,12 +152,13 @@ def test_what_a_clip_lacks_is_not_asked():
 def test_an_emotion_stands_on_motion_that_agrees():
     """Where labels and motion disagree, only the motion is left; a source without units has its emotion kept."""
     disagree = asked(accepted([("AU4", "both")], BROWS_UP, emotion="anger", coarse="negative"))
-    assert set(disagree) == {"region_motion", "motions"}
+    always = {"region_motion", "motions", "expected_motion", "several_turns"}
+    assert set(disagree) == always
     assert "anger" not in str(dict(disagree))
     without_units = asked(accepted([], BROWS_UP, emotion=None, coarse="negative"))
-    assert set(without_units) == {"emotion_coarse", "me_vqa_coarse", "region_motion", "motions"}
+    assert set(without_units) == {"emotion_coarse", "me_vqa_coarse"} | always
     unlabelled = asked(accepted([], BROWS_UP, emotion=None, coarse=None))
-    assert set(unlabelled) == {"explain", "region_motion", "motions"}
+    assert set(unlabelled) == {"explain"} | always
     ((_, answer),) = unlabelled["explain"]
     assert answer.startswith("Class: insufficient motion\nEvidence: none\nRationale: What moves is not enough")
 
@@ -159,9 +169,10 @@ def test_a_still_clip_is_answered_with_insufficient_motion(labels):
     for seed in range(30):
         pairs = asked(facts, seed)
         assert set(pairs) == {task for task in TASKS if not task.startswith("me_vqa")}
-        for answers in pairs.values():
-            for _, answer in answers:
-                assert "insufficient motion" in answer
+        for task, answers in pairs.items():
+            for question, answer in answers:
+                turn = task_of_turn(question) if task == "several_turns" else task
+                assert ("insufficient motion" in answer) == (turn != "expected_motion")
                 assert "anger" not in answer
 
 
@@ -258,16 +269,64 @@ def test_another_process_writes_the_same():
 def test_a_fact_more_leaves_the_other_tasks_words_alone():
     with_coarse = asked(accepted([("AU1", "both")], BROWS_UP))
     without = asked(accepted([("AU1", "both")], BROWS_UP, coarse=None))
+    del without["several_turns"]  # its turns are drawn from all that is known
     assert {task: with_coarse[task] for task in without} == without
+
+
+def test_a_task_more_leaves_the_other_tasks_words_alone(monkeypatch):
+    facts = accepted([("AU1", "both"), ("AU2", "left")], BROWS_UP)
+    every = asked(facts)
+    fewer = tuple(task for task in TASKS if task not in ("could_be", "why_not", "expected_motion", "several_turns"))
+    monkeypatch.setattr("deft_llm.hub_datasets.unimer.instructions.TASKS", fewer)
+    assert len(fewer) == 14
+    assert asked(facts) == {task: every[task] for task in fewer}
+
+
+def test_what_could_be_and_why_not():
+    """AU15 alone, by a convention with prototypes of its own and by one without."""
+    own = accepted([("AU15", "both")], measured(mouth_corner_left=("down", 0.9), mouth_corner_right=("down", 0.8)))
+    own = replace(own, convention="synthetic", emotion="sadness", emotion_coarse="negative")
+    answers = defaultdict(set)
+    for seed in range(100):
+        for task, pairs in asked(own, seed).items():
+            if task in ("could_be", "why_not"):
+                answers[task] |= {(emotion_in(question), answer) for question, answer in pairs}
+    by = "by the convention of synthetic"
+    assert answers["could_be"] == {
+        ("sadness", f"It is sadness {by}."),
+        ("happiness", f"No, it could not be happiness {by}: AU12 (lip corner puller) is not visible in the motion."),
+        ("surprise", f"No, it could not be surprise {by}: AU2 (outer brow raiser) is not visible in the motion."),
+        ("disgust", f"No, it could not be disgust {by}: AU9 (nose wrinkler) is not visible in the motion."),
+        ("anger", f"No, it could not be anger {by}: AU4 (brow lowerer) is not visible in the motion."),
+    }
+    assert {emotion for emotion, _ in answers["why_not"]} == {"happiness", "surprise", "disgust", "anger"}
+    assert (
+        "disgust",
+        f"It is not disgust {by}: AU9 (nose wrinkler) would move the nose wing up, the nose root up and the upper lip "
+        "up, and the motion does not show it.",
+    ) in answers["why_not"]
+    facs = replace(own, convention="casme2")
+    for emotion, sentence in (
+        ("sadness", "It is sadness by the convention of casme2."),
+        ("disgust", "Yes, it could be disgust by the prototypes of FACS: AU15 (lip corner depressor) is visible"),
+        ("anger", "The clip does not show that."),  # AU23 cannot be seen in the motion
+        ("repression", "The clip does not show that."),
+    ):
+        question = QUESTIONS["could_be"][0].format(emotion=emotion, convention="casme2")
+        written = write_answer("could_be", question, facts_of("could_be", question, facs), facs, None)
+        assert written.startswith(sentence)
 
 
 def test_conversations_have_the_rows_form():
     for item in conversations_of(accepted([("AU1", "both")], BROWS_UP), np.random.default_rng(0)):
         assert set(item) == {"task", "messages"}
-        user, assistant = item["messages"]
-        assert (user["role"], assistant["role"]) == ("user", "assistant")
-        assert user["content"][0] == {"type": "video", "text": None}
-        assert [block["type"] for block in user["content"] + assistant["content"]] == ["video", "text", "text"]
+        turns = len(item["messages"]) // 2
+        assert turns in ((2, 3, 4) if item["task"] == "several_turns" else (1,))
+        assert [message["role"] for message in item["messages"]] == ["user", "assistant"] * turns
+        first, *others = [message["content"] for message in item["messages"]]
+        assert first[0] == {"type": "video", "text": None}
+        assert [block["type"] for block in first] == ["video", "text"]
+        assert [[block["type"] for block in content] for content in others] == [["text"]] * len(others)
 
 
 def test_the_sources_own_word_is_kept_and_a_misleading_one_refused():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -19,8 +20,10 @@ from deft_llm.hub_datasets.unimer.answer_parsing import (
 )
 from deft_llm.hub_datasets.unimer.constraints import CONTRADICTED, NOT_TESTABLE, NOT_VISIBLE, SUPPORTED, Judgement
 from deft_llm.hub_datasets.unimer.instructions import accept_facts, conversations_of
+from deft_llm.hub_datasets.unimer.questions import emotion_in, task_of_turn
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES
-from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, RegionMotion
+from deft_llm.processing.emotion_prototypes import prototypes_of
+from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, RegionMotion, octants_apart
 
 CONVENTIONS = ("synthetic", "synthetic-b", "casme2", "CASME II", "SAMM", "CAS(ME)^3", "DFME")
 
@@ -68,11 +71,11 @@ def sentences(count: int, seed: int) -> Iterator[tuple[Clip, str, str, str]]:
             convention=clip.convention,
         )
         for conversation in conversations_of(facts, rng):
-            if written == count:
-                return
-            written += 1
-            user, assistant = conversation["messages"]
-            yield clip, conversation["task"], user["content"][1]["text"], assistant["content"][0]["text"]
+            for user, assistant in zip(conversation["messages"][::2], conversation["messages"][1::2], strict=True):
+                if written == count:
+                    return
+                written += 1
+                yield clip, conversation["task"], user["content"][-1]["text"], assistant["content"][0]["text"]
 
 
 def random_clip(rng: np.random.Generator) -> Clip:
@@ -129,8 +132,15 @@ def expected_facts(clip: Clip, task: str, question: str) -> set[tuple[str, ...]]
     nothing_labelled = not clip.judgements and clip.emotion is None and clip.emotion_coarse is None
     if task == "explain" and (clip.still or nothing_labelled):
         return {("insufficient motion",)} | ({("still",)} if clip.still else set())
+    if task == "several_turns":
+        return expected_facts(clip, task_of_turn(question), question)
+    if task == "expected_motion":
+        unit = ACTION_UNITS[unit_in(question)]
+        return {("expected" if unit.testable and unit.motions else "not testable", unit.code)}
     if clip.still:
         return {("insufficient motion",)}
+    if task in ("could_be", "why_not"):
+        return possibility(clip, emotion_in(question))
     name = task.removeprefix("me_vqa_")
     if name == "explain":
         return emotion | {
@@ -155,3 +165,41 @@ def expected_facts(clip: Clip, task: str, question: str) -> set[tuple[str, ...]]
     if name == "region_motion":
         return {fact for fact in motions if fact[1:3] == region_in(question)}
     return set(motions[:3])
+
+
+def possibility(clip: Clip, emotion: str) -> set[tuple[str, ...]]:
+    """Whether a clip may show an emotion, and by which units."""
+    if emotion.lower() in {str(clip.emotion).lower(), str(clip.emotion_coarse).lower()}:
+        return {("emotion", emotion.lower())}
+    sets = prototypes_of(clip.convention)[1].get(emotion.lower(), ())
+    shown = [codes for codes in sets if set(codes) <= set(clip.supported)]
+    if shown:
+        most = max(len(codes) for codes in shown)
+        codes = next(codes for codes in shown if len(codes) == most)
+        return {("could_be", emotion.lower(), "yes"), *(("unit", code, "present") for code in codes)}
+    lacking = [{code for code in codes if surely_absent(clip, code)} for codes in sets]
+    if not lacking or not all(lacking):
+        return {("not shown",)}
+    # The fewest units that no set can do without.
+    for count in range(1, len(lacking) + 1):
+        for codes in combinations(sorted(set().union(*lacking), key=lambda code: int(code[2:])), count):
+            if all(set(codes) & one for one in lacking):
+                return {("could_be", emotion.lower(), "no"), *(("unit", code, "absent") for code in codes)}
+    raise AssertionError
+
+
+def surely_absent(clip: Clip, code: str) -> bool:
+    """Nobody labelled the unit, and its region is still or is moved in another direction by a labelled unit."""
+    unit = ACTION_UNITS[code]
+    if code in {item.code for item in clip.judgements} or not unit.testable:
+        return False
+    expected = unit.motions[0]
+    for item in clip.motions:
+        if item.region != expected.region or not item.significant:
+            continue
+        explained = any(
+            one.region == item.region and one.side in ("both", item.side) for one in clip.supported.values()
+        )
+        if not explained or (octants_apart(item.direction, expected.phrase) or 0) < 3:
+            return False
+    return True

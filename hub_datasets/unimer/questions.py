@@ -1,14 +1,13 @@
-"""The wordings of the questions of each task."""
+"""The questions of the Uni-MER tasks: several wordings per task, and which wording a question has."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 
+from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES
 from deft_llm.processing.expression_report import DEFAULT_INSTRUCTION
 
-# Questions that ask for one word, or for yes or no, are answered with exactly that.
-ONE_WORD = ("one word", "yes or no", "Yes or no")
 _THREE_FIELDS = "three fields: one line Class, one line a piece of Evidence, one paragraph Rationale."
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -118,27 +117,121 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# Questions of a conversation about a clip.
+QUESTIONS |= {
+    "could_be": (
+        "Could this be {emotion} by the convention of {convention}?",
+        "Might the face show {emotion} by the convention of {convention}?",
+        "By the convention of {convention}, is {emotion} possible here?",
+        "Does the motion fit {emotion} by the convention of {convention}?",
+        "Can this clip be {emotion} by the convention of {convention}?",
+        "Would you accept {emotion} as an answer by the convention of {convention}?",
+        "Is it possible that this is {emotion} by the convention of {convention}?",
+        "Someone says this is {emotion} by the convention of {convention}. Can that be?",
+        "By the convention of {convention}, does what moves allow {emotion}?",
+    ),
+    "why_not": (
+        "Why is this not {emotion} by the convention of {convention}?",
+        "By the convention of {convention}, why not {emotion}?",
+        "What speaks against {emotion} by the convention of {convention}?",
+        "What is missing for {emotion} by the convention of {convention}?",
+        "Why do you rule out {emotion} by the convention of {convention}?",
+        "What would have to move for {emotion} by the convention of {convention}, and does not?",
+        "Give the reason against {emotion} by the convention of {convention}.",
+        "How can you tell that it is not {emotion} by the convention of {convention}?",
+        "Explain why {emotion} is not the answer by the convention of {convention}.",
+    ),
+    "expected_motion": (
+        "What would you expect to see for {unit}?",
+        "What does {unit} do to a face?",
+        "Which motion would {unit} make?",
+        "How would a face move with {unit}?",
+        "Where would {unit} move the face, and where to?",
+        "If {unit} were there, what would move?",
+        "Which regions does {unit} move, and in which direction?",
+        "Describe the motion that one expects of {unit}.",
+        "How is {unit} recognised in motion?",
+    ),
+}
+TURN_TASKS = (
+    "emotion",
+    "emotion_coarse",
+    "action_units",
+    "action_unit_presence",
+    "side",
+    "region_motion",
+    "motions",
+    "could_be",
+    "why_not",
+    "expected_motion",
+)
+"""Tasks that the turns of a conversation are drawn from. Their answers need no other turn to be understood."""
+QUESTIONS["several_turns"] = tuple(question for task in TURN_TASKS for question in QUESTIONS[task])
+
+# What the placeholders of a question may stand for.
+_PLACEHOLDERS = {
+    "convention": r"[^,.:;?\n]+",
+    "emotion": r"[^,.:;?\n]+",
+    "unit": "|".join(re.escape(f"{unit.code} ({unit.name})") for unit in ACTION_UNITS.values()),
+    "name": "|".join(re.escape(unit.name) for unit in ACTION_UNITS.values()),
+    "region": "|".join(map(re.escape, REGIONS)),
+    "side": "|".join(SIDES),
+}
+
 
 def wording_of(task: str, question: str) -> int:
-    """Finds the wording that a question was written with.
+    """The place in `QUESTIONS[task]` of the wording that a question has.
+
+    A conversation of the task several_turns has several questions, and each has a wording of its own.
 
     Args:
-        task (`str`): A key of `QUESTIONS`.
-        question (`str`): The question.
-
-    Returns:
-        `int`: the index in `QUESTIONS[task]`.
+        task (`str`): Task of the question.
+        question (`str`): The question, with its placeholders filled in.
 
     Raises:
-        ValueError: the question has none of the task's wordings.
+        ValueError: The task is unknown, or the question has none of its wordings.
     """
-    for index, pattern in enumerate(_patterns(task)):
+    if task not in QUESTIONS:
+        raise ValueError(f"Unknown task {task!r}. Known: {', '.join(QUESTIONS)}.")
+    for place, pattern in enumerate(_patterns(task)):
         if pattern.fullmatch(question):
-            return index
-    raise ValueError(f"The question {question!r} has none of the wordings of the task {task}.")
+            return place
+    raise ValueError(f"The question {question!r} has none of the wordings of the task {task!r}.")
 
 
-@lru_cache
-def _patterns(task: str) -> tuple[re.Pattern, ...]:
-    fields = re.compile(r"\\\{\w+\\\}")  # as `re.escape` writes them
-    return tuple(re.compile(fields.sub(".+", re.escape(wording))) for wording in QUESTIONS[task])
+def task_of_turn(question: str) -> str:
+    """The task of one question of a conversation, one of `TURN_TASKS`.
+
+    Raises:
+        ValueError: The question has none of their wordings.
+    """
+    for task in TURN_TASKS:
+        if any(pattern.fullmatch(question) for pattern in _patterns(task)):
+            return task
+    raise ValueError(f"The question {question!r} has none of the wordings of {', '.join(TURN_TASKS)}.")
+
+
+def emotion_in(question: str) -> str:
+    """The emotion that a question of the tasks could_be and why_not asks about.
+
+    Raises:
+        ValueError: The question names none.
+    """
+    for task in ("could_be", "why_not"):
+        for pattern in _patterns(task):
+            match = pattern.fullmatch(question)
+            if match:
+                return match["emotion"]
+    raise ValueError(f"Expected an emotion in the question {question!r}, found none.")
+
+
+@lru_cache(maxsize=64)
+def _patterns(task: str) -> tuple[re.Pattern[str], ...]:
+    """A pattern per wording of a task."""
+    patterns = []
+    for question in QUESTIONS[task]:
+        parts = re.split(r"\{(\w+)\}", question)  # text and placeholders in turn
+        parts[::2] = map(re.escape, parts[::2])
+        parts[1::2] = (f"(?P<{name}>{_PLACEHOLDERS[name]})" for name in parts[1::2])
+        patterns.append(re.compile("".join(parts)))
+    return tuple(patterns)
