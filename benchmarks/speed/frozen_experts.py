@@ -3,9 +3,9 @@
     python benchmarks/speed/frozen_experts.py [--rounds N]
 
 Stage `answers` with LoRA, forward and backward, float32, random weights: SmolLM2-135M's architecture with the experts
-of `recipes/smollm2-135m-lora.yaml`, and Qwen3-0.6B's with those of `recipes/qwen3-0.6b-lora.yaml`. The loss with states
-in advance is checked against that with the clips before anything is timed. "Six questions" compares one sequence per
-question with one sequence per clip, in which the questions share the clip's tokens; both with states in advance.
+of `recipes/smollm2-135m-lora.yaml`, and Qwen3-0.6B's with those of `recipes/qwen3-0.6b-lora.yaml`. Before anything is
+timed, the loss with states in advance is checked against that with the clips. "Six questions" compares one sequence
+per question with one sequence per clip, in which the questions share the clip's tokens; both with states in advance.
 """
 
 from __future__ import annotations
