@@ -159,7 +159,8 @@ def standard_errors(
         (region, side) -> standard error.
     """
     count, _, height, width = flow.shape
-    spread, head = _flow_noise_and_head(flow)
+    spread = flow_noise(flow)
+    head = _head_left(flow) if deviation is None else None
     off_course = _off_course(count)
     errors = {}
     for key, mask in region_masks(height, width).items():
@@ -195,16 +196,14 @@ def flow_noise(flow: np.ndarray) -> float:
     Args:
         flow (`np.ndarray`): (T, 2, h, w), head motion removed.
     """
-    return _flow_noise_and_head(np.asarray(flow, np.float64))[0]
+    errors_of, _, factor = remainder_operators()
+    errors = (on_grid(flow) @ errors_of.T).reshape(-1, 2, GRID, GRID) / error_growth()
+    return 1.4826 * factor * float(np.median(np.abs(errors[:, :, middle_of_face()])))
 
 
-def _flow_noise_and_head(flow: np.ndarray) -> tuple[float, np.ndarray]:
-    """The noise in the middle of the face, and the head's motion that may be left, (T, 2, GRID, GRID)."""
-    errors_of, head_of, factor = remainder_operators()
-    fields = on_grid(flow)
-    errors = (fields @ errors_of.T).reshape(-1, 2, GRID, GRID) / error_growth()
-    noise = 1.4826 * factor * float(np.median(np.abs(errors[:, :, middle_of_face()])))
-    return noise, (fields @ head_of.T).reshape(-1, 2, GRID, GRID)
+def _head_left(flow: np.ndarray) -> np.ndarray:
+    """The head's motion that may be left in the flow, (T, 2, GRID, GRID)."""
+    return (on_grid(flow) @ remainder_operators()[1].T).reshape(-1, 2, GRID, GRID)
 
 
 @lru_cache(maxsize=16)
