@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
+from deft_llm.hub_datasets.unimer.rows import not_measurable
 from deft_llm.hub_datasets.unimer.splits import (
     Fold,
     LeakageError,
@@ -50,6 +51,8 @@ class Task:
             lists them.
         still (`dict[str, tuple[str, ...]]`, *optional*): Fold → clips of its test side that show no expression. They
             have no class; a model that can abstain should abstain.
+        not_trained (`dict[str, str]`, *optional*): Clip id → why its motion cannot be measured. Folds do not train on
+            these clips. They are tested all the same, because leaving them out would make the task easier.
     """
 
     protocol: str
@@ -60,6 +63,7 @@ class Task:
     left_out: dict[str, str] = field(default_factory=dict)
     differences: tuple[str, ...] = ()
     still: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    not_trained: dict[str, str] = field(default_factory=dict)
 
 
 def make_task(
@@ -131,6 +135,17 @@ def make_task(
         folds = leave_one_dataset_out(used) if protocol == "lodo" else leave_one_subject_out(used)
         check_folds(folds, used)
     task = Task(protocol, target, tuple(labels), label_of, tuple(folds), left_out, tuple(differences), still)
+    return _trained_on_measurable(task, rows)
+
+
+def _trained_on_measurable(task: Task, rows: Sequence[Row]) -> Task:
+    """The task without unmeasurable clips in training. Raises `ValueError` as `check_trainable` does."""
+    reasons = {row["clip_id"]: reason for row in rows if (reason := not_measurable(row)) is not None}
+    folds = tuple(
+        replace(fold, train=tuple(clip for clip in fold.train if clip not in reasons)) for fold in task.folds
+    )
+    not_trained = {clip: reason for clip, reason in reasons.items() if clip in task.label_of}
+    task = replace(task, folds=folds, not_trained=not_trained)
     check_trainable(task)
     return task
 
@@ -168,8 +183,7 @@ def _published_task(
         selected.left_out,
         tuple(selected.differences),
     )
-    check_trainable(task)
-    return task
+    return _trained_on_measurable(task, rows)
 
 
 def _check_labels(labels: Sequence[str], found: Counter[str], target: str) -> None:
@@ -220,6 +234,7 @@ def _still_clips(
             row
             for row in splits.get(fold.name, ())
             if row["clip_id"] not in label_of and row.get("emotion") is None and not row.get("action_units")
+            if not_measurable(row) is None  # what cannot be measured is not known to be still
         ]
         if rows:
             trained = {clip: row for part in splits.values() for row in part if (clip := row["clip_id"]) in label_of}
@@ -256,7 +271,11 @@ def with_joined(task: Task, rows: Sequence[Row]) -> tuple[Task, list[dict[str, A
     Raises:
         ValueError: no row has a class of the task, or the two datasets share a clip id.
     """
-    classes = {row["clip_id"]: (row.get("emotion_coarse"), row.get("emotion")) for row in rows}
+    classes = {
+        row["clip_id"]: (row.get("emotion_coarse"), row.get("emotion"))
+        for row in rows
+        if not_measurable(row) is None  # they are trained only
+    }
     label_of = {}
     for clip, words in classes.items():
         if clip in task.label_of or clip in task.left_out:
@@ -415,6 +434,8 @@ def in_one_line(task: Task) -> str:
     """How many rows the task uses, how many it leaves out, and why."""
     used, out = len(task.label_of), len(task.left_out)
     line = f"{task.protocol}: {used} of {used + out} rows are used"
+    if task.not_trained:
+        line += f" ({len(task.not_trained)} cannot be measured, and are tested but not trained)"
     if not out:
         return f"{line}."
     reasons = "; ".join(f"{count}: {why}" for why, count in Counter(task.left_out.values()).most_common())

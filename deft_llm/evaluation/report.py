@@ -130,6 +130,7 @@ def make_report(
         **({"trained_on": trained_on} if trained_on else {}),
         "left_out": dict(sorted(task.left_out.items())),
         "left_out_rows": left_out_rows(task, rows),
+        "not_trained": dict(sorted(task.not_trained.items())),
         "differences_from_the_protocol": list(task.differences),
         "split_sha256": split_hash(task),
         "seed": seed,
@@ -405,6 +406,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += ["", "## Left out", "", "| source | emotion | clips | reason |", "|---|---|---|---|"]
         for row in report["left_out_rows"]:
             lines.append(f"| {row['source']} | {row['emotion'] or 'none'} | {row['clips']} | {row['reason']} |")
+    if report["not_trained"]:
+        lines += ["", f"Not measurable, tested but not trained: {', '.join(report['not_trained'])}."]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if version)
     lines += ["", f"Seed {report['seed']}; split SHA-256 `{report['split_sha256']}`; {versions}.", ""]
     lines += ["![Confusion matrices](confusion.png)", "", "![Reliability](reliability.png)", ""]

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 NOT_MEASURABLE = "not_measurable"  # in `quality`, followed by a colon and the reason
 
 
+def not_measurable(row: Mapping[str, Any]) -> str | None:
+    """Why the motion of a row cannot be measured, or `None` if it can.
+
+    Args:
+        row (`Mapping[str, Any]`): A Uni-MER row; without the column `quality`, nothing is known against it.
+    """
+    marks = (flag.partition(":") for flag in row.get("quality") or ())
+    return next((reason for name, _, reason in marks if name == NOT_MEASURABLE), None)
+
+
 def features(video_processor: DeftVideoProcessor) -> Features:
     """The schema. Only the shape of `flow` depends on the processor."""
     text, number = Value("string"), Value("float32")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deft_llm.evaluation.protocols import check_leaks, in_one_line, left_out_rows, make_task
+from deft_llm.evaluation.protocols import check_leaks, in_one_line, left_out_rows, make_task, with_joined
 from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
 from deft_llm.hub_datasets.unimer.splits import LeakageError
 from tests.evaluation.made_up_rows import make_row
@@ -137,6 +137,39 @@ def test_dfme_keeps_to_its_sheets():
 def test_clips_without_a_label_are_left_out_by_name(rows):
     task = make_task({"train": [*rows, make_row("casme2", 1, 9, None)]}, "loso")
     assert task.left_out == {"casme2/sub01/EP09_None/46": "no emotion_coarse"}
+
+
+@pytest.mark.parametrize("protocol", ["loso", "cde", "fixed"])
+def test_clips_that_cannot_be_measured_are_tested_but_not_trained(rows, protocol):
+    """A task without them would be easier than the published one."""
+    chosen = rows[0]["clip_id"]
+    marked = [row | {"quality": ["blurred", "not_measurable:the face leaves the picture"]} for row in rows[:1]]
+    half = [row["subject"] for row in rows].index(rows[-1]["subject"])
+    splits = {"train": rows[half:], "test": [*marked, *rows[1:half]]}
+    task = make_task(splits, protocol)
+    assert task.not_trained == {chosen: "the face leaves the picture"}
+    assert not any(chosen in fold.train for fold in task.folds)
+    assert sum(chosen in fold.test for fold in task.folds) == 1
+    assert "1 cannot be measured, and are tested but not trained" in in_one_line(task)
+    plain = make_task({name: [row | {"quality": []} for row in part] for name, part in splits.items()}, protocol)
+    assert plain.not_trained == {}
+    assert [fold.test for fold in plain.folds] == [fold.test for fold in task.folds]
+
+
+def test_what_cannot_be_measured_is_not_taken_for_still(rows):
+    still = make_row("casme2", 9, 1, None, emotion=None, action_units=[])
+    blurred = make_row("casme2", 9, 2, None, emotion=None, action_units=[], quality=["not_measurable:blurred"])
+    others = [make_row("casme2", 9, 3 + index, label) for index, label in enumerate(LABELS)]
+    task = make_task({"train": rows, "test": [*others, still, blurred]}, "fixed")
+    assert task.still == {"test": (still["clip_id"],)}
+
+
+def test_rows_that_join_the_training_can_be_measured(rows):
+    task = make_task({"train": rows}, "loso")
+    others = [make_row("samm", 1, index, label) for index, label in enumerate(LABELS)]
+    others.append(make_row("samm", 1, 9, LABELS[0], quality=["not_measurable:blurred"]))
+    _, joined = with_joined(task, others)
+    assert {row["clip_id"] for row in joined} == {row["clip_id"] for row in others[:-1]}
 
 
 def test_bad_tasks_are_named(rows):

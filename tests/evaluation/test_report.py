@@ -135,6 +135,12 @@ def test_the_page_says_what_was_left_out_and_differs(rows):
     assert "| mmew | disgust | 1 | mmew is not part of megc2019 |" in page
     assert "published are 70/51/43 of 16 subjects" in page
     assert page.startswith("# made up: MEGC 2019 composite, leave one subject out\n")
+    assert "Not measurable" not in page
+    marked = [rows[0] | {"quality": ["not_measurable:blurred"]}, *rows[1:]]
+    task = make_task({"train": marked}, "cde")
+    report = report_of(marked, task, result_of(task, "DEFT"))
+    assert report["not_trained"] == {rows[0]["clip_id"]: "blurred"}
+    assert f"Not measurable, tested but not trained: {rows[0]['clip_id']}." in markdown(report)
     assert "| surprise | – | – | – | 0 | 0 |" in page
 
 
