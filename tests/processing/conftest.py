@@ -1,12 +1,10 @@
 """Small encoded clips in every container and codec that the reader's tests go through."""
 
-from fractions import Fraction
-from io import BytesIO
-
-import av
 import numpy as np
 import pytest
 from transformers.utils import logging
+
+from tests.processing.barcodes import encoded
 
 
 def numbered_frames(count: int = 24, height: int = 48, width: int = 64) -> np.ndarray:
@@ -67,20 +65,5 @@ def encode_frames(
     name: str, frames: np.ndarray, *, fps: int = 25, times: list[int] | None = None, **options: str
 ) -> bytes:
     """A video file with these frames; `times` are their time stamps in 1/1000 s, for a variable frame rate."""
-    container_format, codec, pixels, own = ENCODINGS[name]
-    buffer = BytesIO()
-    with av.open(buffer, "w", format=container_format) as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pixels
-        stream.codec_context.thread_count = 1
-        stream.options = {**own, **options}
-        if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            if times is not None:
-                picture.pts, picture.time_base = times[index], Fraction(1, 1000)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+    container, codec, pixels, own = ENCODINGS[name]
+    return encoded(container, codec, pixels, frames, rate=fps, times=times, **{**own, **options})
