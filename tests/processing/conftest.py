@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers.utils import logging
 
-from tests.processing.barcodes import encoded
+from tests.processing import barcodes
 
 
 def numbered_frames(count: int = 24, height: int = 48, width: int = 64) -> np.ndarray:
@@ -66,4 +66,4 @@ def encode_frames(
 ) -> bytes:
     """A video file with these frames; `times` are their time stamps in 1/1000 s, for a variable frame rate."""
     container, codec, pixels, own = ENCODINGS[name]
-    return encoded(container, codec, pixels, frames, rate=fps, times=times, **{**own, **options})
+    return barcodes.encoded(container, codec, pixels, frames, rate=fps, times=times, **{**own, **options})
