@@ -267,12 +267,13 @@ def prepare(dataset: Dataset, processor: DeftProcessor, workers: int) -> Dataset
         sorted(uncoded),
         code_fingerprint(*PREPARING_CODE),
     ]
+    processes = min(workers, len(dataset))
     prepared = dataset.map(
         clip_features,
         fn_kwargs={"processor": processor, "uncoded": uncoded},
         remove_columns=["video", "flow"],
         features=schema,
-        num_proc=min(workers, len(dataset)),
+        num_proc=processes if processes > 1 else None,  # with 1, datasets would fork, which can hang
         new_fingerprint=hashlib.sha256(repr(known).encode()).hexdigest()[:32],
         desc="Decoding clips",
     )
