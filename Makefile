@@ -28,7 +28,7 @@ demo: $(READY)
 	@$(BIN)/deft demo clip --output $(DEMO)/photograph.mp4
 	@$(BIN)/deft demo explain $(DEMO)/photograph.mp4 --model $(DEMO)/deft-tiny --picture $(DEMO)/explanation.png
 
-# The same with SmolLM2-135M as the language model, in under an hour on two cores. The weights are a package of their own.
+# The same with SmolLM2-135M as the language model. Its weights are a package of their own.
 LM_DEMO := build/demo-smollm2
 
 demo-smollm2: $(READY)
