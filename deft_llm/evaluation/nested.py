@@ -40,7 +40,7 @@ def candidates(settings: RecognitionConfig, *, joined: bool = False) -> list[dic
             candidate is there with and without them.
 
     Raises:
-        ValueError: the recipe has no kernel machine, so there is nothing to choose.
+        ValueError: If `kernel_share` is 0, because the recipe then has no kernel machine to tune.
     """
     if settings.kernel_share == 0:
         raise ValueError("--inner chooses settings of the kernel machine, but the recipe has kernel_share: 0.")

@@ -105,7 +105,7 @@ class DeftRecogniser:
         known = sorted({code for codes in named for code in codes} & set(ACTION_UNITS) - set(FLOW_UNITS))
         self.units = [*FLOW_UNITS, *known]
         self.trained_units = sorted({code for codes in named for code in codes} & set(self.units))
-        # What no training row names is left to the rules.
+        # Units without training labels are predicted by the rules.
         self.ruled_units = sorted({*UNITS_SEEN} - {*self.trained_units}) if self.trained_units else []
         # A row without units may be one whose units nobody wrote down.
         units = torch.tensor([[float(code in codes) if codes else -100.0 for code in self.units] for codes in named])

@@ -129,7 +129,7 @@ def test_the_other_protocols(flow_only, tmp_path, capsys, protocol, folds):
         (["--protocol", "loso", "--baselines", "forest"], "Unknown baseline 'forest'"),
         (
             ["--protocol", "loso", "--baselines", "svm,micro_attention"],
-            "micro_attention: Clip samm/sub01/EP00_negative/46 has no video, but this baseline needs one.",
+            "micro_attention: Clip samm/sub01/EP00_negative/46 has no video, which this baseline requires.",
         ),
         (["--protocol", "loso", "--baselines", "mpt_style_flow"], "Give --backbone the folder of a vision model"),
         (

@@ -23,17 +23,17 @@ def check_video(row: Mapping[str, Any]) -> None:
         row (`Mapping[str, Any]`): Uni-MER row.
 
     Raises:
-        ValueError: The row has no video, or a key frame is missing. The message names the clip.
+        ValueError: If the row has no video or lacks a key frame. The message contains the clip id.
     """
     if row.get("video") is None:
         raise ValueError(
-            f"Clip {row['clip_id']} has no video, but this baseline needs one. Use its flow variant (the same name "
+            f"Clip {row['clip_id']} has no video, which this baseline requires. Use its flow variant (the same name "
             "with _flow), or build the dataset with videos."
         )
     missing = [name for name in ("onset", "apex", "offset") if row.get(name) is None]
     if missing:
         raise ValueError(
-            f"Clip {row['clip_id']} has no {missing[0]} frame, but this baseline needs one. Remove the clip, or add "
+            f"Clip {row['clip_id']} has no {missing[0]} frame, which this baseline requires. Remove the clip, or add "
             "its key frames to the sheet and rebuild the dataset."
         )
 
@@ -42,8 +42,8 @@ def opened(row: Mapping[str, Any]) -> AlignedClip:
     """Opens the video of a row, whose frames are face crops.
 
     Raises:
-        ValueError: The row has no video, a key frame is missing, or the video cannot be read. The message names the
-            clip.
+        ValueError: If the row has no video, lacks a key frame, or the video cannot be read. The message contains the
+            clip id.
     """
     check_video(row)
     key_frames = (row["onset"], row["apex"], row["offset"])
@@ -132,8 +132,8 @@ def dynamic_flows(rows: Sequence[Mapping[str, Any]], side: int, *, fields: int) 
         `np.ndarray` of shape `(clips, 3, side, side)`: u, v and strain, float32.
 
     Raises:
-        ValueError: The flow of a row is missing, cannot be used, or has another number of fields. The message names
-            the clip.
+        ValueError: If a row has no usable flow, or a different number of flow fields. The message contains the clip
+            id.
     """
     field_count(rows, fields)
     weights = rank_weights(fields + 1)[1:]

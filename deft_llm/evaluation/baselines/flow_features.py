@@ -22,7 +22,7 @@ def whole_flow(row: Mapping[str, Any]) -> np.ndarray:
     """The flow of all frames, (frames, 2, h, w) float32. Raises the same errors as `apex_flow`."""
     if row["flow"] is None:
         raise ValueError(
-            f"Clip {row['clip_id']} has no flow, but this model needs it. Remove the clip, or add its key frames to "
+            f"Clip {row['clip_id']} has no flow, which this model requires. Remove the clip, or add its key frames to "
             "the sheet and rebuild the dataset."
         )
     flow = np.asarray(row["flow"], np.float32)

@@ -56,7 +56,7 @@ def test_dynamic_flow_sums_the_fields_and_keeps_zero():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video": None}, "has no video, but this baseline needs one. Use its flow variant"),
+        ({"video": None}, "has no video, which this baseline requires. Use its flow variant"),
         ({"apex": None}, "has no apex frame"),
         ({"offset": 99}, "99"),
         ({"video": {"bytes": b"no film", "path": None}}, "video"),
