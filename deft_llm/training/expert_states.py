@@ -29,7 +29,8 @@ def precomputed(
 ) -> Dataset:
     """Runs the experts once per clip and variant. A later run with the same experts and clips reuses the result.
 
-    The experts are in evaluation mode: structures are not swapped and experts are not dropped.
+    The experts are in evaluation mode: structures are not swapped and experts are not dropped. If a clip has no
+    pixels, only the motion expert is run, for all clips, because the rows of a dataset have the same columns.
 
     Args:
         clips: Rows from `data.prepare`.
@@ -42,7 +43,9 @@ def precomputed(
         The labels and conversations of the rows, and one column of states per expert, `(tokens, expert_size)`.
     """
     recognition, units = model.model.recognition, model.config.action_units
-    sizes = {name: getattr(model.config, f"{name}_tokens") for name in model.config.experts}
+    inputs = INPUTS if not clips.data.column(INPUTS[0]).null_count else INPUTS[1:]
+    experts = model.config.experts if inputs == INPUTS else ("motion",)
+    sizes = {name: getattr(model.config, f"{name}_tokens") for name in experts}
     schema = Features({name: clips.features[name] for name in KEPT})
     for name, tokens in sizes.items():
         schema[STATES + name] = Array2D((tokens, model.config.expert_size), "float32")
@@ -55,14 +58,10 @@ def precomputed(
             for variant in range(1, variants):
                 rng = np.random.default_rng([seed, place, variant])
                 changed.append(augmentation(row, rng, units) if augmentation else row)
-        inputs = {
-            name: torch.from_numpy(np.stack([row[name] for row in changed]).astype(np.float32))
-            for name in INPUTS
-            if all(row[name] is not None for row in changed)
-        }
         device = next(recognition.parameters()).device
+        stacked = {name: np.stack([row[name] for row in changed]).astype(np.float32) for name in inputs}
         with torch.inference_mode():
-            output = recognition(**{name: value.to(device) for name, value in inputs.items()})
+            output = recognition(**{name: torch.from_numpy(value).to(device) for name, value in stacked.items()})
         states = {STATES + name: list(value.float().cpu().numpy()) for name, value in output.expert_states.items()}
         return {name: [row[name] for row in changed] for name in KEPT} | states
 

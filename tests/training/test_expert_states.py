@@ -3,9 +3,11 @@ import copy
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from deft_llm.training.augmentation import Augmentation
 from deft_llm.training.collator import STATES, DeftCollator
+from deft_llm.training.data import prepare
 from deft_llm.training.expert_states import precomputed
 
 
@@ -63,3 +65,13 @@ def test_steps_without_appearance_leave_its_states_out(frozen, processor, prepar
     rows = [{**states[index], "epoch": 0, "place": index} for index in range(2)]
     assert set(DeftCollator(processor, None, 1.0)(rows)["expert_states"]) == {"motion"}
     assert set(DeftCollator(processor, None, 0.0)(rows)["expert_states"]) == {"structure", "texture", "motion"}
+
+
+def test_with_a_clip_without_pixels_only_the_motion_expert_is_run(frozen, processor, dataset):
+    rows = [dict(row) for row in dataset.select(range(3))]
+    rows[1]["video"] = None
+    prepared = prepare(Dataset.from_list(rows, features=dataset.features), processor, workers=1)
+    states = precomputed(prepared, frozen)
+    assert [name for name in states.column_names if name.startswith(STATES)] == [STATES + "motion"]
+    batch = DeftCollator(processor, None, 0.0)([states[index] for index in range(3)])
+    assert set(batch["expert_states"]) == {"motion"}
