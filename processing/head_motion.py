@@ -290,7 +290,7 @@ def remove_rigid_motion(flow: np.ndarray, poses: Sequence[HeadPose] | None = Non
        estimated beside action units, whose motion over the face is allowed for with the strength that the field makes
        probable (empirical Bayes). So an expression neither counts as motion of the head nor changes what is found of
        the head. Then a few steps of reweighted least squares with Tukey's biweight, in which what moves by itself
-       does not take part, within what the first estimate leaves open.
+       does not take part, within what the first estimate leaves open. What these steps change counts as an error.
     2. What this person's depth adds to the generic face's: motion that follows the rotations out of the image plane
        over the clip, one number per place. It is bounded by what faces differ, so that a nod at the same time as an
        expression does not take the expression away.
@@ -372,8 +372,10 @@ def _without_rigid_modes(flow: np.ndarray, poses: Sequence[HeadPose]) -> tuple[n
         normal = (weights @ products.T).reshape(-1, len(modes), len(modes)) + precision
         weighted = (target * weights[:, None]).reshape(len(flow), -1)
         numbers = np.linalg.solve(normal, (weighted @ design.T)[..., None])[..., 0]
-    variance = np.einsum("tmn,mcyx,ncyx->tyx", np.linalg.inv(normal), modes, modes, optimize=True) / 2
-    return flow - np.tensordot(numbers, modes, 1), np.sqrt(variance)
+    variance = np.einsum("tmn,mcyx,ncyx->tyx", np.linalg.inv(normal), modes, modes, optimize=True)
+    correction = np.tensordot(numbers, modes, 1)
+    # Where the two estimates differ, the field does not tell a head that moves from skin that moves.
+    return flow - correction, np.sqrt((variance + np.square(correction).sum(1)) / 2)
 
 
 def _beside_units(fields: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

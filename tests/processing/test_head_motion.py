@@ -146,6 +146,21 @@ def test_what_the_head_does_is_found_alike_with_and_without_an_expression(number
     assert apart.mean() < 0.6 * np.hypot(*brows)[4:28, 4:28].mean()
 
 
+@pytest.mark.parametrize("code", ["AU2", "AU4"])
+def test_the_stated_error_covers_what_is_taken_for_the_head(code):
+    """The fit may take a part of a brow for the head, so that the rest of the face seems to move."""
+    pose = HeadPose(np.eye(3), 1.003, np.array([0.006, -0.004]))
+    rngs = map(np.random.default_rng, range(12))
+    noises = [
+        np.stack([cv2.GaussianBlur(axis, (0, 0), 2) for axis in rng.normal(0, 0.1, (2, 32, 32))]) for rng in rngs
+    ]
+    skin = np.stack([shown(code, number, 1.2) + noise for number, noise in enumerate(noises)])
+    left, error = remove_rigid_motion(skin + 100 * rigid_motion(pose, 32))
+    wrong = np.sqrt(np.square(left - skin).mean(1))
+    inside = np.s_[:, 4:28, 4:28]
+    assert (wrong[inside].mean((1, 2)) < 2 * error[inside].mean((1, 2))).all()
+
+
 def test_a_wrong_depth_is_an_error_that_grows_with_the_turn():
     turn = np.radians(6.0)
     rotation = np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
