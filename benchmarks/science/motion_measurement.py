@@ -2,13 +2,15 @@
 
     python benchmarks/science/motion_measurement.py [--table NAME …] [--clips N]
 
-Five tables on fresh rendered clips whose flow is known in closed form, every estimator on the same frames:
+Six tables on fresh rendered clips whose flow is known in closed form, every estimator on the same frames:
 
 - `error`: end-point error from onset to apex inside the face, motion of 0.2–2 px at 224 × 224, the head moving, by
   sensor noise; "none" predicts no motion, "head" the similarity that the true flow follows best.
 - `bound`: the default estimator's error against two Cramér-Rao bounds, on the better textured half of the face.
 - `units`: how many action units are found in their region and direction (8 directions ± 1), from H.264 files of the
   `realistic` preset through the processor.
+- `still`: clips without expression and blink in which some region is significant, with what the estimator and the fit
+  of the head state as error. The stated rate is `FALSE_ALARMS`.
 - `head`: what is left of the head's motion on the stable regions (3 % translation, 3°, 3 % scale).
 - `time`: 640 × 480 H.264, 64 frames, file to tensors, on one core, and what part of it is decoding; two workers; the
   batched estimator on a GPU where there is one.
@@ -40,7 +42,7 @@ from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.action_units import ellipse_mask, get_action_unit, stable_mask
 from deft_llm.processing.head_motion import remove_rigid_motion
-from deft_llm.processing.motion_evidence import measure_motion, octants_apart
+from deft_llm.processing.motion_evidence import FALSE_ALARMS, measure_motion, octants_apart
 from deft_llm.processing.optical_flow import FLOW_ESTIMATORS, estimate_flow, fit_similarity
 from deft_llm.processing.video_reading import open_clip
 from deft_llm.processing.whole_clip_flow import _LEVELS, whole_clip_flow
@@ -200,6 +202,28 @@ def units_table(clips: int) -> None:
     console.print(f"Still clips in which some region counts as moving (blinks occur): {sum(still)} of {len(still)}")
 
 
+def still_table(clips: int) -> None:
+    table = Table(title="Still clips, no blinks", title_justify="left")
+    for column in ("preset", "clips", "some region significant", "stated"):
+        table.add_column(column, justify="right")
+    processor = DeftVideoProcessor(num_frames=8)
+    for number, name in enumerate(("realistic", "easy")):
+        preset, alarms = PRESETS[name], []
+        for index in range(clips):
+            rng = np.random.default_rng([SEED, 3, number, index])
+            count = preset.count or 30
+            quiet = replace(preset.disturbances, blinks=0.0)
+            face = render_face(rng, size=preset.size)
+            clip = render_clip(face, [], rng, count=count, fps=preset.fps, disturbances=quiet)
+            options = {"face_source": "canonical", "do_crop_appearance": False, "return_measurement": True}
+            tensors = processor(encode_mp4(clip), key_frames=(2, count // 2, count - 2), **options)
+            flow, lead_in = tensors["flow_values_videos"][0], tensors["lead_in_flow"][0]
+            motions = measure_motion(flow, lead_in=lead_in, deviation=tensors["flow_deviation"][0])
+            alarms.append(any(motion.significant for motion in motions))
+        table.add_row(name, str(clips), f"{sum(alarms)} ({100 * np.mean(alarms):.1f} %)", f"{100 * FALSE_ALARMS:g} %")
+    console.print(table)
+
+
 def head_table(clips: int) -> None:
     residuals = []
     for index in range(clips):
@@ -313,7 +337,14 @@ def _gpu_rate(repeats: int = 20) -> None:
     )
 
 
-TABLES = {"error": error_table, "bound": bound_table, "units": units_table, "head": head_table, "time": time_table}
+TABLES = {
+    "error": error_table,
+    "bound": bound_table,
+    "units": units_table,
+    "still": still_table,
+    "head": head_table,
+    "time": time_table,
+}
 
 
 def main() -> None:
