@@ -9,8 +9,7 @@ Six tables on fresh rendered clips whose flow is known in closed form, every est
 - `bound`: the default estimator's error against two Cramér-Rao bounds, on the better textured half of the face.
 - `units`: how many action units are found in their region and direction (8 directions ± 1), from H.264 files of the
   `realistic` preset through the processor.
-- `still`: clips without expression and blink in which some region is significant, with what the estimator and the fit
-  of the head state as error. The stated rate is `FALSE_ALARMS`.
+- `still`: clips without expression and blink in which some region is significant. The stated rate is `FALSE_ALARMS`.
 - `head`: what is left of the head's motion on the stable regions (3 % translation, 3°, 3 % scale).
 - `time`: 640 × 480 H.264, 64 frames, file to tensors, on one core, and what part of it is decoding; two workers; the
   batched estimator on a GPU where there is one.
@@ -42,7 +41,7 @@ from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.action_units import ellipse_mask, get_action_unit, stable_mask
 from deft_llm.processing.head_motion import remove_rigid_motion
-from deft_llm.processing.motion_evidence import FALSE_ALARMS, measure_motion, octants_apart
+from deft_llm.processing.motion_evidence import FALSE_ALARMS, RegionMotion, measure_motion, octants_apart
 from deft_llm.processing.optical_flow import FLOW_ESTIMATORS, estimate_flow, fit_similarity
 from deft_llm.processing.video_reading import open_clip
 from deft_llm.processing.whole_clip_flow import _LEVELS, whole_clip_flow
@@ -167,6 +166,14 @@ def bound_table(clips: int) -> None:
     )
 
 
+def measured(processor: DeftVideoProcessor, video: bytes, key_frames: tuple[int, int, int]) -> list[RegionMotion]:
+    """The regions' motion with the errors that the estimator and the fit of the head state, as reports have it."""
+    options = {"face_source": "canonical", "do_crop_appearance": False, "return_measurement": True}
+    tensors = processor(video, key_frames=key_frames, **options)
+    flow, lead_in = tensors["flow_values_videos"][0], tensors["lead_in_flow"][0]
+    return measure_motion(flow, lead_in=lead_in, deviation=tensors["flow_deviation"][0])
+
+
 def units_table(clips: int) -> None:
     """Shares of unit sides found, each side of a bilateral unit counted by itself, and false alarms of still clips."""
     found: dict[str, list[bool]] = defaultdict(list)
@@ -179,8 +186,7 @@ def units_table(clips: int) -> None:
         clip, _ = draw_clip(render_face(rng, size=preset.size), preset, "synthetic", rng)
         shown = clip.expression
         keys = (shown.onset, shown.apex, shown.offset)
-        tensors = processor(encode_mp4(clip), key_frames=keys, do_crop_appearance=False)
-        motions = measure_motion(tensors["flow_values_videos"][0])
+        motions = measured(processor, encode_mp4(clip), keys)
         if not shown.units:
             still.append(any(motion.significant for motion in motions))
         for unit in shown.units:
@@ -215,10 +221,7 @@ def still_table(clips: int) -> None:
             quiet = replace(preset.disturbances, blinks=0.0)
             face = render_face(rng, size=preset.size)
             clip = render_clip(face, [], rng, count=count, fps=preset.fps, disturbances=quiet)
-            options = {"face_source": "canonical", "do_crop_appearance": False, "return_measurement": True}
-            tensors = processor(encode_mp4(clip), key_frames=(2, count // 2, count - 2), **options)
-            flow, lead_in = tensors["flow_values_videos"][0], tensors["lead_in_flow"][0]
-            motions = measure_motion(flow, lead_in=lead_in, deviation=tensors["flow_deviation"][0])
+            motions = measured(processor, encode_mp4(clip), (2, count // 2, count - 2))
             alarms.append(any(motion.significant for motion in motions))
         table.add_row(name, str(clips), f"{sum(alarms)} ({100 * np.mean(alarms):.1f} %)", f"{100 * FALSE_ALARMS:g} %")
     console.print(table)
