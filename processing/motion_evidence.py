@@ -35,10 +35,9 @@ FALSE_ALARMS = 0.05  # share of clips without motion in which any region may be 
 # strongest of a clip's frames is taken; as errors of neighbouring frames are alike, they count as two.
 SIGNIFICANT_AT = float(np.sqrt(2 * np.log(2 * len(REGIONS) * len(SIDES) / FALSE_ALARMS)))
 _SEEN_QUANTILE = 1.2816  # of the normal distribution, for 90 %
-# The next two are from units planted into half of the files of a set of recordings and into their photographs
-# (real_recordings.py, part `limits`): the part of a true motion near the detection limit that is measured in each
-# region, because estimators shrink weak motion (medians), and the part of the stated errors that varies from clip to
-# clip. The rest keeps false alarms rare, and does not hide a motion in one clip that is seen in another.
+# The part of a true motion near the detection limit that is measured in each region, because estimators shrink weak
+# motion. They are medians of units planted into half of the files of a set of recordings and into their photographs
+# (real_recordings.py, part `limits`).
 RESPONSE = {
     "inner brow": 0.95,
     "outer brow": 1.02,
@@ -53,7 +52,6 @@ RESPONSE = {
     "lower lip": 0.92,
     "chin": 0.97,
 }
-VARYING = 0.4
 # Percent of the crop width. Compression and the fit of the head's motion leave at least this on rendered still clips.
 _LEAST_ERROR = 0.04
 # Of what neither units nor head explain. Set on recordings of people: with none of it, still faces seem to move; with
@@ -114,24 +112,23 @@ class RegionMotion:
     def detection_limit(self) -> float | None:
         """The smallest true motion that would be significant here in at least 90 % of clips like this one.
 
-        In percent of the crop width; `None` if the standard error is not known. See `motion_seen_at`, `RESPONSE` and
-        `VARYING`.
+        In percent of the crop width; `None` if the standard error is not known. See `motion_seen_at` and `RESPONSE`.
         """
         if not self.standard_error:
             return None
-        return motion_seen_at(_SEEN_QUANTILE, self.standard_error, VARYING) / RESPONSE[self.region]
+        return motion_seen_at(_SEEN_QUANTILE, self.standard_error) / RESPONSE[self.region]
 
     @property
     def overlooked_limit(self) -> float | None:
         """The largest true motion that would be significant here in at most 10 % of clips like this one.
 
         In percent of the crop width; `None` if the standard error is not known. See `motion_seen_at`. The motion is
-        assumed to be measured in full and the errors to vary as much as stated, so that the limit is on the safe side.
+        assumed to be measured in full, so that the limit holds where the estimator does not shrink it.
         """
         return motion_seen_at(-_SEEN_QUANTILE, self.standard_error) if self.standard_error else None
 
 
-def motion_seen_at(quantile: float, standard_error: float, varying: float = 1.0) -> float:
+def motion_seen_at(quantile: float, standard_error: float) -> float:
     """The motion that is significant as often as the normal distribution lies below a quantile.
 
     The measured motion is the true one with a normally distributed error along each axis, so its length follows the
@@ -142,15 +139,12 @@ def motion_seen_at(quantile: float, standard_error: float, varying: float = 1.0)
     Args:
         quantile (`float`): For example 1.28 for 90 %, and -1.28 for 10 %.
         standard_error (`float`): Of the motion along each axis.
-        varying (`float`, *optional*, defaults to `1.0`): The part of it by which the errors vary.
     """
-    length = SIGNIFICANT_AT + varying * quantile
-    return standard_error * (length + float(np.sqrt(length**2 - 2 * varying**2))) / 2
+    length = SIGNIFICANT_AT + quantile
+    return standard_error * (length + float(np.sqrt(length**2 - 2))) / 2
 
 
-OVERLOOKED_PART = (
-    min(RESPONSE.values()) * motion_seen_at(-_SEEN_QUANTILE, 1.0) / motion_seen_at(_SEEN_QUANTILE, 1.0, VARYING)
-)
+OVERLOOKED_PART = min(RESPONSE.values()) * motion_seen_at(-_SEEN_QUANTILE, 1.0) / motion_seen_at(_SEEN_QUANTILE, 1.0)
 """`overlooked_limit` as a part of `detection_limit`, in the region in which it is smallest."""
 
 

@@ -45,7 +45,7 @@ def test_the_measured_motion_is_the_rendered_one(brow_video, still_video):
     assert len(parse_motion("\n".join(sentences))) == len(moving["motion"])
     assert set(moving["detection_limits"]) == set(REGIONS)
     assert f"inner brow {moving['detection_limits']['inner brow']:.2f}" in limits
-    assert "Below 40 % of that" in limits
+    assert "Below 35 % of that" in limits
     assert measured_data(moving)["motion"][0]["magnitude"] == moving["motion"][0].magnitude
     assert measured_text(still).splitlines()[0] == NO_MOTION
     assert measured_data(still)["detection_limits"] == still["detection_limits"]
