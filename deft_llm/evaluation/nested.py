@@ -20,15 +20,16 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from deft_llm.hub_datasets.unimer.splits import subject_folds
+from deft_llm.processing.unit_patterns import UNITS_SEEN
 from deft_llm.training.recognition import RecognitionConfig
 
 from .baselines.flow_features import apex_flow
 from .kernel_machine import KernelMachine, clip_views, most_likely_slope
-from .recognition import DeftRecogniser, voted
+from .recognition import DeftRecogniser, unit_evidence, voted
 
 # Factors on the recipe's own values. The kernel machine alone is always a candidate beside the recipe's share.
 RIDGES = (1.0, 0.3, 3.0)
-WIDTHS = (1.0, 0.5, 2.0)
+WIDTHS = (1.0, 2.0, 4.0)
 
 
 def candidates(settings: RecognitionConfig, *, joined: bool = False) -> list[dict[str, Any]]:
@@ -87,6 +88,7 @@ class NestedRecogniser:
         self.chosen = {**self.candidates[best], "sharpness": self.sharpness, "inner_loss": float(losses[best])}
         self.model = self._model(self.candidates[best])
         self.model.fit([*own, *others] if self.candidates[best].get("joined") else own)
+        self.chosen["rule_weight"] = self.model.kernel.clue_weight
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """As `DeftRecogniser.predict`."""
@@ -103,6 +105,7 @@ class NestedRecogniser:
         """Probabilities for each clip without its subject in training: (candidates, clips, classes)."""
         rows = [*own, *others]
         plain, turned = clip_views([apex_flow(row) for row in rows])
+        clues = unit_evidence(rows, UNITS_SEEN)
         targets = np.array([self.labels.index(row["label"]) for row in rows])
         place = {row["clip_id"]: number for number, row in enumerate(own)}
         opinions = np.zeros((len(self.candidates), len(own), len(self.labels)))
@@ -116,8 +119,8 @@ class NestedRecogniser:
                 if (joined, ridge, width) not in voters:
                     machine = KernelMachine(len(self.labels), ridge=ridge, width=width)
                     views = plain[:, kept], turned[:, kept]
-                    machine.fit_views(views, targets[kept], [rows[k]["subject"] for k in kept])
-                    voters[joined, ridge, width] = machine.emotions_of(plain[:, left])
+                    machine.fit_views(views, targets[kept], [rows[k]["subject"] for k in kept], clues=clues[kept])
+                    voters[joined, ridge, width] = machine.emotions_of(plain[:, left], clues[left])
                 if share < 1 and joined not in voters:
                     model = self._model({"kernel_share": 0.0})
                     model.fit([rows[k] for k in kept])

@@ -1,7 +1,8 @@
 """DEFT in recognition mode, as a model of the folds: networks of `training.recognition` and a kernel machine vote.
 
-Several seeds and the mirrored clip vote together, and the kernel machine has a share of its own. For action units the
-kernel machine also weighs the evidence that is found by rule. Each fold trains on its own training rows only.
+Several seeds and the mirrored clip vote together, and the kernel machine has a share of its own. The kernel machine
+also weighs the evidence of action units that is found by rule, for units and for classes. Each fold trains on its own
+training rows only.
 """
 
 from __future__ import annotations
@@ -70,6 +71,13 @@ def unit_evidence(rows: Sequence[Mapping[str, Any]], codes: Sequence[str]) -> np
     return evidence
 
 
+def evidence_of(codes: Sequence[str], clues: np.ndarray) -> np.ndarray:
+    """The columns of `unit_evidence(rows, UNITS_SEEN)` for other codes, (clips, codes); NaN where there is none."""
+    columns = {code: clues[:, number] for number, code in enumerate(UNITS_SEEN)}
+    unknown = np.full(len(clues), np.nan)
+    return np.array([columns.get(code, unknown) for code in codes]).reshape(len(codes), len(clues)).T
+
+
 def voted(opinions: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
     """The vote on the classes: means of logits, so a voter that is sure outweighs one that cannot tell.
 
@@ -115,12 +123,14 @@ class DeftRecogniser:
                 len(self.labels), self.trained_units, ridge=settings.kernel_ridge, width=settings.kernel_width
             )
             columns = [self.units.index(code) for code in self.trained_units]
+            clues = unit_evidence(rows, UNITS_SEEN)
             self.kernel.fit(
                 [apex_flow(row) for row in rows],
                 targets.numpy(),
                 [row["subject"] for row in rows],
                 units[:, columns].numpy(),
-                unit_evidence(rows, self.trained_units),
+                evidence_of(self.trained_units, clues),
+                clues,
             )
         self.members = []
         if settings.kernel_share < 1:
@@ -142,18 +152,19 @@ class DeftRecogniser:
         named unit in training there are none.
         """
         voters, shares = [], []
+        clues = unit_evidence(rows, UNITS_SEEN) if self.kernel is not None or self.ruled_units else None
         if self.members:
             voters.append(self._networks(rows))
             shares.append(1 - self.settings.kernel_share)
         if self.kernel is not None:
             fields = [apex_flow(row) for row in rows]
-            voters.append(self.kernel.predict(fields, unit_evidence(rows, self.trained_units)))
+            voters.append(self.kernel.predict(fields, evidence_of(self.trained_units, clues), clues))
             shares.append(self.settings.kernel_share)
         emotions, units = zip(*voters, strict=True)
         emotions = voted(emotions, shares)
         units = expit(np.average(logit(np.stack(units).clip(1e-6, 1 - 1e-6)), axis=0, weights=shares))
         predictions = []
-        ruled = expit(unit_evidence(rows, self.ruled_units))
+        ruled = np.zeros((len(rows), 0)) if clues is None else expit(evidence_of(self.ruled_units, clues))
         for scores, probabilities, by_rule in zip(emotions.tolist(), units.tolist(), ruled.tolist(), strict=True):
             prediction: dict[str, Any] = {"scores": scores}
             if self.trained_units:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deft_llm.evaluation.kernel_machine import KernelMachine
+from deft_llm.evaluation.kernel_machine import CLUE_WEIGHTS, KernelMachine
 
 # Where each class moves, as (rows, columns, u, v) of a 16 × 16 field; the second one on one side only.
 SHOWN = (((2, 6), (4, 12), 0.0, 1.0), ((10, 14), (2, 6), -1.0, -1.0), ((2, 6), (4, 12), 0.0, -1.0))
@@ -102,3 +102,42 @@ def test_how_far_evidence_is_trusted_is_learned(informative):
         assert against < without < for_it
     else:
         assert abs(for_it - against) < 0.25
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_clues_count_for_the_classes_where_they_help(informative):
+    fields, targets, subjects = clips(48, noise=6.0)
+    asked, truth, _ = clips(60, seed=1, noise=6.0)
+    rng = np.random.default_rng(5)
+
+    def clues(classes: np.ndarray) -> np.ndarray:
+        shown = classes if informative else rng.permutation(classes)
+        return 3.0 * np.eye(3)[shown] + rng.normal(size=(len(classes), 3))
+
+    alone, machine = KernelMachine(3), KernelMachine(3)
+    alone.fit(fields, targets, subjects)
+    machine.fit(fields, targets, subjects, clues=clues(targets))
+    right, without = machine.predict(asked, clues=clues(truth))[0], alone.predict(asked)[0]
+    if informative:
+        assert machine.clue_weight == max(CLUE_WEIGHTS)
+        assert (right.argmax(1) == truth).mean() > (without.argmax(1) == truth).mean() + 0.2
+    else:
+        assert machine.clue_weight == 0
+        np.testing.assert_array_equal(right, without)
+
+
+def test_one_training_subject_does_not_decide_about_clues():
+    fields, targets, _ = clips(12)
+    machine = KernelMachine(3)
+    machine.fit(fields, targets, ["s0"] * 12, clues=np.eye(3)[targets])
+    assert machine.clue_weight == 0
+
+
+def test_a_clue_that_is_the_same_in_all_training_clips_tells_nothing():
+    fields, targets, subjects = clips(48, noise=6.0)
+    clues = np.column_stack([3.0 * np.eye(3)[targets], np.ones(48)])
+    machine = KernelMachine(3)
+    machine.fit(fields, targets, subjects, clues=clues)
+    assert machine.clue_weight > 0
+    expected = machine.predict(fields, clues=clues)[0]
+    np.testing.assert_array_equal(machine.predict(fields, clues=clues + np.array([0, 0, 0, 5.0]))[0], expected)

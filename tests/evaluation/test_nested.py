@@ -86,7 +86,8 @@ def test_it_recognises_and_says_what_it_chose():
     items = model.predict(rows[24:])
     assert [CLASSES[int(np.argmax(item["scores"]))] for item in items] == [row["label"] for row in rows[24:]]
     assert [sum(item["scores"]) for item in items] == pytest.approx([1.0] * 12)
-    assert {*model.chosen} == {"kernel_share", "kernel_ridge", "kernel_width", "sharpness", "inner_loss"}
+    settings = {"kernel_share", "kernel_ridge", "kernel_width", "rule_weight"}
+    assert {*model.chosen} == {*settings, "sharpness", "inner_loss"}
     assert json.loads(json.dumps(model.chosen)) == model.chosen
 
 
