@@ -173,7 +173,7 @@ class DeftVideoProcessor(VideoProcessorMixin):
                 - `lead_in_flow`, (L, 2, flow_size, flow_size): the motion of the neutral frames before the onset. L is
                   0 where the clip starts at the onset or the estimator looks at pairs only.
                 - `flow_deviation`, (num_frames - 1, flow_size, flow_size): standard deviation of the flow's error per
-                  axis, in percent of the crop's width.
+                  axis, in percent of the crop's width. It is at least the motion of the neutral frames.
                 - `not_measurable`, `str` or None: why the clip cannot be measured. Its flow is zero.
             **kwargs: overrides of the processor's arguments for this call, and the per-clip `key_frames`,
                 `face_landmarks`, `face_box`.
@@ -429,7 +429,11 @@ class DeftVideoProcessor(VideoProcessorMixin):
                 errors[index] = np.hypot(np.hypot(spread, of_head), np.float32(depth_error(poses[index])))
         before = [grids[index] for index in sorted(grids) if index < onset]
         lead_in = np.stack(before) if before else np.zeros((0, *self.flow_shape[1:]), np.float32)
-        return np.stack([grids[i] for i in later]), lead_in, np.stack([errors[i] for i in later])
+        deviation = np.stack([errors[i] for i in later])
+        if before:
+            # What moves in neutral frames is not an expression, so that much of any motion may be an error.
+            deviation = np.maximum(deviation, np.sqrt(np.square(lead_in).mean((0, 1))))
+        return np.stack([grids[i] for i in later]), lead_in, deviation
 
 
 def list_of_clips(videos: Any) -> list[Any]:

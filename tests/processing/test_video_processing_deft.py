@@ -147,6 +147,18 @@ def test_spotting_finds_the_frames_that_the_processor_would_use(processor, brow_
     assert (indices[0], indices[-1]) == (spotted.onset, spotted.offset)
 
 
+def test_what_moves_before_the_onset_is_an_error_of_what_moves_after_it(processor, brow_clip, brow_video):
+    """Reports pass the deviation alone, `deft measure` the lead-in as well; both say the same."""
+    shown = brow_clip.expression
+    late = (shown.apex, shown.apex + 2, shown.offset)  # the brow moves before this onset
+    found = processor(str(brow_video), key_frames=late, return_measurement=True)
+    flow, lead_in, deviation = (found[name][0] for name in ("flow_values_videos", "lead_in_flow", "flow_deviation"))
+    neutral = np.sqrt(np.square(lead_in).mean((0, 1)))
+    assert neutral.max() > 0.1
+    assert (deviation >= neutral).all()
+    assert measure_motion(flow, deviation=deviation) == measure_motion(flow, lead_in=lead_in, deviation=deviation)
+
+
 def test_the_lead_in_is_as_long_as_there_are_frames_before_the_onset(processor, brow_clip, brow_video):
     keys = keys_of(brow_clip)
     lead_in = processor(str(brow_video), key_frames=keys, return_measurement=True)["lead_in_flow"][0]
