@@ -133,9 +133,9 @@ class _RegionTracker:
     """Inverse-compositional Lucas-Kanade (Baker & Matthews 2004) on patches instead of a field.
 
     For each frame, one shift per region is fitted, starting from the previous frame's. The head's motion is undone in
-    the crops already. No part of a face is taken as still beside that: forehead, temples and jaw of people move with
-    their expressions, or show hair and background. What the head's pose leaves in all regions alike is told from an
-    expression later, see `whitening`.
+    the crops already, except for the share of an expression that the pose has taken for the head's. It is the
+    similarity that most regions follow, and is removed. No part of a face is taken as still: forehead, temples and jaw
+    of people move with their expressions, or show hair and background.
 
     The reference is renewed every `_RENEWAL` frames, so that light and pose may change. The shifts are chained. The
     frame of renewal is measured in the old reference and becomes the new one, so its noise cancels and the chain does
@@ -163,14 +163,14 @@ class _RegionTracker:
             self._age += 1
         else:
             self._renew(image)
-        way = (self._chained + self._moved) * (100 / self._side)
+        way = (self._chained + _without_similarity(self._moved)) * (100 / self._side)
         if self._age >= _RENEWAL:
             self._renew(image)
         return np.stack([way.real, way.imag], axis=-1).astype(np.float32)
 
     def restart(self, crop: np.ndarray | None = None) -> None:
         """Goes on from another placement of the face: from the next crop, or from this one of the current frame."""
-        self._chained, self._moved = self._chained + self._moved, np.zeros_like(self._moved)
+        self._chain()
         self._started = False
         if crop is not None:
             self.update(crop)
@@ -192,9 +192,12 @@ class _RegionTracker:
         self._damping = _PATCH_PRIOR * self._counts
         xx, xy, yy = self._sums(gx * gx) + self._damping, self._sums(gx * gy), self._sums(gy * gy) + self._damping
         self._inverse = np.stack([yy, -xy, xx]) / (xx * yy - xy * xy)
-        self._chained = self._chained + self._moved
-        self._moved = np.zeros_like(self._moved)
+        self._chain()
         self._age, self._started = 0, True
+
+    def _chain(self) -> None:
+        self._chained = self._chained + _without_similarity(self._moved)
+        self._moved = np.zeros_like(self._moved)
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
         return np.add.reduceat(values, self._starts)
@@ -234,6 +237,22 @@ class _RegionTracker:
         return moved, self._sums(error * error) / self._counts - mean * mean
 
 
+def _without_similarity(moved: np.ndarray) -> np.ndarray:
+    """The regions' shifts, complex numbers in pixels, without the similarity that most of them follow."""
+    weights, rest = np.ones(len(moved)), moved
+    for _ in range(_STEPS):
+        weighted = weights[:, None] * _PLACES
+        numbers = np.linalg.solve(weighted.conj().T @ _PLACES + 1e-6 * np.eye(2), weighted.conj().T @ moved)
+        rest = moved - _PLACES @ numbers
+        apart = np.abs(rest)
+        reach = 4.685 * 1.4826 * max(float(np.median(apart)), _LEAST_APART)  # Tukey's biweight
+        weights = np.where(apart < reach, (1 - (apart / reach) ** 2) ** 2, 0.0)
+    return rest
+
+
+_PLACES = np.array([(1, complex(*region_ellipse(*key)[:2]) - (0.5 + 0.5j)) for key in TRACKED_REGIONS])
+_STEPS = 8
+_LEAST_APART = 0.03  # pixels, median distance between the regions' shifts and the similarity: noise
 _RENEWAL = 200  # frames
 _PATCH_PRIOR = 0.05  # (grey levels / pixel)², the gradients of sensor noise alone
 _FARTHEST = 0.10  # crop widths; largest shift between two references; a broad smile moves the lip corners by 0.06
