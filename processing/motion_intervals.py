@@ -84,13 +84,14 @@ class Interval:
 def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: float = 1.0) -> list[Interval]:
     """Expressions, blinks and speech in a video, in the order of their onsets.
 
-    A proposal is a bump of the face's motion that comes and goes within `longest` seconds and that stands out from
-    what the same motion does in the rest of the video, which covers noise, remains of head motion and, in speech, the
-    mouth's oscillation: the noise floor is measured in the direction of the candidate itself, among all regions'
-    signals. Blinks are told by the upper lids' fast joint descent (AU45) that the brows do not share; what a blink
-    drags along around the eyes is not proposed. Speech is told by the lips and the chin going up and down for a
+    A proposal is a bump of the face's motion that comes and goes within `longest` seconds. It stands on a straight line,
+    so that it may begin and end while the face slowly moves on. It must stand out from what the same motion does in
+    the rest of the video, which covers noise, remains of head motion and what this person does anyway: the noise is
+    measured in the direction of the candidate itself, among all regions' signals. At few frames per second it must
+    stand out farther. Blinks are told by the upper lids' fast joint descent (AU45) that the brows do not share; what a
+    blink drags along around the eyes is not proposed. Speech is told by the lips and the chin going up and down for a
     second or longer; expressions of the brows, the nose or the cheeks go on being found during it, those of the mouth
-    as far as they are unlike the speech.
+    if they are clearer than the speech.
 
     The video is worked through in windows of 30 s, so that `motion` may be a generator of any length.
 
