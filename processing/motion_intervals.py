@@ -84,9 +84,9 @@ class Interval:
 def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: float = 1.0) -> list[Interval]:
     """Expressions, blinks and speech in a video, in the order of their onsets.
 
-    A proposal is a bump of the face's motion that comes and goes within `longest` seconds. It stands on a straight line,
-    so that it may begin and end while the face slowly moves on. It must stand out from what the same motion does in
-    the rest of the video, which covers noise, remains of head motion and what this person does anyway: the noise is
+    A proposal is a bump of the face's motion that comes and goes within `longest` seconds. It stands on a straight
+    line, so that it may begin and end while the face slowly moves on. It must stand out from what the same motion does
+    in the rest of the video, which covers noise, remains of head motion and what this person does anyway: the noise is
     measured in the direction of the candidate itself, among all regions' signals. At few frames per second it must
     stand out farther. Blinks are told by the upper lids' fast joint descent (AU45) that the brows do not share; what a
     blink drags along around the eyes is not proposed. Speech is told by the lips and the chin going up and down for a
