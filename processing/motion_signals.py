@@ -157,11 +157,12 @@ def fit_bump(
         length (`float`): About how long it is, in frames.
         least (`float`): The shortest bump, in frames.
         most (`float`): The longest.
-        step (`int`): Frames between the onsets and offsets that are compared.
+        step (`int`): Frames between the onsets and offsets that are compared, at least; a long bump takes more.
 
     Returns:
         `tuple[int, int, int]`: Frame numbers, or None where no bump of such a length is near.
     """
+    step = max(step, round(length / 16))
     first = max(0, int(peak - 1.6 * length) - 2)
     part = course[first : int(peak + 1.6 * length) + 3]
     at, count = peak - first, len(part)
