@@ -34,7 +34,7 @@ SCRIPTS = {
     "unimer_build": ["--clips", "2000"],
 }
 # On the folders of DEFT_REAL_DATA that the scripts name.
-ON_PEOPLE = ("real_features", "real_recordings", "real_recognition")
+ON_PEOPLE = ("real_features", "real_recordings", "real_spotting", "real_answers", "real_recognition")
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# Measured side by side
 

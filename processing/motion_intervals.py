@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
@@ -18,10 +19,13 @@ from .motion_signals import (
     HEAD_REMAINS,
     LIDS,
     SLOW_NOISE,
+    bump_course,
+    bump_filter,
     channels_of,
     checked_motion,
     extent_of,
-    fit_course,
+    filtered,
+    fit_bump,
     frame_noise,
     motion_along,
     robust_spread,
@@ -35,16 +39,20 @@ from .region_tracking import TRACKED_REGIONS
 INTERVAL_KINDS = ("expression", "blink", "speech")
 # The longest micro-expression, onset to offset (Yan et al. 2013, "How fast are the leaked facial expressions").
 MICRO_SECONDS = 0.5
-_MOUTH = channels_of("nasolabial fold", "upper lip", "mouth corner", "lower lip", "chin")
-_AROUND_THE_EYES = channels_of("inner brow", "outer brow", "nose root", "cheek")
+_LIPS = ("nasolabial fold", "upper lip", "mouth corner", "lower lip", "chin")
+_MOUTH = channels_of(*_LIPS)
+_SLOWEST = 2.5  # length of the slowest bump that is looked for, in that of the longest expression
+_SHORTEST, _LONGER = 0.16, 1.2  # seconds from onset to offset of the shortest bump, and from one length to the next
 _BLINK_DEPTH = 0.35  # percent of the crop's width
-_SPEECH_COMPONENTS = 2
 _SPEECH_PAUSE = 1.5  # seconds, between two words
 _SPEECH_SCORE = 2.0  # in the level that a turn has to pass
 _LEAST_TURNS = 4  # of the jaw: two syllables
 # Robust standard deviations.
-_SCORE = 5.5
+_SCORE = 5.0
 _LID_SCORE = 9.0
+# Frames per second. Of a bump of five frames, one or two bad ones are a large part. So at few frames per second, a
+# bump has to stand out farther.
+_FEW_FRAMES = 155.0
 
 
 @dataclass(frozen=True)
@@ -76,13 +84,14 @@ class Interval:
 def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: float = 1.0) -> list[Interval]:
     """Expressions, blinks and speech in a video, in the order of their onsets.
 
-    A proposal is a bump of the face's motion that comes and goes within `longest` seconds and that stands out from
-    what the same motion does in the rest of the video, which covers noise, remains of head motion and, in speech, the
-    mouth's oscillation: the noise floor is measured in the direction of the candidate itself, among all regions'
-    signals. Blinks are told by the upper lids' fast joint descent (AU45) that the brows do not share; what a blink
-    drags along around the eyes is not proposed. Speech is told by the lips and the chin going up and down for a
+    A proposal is a bump of the face's motion that comes and goes within `longest` seconds. It stands on a straight
+    line, so that it may begin and end while the face slowly moves on. It must stand out from what the same motion does
+    in the rest of the video, which covers noise, remains of head motion and what this person does anyway: the noise is
+    measured in the direction of the candidate itself, among all regions' signals. At few frames per second it must
+    stand out farther. Blinks are told by the upper lids' fast joint descent (AU45) that the brows do not share; what a
+    blink drags along around the eyes is not proposed. Speech is told by the lips and the chin going up and down for a
     second or longer; expressions of the brows, the nose or the cheeks go on being found during it, those of the mouth
-    as far as they are unlike the speech.
+    if they are clearer than the speech.
 
     The video is worked through in windows of 30 s, so that `motion` may be a generator of any length.
 
@@ -110,7 +119,10 @@ def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: floa
                     item = replace(item, onset=onset, apex=(onset + offset) // 2, offset=offset)
                     intervals.append(_shifted(item, start))
             elif first <= item.apex < last:
-                intervals.append(_shifted(item, start))
+                item = _shifted(item, start)
+                # At the border of two windows both may see the same, with apexes on its two sides.
+                if not any(item.kind == other.kind and _shared(item, other) > 0.3 for other in intervals[-20:]):
+                    intervals.append(item)
     return sorted(_with_speech_joined(intervals), key=lambda item: (item.onset, item.offset))
 
 
@@ -156,15 +168,16 @@ def _propose_in(motion: np.ndarray, fps: float, longest: float) -> list[Interval
     count = len(motion)
     if count < max(4, 0.1 * fps):
         return []
-    signals = motion.reshape(count, -1).astype(np.float64)
-    signals -= running_median(signals, round(3 * longest * fps))
+    raw = motion.reshape(count, -1).astype(np.float64)
+    signals = raw - running_median(raw, round(3 * longest * fps))
     smooth = smoothed(signals, 0.02 * fps)  # 20 ms: what a face does is slower
     blinks = _find_blinks(smooth, fps)
     speech = _find_speech(signals, fps)
-    expressions = _find_expressions(signals, smooth, blinks, speech, fps, longest, used=~LIDS, least_score=_SCORE)
+    expressions = _find_expressions(raw, blinks, speech, fps, longest, part=~LIDS, least_score=_SCORE)
     # Lids follow every glance: alone they have to do more.
-    for item in _find_expressions(signals, smooth, blinks, [], fps, longest, used=LIDS, least_score=_LID_SCORE):
-        if not any(item.overlap(other.onset, other.offset) > 0 for other in expressions + blinks):
+    for item in _find_expressions(raw, blinks, [], fps, longest, part=LIDS, least_score=_LID_SCORE):
+        after_blink = any(0 <= item.onset - blink.offset <= 0.5 * fps for blink in blinks)  # they open slowly
+        if not after_blink and not any(item.overlap(one.onset, one.offset) > 0 for one in expressions + blinks):
             expressions.append(item)
     return blinks + speech + expressions
 
@@ -225,100 +238,174 @@ def _find_speech(signals: np.ndarray, fps: float) -> list[Interval]:
 
 def _find_expressions(
     signals: np.ndarray,
-    smooth: np.ndarray,
     blinks: list[Interval],
     speech: list[Interval],
     fps: float,
     longest: float,
     *,
-    used: np.ndarray,
+    part: np.ndarray,
     least_score: float,
 ) -> list[Interval]:
-    """Bumps in the `used` signals, the clearest first; none overlaps a clearer one by much."""
-    whitened, raw = _whitened(smooth, signals, blinks, speech, used, fps)
-    # How far each frame is from the background; what is within the noise in every signal does not add up.
-    strength = np.sqrt((np.maximum(np.abs(whitened) - 1.5, 0) ** 2).sum(axis=1))
-    higher = np.r_[True, strength[1:] > strength[:-1]] & np.r_[strength[:-1] >= strength[1:], True]
-    near, reach = max(1, round(0.02 * fps)), max(1, round(0.12 * fps))
-    candidates = []
-    for frame in np.flatnonzero(higher & (strength > np.median(strength) + 1)).tolist():
-        direction = whitened[max(0, frame - near) : frame + near + 1].mean(axis=0)
-        direction /= np.linalg.norm(direction)
-        course = whitened @ direction
-        first = max(0, frame - reach)
-        apex = first + int(np.argmax(course[first : frame + reach + 1]))
-        score = float(course[apex]) / max(float(robust_spread(course)), 1.0)
-        onset, offset = extent_of(course, apex, 0.12 * course[apex])
-        if score >= least_score and 0.06 <= (offset - onset) / fps <= 1.25 * longest:
-            candidates.append((score, onset, apex, offset, direction))
-    found: list[Interval] = []
-    for score, onset, apex, offset, direction in sorted(candidates, key=lambda item: -item[0]):
-        common = [min(offset, other.offset) - max(onset, other.onset) for other in found]
-        shorter = [min(offset - onset, other.offset - other.onset) for other in found]
-        if any(frames > 0.3 * least for frames, least in zip(common, shorter, strict=True)):
+    """Bumps in one part of the signals, the clearest first; none overlaps a clearer one by much.
+
+    A bump that was found is taken out of the signals before the next one is looked at, so that its flanks are not
+    proposed as well. Slow ones are looked for too, because their tops look like faster ones, and left out at the end.
+    """
+    least_score = float(np.hypot(least_score, _FEW_FRAMES / fps))
+    candidates = _candidates(signals, blinks, speech, part, fps, longest, least_score)
+    rest, found = signals.copy(), []
+    heap = [(-candidate.score, place, candidate) for place, candidate in enumerate(candidates)]
+    heapify(heap)
+    while heap:
+        _, place, candidate = heappop(heap)
+        if any(item.onset < candidate.frame < item.offset for item in found):
             continue
-        onset, apex, offset = _refined(raw @ direction, onset, apex, offset, min(2.0, 0.02 * fps))
-        found.append(
-            Interval(
-                onset,
-                apex,
-                offset,
-                "expression",
-                score,
-                _moving_regions(whitened[apex], used),
-                (offset - onset) / fps > MICRO_SECONDS,
-            )
+        now = candidate.in_(rest) if found else candidate
+        if now.score < 0.98 * candidate.score:
+            if now.score >= least_score:
+                heappush(heap, (-now.score, place, now))
+            continue
+        item = _interval_of(now, rest, fps, longest)
+        if item is None or any(_shared(item, other) > 0.3 for other in found):
+            continue
+        found.append(item)
+        _take_out(rest, item)
+    return [
+        item
+        for item in found
+        if item.offset - item.onset <= 1.25 * longest * fps
+        and (
+            item.score >= 2 * least_score
+            or not (any(_dragged(item, one) for one in blinks) or any(_at_the_edge(item, one) for one in speech))
         )
-    return found
+    ]
 
 
-def _whitened(
-    smooth: np.ndarray,
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A frame around which something seems to come and go within about `length` frames."""
+
+    score: float
+    frame: int
+    length: float
+    part: np.ndarray  # mask of the channels
+    filters: np.ndarray  # from the part's channels to units of the background
+    vector: np.ndarray  # the bump's size in those units
+    spread: float  # of the background along `vector`
+
+    @property
+    def direction(self) -> np.ndarray:
+        return self.filters @ (self.vector / np.linalg.norm(self.vector))
+
+    def in_(self, signals: np.ndarray) -> _Candidate:
+        """The same in other signals."""
+        taps = bump_filter(self.length)
+        places = np.clip(np.arange(len(taps)) - len(taps) // 2 + self.frame, 0, len(signals) - 1)
+        vector = (taps @ signals[places])[self.part] @ self.filters
+        score = float(vector @ self.vector) / float(np.linalg.norm(self.vector)) / self.spread
+        return replace(self, score=score, vector=vector) if score > 0 else replace(self, score=0.0)
+
+
+def _candidates(
     signals: np.ndarray,
     blinks: list[Interval],
     speech: list[Interval],
-    used: np.ndarray,
+    part: np.ndarray,
     fps: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The smoothed and the plain signals in units in which the background has variance one in every direction.
+    longest: float,
+    least_score: float,
+) -> Iterator[_Candidate]:
+    """Where one part of the face stands out, for each of several lengths of a bump.
 
-    The background is the signals' own slow noise, what a wrongly measured head does, in speech the mouth's leading
-    components, and in a blink what the lids drag along.
+    It has to stand out from what the same signals do in the rest of the video. During speech, what the mouth does in
+    speech is the rest.
     """
-    values, plain = smooth[:, used], signals[:, used]
-    blinking, talking = _frames_of(blinks, len(smooth)), _frames_of(speech, len(smooth))
-    dragged, leading = np.zeros((values.shape[1], 1)), np.zeros((values.shape[1], 1))
-    if blinks:
-        around = _AROUND_THE_EYES[used]
-        dragged = 3 * (np.median([values[item.apex] for item in blinks], axis=0) * around)[:, None]
-    if speech:
-        leading = _speech_modes(values[talking], _MOUTH[used])
-    rest = values - values @ leading @ np.linalg.pinv(leading)
-    whitened, raw = np.empty_like(values), np.empty_like(plain)
-    for blink in (False, True):
+    values = signals[:, part]
+    blinking, talking = _frames_of(blinks, len(signals)), _frames_of(speech, len(signals))
+    modes = HEAD_REMAINS * HEAD_MODES[part]
+    steps = int(np.log(_SLOWEST * longest / _SHORTEST) / np.log(_LONGER)) + 1
+    for length in _SHORTEST * fps * _LONGER ** np.arange(steps):
+        taps = bump_filter(length)
+        if len(taps) > 2 * len(values):
+            return
+        bumps = filtered(values, taps)
+        # Two seconds at least, or an expression would be its own background.
+        background = bumps[~blinking] if (~blinking).sum() >= 2 * fps else bumps
+        spread = np.hypot(robust_spread(background), SLOW_NOISE)
         for talk in (False, True):
-            frames = (blinking == blink) & (talking == talk)
+            frames = talking == talk
             if not frames.any():
                 continue
-            # Two seconds at least, or an expression would be its own background.
-            quiet = ~blinking & (talking == talk)
-            alone = quiet.sum() >= 2 * fps and not talk
-            background = values[quiet] if alone else rest[~blinking if not blinking.all() else frames]
-            modes = [HEAD_REMAINS * HEAD_MODES[used]] + [dragged] * blink + [leading] * talk
-            filters = whitening(np.hypot(robust_spread(background), SLOW_NOISE), np.concatenate(modes, axis=1))
-            whitened[frames], raw[frames] = values[frames] @ filters, plain[frames] @ filters
-    return whitened, raw
+            if talk:
+                spread = np.where(_MOUTH[part], np.maximum(spread, robust_spread(bumps[talking])), spread)
+            filters = whitening(spread, modes)
+            whitened = bumps @ filters
+            # What is within the noise in every signal does not add up.
+            strength = np.sqrt((np.maximum(np.abs(whitened) - 1.5, 0) ** 2).sum(axis=1))
+            higher = np.r_[True, strength[1:] > strength[:-1]] & np.r_[strength[:-1] >= strength[1:], True]
+            for frame in np.flatnonzero(frames & higher & (strength > np.median(strength) + 1)).tolist():
+                vector = whitened[frame]
+                size = float(np.linalg.norm(vector))
+                along = max(float(robust_spread(whitened @ (vector / size))), 1.0)
+                if size / along >= least_score:
+                    yield _Candidate(size / along, frame, length, part, filters, vector, along)
 
 
-def _speech_modes(values: np.ndarray, mouth: np.ndarray) -> np.ndarray:
-    """(channels, components): what the mouth mostly does while speaking, at five times its size."""
-    inside = values[:, mouth]
-    lengths = np.linalg.norm(inside, axis=1, keepdims=True)
-    # Spatial signs (Visuri, Koivunen & Oja 2000): a strong expression has no more say than a syllable.
-    signs = inside / np.maximum(lengths, 0.2 * np.median(lengths) + 1e-6)
-    leading = np.zeros((values.shape[1], _SPEECH_COMPONENTS))
-    leading[mouth] = np.linalg.eigh(signs.T @ signs)[1][:, -_SPEECH_COMPONENTS:]
-    return leading * (5 * robust_spread(values @ leading))
+def _interval_of(candidate: _Candidate, signals: np.ndarray, fps: float, longest: float) -> Interval | None:
+    """The interval of a candidate, or None where nothing of a possible length fits."""
+    course = signals[:, candidate.part] @ candidate.direction
+    least, most, step = 0.1 * fps, _SLOWEST * longest * fps, max(1, round(fps / 50))
+    fitted = fit_bump(course, candidate.frame, candidate.length, least, most, step)
+    for _ in range(3):
+        if fitted is None:
+            return None
+        # What is longer than the candidate may be longer than could be seen around it.
+        length = fitted[2] - fitted[0]
+        if length <= max(1.1 * candidate.length, 0.8 * longest * fps):
+            break
+        candidate = replace(candidate, length=length)
+        fitted = fit_bump(course, (fitted[0] + fitted[2]) / 2, length, least, most, step)
+    if fitted is None:
+        return None
+    onset, apex, offset = fitted
+    return Interval(
+        onset,
+        apex,
+        offset,
+        "expression",
+        candidate.score,
+        _moving_regions(candidate.vector, candidate.part),
+        (offset - onset) / fps > MICRO_SECONDS,
+    )
+
+
+def _take_out(signals: np.ndarray, item: Interval) -> None:
+    """Subtracts the bump of an interval from all signals, each with its own size."""
+    room = (item.offset - item.onset) // 2
+    first, last = max(0, item.onset - room), min(len(signals) - 1, item.offset + room)
+    times = np.arange(first, last + 1)
+    bump = bump_course(times, item.onset, item.apex, item.offset)
+    design = np.stack([bump, np.ones(len(times)), times - times.mean()], axis=1)
+    signals[first : last + 1] -= bump[:, None] * np.linalg.lstsq(design, signals[first : last + 1], rcond=None)[0][0]
+
+
+def _shared(first: Interval, second: Interval) -> float:
+    """How much of the shorter of two intervals the other one covers."""
+    common = min(first.offset, second.offset) - max(first.onset, second.onset)
+    return common / min(first.offset - first.onset, second.offset - second.onset)
+
+
+def _at_the_edge(item: Interval, speech: Interval) -> bool:
+    """Whether an interval of the mouth alone is where speech begins or ends, and the lips with it."""
+    apart = min(abs(item.apex - speech.onset), abs(item.apex - speech.offset))
+    return all(region in _LIPS for region, _ in item.regions) and apart < 1.25 * (item.offset - item.onset)
+
+
+def _dragged(item: Interval, blink: Interval) -> bool:
+    """Whether most of an interval lies in a blink or so near it that the lid may have moved what is around it."""
+    room = (blink.offset - blink.onset) / 2
+    common = min(item.offset, blink.offset + room) - max(item.onset, blink.onset - room)
+    return common > 0.5 * (item.offset - item.onset)
 
 
 def _frames_of(intervals: list[Interval], count: int) -> np.ndarray:
@@ -326,16 +413,6 @@ def _frames_of(intervals: list[Interval], count: int) -> np.ndarray:
     for item in intervals:
         inside[item.onset : item.offset + 1] = True
     return inside
-
-
-def _refined(course: np.ndarray, onset: int, apex: int, offset: int, sigma: float) -> tuple[int, int, int]:
-    """Key frames of a bump by a fit to its surroundings, or as they were where the fit leads elsewhere."""
-    room = max(3, (offset - onset) // 2)
-    first, last = max(0, onset - room), min(len(course) - 1, offset + room)
-    a, b, c = (first + frame for frame in fit_course(course[first : last + 1], sigma))
-    if not (onset < b < offset and a < b < c):
-        return onset, apex, offset
-    return max(first, min(a, b - 1)), b, min(last, max(c, b + 1))
 
 
 def _moving_regions(whitened: np.ndarray, used: np.ndarray) -> tuple[tuple[str, str], ...]:

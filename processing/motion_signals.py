@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -114,6 +115,72 @@ def runs_of(mask: np.ndarray) -> list[tuple[int, int]]:
     """(first, last) of each run of True."""
     edges = np.flatnonzero(np.diff(np.r_[0, mask.astype(np.int8), 0]))
     return [(int(first), int(last) - 1) for first, last in zip(edges[::2], edges[1::2], strict=True)]
+
+
+# --- bumps ----------------------------------------------------------------------------------------------------------
+
+_FLANK = 0.35  # of a bump's length, or two frames: how much before and after it tells where it comes from and goes to
+
+
+@lru_cache(maxsize=64)
+def bump_filter(length: float) -> np.ndarray:
+    """The filter that gives the height of a raised cosine of `length` frames, and nothing for a straight line."""
+    half = int(np.ceil(length / 2 + max(2.0, _FLANK * length)))
+    times = np.arange(-half, half + 1)
+    bump = np.where(np.abs(times) < length / 2, 0.5 + 0.5 * np.cos(2 * np.pi * times / length), 0.0)
+    line = np.stack([np.ones(len(times)), times], axis=1)
+    taps = bump - line @ np.linalg.lstsq(line, bump, rcond=None)[0]
+    return taps / (taps @ bump)
+
+
+def filtered(values: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """Correlates (T, D) over time with a filter of odd length. At the ends, the signal is continued as it is there."""
+    half = len(taps) // 2
+    padded = np.pad(values, ((half, half), (0, 0)), mode="edge")
+    return cv2.filter2D(padded, -1, taps[:, None], borderType=cv2.BORDER_REPLICATE)[half : half + len(values)]
+
+
+def bump_course(times: np.ndarray, onset: float, apex: float, offset: float) -> np.ndarray:
+    """Strength of an expression at some times: from 0 to 1 and back to 0 along raised cosines."""
+    along = np.where(times < apex, (times - onset) / (apex - onset), (offset - times) / (offset - apex))
+    return 0.5 - 0.5 * np.cos(np.pi * np.clip(along, 0.0, 1.0))
+
+
+def fit_bump(
+    course: np.ndarray, peak: float, length: float, least: float, most: float, step: int = 1
+) -> tuple[int, int, int] | None:
+    """Fits onset, apex and offset of a bump that stands on a straight line, by least squares.
+
+    Args:
+        course (`np.ndarray` of shape `(T,)`): Values over time; the bump goes up.
+        peak (`float`): About where the bump is, as a frame number.
+        length (`float`): About how long it is, in frames.
+        least (`float`): The shortest bump, in frames.
+        most (`float`): The longest.
+        step (`int`): Frames between the onsets and offsets that are compared, at least; a long bump takes more.
+
+    Returns:
+        `tuple[int, int, int]`: Frame numbers, or None where no bump of such a length is near.
+    """
+    step = max(step, round(length / 16))
+    first = max(0, int(peak - 1.6 * length) - 2)
+    part = course[first : int(peak + 1.6 * length) + 3]
+    at, count = peak - first, len(part)
+    onsets = np.arange(max(0, int(at - 1.1 * length)), max(1, int(at - 0.25 * length)) + 1, step)
+    offsets = np.arange(int(at + 0.25 * length), min(count - 1, int(at + 1.1 * length)) + 1, step)
+    onsets, offsets, shares = (values.ravel() for values in np.meshgrid(onsets, offsets, (0.35, 0.5, 0.65)))
+    fits = (offsets - onsets >= max(least, 2)) & (offsets - onsets <= most)
+    onsets, offsets, shares = onsets[fits], offsets[fits], shares[fits]
+    if not len(onsets):
+        return None
+    apexes = np.clip(np.rint(onsets + shares * (offsets - onsets)).astype(int), onsets + 1, offsets - 1)
+    times = np.arange(count)
+    line = np.linalg.qr(np.stack([np.ones(count), times], axis=1))[0]
+    bumps = bump_course(times, onsets[:, None], apexes[:, None], offsets[:, None])
+    bumps -= bumps @ line @ line.T
+    heights = (bumps @ part) / np.sqrt(np.square(bumps).sum(axis=1) + 1e-9)
+    best = int(np.argmax(heights))
+    return first + int(onsets[best]), first + int(apexes[best]), first + int(offsets[best])
 
 
 # --- a rise and fall ------------------------------------------------------------------------------------------------

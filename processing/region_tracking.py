@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .action_units import REGIONS, SIDES, STABLE_REGIONS, ellipse_mask, region_ellipse
+from .action_units import REGIONS, SIDES, ellipse_mask, region_ellipse
 from .face_alignment import warp_to_crop
 from .head_motion import STILL, HeadPose, HeadTracker, depth_error, warp_head_back
 
@@ -126,79 +126,63 @@ def follow_face(
 def _crop_of(grey: np.ndarray, transform: np.ndarray, pose: HeadPose, side: int) -> np.ndarray:
     # float32 before the warp: eight bits after it would round away a tenth of a pixel.
     frame = grey.astype(np.float32)
-    if pose.hardly_moved:
-        return warp_to_crop(frame, transform, side)
-    return warp_head_back(frame, transform, pose, side)
+    return warp_to_crop(frame, transform, side) if pose is STILL else warp_head_back(frame, transform, pose, side)
 
 
 class _RegionTracker:
     """Inverse-compositional Lucas-Kanade (Baker & Matthews 2004) on patches instead of a field.
 
-    For each frame, one similarity is fitted to the stable patches (the head), and one shift per region relative to it.
-    Both start from the previous frame's solution. The reference is renewed every `_RENEWAL` frames, so that light and
-    pose may change. The shifts are chained. The frame of renewal is measured in the old reference and becomes the new
-    one, so its noise cancels and the chain does not drift.
+    For each frame, one shift per region is fitted, starting from the previous frame's. The head's motion is undone in
+    the crops already, except for the share of an expression that the pose has taken for the head's. It is the
+    similarity that most regions follow, and is removed. No part of a face is taken as still: forehead, temples and jaw
+    of people move with their expressions, or show hair and background.
+
+    The reference is renewed every `_RENEWAL` frames, so that light and pose may change. The shifts are chained. The
+    frame of renewal is measured in the old reference and becomes the new one, so its noise cancels and the chain does
+    not drift.
     """
 
     def __init__(self, side: int):
-        self._side, self._centre = side, (side - 1) / 2
+        self._side = side
         self._blur = 2 * round(0.066 * side) + 1  # far above the width of a wrinkle, below that of shading
-        # The forehead is wide enough for three patches. Hair may cover one of them.
-        (cx, cy, rx, ry), *others = STABLE_REGIONS
-        stable = [(cx + step * 2 * rx / 3, cy, rx / 3, ry) for step in (-1, 0, 1)] + others
-        ellipses = stable + [region_ellipse(*key) for key in TRACKED_REGIONS]
-        pixels = [np.flatnonzero(ellipse_mask(ellipse, side, side)) for ellipse in ellipses]
+        pixels = [np.flatnonzero(ellipse_mask(region_ellipse(*key), side, side)) for key in TRACKED_REGIONS]
         self._pixels = np.concatenate(pixels)
         self._counts = np.array([len(part) for part in pixels])
         self._starts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
         self._patch = np.repeat(np.arange(len(pixels)), self._counts)
-        self._stable, self._stable_pixels = len(stable), int(self._counts[: len(stable)].sum())
         y, x = np.divmod(self._pixels, side)
-        # Points and similarities of the plane are complex numbers: z ↦ scale · z + shift about the crop's middle.
-        self._points = (x - self._centre) + 1j * (y - self._centre)
-        self._scale, self._shift = 1 + 0j, 0j
+        self._points = x + 1j * y  # points of the plane are complex numbers
         self._chained = np.zeros(len(TRACKED_REGIONS), complex)
         self._moved = np.zeros(len(TRACKED_REGIONS), complex)
-        self._age, self._previous = 0, None
+        self._age, self._started = 0, False
 
     def update(self, crop: np.ndarray) -> np.ndarray:
         image = cv2.GaussianBlur(crop, (0, 0), 0.8) - cv2.blur(crop, (self._blur, self._blur))
-        if self._previous is None:
-            self._renew(image)
-        else:
-            self._follow_head(image)
-            self._follow_regions(image)
+        if self._started:
+            self._follow(image)
             self._age += 1
-        self._previous = image
-        way = (self._chained + self._moved) * (100 / self._side)
+        else:
+            self._renew(image)
+        way = (self._chained + _without_similarity(self._moved)) * (100 / self._side)
         if self._age >= _RENEWAL:
             self._renew(image)
         return np.stack([way.real, way.imag], axis=-1).astype(np.float32)
 
     def restart(self, crop: np.ndarray | None = None) -> None:
         """Goes on from another placement of the face: from the next crop, or from this one of the current frame."""
-        self._chained, self._moved = self._chained + self._moved, np.zeros_like(self._moved)
-        self._scale, self._shift = 1 + 0j, 0j
-        self._previous = None
+        self._chain()
+        self._started = False
         if crop is not None:
             self.update(crop)
 
     def _renew(self, image: np.ndarray) -> None:
-        """Makes the frame, warped back along the head's motion, the new reference."""
-        middle = complex(self._centre, self._centre)
-        shift = self._shift + middle - self._scale * middle
-        matrix = np.array(
-            [[self._scale.real, -self._scale.imag, shift.real], [self._scale.imag, self._scale.real, shift.imag]]
-        )
-        reference = cv2.warpAffine(
-            image, matrix, image.shape, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
-        )
-        values = reference.ravel()[self._pixels]
+        """Makes the frame the new reference."""
+        values = image.ravel()[self._pixels]
         contrast = self._centred(values)
         energy = self._sums(contrast * contrast) + 1e-3
         gradients = []
         for axis in ((1, 0), (0, 1)):
-            gradient = cv2.Scharr(reference, cv2.CV_32F, *axis, scale=1 / 32).ravel()[self._pixels]
+            gradient = cv2.Scharr(image, cv2.CV_32F, *axis, scale=1 / 32).ravel()[self._pixels]
             # Changes of the patch's brightness or contrast are not motion (Baker, Gross & Matthews 2003, "project
             # out").
             gradient = self._centred(gradient)
@@ -208,15 +192,12 @@ class _RegionTracker:
         self._damping = _PATCH_PRIOR * self._counts
         xx, xy, yy = self._sums(gx * gx) + self._damping, self._sums(gx * gy), self._sums(gy * gy) + self._damping
         self._inverse = np.stack([yy, -xy, xx]) / (xx * yy - xy * xy)
-        # The head: u = a + c·x − d·y, v = b + d·x + c·y.
-        gx, gy = self._gradients[:, : self._stable_pixels]
-        x, y = self._points[: self._stable_pixels].real, self._points[: self._stable_pixels].imag
-        self._jacobian = np.float32([gx, gy, gx * x + gy * y, gy * x - gx * y])
-        products = self._jacobian[:, None] * self._jacobian[None]
-        self._hessians = np.add.reduceat(products, self._starts[: self._stable], axis=2).transpose(2, 0, 1)
-        self._chained = self._chained + self._moved
+        self._chain()
+        self._age, self._started = 0, True
+
+    def _chain(self) -> None:
+        self._chained = self._chained + _without_similarity(self._moved)
         self._moved = np.zeros_like(self._moved)
-        self._age = 0
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
         return np.add.reduceat(values, self._starts)
@@ -224,82 +205,54 @@ class _RegionTracker:
     def _centred(self, values: np.ndarray) -> np.ndarray:
         return values - (self._sums(values) / self._counts)[self._patch]
 
-    def _sample(self, image: np.ndarray, points: np.ndarray) -> np.ndarray:
-        at = points + complex(self._centre, self._centre)
+    def _errors(self, image: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """What is left between the moved patches and the reference, one value per pixel."""
+        at = self._points + moved[self._patch]
         maps = np.float32(at.real)[None], np.float32(at.imag)[None]
-        return cv2.remap(image, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)[0]
+        return cv2.remap(image, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)[0] - self._values
 
-    def _follow_head(self, image: np.ndarray) -> None:
-        if self._fit_head(image):
-            return
-        # The motion is too large for the fit: a quick turn, or few frames per second. Start from the frames' shift.
-        (dx, dy), _ = cv2.phaseCorrelate(self._previous, image)
-        self._shift += complex(dx, dy)
-        if not self._fit_head(image):
-            # A cut or a covered face: this frame cannot be related to the reference.
-            self._scale, self._shift = 1 + 0j, 0j
-            self._renew(image)
-
-    def _fit_head(self, image: np.ndarray) -> bool:
-        """Fits the similarity that most stable patches follow. Returns whether they then look like the reference."""
-        count = self._stable_pixels
-        points, values = self._points[:count], self._values[:count]
-        weights = np.ones(self._stable)
-        before = self._scale, self._shift
-        for round_ in range(6):
-            error = self._sample(image, self._scale * points + self._shift) - values
-            steps = np.add.reduceat(self._jacobian * error, self._starts[: self._stable], axis=1).T
-            system = np.tensordot(weights, self._hessians, 1) + 1e-3 * np.eye(4)
-            a, b, c, d = np.linalg.solve(system, weights @ steps)
-            self._shift -= self._scale * complex(a, b)
-            self._scale *= 1 - complex(c, d)
-            if round_:  # the residual of each patch tells which do not follow the head (Tukey's biweight)
-                left = steps - self._hessians @ np.array([a, b, c, d])
-                ixx, ixy, iyy = self._inverse[:, : self._stable]
-                distance = np.hypot(ixx * left[:, 0] + ixy * left[:, 1], ixy * left[:, 0] + iyy * left[:, 1])
-                scale = 4.685 * 1.4826 * max(float(np.median(distance)), 0.02)
-                weights = np.where(distance < scale, (1 - (distance / scale) ** 2) ** 2, 0.0)
-            if round_ > 1 and max(abs(a), abs(b)) < 0.005:
-                break
-        trusted = np.repeat(weights > 0, self._counts[: self._stable])
-        fetched = self._sample(image, self._scale * points + self._shift)[trusted]
-        expected = values[trusted]
-        alike = float(fetched @ expected) >= 0.5 * float(np.linalg.norm(fetched) * np.linalg.norm(expected))
-        if not (alike and 0.5 < abs(self._scale) < 2 and abs(self._shift) < self._side):
-            self._scale, self._shift = before
-            return False
-        return True
-
-    def _follow_regions(self, image: np.ndarray) -> None:
-        moved, error = self._fit_regions(image, self._moved)
+    def _follow(self, image: np.ndarray) -> None:
+        moved, error = self._fit(image, self._moved)
         if self._age % 4 == 0:
             # A shift that slipped to the next wrinkle recovers when the region is at rest again.
-            fresh, fresh_error = self._fit_regions(image, np.zeros_like(self._moved))
+            fresh, fresh_error = self._fit(image, np.zeros_like(self._moved))
             moved = np.where(fresh_error < 0.98 * error, fresh, moved)
         self._moved = moved
 
-    def _fit_regions(self, image: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _fit(self, image: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each region's shift in pixels, and the variance of its residual."""
-        points, values = self._points[self._stable_pixels :], self._values[self._stable_pixels :]
-        starts = self._starts[self._stable :] - self._stable_pixels
-        patch, counts = self._patch[self._stable_pixels :] - self._stable, self._counts[self._stable :]
-        ixx, ixy, iyy = self._inverse[:, self._stable :]
+        ixx, ixy, iyy = self._inverse
         for _ in range(4):
-            error = self._sample(image, self._scale * (points + moved[patch]) + self._shift) - values
-            bx, by = np.add.reduceat(self._gradients[:, self._stable_pixels :] * error, starts, axis=1)
+            bx, by = np.add.reduceat(self._gradients * self._errors(image, moved), self._starts, axis=1)
             # The prior: a patch without texture follows the head.
-            bx, by = bx + self._damping[self._stable :] * moved.real, by + self._damping[self._stable :] * moved.imag
+            bx, by = bx + self._damping * moved.real, by + self._damping * moved.imag
             step = (ixx * bx + ixy * by) + 1j * (ixy * bx + iyy * by)
             length = np.abs(step)
             moved = moved - step * np.minimum(1, 1.5 / np.maximum(length, 1e-9))
             if length.max() < 0.01:
                 break
         moved = np.where(np.abs(moved) > _FARTHEST * self._side, 0, moved)
-        error = self._sample(image, self._scale * (points + moved[patch]) + self._shift) - values
-        mean = np.add.reduceat(error, starts) / counts
-        return moved, np.add.reduceat(error * error, starts) / counts - mean * mean
+        error = self._errors(image, moved)
+        mean = self._sums(error) / self._counts
+        return moved, self._sums(error * error) / self._counts - mean * mean
 
 
+def _without_similarity(moved: np.ndarray) -> np.ndarray:
+    """The regions' shifts, complex numbers in pixels, without the similarity that most of them follow."""
+    weights, rest = np.ones(len(moved)), moved
+    for _ in range(_STEPS):
+        weighted = weights[:, None] * _PLACES
+        numbers = np.linalg.solve(weighted.conj().T @ _PLACES + 1e-6 * np.eye(2), weighted.conj().T @ moved)
+        rest = moved - _PLACES @ numbers
+        apart = np.abs(rest)
+        reach = 4.685 * 1.4826 * max(float(np.median(apart)), _LEAST_APART)  # Tukey's biweight
+        weights = np.where(apart < reach, (1 - (apart / reach) ** 2) ** 2, 0.0)
+    return rest
+
+
+_PLACES = np.array([(1, complex(*region_ellipse(*key)[:2]) - (0.5 + 0.5j)) for key in TRACKED_REGIONS])
+_STEPS = 8
+_LEAST_APART = 0.03  # pixels, median distance between the regions' shifts and the similarity: noise
 _RENEWAL = 200  # frames
 _PATCH_PRIOR = 0.05  # (grey levels / pixel)², the gradients of sensor noise alone
 _FARTHEST = 0.10  # crop widths; largest shift between two references; a broad smile moves the lip corners by 0.06

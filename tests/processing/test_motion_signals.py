@@ -3,7 +3,11 @@ import pytest
 
 from deft_llm.processing.key_frames import spot_key_frames
 from deft_llm.processing.motion_signals import (
+    bump_course,
+    bump_filter,
     extent_of,
+    filtered,
+    fit_bump,
     fit_course,
     frame_noise,
     running_median,
@@ -72,3 +76,27 @@ def test_a_rise_and_fall_is_fitted_where_it_is(noise):
     assert abs(apex - 45) <= 1
     assert abs(onset - 20) <= 4
     assert abs(offset - 80) <= 4
+
+
+@pytest.mark.parametrize("length", [4.8, 9.0, 60.0])
+def test_the_bump_filter_gives_the_height_of_a_bump_on_any_straight_line(length):
+    times = np.arange(400.0)
+    bump = bump_course(times, 200 - length / 2, 200, 200 + length / 2)
+    line = 3.0 + 0.05 * times
+    taps = bump_filter(length)
+    found = filtered(np.stack([1.7 * bump + line, line], axis=1), taps)
+    assert found[200, 0] == pytest.approx(1.7, abs=1e-9)
+    inside = slice(len(taps), 400 - len(taps))
+    assert np.abs(found[inside, 1]).max() < 1e-9
+    assert found[inside, 0].argmax() + inside.start == 200
+
+
+@pytest.mark.parametrize(("onset", "apex", "offset"), [(40, 44, 48), (40, 44, 52), (40, 60, 80)])
+def test_a_bump_is_fitted_where_the_face_moves_on(onset, apex, offset):
+    times = np.arange(120.0)
+    noise = 0.02 * np.random.default_rng(1).normal(size=120)
+    course = bump_course(times, onset, apex, offset) + 0.04 * times + noise
+    length = offset - onset
+    found = fit_bump(course, apex + 1, 0.8 * length, 3, 60)
+    np.testing.assert_allclose(found, (onset, apex, offset), atol=max(1, 0.1 * length))
+    assert fit_bump(course, apex, 0.8 * length, 100, 110) is None
