@@ -150,3 +150,15 @@ def test_without_llguidance_it_says_what_to_do(talk, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install llguidance.*grounded=False"):
         talk.ask("What moves?")
     assert talk.messages == []
+
+
+def test_an_answer_that_outgrows_the_context_is_refused(talk, monkeypatch):
+    question = user("Is there an AU12?", clips=1)
+    talk.answer([question])
+    text = talk.pipeline.model.config.get_text_config()
+    processor = talk.pipeline.processor
+    prompt = processor.render_prompt([question], talk.video_inputs)
+    length = len(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    monkeypatch.setattr(text, "max_position_embeddings", length + 3)
+    with pytest.raises(ValueError, match=f"context holds {length + 3}"):
+        talk.answer([question])
