@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,9 +40,15 @@ class Conversation:
             name: torch.cat([item[name] for item in prepared]).to(device)
             for name in ("pixel_values_videos", "flow_values_videos")
         }
-        conventions = torch.cat([item["convention_ids"] for item in prepared]).to(device) if convention else None
+
+    @cached_property
+    def recognition(self) -> Any:
+        """The model's output for the clips. It is computed when the first question is asked."""
+        conventions = None
+        if self.convention:
+            conventions = torch.cat([item["convention_ids"] for item in self.prepared]).to(self.pipeline.model.device)
         with torch.inference_mode():
-            self.recognition = pipeline.model.model(**self.video_inputs, convention_ids=conventions)
+            return self.pipeline.model.model(**self.video_inputs, convention_ids=conventions)
 
     def explain(self, clip: int = 0, **generate_kwargs) -> dict[str, Any]:
         """Explains one of the clips, as a call of the pipeline does.

@@ -59,6 +59,7 @@ def test_the_experts_look_once_at_a_conversations_clip(pipe, brow_video):
     calls = []
     hook = pipe.model.model.recognition.motion_expert.register_forward_hook(lambda *_: calls.append(1))
     talk = pipe.conversation(str(brow_video))
+    assert not calls  # nothing was asked yet
     talk.ask("Is there an AU12?")
     talk.ask("Is there an AU9?")
     hook.remove()
