@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,9 +40,15 @@ class Conversation:
             name: torch.cat([item[name] for item in prepared]).to(device)
             for name in ("pixel_values_videos", "flow_values_videos")
         }
-        conventions = torch.cat([item["convention_ids"] for item in prepared]).to(device) if convention else None
+
+    @cached_property
+    def recognition(self) -> Any:
+        """The model's output for the clips. It is computed when the first question is asked."""
+        conventions = None
+        if self.convention:
+            conventions = torch.cat([item["convention_ids"] for item in self.prepared]).to(self.pipeline.model.device)
         with torch.inference_mode():
-            self.recognition = pipeline.model.model(**self.video_inputs, convention_ids=conventions)
+            return self.pipeline.model.model(**self.video_inputs, convention_ids=conventions)
 
     def explain(self, clip: int = 0, **generate_kwargs) -> dict[str, Any]:
         """Explains one of the clips, as a call of the pipeline does.
@@ -77,7 +84,7 @@ class Conversation:
         Raises:
             ImportError: The answer is to be grounded, and llguidance is not installed.
             ValueError: The messages do not have one video block per clip, do not end with a question, or are longer
-                than the language model's context.
+                than the language model's context, alone or with the answer.
         """
         questions = _questions(messages, len(self.frames_indices))
         processor, model = self.pipeline.processor, self.pipeline.model
@@ -87,12 +94,8 @@ class Conversation:
             text = text.replace(processor.video_token, section, 1)
         inputs = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
         kwargs = self.pipeline._prepare_generate_kwargs(generate_kwargs)
-        length, longest = inputs["input_ids"].shape[1], _context(model)
-        if longest is not None and length >= longest:
-            raise ValueError(
-                f"The conversation has {length} tokens, and the language model's context holds {longest}. Leave out "
-                "earlier turns, or start a new conversation."
-            )
+        length = inputs["input_ids"].shape[1]
+        _check_length(model, length + 1)
         if self.grounded or any(self.not_measurable):  # nothing is made up about a clip that cannot be measured
             constraint = processor.conversation_constraint(
                 0,
@@ -107,6 +110,7 @@ class Conversation:
         with torch.inference_mode():
             prompt = model.model.embed_prompts(inputs["input_ids"], self.recognition)
             tokens = model.generate(inputs_embeds=prompt, attention_mask=inputs["attention_mask"], **kwargs)
+        _check_length(model, length + tokens.shape[1])
         return processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
 
 
@@ -141,5 +145,11 @@ def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"role": message["role"], "content": _blocks(message)} for message in messages]
 
 
-def _context(model: Any) -> int | None:
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def _check_length(model: Any, length: int) -> None:
+    """Raises `ValueError` if a conversation with its answer, or the beginning of one, does not fit."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and length > longest:
+        raise ValueError(
+            f"The conversation has {length} tokens, and the language model's context holds {longest}. Leave out "
+            "earlier turns, or start a new conversation."
+        )

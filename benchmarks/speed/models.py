@@ -99,8 +99,9 @@ def clips_of(config: DeftConfig, count: int, seed: int = 0, dtype: torch.dtype =
 
 def prompts_of(config: DeftConfig, count: int, words: int = 60) -> dict[str, torch.Tensor]:
     """A clip's placeholders and a question of so many words."""
-    placeholders = {STRUCTURE: config.structure_tokens, TEXTURE: config.texture_tokens, MOTION: config.motion_tokens}
-    row = [token for token, times in placeholders.items() for _ in range(times)] + [WORD] * words
+    names = ("structure", "texture", "motion")
+    counts = {getattr(config, f"{name}_token_id"): getattr(config, f"{name}_tokens") for name in names}
+    row = [token for token, times in counts.items() for _ in range(times)] + [WORD] * words
     ids = torch.tensor([row] * count)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 

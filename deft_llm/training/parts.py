@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 from deft_llm.modeling_deft import DeftForConditionalGeneration
 from deft_llm.modeling_deft.building_deft import pretrained_source
 from deft_llm.processing import DeftProcessor, DeftVideoProcessor
-from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
+from deft_llm.processing.action_units import REGIONS, SIDES, action_unit_ellipses, get_action_unit, region_ellipse
 from deft_llm.processing.processing_deft import SPECIAL_TOKENS
 
 from .arguments import ModelArguments
@@ -68,6 +68,7 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         image_size=arguments.image_size,
         action_units=units,
         action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
+        motion_regions=motion_regions() if arguments.region_tokens else {},
         emotion_labels=emotions,
         coarse_emotion_of=coarse_emotion_of,
         **sizes,
@@ -95,6 +96,7 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         tokenizer,
         chat_template=chat_template,
         **sizes,
+        motion_tokens=model.config.motion_tokens,
         action_units=units,
         emotion_labels=emotions,
         coarse_emotion_of=coarse_emotion_of,
@@ -105,6 +107,11 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
     model.config.text_config.update(ids)
     model.generation_config.update(**ids, max_new_tokens=512, do_sample=False)
     return model, processor
+
+
+def motion_regions() -> dict[str, list[list[float]]]:
+    """Region of the face → its ellipses on the person's right and left, as `DeftConfig.motion_regions` has them."""
+    return {region: [list(region_ellipse(region, side)) for side in SIDES] for region in REGIONS}
 
 
 def load_model(
@@ -180,16 +187,26 @@ def cast_language_model(model: DeftForConditionalGeneration, dtype: str) -> None
 
     Args:
         model: The model.
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 where it is fast, and otherwise float32.
 
     Raises:
         ValueError: `dtype` is not one of these.
     """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype == "auto":
+        dtype = "bfloat16" if multiplies_bfloat16() else "float32"
     if dtype not in known:
         raise ValueError(f"`dtype` must be one of {', '.join(known)}; got {dtype!r}.")
     model.model.language_model.to(known[dtype])
     model.lm_head.to(known[dtype])
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the GPU, or without one the processor, has instructions for bfloat16. Without them it is slow."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in every release of torch
+    return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))
 
 
 def quantization_config(tuning: TuningArguments, model: DeftForConditionalGeneration) -> BitsAndBytesConfig | None:

@@ -20,7 +20,8 @@ class TuningArguments(StageArguments, ModelConfig):
 
     Args:
         model_name_or_path (`str`, *optional*): A complete DEFT model to start from.
-        dtype (`str`): Type of the language model's weights.
+        dtype (`str`): Type of the language model's weights; "auto" for bfloat16 where the processor has instructions
+            for it, and otherwise float32.
         lora_target_modules (`list[str]`, *optional*): Modules with adapters; by default the projections of the
             language model.
     """

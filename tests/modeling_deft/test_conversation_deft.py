@@ -59,6 +59,7 @@ def test_the_experts_look_once_at_a_conversations_clip(pipe, brow_video):
     calls = []
     hook = pipe.model.model.recognition.motion_expert.register_forward_hook(lambda *_: calls.append(1))
     talk = pipe.conversation(str(brow_video))
+    assert not calls  # nothing was asked yet
     talk.ask("Is there an AU12?")
     talk.ask("Is there an AU9?")
     hook.remove()
@@ -150,3 +151,15 @@ def test_without_llguidance_it_says_what_to_do(talk, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install llguidance.*grounded=False"):
         talk.ask("What moves?")
     assert talk.messages == []
+
+
+def test_an_answer_that_outgrows_the_context_is_refused(talk, monkeypatch):
+    question = user("Is there an AU12?", clips=1)
+    talk.answer([question])
+    text = talk.pipeline.model.config.get_text_config()
+    processor = talk.pipeline.processor
+    prompt = processor.render_prompt([question], talk.video_inputs)
+    length = len(processor.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    monkeypatch.setattr(text, "max_position_embeddings", length + 3)
+    with pytest.raises(ValueError, match=f"context holds {length + 3}"):
+        talk.answer([question])
