@@ -48,7 +48,7 @@ _SPEECH_PAUSE = 1.5  # seconds, between two words
 _SPEECH_SCORE = 2.0  # in the level that a turn has to pass
 _LEAST_TURNS = 4  # of the jaw: two syllables
 # Robust standard deviations.
-_SCORE = 5.0
+_SCORE = 5.5
 _LID_SCORE = 9.0
 # Frames per second. Of a bump of five frames, one or two bad ones are a large part. So at few frames per second, a
 # bump has to stand out farther.
