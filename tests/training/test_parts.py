@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from deft_llm.processing.action_units import REGIONS
+from deft_llm.training import parts
 from deft_llm.training.collator import DeftCollator
 from deft_llm.training.parts import (
     add_adapters,
@@ -193,6 +194,15 @@ def test_eight_bits_are_for_the_language_model_alone(model, folder, processor, b
     assert {dtype for part, dtype in types if part != "language"} == {torch.float32}
     with torch.inference_mode():
         torch.testing.assert_close(small(**batch).loss, model(**batch).loss, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_bfloat16_where_it_is_fast(model, monkeypatch, fast, dtype):
+    monkeypatch.setattr(parts, "multiplies_bfloat16", lambda: fast)
+    own = copy.deepcopy(model)
+    cast_language_model(own, "auto")
+    assert own.lm_head.weight.dtype == own.model.language_model.get_input_embeddings().weight.dtype == dtype
+    assert own.model.recognition.motion_expert.queries.dtype == torch.float32
 
 
 def test_bits_without_bitsandbytes_say_what_to_install(model, monkeypatch):
