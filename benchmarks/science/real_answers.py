@@ -25,19 +25,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import torch
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from real_recordings import LARGE, MODEL, opened, windows
+from real_recordings import LARGE, opened, parsed, windows
 
 from deft_llm.modeling_deft import DeftForConditionalGeneration, DeftVideoTextToTextPipeline
 from deft_llm.processing import AlignedClip, DeftProcessor
 from deft_llm.processing.expression_report import NOT_MEASURABLE, ExpressionReport, parse_answer
-from deft_llm.processing.face_alignment import FaceAlignmentError, YuNetFaces
+from deft_llm.processing.face_alignment import FaceAlignmentError
 from deft_llm.processing.key_frames import KeyFrameError
 from deft_llm.processing.motion_evidence import RegionMotion, measure_motion, octants_apart
 from deft_llm.processing.video_reading import VideoReadError
@@ -104,16 +102,9 @@ def main() -> int:
         "--model", type=Path, default=os.environ.get("DEFT_MODEL"), help="model folder; default: DEFT_MODEL"
     )
     parser.add_argument("--windows", type=int, default=2, help="half-second windows per recording")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("DEFT_REAL_DATA", "../shared/data")))
-    arguments = parser.parse_args()
+    arguments, folder, finder = parsed(parser)
     if arguments.model is None:
         parser.error("pass --model, or set DEFT_MODEL to a model folder.")
-    folder, detector = arguments.data / "recordings", arguments.data / MODEL
-    if not folder.is_dir() or not detector.is_file():
-        parser.error(f"{arguments.data}: no recordings/ with {MODEL} beside it; set DEFT_REAL_DATA or pass --data.")
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    finder = YuNetFaces(detector)
     pipe = DeftVideoTextToTextPipeline(
         model=DeftForConditionalGeneration.from_pretrained(arguments.model).eval(),
         processor=DeftProcessor.from_pretrained(arguments.model),

@@ -19,10 +19,9 @@ model that lies there. Nothing is tuned here. Six parts:
   so that the person's own motion is not counted. "As said": it counts if the package says so, on sides of which it
   says nothing in the unchanged clip. The limit found is where 90 % are seen, by a normal ogive.
 
-In `whole` and `pairs` the person moves too, by how much nobody knows. So the measured flow of the unchanged clip is
-subtracted from that of the planted one, for every estimator alike, and what is left is compared with the exact added
-motion. Only windows in which the eyes stay where they are (10 % of their distance) are used there. The same is done
-with photographs, the first frame of a window with fresh noise, in which nothing but the planted unit moves.
+In `whole` and `pairs` the person moves too, by how much nobody knows. So the flow of the unchanged clip is subtracted
+from that of the planted one, and what is left is compared with the exact added motion. Only windows in which the eyes
+stay where they are (10 % of their distance) are used, and photographs: a first frame with fresh noise.
 """
 
 from __future__ import annotations
@@ -170,8 +169,7 @@ def windows(folder: Path, finder: YuNetFaces, per_file: int) -> list[Window]:
 
 
 def eye_motion(clip: AlignedClip, finder: YuNetFaces) -> float | None:
-    """The largest displacement of an eye between the first frame and three others, in distances between the eyes, by
-    the detector; None where it loses the face."""
+    """The largest displacement of an eye since the first frame, in distances between the eyes; None without a face."""
     inverse = np.linalg.inv(clip.transform[:, :2])
     middle = inverse @ (np.array([0.5, 0.5]) - clip.transform[:, 2])
     places = []
@@ -204,7 +202,7 @@ def table_of(title: str, rows: Sequence[tuple[str, str, str]]) -> None:
 
 def windows_part(stretches: Sequence[Window]) -> None:
     reasons: Counter[str] = Counter(item.reason for item in stretches if item.clip is None)
-    measured, large, many, still, still_many, still_moving = 0, 0, 0, 0, 0, []
+    measured, large, many, still, still_moving = 0, 0, 0, 0, []
     for item in stretches:
         if item.clip is None:
             continue
@@ -218,7 +216,6 @@ def windows_part(stretches: Sequence[Window]) -> None:
         many += len(said.moving) >= MANY
         if item.still:
             still_moving.append(len(said.moving))
-            still_many += len(said.moving) >= MANY
     faces = sum(item.clip is not None for item in stretches)
     table_of(
         f"{len(stretches)} half-second windows of {len({item.name for item in stretches})} recordings",
@@ -228,7 +225,11 @@ def windows_part(stretches: Sequence[Window]) -> None:
             (f"windows with {MANY} or more moving regions", share(many, faces), ""),
             ("measured", share(measured, faces), ""),
             (f"eyes within {100 * STILL:g} % of their distance: measured", share(len(still_moving), still), "≥ 90 %"),
-            (f"  of these with {MANY} or more moving regions", share(still_many, len(still_moving)), ""),
+            (
+                f"  of these with {MANY} or more moving regions",
+                share(sum(count >= MANY for count in still_moving), len(still_moving)),
+                "",
+            ),
             ("  moving regions, median", f"{np.median(still_moving):.0f}" if still_moving else "–", ""),
         ],
     )
@@ -241,8 +242,7 @@ def planted_clips(
 ) -> Iterator[tuple[Window, AlignedClip, PlantedClip]]:
     """Up to `count` windows, spread over the recordings, each unchanged and with one unit planted."""
     usable = [item for item in stretches if item.clip is not None and len(item.reader) >= 8]
-    rng = np.random.default_rng([SEED, seed])
-    made = 0
+    rng, made = np.random.default_rng([SEED, seed]), 0
     for place in rng.permutation(len(usable)):
         if made == count:
             return
@@ -275,9 +275,8 @@ def true_motion(planted: PlantedClip) -> dict[tuple[str, str], float]:
 class PlantedSide:
     """What was said of one side of a planted unit.
 
-    `said` compares what the package says, in which the person's own motion is included; `change` compares how much
-    more it says than of the unchanged clip. Each is whether the direction is right within one octant, and the relative
-    error of the magnitude.
+    `said` compares what the package says, the person's own motion included; `change` what it says more than of the
+    unchanged clip. Each is whether the direction is right within one octant, and the magnitude's relative error.
     """
 
     still: bool
@@ -324,15 +323,12 @@ def planted_part(stretches: Sequence[Window], count: int) -> None:
         for where, kept in (("", (True, False)), (", eyes still", (True,))):
             found = [side for side in sides if side.still in kept]
             seen = [side for side in found if side.found]
+            right = share(sum(one.said[0] for one in seen), len(seen))
             label = f"{name}{where}: "
             goal = "≥ 92 %" if letters == "CDE" else "≥ 60 %"
             rows += [
                 (label + "sides of units found", share(len(seen), len(found)), goal),
-                (
-                    label + "  in the right direction ± 1 octant",
-                    share(sum(one.said[0] for one in seen), len(seen)),
-                    "",
-                ),
+                (label + "  in the right direction ± 1 octant", right, ""),
                 (label + "  the same, of the change", share(sum(one.change[0] for one in seen), len(seen)), "≥ 95 %"),
                 (label + "  relative error, median", _median([one.said[1] for one in seen], "{:.2f}"), ""),
                 (label + "  the same, of the change", _median([one.change[1] for one in seen], "{:.2f}"), "≤ 0.20"),
@@ -562,11 +558,8 @@ def _median(values: Sequence[float], form: str) -> str:
     return form.format(np.median(values)) if values else "–"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("windows", "planted", "photograph", "whole", "pairs", "limits")
-    parser.add_argument("--part", nargs="+", choices=parts, default=parts, metavar="NAME")
-    parser.add_argument("--full", action="store_true", help="five times as many planted clips and photographs")
+def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Path, YuNetFaces]:
+    """The arguments with `--data`, the folder of recordings and the face finder. This process keeps to one thread."""
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("DEFT_REAL_DATA", "../shared/data")))
     arguments = parser.parse_args()
     folder, model = arguments.data / "recordings", arguments.data / MODEL
@@ -574,8 +567,17 @@ def main() -> int:
         parser.error(f"{arguments.data}: no recordings/ with {MODEL} beside it; set DEFT_REAL_DATA or pass --data.")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    return arguments, folder, YuNetFaces(model)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("windows", "planted", "photograph", "whole", "pairs", "limits")
+    parser.add_argument("--part", nargs="+", choices=parts, default=parts, metavar="NAME")
+    parser.add_argument("--full", action="store_true", help="five times as many planted clips and photographs")
+    arguments, folder, finder = parsed(parser)
     times = 5 if arguments.full else 1
-    stretches = windows(folder, YuNetFaces(model), 6)
+    stretches = windows(folder, finder, 6)
     if "windows" in arguments.part:
         windows_part(stretches)
     if "planted" in arguments.part:

@@ -21,21 +21,18 @@ the files in alphabetical order, with other planted expressions, on rendered cli
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from real_recordings import LETTERS, MODEL, SEED, UNITS, opened
+from real_recordings import LETTERS, SEED, UNITS, opened, parsed
 
 from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest
 from deft_llm.hub_datasets.synthetic.dataset import UNILATERAL
@@ -190,14 +187,7 @@ def table_of(title: str, rows: dict[str, Counts]) -> Table:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passes", type=int, default=1, help="how often expressions are planted into each recording")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("DEFT_REAL_DATA", "../shared/data")))
-    arguments = parser.parse_args()
-    folder, model = arguments.data / "recordings", arguments.data / MODEL
-    if not folder.is_dir() or not model.is_file():
-        parser.error(f"{arguments.data}: no recordings/ with {MODEL} beside it; set DEFT_REAL_DATA or pass --data.")
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    finder = YuNetFaces(model)
+    arguments, folder, finder = parsed(parser)
     rows: dict[str, dict[str, Counts]] = {name: {} for name in LETTERS}
     still, left_out = Table(title="Recordings as they are", title_justify="left"), 0
     for name in ("", "seconds", "of these measured", "expressions proposed", "asked"):
