@@ -1,7 +1,7 @@
 """Draws the atlas of `processing/action_units.py` on a rendered face: `python docs/make_atlas.py`.
 
-Writes action_unit_regions.png beside this file. Left: the regions on both sides, and the parts of the face whose
-motion is taken for the head's. Right: where each testable action unit moves its first region.
+Writes action_unit_regions.png beside this file. Left: the regions on both sides. Right: where each
+testable action unit moves its first region.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 
 from deft_llm.hub_datasets.synthetic.faces import render_face
-from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, STABLE_REGIONS, region_ellipse
+from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES, region_ellipse
 
 OUT = Path(__file__).with_name("action_unit_regions.png")
 FACE_SEED = 78  # of the first hundred faces without glasses the one whose features lie closest to the atlas
@@ -44,9 +44,6 @@ def main() -> None:
 
 
 def _draw_regions(axes: plt.Axes) -> None:
-    for cx, cy, rx, ry in STABLE_REGIONS:
-        axes.add_patch(Ellipse((cx, cy), 2 * rx, 2 * ry, fill=False, edgecolor="0.35", hatch="////", lw=0, alpha=0.6))
-        axes.add_patch(Ellipse((cx, cy), 2 * rx, 2 * ry, fill=False, edgecolor="0.35", ls=":", lw=1.2))
     colours = plt.get_cmap("Dark2").colors
     for index, region in enumerate(REGIONS):
         for side in SIDES:
@@ -74,7 +71,6 @@ def _draw_regions(axes: plt.Axes) -> None:
                 ha="right" if side == "right" else "left",
                 va="center",
             )
-    axes.text(-0.03, 0.97, "hatched: moves\nwith the head only", color="0.3", fontsize=11, ha="right", va="bottom")
 
 
 def _draw_motions(axes: plt.Axes) -> None:

@@ -36,17 +36,6 @@ _RIGHT_REGIONS = {
 REGIONS: tuple[str, ...] = tuple(_RIGHT_REGIONS)
 SIDES: tuple[str, ...] = ("right", "left")
 
-# Parts of the face that expressions hardly move, so motion here is head motion. AU9 and frowns reach some of them; the
-# fit is robust against one moving part.
-STABLE_REGIONS: tuple[tuple[float, float, float, float], ...] = (
-    (0.50, 0.075, 0.26, 0.050),  # forehead below the hair line
-    (0.09, 0.330, 0.055, 0.110),  # right temple
-    (0.91, 0.330, 0.055, 0.110),  # left temple
-    (0.50, 0.440, 0.045, 0.060),  # bridge of the nose
-    (0.12, 0.640, 0.055, 0.090),  # right ramus of the jaw
-    (0.88, 0.640, 0.055, 0.090),  # left ramus of the jaw
-)
-
 # Unit steps of a direction word for the subject's right side, image axes (+x right, +y down).
 _STEPS = {"up": (0.0, -1.0), "down": (0.0, 1.0), "medial": (1.0, 0.0), "lateral": (-1.0, 0.0)}
 
@@ -381,11 +370,6 @@ def ellipse_mask(ellipse: tuple[float, float, float, float], height: int, width:
     y, x = np.mgrid[0:height, 0:width]
     distance = (((x + 0.5) / width - cx) / rx) ** 2 + (((y + 0.5) / height - cy) / ry) ** 2
     return distance <= max(1.0, float(distance.min()))
-
-
-def stable_mask(height: int, width: int) -> np.ndarray:
-    """Boolean (height, width) mask of the cells that expressions hardly move, so that motion there is head motion."""
-    return np.any([ellipse_mask(ellipse, height, width) for ellipse in STABLE_REGIONS], axis=0)
 
 
 def action_unit_ellipses(code: str) -> list[tuple[float, float, float, float]]:
