@@ -150,6 +150,6 @@ def _check_length(model: Any, length: int) -> None:
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and length > longest:
         raise ValueError(
-            f"The conversation has {length} tokens, and the language model's context holds {longest}. Leave out "
-            "earlier turns, or start a new conversation."
+            f"The conversation needs {length} tokens or more, and the language model's context holds {longest}. Leave "
+            "out earlier turns, or start a new conversation."
         )

@@ -19,4 +19,5 @@ FLOW_SIZE = 32
 STRUCTURE_TOKENS = 4
 """Language tokens of the structure expert."""
 TEXTURE_TOKENS = 8
-"""Language tokens of the dynamic texture expert; the motion expert has one per action unit."""
+"""Language tokens of the dynamic texture expert. The motion expert has one per action unit, and may have one per
+region."""

@@ -59,7 +59,7 @@ class DeftProcessor(ProcessorMixin):
         structure_tokens (`int`): tokens of the structure expert per clip, as in the model's config.
         texture_tokens (`int`): tokens of the texture expert per clip, as in the model's config.
         motion_tokens (`int`): tokens of the motion expert per clip, as in the model's config.
-        action_units (`list[str]`): codes, in the order of the model's AU head; one motion token each.
+        action_units (`list[str]`): codes, in the order of the model's AU head.
         emotion_labels (`list[str]`): in the order of the model's emotion head.
         coarse_emotion_of (`dict[str, str]`): the coarse class (negative, positive, surprise) of each emotion.
         label_convention (`str`): whose reading of action units the default instruction asks for.

@@ -316,7 +316,7 @@ def made_up_batch(model: Any, recipe: dict[str, Any], size: int, device: str) ->
         "pixel_values_videos": torch.randn(size, frames, 3, side, side),
         "flow_values_videos": torch.randn(size, frames - 1, 2, flow, flow),
         "emotion_labels": torch.zeros(size, dtype=torch.long),
-        "au_labels": torch.zeros(size, config.motion_tokens),
+        "au_labels": torch.zeros(size, len(config.action_units)),
     }
     return {name: value.to(device) for name, value in batch.items()}
 

@@ -55,7 +55,7 @@ def batch_of(name: str, model: Any, size: int) -> dict[str, torch.Tensor]:
     config = model.config
     labels = {
         "emotion_labels": torch.arange(size) % len(config.emotion_labels),
-        "au_labels": (torch.rand(size, config.motion_tokens) < 0.1).float(),
+        "au_labels": (torch.rand(size, len(config.action_units)) < 0.1).float(),
     }
     return with_answer(prompts_of(config, size)) | clips_of(config, size, dtype=DTYPE) | labels
 

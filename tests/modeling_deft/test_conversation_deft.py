@@ -130,7 +130,10 @@ def test_free_answers_are_the_language_models(pipe, talk, brow_video):
         ([], "ends with nothing"),
         ([{"role": "user", "content": [{"type": "video"}]}], "no question"),
         ([user("Is AU99 there?", clips=1)], "AU99"),
-        ([user("What moves? " * 600, clips=1)], r"has \d+ tokens, and the language model's context holds 1024"),
+        (
+            [user("What moves? " * 600, clips=1)],
+            r"needs \d+ tokens or more, .*context holds 1024",
+        ),
     ],
 )
 def test_a_wrong_conversation_is_named(talk, messages, message):
