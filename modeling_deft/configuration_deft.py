@@ -112,9 +112,6 @@ class DeftConfig(PreTrainedConfig):
         action_units (`list[str]`): codes of the action units; one query, one logit and one language token each.
         action_unit_regions (`dict[str, list]`): for each code, the ellipses (cx, cy, rx, ry) where its motion is
             expected, in units of the crop. They are the targets of the region loss.
-        motion_regions (`dict[str, list]`): for each region of the face, two ellipses (cx, cy, rx, ry): on the person's
-            right and left, in units of the crop. The motion expert has one more token per region, which says how far
-            both sides move. Empty for none.
         emotion_labels (`list[str]`): the classes of the emotion head.
         coarse_emotion_of (`dict[str, str]`): the coarse class of each label: negative, positive, surprise or others.
         action_unit_name_ids (`dict[str, list[int]]`): for each code, the token ids of its name. The alignment loss
@@ -124,7 +121,7 @@ class DeftConfig(PreTrainedConfig):
         image_size (`int`): side in pixels of `pixel_values_videos`; by default the structure backbone's.
         structure_tokens (`int`): language tokens of the structure expert per clip.
         texture_tokens (`int`): language tokens of the texture expert per clip. The motion expert has one token per
-            action unit and one per entry of `motion_regions`.
+            action unit.
         texture_share (`float`): share of the patches that a VideoMAE texture backbone reads, from 0 to 1. The patches
             that change most are read. A smaller share needs less time and memory.
         expert_size (`int`): width of the pooled experts in the emotion head.
@@ -161,7 +158,6 @@ class DeftConfig(PreTrainedConfig):
     experts: list[str] | tuple[str, ...] = EXPERTS
     action_units: list[str] | tuple[str, ...] = ()
     action_unit_regions: dict | None = None
-    motion_regions: dict | None = None
     emotion_labels: list[str] | tuple[str, ...] = ()
     coarse_emotion_of: dict | None = None
     image_size: int | None = None
@@ -191,7 +187,6 @@ class DeftConfig(PreTrainedConfig):
         self.action_units, self.emotion_labels = list(self.action_units), list(self.emotion_labels)
         self.coarse_emotion_of = dict(self.coarse_emotion_of or {})
         self.action_unit_regions = dict(self.action_unit_regions or {})
-        self.motion_regions = dict(self.motion_regions or {})
         self.action_unit_name_ids = dict(self.action_unit_name_ids or {})
         self.label_conventions = list(self.label_conventions)
         self.loss_weights = {**LOSS_WEIGHTS, **(self.loss_weights or {})}
@@ -206,7 +201,7 @@ class DeftConfig(PreTrainedConfig):
 
     @property
     def motion_tokens(self) -> int:
-        return len(self.action_units) + len(self.motion_regions)
+        return len(self.action_units)
 
     def validate_architecture(self):
         """Raises `ValueError` naming the field that contradicts another."""
@@ -227,12 +222,6 @@ class DeftConfig(PreTrainedConfig):
             unknown = sorted(set(getattr(self, name) or {}) - set(known))
             if unknown:
                 raise ValueError(f"`{name}` contains {unknown[0]!r}, which is not one of {list(known)}.")
-        for region, ellipses in (self.motion_regions or {}).items():
-            if len(ellipses) != 2 or any(len(ellipse) != 4 for ellipse in ellipses):
-                raise ValueError(
-                    f"`motion_regions` has {ellipses} for {region!r}; expected two ellipses (cx, cy, rx, ry), on the "
-                    "person's right and left."
-                )
         for emotion, coarse in (self.coarse_emotion_of or {}).items():
             if coarse not in COARSE_EMOTIONS:
                 raise ValueError(

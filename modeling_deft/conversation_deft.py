@@ -89,8 +89,9 @@ class Conversation:
         questions = _questions(messages, len(self.frames_indices))
         processor, model = self.pipeline.processor, self.pipeline.model
         text = processor.apply_chat_template(_plain(messages), add_generation_prompt=True, tokenize=False)
+        measured = {**self.video_inputs, "flow_deviation": self.flow_deviation}
         for place in range(len(self.frames_indices)):
-            section = processor.replace_video_token(self.video_inputs, place)
+            section = processor.replace_video_token(measured, place)
             text = text.replace(processor.video_token, section, 1)
         inputs = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
         kwargs = self.pipeline._prepare_generate_kwargs(generate_kwargs)

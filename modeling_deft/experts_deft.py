@@ -3,7 +3,6 @@
 Each reads a different input: structure the onset frame, texture the changes since the onset, motion the optical flow.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -237,10 +236,6 @@ class MotionExpert(nn.Module):
     frame × patch; its state gives the unit's logit, side and intensity. The unit's token encodes these values and the
     motion at the attended patches. It does not contain the state itself, because the state would reveal the identity.
     A unit that is absent has a constant token.
-
-    With `config.motion_regions`, every region of the face has a token, too. It encodes the mean motion of both of its
-    sides, each at the frame where it moves farthest, and is not learned from labels. The tokens of the action units
-    come first.
     """
 
     def __init__(self, config: DeftConfig):
@@ -276,11 +271,6 @@ class MotionExpert(nn.Module):
         self.relation_norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
         self.relation = CrossAttention(motion.hidden_size, motion.hidden_size, motion.num_attention_heads)
         self.projection = nn.Linear(motion.hidden_size, config.expert_size)
-        self.ellipses = list(config.motion_regions.values())
-        if self.ellipses:
-            self.region_names = nn.Parameter(torch.empty(len(self.ellipses), motion.hidden_size))
-            self.region_values = nn.Parameter(torch.empty(8, motion.hidden_size))
-            self.region_projection = nn.Linear(motion.hidden_size, config.expert_size)
 
     def forward(self, flow_values_videos: torch.Tensor, output_hidden_states: bool = False) -> ExpertOutput:
         clips, frames = flow_values_videos.shape[:2]
@@ -310,14 +300,10 @@ class MotionExpert(nn.Module):
         strength = self.intensity(au_states).clamp(0, 4).detach() / 4
         shown = self.names + side_logits.softmax(-1).detach() @ self.side_states
         shown = shown + strength * self.strength + self.distance(motion[..., [2, 5]])
-        tokens = units = self.projection(present * shown + (1 - present) * self.absent)
-        if self.ellipses:
-            measured = region_motion(flow_values_videos, self.ellipses).flatten(2)
-            regions = self.region_projection(self.region_names + measured @ self.region_values)
-            tokens = torch.cat([units, regions], dim=1)
+        tokens = self.projection(present * shown + (1 - present) * self.absent)
         return ExpertOutput(
             tokens=tokens,
-            pooled=units.mean(1),
+            pooled=tokens.mean(1),
             hidden_states=tuple(layer.flatten(1, 2) for layer in hidden_states) if output_hidden_states else None,
             au_logits=au_logits,
             au_side_logits=side_logits,
@@ -348,31 +334,6 @@ class MotionExpert(nn.Module):
             halves.append(kept @ values / (kept.sum(-1, keepdim=True) + 1e-3))
         right, left = (half[..., 2:] for half in halves)
         return torch.cat([*halves, 12 * (right - left) / (right + left + 0.05)], dim=-1)
-
-
-def region_motion(flow: torch.Tensor, ellipses: Sequence[Sequence[Sequence[float]]]) -> torch.Tensor:
-    """The mean motion of regions of the face, each at the frame where it moves farthest.
-
-    Args:
-        flow: (clips, frames, 2, h, w) in percent of the crop width.
-        ellipses: for each region two ellipses (cx, cy, rx, ry), on the person's right and left, in units of the crop.
-
-    Returns:
-        (clips, regions, 2, 4): on each side u, v and magnitude in percent of the crop width, and log₂ of the magnitude
-        plus 0.1 %, because small motions differ by factors.
-    """
-    height, width = flow.shape[-2:]
-    y = ((torch.arange(height, device=flow.device) + 0.5) / height)[:, None]
-    x = (torch.arange(width, device=flow.device) + 0.5) / width
-    cx, cy, rx, ry = torch.tensor(ellipses, device=flow.device)[..., None, None].unbind(2)  # (regions, 2, 1, 1)
-    inside = (((x - cx) / rx).square() + ((y - cy) / ry).square() <= 1).to(flow.dtype)
-    means = torch.einsum("ctdhw,rshw->crstd", flow, inside)
-    means = means / inside.sum((-2, -1)).clamp(min=1)[..., None, None]
-    magnitudes = means.square().sum(-1).add(1e-12).sqrt()
-    farthest = magnitudes.argmax(-1, keepdim=True)
-    motion = means.gather(3, farthest.unsqueeze(-1).expand(-1, -1, -1, -1, 2)).squeeze(3)
-    magnitude = magnitudes.gather(3, farthest)
-    return torch.cat([motion, magnitude, (magnitude + 0.1).log2()], dim=-1)
 
 
 def _magnitude_and_strain(flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -173,7 +173,6 @@ def expert_losses(
     tokens = (outputs.expert_tokens or {}).get("motion") if aligned else None
     if tokens is not None and au_labels is not None:
         names, named = (part.to(tokens.device) for part in unit_names())
-        tokens = tokens[:, : len(config.action_units)]
         losses["alignment"] = alignment_loss(tokens, names, named, au_labels == 1, shares=shares)
     return {name: value for name, value in losses.items() if weights[name]}
 

@@ -14,9 +14,8 @@ from .experts_deft import ExpertOutput, GatedFusion, MotionExpert, Resampler, St
 APPEARANCE = ("structure", "texture")  # the experts that read `pixel_values_videos`
 # The fields that the heads compute, in every output for clips.
 HEADS = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
-# Parameters with one row per action unit, token, side, region or measured value. They start far apart so that the rows
-# learn to differ.
-DISTINCT_PARAMETERS = ("queries", "names", "side_states", "strength", "region_names", "region_values")
+# Parameters with one row per action unit, token or side. They start far apart so that the rows learn to differ.
+DISTINCT_PARAMETERS = ("queries", "names", "side_states", "strength")
 CLIPS_AT_ONCE = 16  # on a CPU, a larger batch is split into parts of this size
 
 

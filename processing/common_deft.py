@@ -19,5 +19,4 @@ FLOW_SIZE = 32
 STRUCTURE_TOKENS = 4
 """Language tokens of the structure expert."""
 TEXTURE_TOKENS = 8
-"""Language tokens of the dynamic texture expert. The motion expert has one per action unit, and may have one per
-region."""
+"""Language tokens of the dynamic texture expert. The motion expert has one per action unit."""

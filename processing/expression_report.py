@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from .action_units import get_action_unit
+from .action_units import ActionUnit, get_action_unit
 
 FIELDS = ("Class", "Evidence", "Rationale")
 DEFAULT_INSTRUCTION = (
@@ -188,6 +188,20 @@ def limits_phrase(limits: Mapping[str, float]) -> str:
     return f"{limits[best]:.2f} % ({best}) to {limits[worst]:.2f} % ({worst}) of the face's width"
 
 
+def evidence_phrase(unit: ActionUnitFinding | ActionUnit, side: str, evidence: MotionEvidence) -> str:
+    """One piece of evidence, such as `"AU12 lip corner puller, left side, mouth corner moves up by 0.8 %"`.
+
+    Args:
+        unit (`ActionUnitFinding | ActionUnit`): The action unit.
+        side (`str`): Where it shows: left, right or both.
+        evidence (`MotionEvidence`): The motion that bears it out.
+    """
+    return (
+        f"{unit.code} {unit.name}, {_SIDE_WORDS[side]}, "
+        f"{evidence.region} moves {evidence.direction} by {evidence.magnitude:.1f} %"
+    )
+
+
 def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -> str:
     """Formats the facts of a report as an answer."""
     class_field, evidence_field, rationale_field = fields
@@ -198,10 +212,7 @@ def format_answer(report: ExpressionReport, *, fields: Sequence[str] = FIELDS) -
     sides = {unit.code: unit for unit in report.action_units}
     for item in report.evidence:
         unit = sides[item.action_unit]
-        lines.append(
-            f"{evidence_field}: {unit.code} {unit.name}, {_SIDE_WORDS[unit.side]}, "
-            f"{item.region} moves {item.direction} by {item.magnitude:.1f} %"
-        )
+        lines.append(f"{evidence_field}: {evidence_phrase(unit, unit.side, item)}")
     if not report.evidence:
         lines.append(f"{evidence_field}: none")
     rationale = report.reason if report.status == NOT_MEASURABLE else report.rationale

@@ -24,7 +24,14 @@ from .expression_report import (
     format_answer,
     parse_answer,
 )
-from .grounded_answer import STILL_REASON, allowed_classes, contradictions, measured_report, possible_answers
+from .grounded_answer import (
+    STILL_REASON,
+    allowed_classes,
+    contradictions,
+    measured_report,
+    measurement_in_words,
+    possible_answers,
+)
 from .motion_evidence import RegionMotion, detection_limits, measure_motion
 from .question_targets import answering, answers_of
 from .unit_evidence import seen_units
@@ -33,6 +40,7 @@ from .video_processing_deft import DeftVideoProcessor, list_of_clips
 VIDEO_TOKEN = "<|video|>"
 STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN = "<|structure|>", "<|texture|>", "<|motion|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
+MEASURED_TITLE = "Measured"  # of the section that says in words what moves
 INTENSITIES = "ABCDE"
 _HARDLY_SEEN = 0.025  # a claimed unit less probable than this gets a warning; 5 % of units labelled on people are
 SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
@@ -64,6 +72,8 @@ class DeftProcessor(ProcessorMixin):
         coarse_emotion_of (`dict[str, str]`): the coarse class (negative, positive, surprise) of each emotion.
         label_convention (`str`): whose reading of action units the default instruction asks for.
         answer_fields (`list[str]`): the answer's three field names.
+        motion_in_words (`bool`): whether the prompt also says in words what was measured: which regions move, where to
+            and how far, and which action units could do that.
     """
 
     # Lists of one value per clip that are no tensors.
@@ -82,6 +92,7 @@ class DeftProcessor(ProcessorMixin):
         coarse_emotion_of: Mapping[str, str] | None = None,
         label_convention: str = "",
         answer_fields: Sequence[str] = FIELDS,
+        motion_in_words: bool = False,
     ):
         for code in action_units:
             get_action_unit(code)
@@ -90,6 +101,7 @@ class DeftProcessor(ProcessorMixin):
         self.action_units, self.emotion_labels = list(action_units), list(emotion_labels)
         self.coarse_emotion_of = dict(coarse_emotion_of or {})
         self.label_convention, self.answer_fields = label_convention, list(answer_fields)
+        self.motion_in_words = motion_in_words
         # Generation goes on at a prompt's end, so padding belongs before its beginning. `init_kwargs` are saved.
         tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
         self.video_token = VIDEO_TOKEN
@@ -149,39 +161,58 @@ class DeftProcessor(ProcessorMixin):
             )
 
     def _process_videos(self, videos, **kwargs):
-        processed = self.video_processor(videos, **kwargs)
-        if not kwargs.get("return_metadata"):
-            processed.pop("not_measurable", None)  # the model does not take it
+        needed = {"return_measurement": True} if self.motion_in_words else {}
+        processed = self.video_processor(videos, **{**kwargs, **needed})
         count = len(list_of_clips(videos))
-        return processed, [self.replace_video_token(processed, index) for index in range(count)]
+        sections = [self.replace_video_token(processed, index) for index in range(count)]
+        # The model does not take what is known about the measurement.
+        if not kwargs.get("return_measurement"):
+            processed.pop("lead_in_flow", None)
+        if not kwargs.get("return_metadata"):
+            processed.pop("not_measurable", None)
+            if self.motion_in_words and not kwargs.get("return_measurement"):
+                processed.pop("flow_deviation", None)
+        return processed, sections
 
     def replace_video_token(self, video_inputs: Mapping[str, Any], video_idx: int = 0, **kwargs) -> str:
-        """The prompt's sections for one clip, in the order structure, dynamic texture, motion."""
+        """The prompt's sections for one clip, in the order structure, dynamic texture, motion.
+
+        Args:
+            video_inputs: what the clips have; see `render_prompt`.
+            video_idx: which of the clips.
+        """
         sections = []
         if video_inputs.get("pixel_values_videos") is not None:
             sections += [
-                (EXPERT_TITLES["structure"], STRUCTURE_TOKEN, self.structure_tokens),
-                (EXPERT_TITLES["texture"], TEXTURE_TOKEN, self.texture_tokens),
+                (EXPERT_TITLES["structure"], STRUCTURE_TOKEN * self.structure_tokens),
+                (EXPERT_TITLES["texture"], TEXTURE_TOKEN * self.texture_tokens),
             ]
         if video_inputs.get("flow_values_videos") is not None:
-            sections.append((EXPERT_TITLES["motion"], MOTION_TOKEN, self.motion_tokens))
-        return "".join(f"{title}: {token * count}\n" for title, token, count in sections)
+            if self.motion_in_words:
+                sections.append((MEASURED_TITLE, measurement_in_words(_measured(video_inputs, video_idx))))
+            sections.append((EXPERT_TITLES["motion"], MOTION_TOKEN * self.motion_tokens))
+        return "".join(f"{title}: {content}\n" for title, content in sections)
 
     def _get_num_multimodal_tokens(self, video_sizes=None, **kwargs) -> MultiModalData:
         per_clip = self.structure_tokens + self.texture_tokens + self.motion_tokens
         return MultiModalData(num_video_tokens=None if video_sizes is None else [per_clip] * len(video_sizes))
 
-    def render_prompt(self, messages: Sequence[Mapping[str, Any]], video_inputs: Mapping[str, Any]) -> str:
+    def render_prompt(
+        self, messages: Sequence[Mapping[str, Any]], video_inputs: Mapping[str, Any], video_idx: int = 0
+    ) -> str:
         """The prompt's text for one clip whose tensors are at hand, ready for the tokenizer.
 
         Args:
             messages: chat messages up to the question, with one block of type video.
-            video_inputs: what the clip has; an expert whose tensor is missing or `None` gets no section.
+            video_inputs: what the clips have; an expert whose tensor is missing or `None` gets no section. With
+                `motion_in_words`, `region_motions` has the measured motion of all regions of each clip; without it,
+                the motion is measured in `flow_values_videos`, with the errors `flow_deviation` if they are known.
+            video_idx: which of the clips.
         """
         text = self.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         if text.count(self.video_token) != 1:
             raise ValueError(f"The messages hold {text.count(self.video_token)} clips, expected one.")
-        return text.replace(self.video_token, self.replace_video_token(video_inputs))
+        return text.replace(self.video_token, self.replace_video_token(video_inputs, video_idx))
 
     def answer_constraint(
         self,
@@ -399,6 +430,15 @@ def _row(values: Any, index: int) -> np.ndarray | None:
 def _array(values: Any) -> np.ndarray:
     """From an array or a tensor on any device and of any type."""
     return values.detach().float().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def _measured(video_inputs: Mapping[str, Any], index: int) -> Sequence[RegionMotion]:
+    """The motion of all regions of one of the clips."""
+    known = video_inputs.get("region_motions")
+    if known is not None:
+        return known[index]
+    deviation = _row(video_inputs.get("flow_deviation"), index)
+    return measure_motion(_array(video_inputs["flow_values_videos"][index]), deviation=deviation)
 
 
 def _hold_against_measurement(

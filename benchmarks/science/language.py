@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deft_llm.evaluation.generation import generate_answers, load_checkpoint, stacked_tensors
 from deft_llm.evaluation.metrics import emotion_metrics
 from deft_llm.hub_datasets.unimer.answer_parsing import Facts, UnreadableAnswerError, parse_facts
+from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.processing.grounded_answer import magnitude_agrees
 from deft_llm.processing.motion_evidence import octants_apart
 from deft_llm.training.conversations import is_held_out
@@ -118,7 +119,9 @@ def answers_to(
         with torch.inference_mode():
             recognition = model.model(**tensors)
         asked = [questions[index].text for index in chosen]
-        found = generate_answers(model, processor, tensors, asked, LONGEST, recognition, grounded=grounded)
+        motions = [region_motions(rows[questions[index].row]) for index in chosen]
+        options = {"motions": motions, "grounded": grounded}
+        found = generate_answers(model, processor, tensors, asked, LONGEST, recognition, **options)
         for index, text in zip(chosen, found, strict=True):
             texts[index] = text
             tokens += len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from deft_llm.hub_datasets.unimer.rows import features, row_tensors
+from deft_llm.hub_datasets.unimer.rows import features, region_motions, row_tensors
 from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.motion_evidence import RegionMotion
 
 TRAINING = ("-P", "-m", "deft_llm.training.run")  # Python arguments of the training process
 
@@ -53,6 +54,7 @@ def generate_answers(
     max_new_tokens: int,
     recognition: Any,
     *,
+    motions: Sequence[Sequence[RegionMotion]] | None = None,
     grounded: bool = False,
 ) -> list[str]:
     """Generates greedy answers to one question per clip.
@@ -64,13 +66,15 @@ def generate_answers(
         questions (`Sequence[str]`): One question per clip.
         max_new_tokens (`int`): Maximum length of an answer in tokens.
         recognition (`Any`): `model.model(**tensors)`.
+        motions (`Sequence[Sequence[RegionMotion]]`, *optional*): The measured motion of each clip, from
+            `rows.region_motions`; by default that of the flow in `tensors`.
         grounded (`bool`, *optional*, defaults to `False`): Whether to limit the answers to what was recognised and
             measured.
     """
-    prompts = []
-    for question in questions:
+    clips, prompts = {**tensors, "region_motions": motions}, []
+    for place, question in enumerate(questions):
         content = [{"type": "video"}, {"type": "text", "text": question}]
-        prompts.append(processor.render_prompt([{"role": "user", "content": content}], tensors))
+        prompts.append(processor.render_prompt([{"role": "user", "content": content}], clips, place))
     inputs = processor.tokenizer(
         prompts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
     ).to(model.device)
@@ -120,7 +124,8 @@ def answer_clips(
         with torch.inference_mode():
             outputs = model.model(**tensors)
         questions = [processor.default_instruction] * len(batch)
-        answers = generate_answers(model, processor, tensors, questions, max_new_tokens, outputs)
+        motions = [region_motions(row) for row in batch]
+        answers = generate_answers(model, processor, tensors, questions, max_new_tokens, outputs, motions=motions)
         flow = tensors["flow_values_videos"]
         reports = processor.post_process_expression(answers, outputs=outputs, flow_values_videos=flow)
         written = processor.post_process_expression(answers)

@@ -141,7 +141,7 @@ class ModelArguments:
         expert_size (`int`): Width of the experts' tokens.
         structure_tokens (`int`): Language tokens of the structure expert.
         texture_tokens (`int`): Language tokens of the texture expert.
-        region_tokens (`bool`): Whether the motion expert has one more language token per region of the face.
+        motion_in_words (`bool`): Whether the prompt says in words what was measured, see `DeftProcessor`.
         texture_share (`float`): Share of the patches that VideoMAE reads, from 0 to 1.
         loss_weights (`dict[str, float]`, *optional*): Weights of the loss terms.
         appearance_swap (`float`): Share of the clips that get the structure of another clip, from 0 to 1.
@@ -173,9 +173,8 @@ class ModelArguments:
         default=STRUCTURE_TOKENS, metadata={"help": "Language tokens of the structure expert."}
     )
     texture_tokens: int = field(default=TEXTURE_TOKENS, metadata={"help": "Language tokens of the texture expert."})
-    region_tokens: bool = field(
-        default=False,
-        metadata={"help": "One more token of the motion expert per region, which says how far it moves."},
+    motion_in_words: bool = field(
+        default=False, metadata={"help": "Whether the prompt says in words what moves, and how far."}
     )
     texture_share: float = field(
         default=1.0, metadata={"help": "Share of the patches that VideoMAE reads: those that change most."}

@@ -84,7 +84,7 @@ class Augmentation:
 
 
 def mirrored(row: Mapping[str, Any], action_units: Sequence[str]) -> dict[str, Any]:
-    """Mirrors a clip: reverses columns, negates u, and swaps left and right in labels, questions and answers.
+    """Mirrors a clip: reverses columns, negates u, and swaps left and right in motion, labels and texts.
 
     Args:
         row: A row from `data.prepare`.
@@ -103,6 +103,7 @@ def mirrored(row: Mapping[str, Any], action_units: Sequence[str]) -> dict[str, A
     for name in ("au_label", "au_side_label", "au_intensity_label"):
         row[name] = [row[name][index] for index in order]
     row["au_side_label"] = [{1: 2, 2: 1}.get(int(side), int(side)) for side in row["au_side_label"]]
+    row["motion"] = [{**item, "side": _OTHER[item["side"]]} for item in row["motion"]]
     names = [row[key] for key in ("source", "emotion", "emotion_coarse") if row.get(key)]
     row["conversations"] = [
         {**item, "messages": [_mirrored_message(message, names) for message in item["messages"]]}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.processing import DeftProcessor
 from deft_llm.processing.common_deft import EXPERTS
 
@@ -94,7 +95,8 @@ class DeftCollator:
             count = self.questions_per_clip
             items = drawn(row["conversations"], self.task_weights, count, rng, self.held_out_wordings)
             conversations = joined(items, self.turns, rng)
-            sequences.append([conversation_tokens(self.processor, messages, inputs) for messages in conversations])
+            clip = {**inputs, "region_motions": [region_motions(row)]}
+            sequences.append([conversation_tokens(self.processor, messages, clip) for messages in conversations])
         if self.questions_per_clip > 1:
             return self._shared_clips(sequences)
         length = max(len(ids) for ((ids, _),) in sequences)

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from deft_llm.hub_datasets.unimer.answer_parsing import TASKS
 from deft_llm.hub_datasets.unimer.questions import QUESTIONS, task_of_turn, wording_of
+from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.processing import DeftProcessor
 
 ALL_INPUTS = {"pixel_values_videos": True, "flow_values_videos": True}  # of a clip with all experts
@@ -186,10 +187,11 @@ def check_budget(dataset: Dataset, processor: DeftProcessor, task_weights: Mappi
         ValueError: A conversation is too long. The message names the clip.
     """
     clip = processor._get_num_multimodal_tokens(video_sizes=[None])["num_video_tokens"][0]
-    for row in dataset.select_columns(["clip_id", "conversations"]):
+    for row in dataset.select_columns(["clip_id", "conversations", "motion"]):
+        inputs = {**ALL_INPUTS, "region_motions": [region_motions(row)]}
         longest = max(
             (
-                len(conversation_tokens(processor, item["messages"], ALL_INPUTS)[0])
+                len(conversation_tokens(processor, item["messages"], inputs)[0])
                 for item in weighted(row["conversations"], task_weights)
             ),
             default=0,

@@ -28,7 +28,16 @@ from deft_llm.processing.common_deft import SIDE_LABELS
 
 from .arguments import DataArguments
 
-LABEL_COLUMNS = ("clip_id", "source", "subject", "action_units", "emotion", "emotion_coarse", "conversations")
+LABEL_COLUMNS = (
+    "clip_id",
+    "source",
+    "subject",
+    "action_units",
+    "motion",
+    "emotion",
+    "emotion_coarse",
+    "conversations",
+)
 COLUMNS = (*LABEL_COLUMNS, "onset", "apex", "offset", "video", "flow")
 UNKNOWN = -100
 # The code that makes tensors and labels from a row. Prepared clips are reused until it changes.

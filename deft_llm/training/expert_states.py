@@ -17,7 +17,8 @@ from .collator import STATES
 
 CLIPS_AT_ONCE = 32
 INPUTS = ("pixel_values_videos", "flow_values_videos")
-KEPT = ("clip_id", "source", "conversations", "emotion_label", "au_label", "au_side_label", "au_intensity_label")
+LABELS = ("emotion_label", "au_label", "au_side_label", "au_intensity_label")
+KEPT = ("clip_id", "source", "motion", "conversations", *LABELS)
 
 
 def precomputed(
@@ -54,6 +55,7 @@ def precomputed(
         rows = [{name: values[index] for name, values in batch.items()} for index in range(len(places))]
         changed = []
         for row, place in zip(rows, places, strict=True):
+            row["motion"] = list(row["motion"])  # `map` makes it an array, which pyarrow does not take
             changed.append(row)
             for variant in range(1, variants):
                 rng = np.random.default_rng([seed, place, variant])

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 from deft_llm.modeling_deft import DeftForConditionalGeneration
 from deft_llm.modeling_deft.building_deft import pretrained_source
 from deft_llm.processing import DeftProcessor, DeftVideoProcessor
-from deft_llm.processing.action_units import REGIONS, SIDES, action_unit_ellipses, get_action_unit, region_ellipse
+from deft_llm.processing.action_units import action_unit_ellipses, get_action_unit
 from deft_llm.processing.processing_deft import SPECIAL_TOKENS
 
 from .arguments import ModelArguments
@@ -68,7 +68,6 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         image_size=arguments.image_size,
         action_units=units,
         action_unit_regions={code: [list(ellipse) for ellipse in action_unit_ellipses(code)] for code in units},
-        motion_regions=motion_regions() if arguments.region_tokens else {},
         emotion_labels=emotions,
         coarse_emotion_of=coarse_emotion_of,
         **sizes,
@@ -96,7 +95,7 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         tokenizer,
         chat_template=chat_template,
         **sizes,
-        motion_tokens=model.config.motion_tokens,
+        motion_in_words=arguments.motion_in_words,
         action_units=units,
         emotion_labels=emotions,
         coarse_emotion_of=coarse_emotion_of,
@@ -107,11 +106,6 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
     model.config.text_config.update(ids)
     model.generation_config.update(**ids, max_new_tokens=512, do_sample=False)
     return model, processor
-
-
-def motion_regions() -> dict[str, list[list[float]]]:
-    """Region of the face → its ellipses on the person's right and left, as `DeftConfig.motion_regions` has them."""
-    return {region: [list(region_ellipse(region, side)) for side in SIDES] for region in REGIONS}
 
 
 def load_model(

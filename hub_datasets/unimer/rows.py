@@ -13,7 +13,7 @@ from datasets import Array4D, Dataset, Features, List, Value, Video
 
 from deft_llm.files import whole_folder
 from deft_llm.processing.aligned_clip import NotMeasurableError
-from deft_llm.processing.motion_evidence import measure_motion
+from deft_llm.processing.motion_evidence import RegionMotion, measure_motion
 
 from .constraints import NOT_TESTABLE, SUPPORTED, Judgement, apex_in_doubt, judge_labels, unlabelled_motion
 from .instructions import accept_facts, conversations_of
@@ -32,6 +32,15 @@ def not_measurable(row: Mapping[str, Any]) -> str | None:
     """
     marks = (flag.partition(":") for flag in row.get("quality") or ())
     return next((reason for name, _, reason in marks if name == NOT_MEASURABLE), None)
+
+
+def region_motions(row: Mapping[str, Any]) -> list[RegionMotion]:
+    """The motion of all regions of a row; empty if the clip could not be measured.
+
+    Args:
+        row (`Mapping[str, Any]`): A Uni-MER row.
+    """
+    return [RegionMotion(**item) for item in row["motion"]]
 
 
 def features(video_processor: DeftVideoProcessor) -> Features:

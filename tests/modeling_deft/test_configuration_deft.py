@@ -97,10 +97,6 @@ def test_another_family_of_language_models_and_an_image_backbone_over_time(model
     [
         ({"action_units": ["AU1", "AU1"]}, "contains a value twice"),
         ({"action_units": ["AU1"], "action_unit_regions": {"AU9": []}}, "'AU9'"),
-        (
-            {"motion_regions": {"chin": [[0.5, 0.9, 0.1, 0.1]]}},
-            "`motion_regions` has .* for 'chin'; expected two ellipses",
-        ),
         ({"emotion_labels": ["anger"], "coarse_emotion_of": {"joy": "positive"}}, "'joy'"),
         ({"loss_weights": {"speech": 1.0}}, "'speech'"),
         ({"loss_weights": {"emotion": -1.0}}, "sets emotion to -1.0"),

@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from deft_llm.modeling_deft import DeftConfig, DeftForConditionalGeneration
-from deft_llm.modeling_deft.experts_deft import GatedFusion, TextureExpert, region_motion, residual_changes
-from deft_llm.processing.motion_evidence import measure_motion
-from deft_llm.training.parts import motion_regions
+from deft_llm.modeling_deft import DeftConfig
+from deft_llm.modeling_deft.experts_deft import GatedFusion, TextureExpert, residual_changes
 
 
 def textured(size: int = 48) -> torch.Tensor:
@@ -120,45 +118,6 @@ def test_a_token_holds_a_units_side_strength_and_distance_and_no_more(model, cli
         values = torch.linalg.svdvals((unit - unit.mean(0)).double())
         assert values[7] < 1e-4 * values[0]
         assert values[3] > 1e-3 * values[0]
-
-
-def test_regions_move_as_far_as_the_evidence_says():
-    flow = torch.randn(2, 5, 2, 32, 32, generator=torch.Generator().manual_seed(0)).cumsum(-1) / 10
-    regions = motion_regions()
-    measured = region_motion(flow, list(regions.values()))
-    for clip, values in zip(flow, measured, strict=True):
-        said = {(motion.region, motion.side): motion for motion in measure_motion(clip.numpy())}
-        for region, sides in zip(regions, values, strict=True):
-            for side, (u, v, magnitude, log) in zip(("right", "left"), sides.tolist(), strict=True):
-                assert magnitude == pytest.approx(said[region, side].magnitude, rel=1e-4)
-                assert (u**2 + v**2) ** 0.5 == pytest.approx(magnitude, rel=1e-4)
-                assert 2**log - 0.1 == pytest.approx(magnitude, rel=1e-3)
-
-
-def test_region_tokens_follow_the_motion_of_their_region_and_change_nothing_else(model, clips):
-    values = {**model.config.to_dict(), "motion_regions": motion_regions()}
-    torch.manual_seed(0)
-    other = DeftForConditionalGeneration(DeftConfig.from_dict(values)).eval()
-    missing = other.load_state_dict(model.state_dict(), strict=False).missing_keys
-    assert all("motion_expert.region_" in name for name in missing)
-    units = len(model.config.action_units)
-    assert other.config.motion_tokens == units + len(motion_regions())
-    flow = clips["flow_values_videos"][:2]
-    still = flow.clone()
-    still[:, :, :, : flow.shape[-2] // 2] = 0  # the upper half, where the brows are and the chin is not
-    with torch.no_grad():
-        found, plain, upper_still = (
-            one.model.recognition(flow_values_videos=values)
-            for one, values in ((other, flow), (model, flow), (other, still))
-        )
-    for name in ("au_logits", "emotion_logits", "au_side_logits"):
-        torch.testing.assert_close(found[name], plain[name])
-    tokens = found.expert_states["motion"]
-    torch.testing.assert_close(tokens[:, :units], plain.expert_states["motion"])
-    changed = (tokens - upper_still.expert_states["motion"])[:, units:].abs().amax((0, 2))
-    names = list(motion_regions())
-    assert changed[names.index("inner brow")] > 0.01
-    assert changed[names.index("chin")] == 0
 
 
 def test_training_swaps_structure_only_and_never_drops_motion(model, clips):

@@ -17,6 +17,7 @@ from deft_llm.processing.grounded_answer import (
     contradictions,
     measured_evidence,
     measured_report,
+    measurement_in_words,
     possible_answers,
 )
 from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, RegionMotion, measure_motion
@@ -48,6 +49,30 @@ def moves(region, side, direction, magnitude=0.8, significant=True):
 SMILE = face(
     moves("mouth corner", "left", "up and laterally", 1.25), moves("mouth corner", "right", "up and laterally", 1.0)
 )
+
+
+def test_the_measurement_in_words_names_what_moves_and_what_could_do_it():
+    assert measurement_in_words(face()) == "nothing moves above the noise"
+    assert measurement_in_words(SMILE) == (
+        "left mouth corner up and laterally 1.2 %; right mouth corner up and laterally 1.0 %. It could be: "
+        "AU12 lip corner puller, both sides, mouth corner moves up and laterally by 1.1 %; "
+        "AU13 sharp lip puller, both sides, mouth corner moves up and laterally by 1.1 %; "
+        "AU20 lip stretcher, both sides, mouth corner moves up and laterally by 1.1 %"
+    )
+    assert measurement_in_words(face(moves("chin", "right", "medially"))).endswith("It could be: no action unit")
+
+
+@pytest.mark.parametrize(("weaker", "side"), [(0.3, "left"), (0.5, "both")])
+def test_a_side_that_is_dragged_along_is_not_a_side_of_the_unit(weaker, side):
+    motions = face(moves("outer brow", "left", "up", 1.0), moves("outer brow", "right", "up", weaker))
+    found, evidence = measured_evidence("AU2", motions)
+    assert found == side
+    assert evidence.magnitude == pytest.approx(1.0 if side == "left" else 0.8)
+    report = measured_report({"AU2": "both"}, "surprise", motions)
+    assert contradictions(report, motions) == []
+    if side == "left":
+        report.action_units[0].side = "both"
+        assert any("measured was" in one for one in contradictions(report, motions))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from deft_llm.hub_datasets.unimer.answer_parsing import parse_facts
+from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.grounded_answer import measurement_in_words
 from deft_llm.processing.motion_evidence import flow_noise, measure_motion
 from deft_llm.training.augmentation import (
     MIRRORED_UNITS,
@@ -61,6 +63,8 @@ def test_the_motion_measured_in_the_mirror_is_that_of_the_other_side(prepared, p
         for key, item in plain.items():
             assert turned[key].direction == item.direction
             assert turned[key].magnitude == pytest.approx(item.magnitude, rel=1e-3)
+        words = measurement_in_words(region_motions(mirrored(row, processor.action_units)))
+        assert words == mirrored_text(measurement_in_words(region_motions(row)))
 
 
 def test_flow_is_mirrored_as_the_flow_of_the_mirrored_video(brow_clip):
@@ -70,6 +74,7 @@ def test_flow_is_mirrored_as_the_flow_of_the_mirrored_video(brow_clip):
     straight = video_processor(frames, key_frames=keys)
     turned = video_processor(np.ascontiguousarray(frames[:, :, ::-1]), key_frames=keys)
     row = {name: straight[name][0] for name in straight} | {
+        "motion": [],
         "au_label": [],
         "au_side_label": [],
         "au_intensity_label": [],

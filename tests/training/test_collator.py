@@ -24,8 +24,12 @@ def test_only_the_answer_is_scored(collator, prepared, processor):
         assert prompt.count("<|motion|>") == len(processor.action_units)
 
 
-def test_the_prompt_in_training_is_the_prompt_in_use(collator, prepared, dataset, processor):
+@pytest.mark.parametrize("motion_in_words", [False, True])
+def test_the_prompt_in_training_is_the_prompt_in_use(
+    collator, prepared, dataset, processor, monkeypatch, motion_in_words
+):
     """Token for token what the pipeline will send, in about half of the clips; the others ask in other words."""
+    monkeypatch.setattr(processor, "motion_in_words", motion_in_words)
     asked = [row[0]["messages"][0]["content"][1]["text"] for row in dataset["conversations"]]
     default = [index for index, question in enumerate(asked) if question == processor.default_instruction]
     assert len(dataset) / 4 < len(default) < 3 * len(dataset) / 4
@@ -43,6 +47,8 @@ def test_the_prompt_in_training_is_the_prompt_in_use(collator, prepared, dataset
         processor_kwargs={"key_frames": (row["onset"], row["apex"], row["offset"])},
     )
     assert torch.equal(batch["input_ids"][0][~scored], used["input_ids"][0])
+    assert ("Measured: " in processor.tokenizer.decode(used["input_ids"][0])) == motion_in_words
+    assert set(used) == {"input_ids", "attention_mask", "flow_values_videos", "pixel_values_videos"}
     torch.testing.assert_close(batch["flow_values_videos"], used["flow_values_videos"], atol=2e-3, rtol=1e-2)
     torch.testing.assert_close(batch["pixel_values_videos"], used["pixel_values_videos"], atol=2e-3, rtol=1e-2)
 

@@ -49,6 +49,11 @@ def test_variants_are_augmented_and_the_first_one_is_the_clip(frozen, processor,
     for index in range(3):
         np.testing.assert_allclose(varied[2 * index][STATES + "motion"], plain[index][STATES + "motion"], atol=1e-5)
         assert np.abs(varied[2 * index + 1][STATES + "motion"] - plain[index][STATES + "motion"]).max() > 1e-4
+        same, turned = (varied[2 * index + variant]["motion"] for variant in (0, 1))
+        assert same == rows[index]["motion"]
+        assert [(one["side"], one["magnitude"]) for one in turned] == [
+            ({"left": "right", "right": "left"}[one["side"]], one["magnitude"]) for one in same
+        ]
 
 
 def test_states_are_reused_until_an_expert_changes(frozen, prepared):

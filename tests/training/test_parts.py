@@ -13,7 +13,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from deft_llm.processing.action_units import REGIONS
 from deft_llm.training import parts
 from deft_llm.training.collator import DeftCollator
 from deft_llm.training.parts import (
@@ -77,15 +76,6 @@ def test_pretrained_parts_are_put_in_their_places(model_arguments, dataset, tmp_
     assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer) == config.vocab_size + 6
     assert model.config.text_config.vocab_size == len(processor.tokenizer)
     assert processor.tokenizer.eos_token == "<|im_end|>"
-
-
-def test_region_tokens_have_their_places_in_the_prompt(model_arguments, dataset, prepared):
-    model, processor = build_model(replace(model_arguments, region_tokens=True), dataset)
-    assert processor.motion_tokens == model.config.motion_tokens == len(processor.action_units) + len(REGIONS)
-    batch = DeftCollator(processor, {"explain": 1}, 0.0)([prepared[0]])
-    batch.pop("clip_ids")
-    model(**batch).loss.backward()
-    assert model.model.recognition.motion_expert.region_values.grad.abs().max() > 0
 
 
 def test_a_part_can_be_a_config_on_the_command_line():
