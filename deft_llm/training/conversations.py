@@ -186,7 +186,6 @@ def check_budget(dataset: Dataset, processor: DeftProcessor, task_weights: Mappi
     Raises:
         ValueError: A conversation is too long. The message names the clip.
     """
-    clip = processor._get_num_multimodal_tokens(video_sizes=[None])["num_video_tokens"][0]
     for row in dataset.select_columns(["clip_id", "conversations", "motion"]):
         inputs = {**ALL_INPUTS, "region_motions": [region_motions(row)]}
         longest = max(
@@ -197,8 +196,11 @@ def check_budget(dataset: Dataset, processor: DeftProcessor, task_weights: Mappi
             default=0,
         )
         if longest > budget:
+            clip = len(
+                processor.tokenizer(processor.replace_video_token(inputs), add_special_tokens=False)["input_ids"]
+            )
             raise ValueError(
                 f"Clip {row['clip_id']} needs {longest} tokens, {clip} of them for the clip itself, and only "
                 f"{budget} fit. Increase `max_length` (and the language model's max_position_embeddings), or reduce "
-                "structure_tokens and texture_tokens. Texts are never truncated."
+                "structure_tokens and texture_tokens, or leave out motion_in_words. Texts are never truncated."
             )
