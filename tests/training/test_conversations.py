@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from deft_llm.hub_datasets.unimer.questions import QUESTIONS
+from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.training.conversations import (
     ALL_INPUTS,
     check_budget,
@@ -24,7 +25,9 @@ def test_tasks_are_drawn_by_weight(processor, prepared):
 
 
 def test_a_budget_that_cannot_hold_a_clip_names_clip_and_tokens(dataset, processor):
-    per_clip = processor.structure_tokens + processor.texture_tokens + processor.motion_tokens
+    section = processor.replace_video_token({**ALL_INPUTS, "region_motions": [region_motions(dataset[0])]})
+    per_clip = len(processor.tokenizer(section, add_special_tokens=False)["input_ids"])
+    assert per_clip > processor.structure_tokens + processor.texture_tokens + processor.motion_tokens
     check_budget(dataset, processor, {"explain": 1}, 1024)
     with pytest.raises(
         ValueError, match=rf"needs \d+ tokens, {per_clip} of them for the clip itself, and only 64 fit"
