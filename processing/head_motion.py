@@ -487,15 +487,16 @@ def _sample(frame: np.ndarray, transform: np.ndarray, points: np.ndarray) -> np.
 
 
 def _shrunk(frame: np.ndarray, transform: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The frame with as many pixels per crop width as the crop has, if it has more, and its transform."""
-    share = float(np.hypot(*transform[:, 0])) * side
-    if share >= 1:
+    """The frame with at least as many pixels per crop width as the crop has, but less than twice as many, and its
+    transform. Whole pixels are averaged, which takes a tenth of the time of other factors."""
+    factor = int(1 / (float(np.hypot(*transform[:, 0])) * side))
+    if factor <= 1:
         return np.float32(frame), transform
-    height, width = frame.shape[:2]
-    small = (max(round(width * share), 2), max(round(height * share), 2))
+    height, width = (max(length // factor, 1) for length in frame.shape[:2])
+    whole = frame[: height * factor, : width * factor]
     scaled = transform.copy()
-    scaled[:, :2] *= (width / small[0], height / small[1])
-    return np.float32(cv2.resize(frame, small, interpolation=cv2.INTER_AREA)), scaled
+    scaled[:, :2] *= factor
+    return np.float32(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)), scaled
 
 
 def _band_passed(image: np.ndarray, unit: int) -> np.ndarray:
