@@ -18,7 +18,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,18 +141,22 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
             drawn, talk = draw_problem(str(problem)), None
         return drawn, talk, [], draw_turns([]), gr.update(visible=talk is not None), gr.update(value=None)
 
-    def answered(question: str, talk: Any, turns: list[tuple[str, str]]) -> tuple[Any, ...]:
+    def answered(question: str, talk: Any, turns: list[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
         try:
             if talk is None:
                 raise ClipProblem("The clip is no longer in memory. Explain it again to ask about it.", 410)
-            turns = [*turns, (question, explainer.ask(talk, question))]
+            answer = ""
+            for answer in explainer.ask(talk, question):
+                yield draw_turns([*turns, (question, answer)]), question, talk, turns
         except ClipProblem as problem:
-            return draw_turns(turns, str(problem)), question, talk, turns
+            yield draw_turns(turns, str(problem)), question, talk, turns
         # No question may stop the page; the log has the details.
         except Exception:
             logger.exception("A question could not be answered")
-            return draw_turns(turns, "Something went wrong here. Please try again."), question, talk, turns
-        return draw_turns(turns), "", talk, turns
+            yield draw_turns(turns, "Something went wrong here. Please try again."), question, talk, turns
+        else:
+            turns = [*turns, (question, answer)]
+            yield draw_turns(turns), "", talk, turns
 
     def for_api(video: str | None, face: str = "find") -> dict[str, Any]:
         """Explains a clip: class, action units, evidence, rationale, key frames and scores.

@@ -10,7 +10,8 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from transformers import StoppingCriteriaList, TextIteratorStreamer
 
 MAX_SECONDS, MAX_FRAMES, MAX_MEGABYTES = 10.0, 3000, 50
 MAX_QUESTION, MAX_ANSWER = 300, 200  # characters; tokens
@@ -252,12 +254,15 @@ class Explainer:
             conversation=None if self._talks is None else self._talks.Conversation(pipe, [inputs]),
         )
 
-    def ask(self, conversation: Any, question: str) -> str:
+    def ask(self, conversation: Any, question: str) -> Iterator[str]:
         """Answers a question about a clip that was explained.
 
         Args:
             conversation: `Explanation.conversation`.
             question: The question.
+
+        Yields:
+            The answer as far as it is written; the last one is whole.
 
         Raises:
             ClipProblem: The question cannot be answered. The message says why.
@@ -267,11 +272,27 @@ class Explainer:
             raise ClipProblem("There is not a question yet: write one.", 400)
         if len(question) > MAX_QUESTION:
             raise ClipProblem(f"The question has {len(question)} characters; at most {MAX_QUESTION} are allowed.", 413)
-        with self._running:
+        streamer = TextIteratorStreamer(conversation.pipeline.processor.tokenizer, skip_special_tokens=True)
+        left = threading.Event()  # set if the visitor goes, so that the model does not write on
+        options = {
+            "streamer": streamer,
+            "stopping_criteria": StoppingCriteriaList(
+                [lambda tokens, scores, **_: torch.full((len(tokens),), left.is_set(), device=tokens.device)]
+            ),
+        }
+        with self._running, ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(conversation.ask, question, max_new_tokens=MAX_ANSWER, **options)
+            answer.add_done_callback(lambda _: streamer.end())  # also after an error
+            written = ""
             try:
-                return conversation.ask(question, max_new_tokens=MAX_ANSWER)
+                for piece in streamer:
+                    written += piece
+                    yield written
+                yield answer.result()
             except ValueError as error:
                 raise ClipProblem(str(error)) from error
+            finally:
+                left.set()
 
     def _place(self, clip: Any, face: str, notes: list[str]) -> np.ndarray:
         """The transform from the frames to the face crop, (2, 3)."""

@@ -1,5 +1,11 @@
+import itertools
+import time
+from itertools import pairwise
+from types import SimpleNamespace
+
 import httpx
 import pytest
+import torch
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from deft_llm.processing.video_reading import DamagedVideoError, NotAVideoError, VideoReadError, VideoTooLargeError
@@ -115,3 +121,52 @@ def test_what_the_pipeline_cannot_measure_is_shown_with_its_reason(folder, brow_
     assert (explanation.report["status"], explanation.report["reason"]) == ("not_measurable", "the head turns too far")
     assert explanation.to_json()["key_frames"]["onset"] < explanation.to_json()["key_frames"]["offset"]
     assert "The head turns too far. Nothing is said about this clip." in draw(explanation)
+
+
+class Talk:
+    """A conversation whose model writes one word after the other, until it is told to stop."""
+
+    def __init__(self, tokenizer, words):
+        self.pipeline = SimpleNamespace(processor=SimpleNamespace(tokenizer=tokenizer))
+        self.words, self.written = words, []
+
+    def ask(self, question, *, max_new_tokens, streamer, stopping_criteria):
+        if question == "Is AU99 there?":
+            raise ValueError("There is no AU99.")
+        streamer.put(torch.empty((1, 0), dtype=torch.long))  # `generate` puts the prompt first
+        for word in self.words:
+            if stopping_criteria(torch.zeros((1, 1), dtype=torch.long), None).all():
+                break
+            self.written.append(word)
+            streamer.put(torch.tensor(self.pipeline.processor.tokenizer(word)["input_ids"]))
+        streamer.end()
+        return "".join(self.written).strip()
+
+
+def test_an_answer_is_shown_while_it_is_written(processor):
+    talk = Talk(processor.tokenizer, ["The ", "face ", "moves ", "up. "])
+    shown = list(Explainer("nowhere").ask(talk, " Does  it move? "))
+    assert shown[-1] == "The face moves up."
+    assert len(shown) > 3
+    assert all(later.startswith(earlier.strip()) for earlier, later in pairwise(shown))
+
+
+def test_a_question_that_cannot_be_answered_ends_with_its_problem(processor):
+    explainer, talk = Explainer("nowhere"), Talk(processor.tokenizer, ["yes "])
+    with pytest.raises(ClipProblem, match="There is no AU99"):
+        list(explainer.ask(talk, "Is AU99 there?"))
+    for question, status in ((" ", 400), ("why " * 100, 413)):
+        with pytest.raises(ClipProblem) as caught:
+            list(explainer.ask(talk, question))
+        assert caught.value.status == status
+    assert list(explainer.ask(talk, "Is AU1 there?"))[-1] == "yes"  # the model is free again
+
+
+def test_the_model_stops_when_the_visitor_goes(processor):
+    talk = Talk(processor.tokenizer, itertools.chain(["so ", "it "], iter(lambda: time.sleep(0.01) or "goes on ", "")))
+    answer = Explainer("nowhere").ask(talk, "Does it move?")
+    next(answer)
+    answer.close()
+    stopped = len(talk.written)
+    time.sleep(0.1)
+    assert len(talk.written) == stopped
