@@ -61,6 +61,7 @@ class Mode(StrEnum):
 
 Clips = Annotated[list[str], typer.Argument(help="Videos, folders of frames, or URLs.", metavar="CLIP...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Megc = StrEnum("Megc", {"practice": "practice"})
 FaceSource = Annotated[
     str | None,
     typer.Option(
@@ -272,17 +273,32 @@ def evaluate(
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     questions: Annotated[
-        Path | None, typer.Option(help="Answer this JSONL of the MEGC question-answering track instead.")
+        Path | None,
+        typer.Option(help="Answer this JSONL of the MEGC question-answering tracks instead, ME-VQA or ME-LVQA."),
     ] = None,
     videos: Annotated[Path | None, typer.Option(help="Folder with the videos that the questions name.")] = None,
+    face_source: FaceSource = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second of videos that are folders of frames.")] = None,
+    megc: Annotated[
+        Megc | None,
+        typer.Option(help="practice: render long videos with known events, and answer questions about them."),
+    ] = None,
 ) -> int:
     """Evaluate a recipe, a trained model or baselines."""
+    if megc is not None:
+        from rich.console import Console
+
+        from deft_llm.evaluation.practice import practice_table, practise
+
+        Console().print(practice_table(practise(output_dir, model=model, seed=seed, workers=workers)))
+        return DONE
     if questions is not None:
-        if videos is None or model is None:
-            raise typer.BadParameter("--questions needs --videos and --model.")
+        if videos is None:
+            raise typer.BadParameter("--questions needs --videos.")
         from deft_llm.evaluation.run import answer_track
 
-        answer_track(model, questions, videos, output_dir, max_new_tokens=max_new_tokens)
+        options = {"max_new_tokens": max_new_tokens, "face_source": face_source, "fps": fps}
+        answer_track(model, questions, videos, output_dir, **options)
         return DONE
     if dataset is None:
         raise typer.BadParameter("--dataset is missing.")

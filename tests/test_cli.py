@@ -123,7 +123,7 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("evaluate", "Missing option '--output-dir'."),
         ("evaluate --output-dir o --dataset d", "nothing to evaluate: give --model, or --baselines, or both."),
         ("evaluate --output-dir o --model m", "--dataset is missing."),
-        ("evaluate --output-dir o --questions q", "--questions needs --videos and --model."),
+        ("evaluate --output-dir o --questions q", "--questions needs --videos."),
         (
             "evaluate --output-dir o --protocol holdout",
             "'holdout' is not one of 'loso', 'cde', 'lodo', 'fixed', 'zero-shot',",

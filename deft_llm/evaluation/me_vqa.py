@@ -3,6 +3,7 @@
 Files are JSONL with one question per line. Training files have the fields `id, dataset, image_id, subject, filename,
 question, answer`; test files have `video_id, video, question`, or the training files' fields and the interval of the
 clip in a long video, `onset_frame, offset_frame`. A submission is the test file with an `answer` per line.
+Questions about long videos as a whole (ME-LVQA) are answered in `me_lvqa`.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def read_questions(path: str | Path) -> list[Question]:
         if not isinstance(entry, dict):
             raise ValueError(f"{where}: expected an object with a question, found {type(entry).__name__}.")
         answer = entry.get("answer")
+        if isinstance(answer, int) and not isinstance(answer, bool):  # counts, in files about long videos
+            answer = str(answer)
         if answer is not None and not isinstance(answer, str):
             raise ValueError(f"{where}: the answer must be text, found {type(answer).__name__}.")
         question = Question(

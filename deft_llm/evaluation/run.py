@@ -12,7 +12,11 @@ scores a trained model, without training, on the dataset's test split (`--protoc
 
     deft evaluate --model CHECKPOINT --questions me_vqa_test.jsonl --videos DIR --output-dir DIR
 
-answers the questions of the MEGC question-answering track.
+answers the questions of the MEGC question-answering tracks. Questions about long videos need no model.
+
+    deft evaluate --megc practice --output-dir DIR [--model CHECKPOINT]
+
+renders long videos, answers questions about them, and compares the answers with floors that see no video.
 
     deft evaluate --dataset DIR|REPO --protocol zero-shot --train-dataset DIR|REPO --model RECIPE --output-dir DIR
 
@@ -269,34 +273,53 @@ def baseline_spec(
 
 
 def answer_track(
-    model: str, questions: Path, videos: Path, output_dir: Path, *, max_new_tokens: int = 256
+    model: str | None,
+    questions: Path,
+    videos: Path,
+    output_dir: Path,
+    *,
+    max_new_tokens: int = 256,
+    face_source: str | None = None,
+    fps: float | None = None,
 ) -> dict[str, Any] | None:
-    """Answers a file of the question-answering track and writes the submission.
+    """Answers a file of the question-answering tracks and writes the submission.
 
     Args:
-        model: Folder or Hub repository of a trained model.
+        model: Folder or Hub repository of a trained model. Questions about long videos (ME-LVQA) can be answered
+            without one: action units are then found by rule.
         questions: JSONL of the track.
         videos: Folder with the videos that the questions name.
         output_dir: Folder for the submission and the figures.
         max_new_tokens: Longest answer, in tokens.
+        face_source: Finds the face in long videos, see `processing.face_alignment.make_face_source`.
+        fps: Frames per second of long videos that are folders of frames.
 
     Returns:
         The figures, where the file has references; they are written to `me_vqa.json`, too.
 
     Raises:
         FileNotFoundError: There is no such file or video.
-        ValueError: A line of the file cannot be used; the message names it.
+        ValueError: A line of the file cannot be used; the message names it. Or a model is needed.
     """
+    from deft_llm.evaluation.generation import load_checkpoint
+    from deft_llm.evaluation.me_lvqa import answer_long_questions, is_long, recognise_with, score_long_answers
     from deft_llm.evaluation.me_vqa import answer_questions, read_questions, score_answers, write_submission
 
     asked = read_questions(questions)
-    answers = answer_questions(asked, videos, model, max_new_tokens=max_new_tokens)
+    long = is_long(asked)
+    if long:
+        recognise = None if model is None else recognise_with(*load_checkpoint(model))
+        answers = answer_long_questions(asked, videos, face_source=face_source, recognise=recognise, fps=fps)
+    elif model is None:
+        raise ValueError("Questions about clips need --model.")
+    else:
+        answers = answer_questions(asked, videos, model, max_new_tokens=max_new_tokens)
     path = Path(output_dir) / f"{Path(questions).stem}_pred.jsonl"
     write_submission(path, asked, answers)
     print(f"{len(asked)} answers written to {path}")
     if any(item.answer is None for item in asked):
         return None
-    figures = score_answers(asked, answers)
+    figures = (score_long_answers if long else score_answers)(asked, answers)
     (Path(output_dir) / "me_vqa.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2))
     return figures

@@ -390,6 +390,25 @@ def draw_clip(
         rng (`np.random.Generator`): Random generator.
         usual (`str | None`, *optional*): The emotion this face shows nine times out of ten.
     """
+    expressions, emotions, count = draw_course(preset, convention, rng, usual=usual)
+    clip = render_clip(face, expressions, rng, count=count, fps=preset.fps, disturbances=preset.disturbances)
+    return clip, emotions
+
+
+def draw_course(
+    preset: Preset, convention: str, rng: np.random.Generator, *, usual: str | None = None
+) -> tuple[list[Expression], list[str | None], int]:
+    """Draws what a clip shows, without rendering it.
+
+    Args:
+        preset (`Preset`): Settings of the clip.
+        convention (`str`): Label convention.
+        rng (`np.random.Generator`): Random generator.
+        usual (`str | None`, *optional*): As in `draw_clip`.
+
+    Returns:
+        The expressions, the emotion of each, and the number of frames.
+    """
     least, most = preset.expressions
     frame = max(1, round(rng.uniform(0.01, 0.03) * preset.fps))
     expressions, emotions = [], []
@@ -406,8 +425,7 @@ def draw_clip(
     count = preset.count or frame + 1 + max(1, round(rng.uniform(0.0, 0.02) * preset.fps))
     if most > 1:
         count = frame + round(rng.uniform(*_PAUSE) * preset.fps)
-    clip = render_clip(face, expressions, rng, count=count, fps=preset.fps, disturbances=preset.disturbances)
-    return clip, emotions
+    return expressions, emotions, count
 
 
 def draw_expression(

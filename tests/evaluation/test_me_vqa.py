@@ -89,7 +89,7 @@ def test_one_video_may_be_asked_about_twice_in_two_intervals(tmp_path):
         ({"video_id": "1", "question": COARSE}, r"line 2: no field 'video' or 'filename'"),
         ({"video": "a", "question": COARSE}, r"line 2: no field 'video_id' or 'id'"),
         ({"video_id": "1", "video": "a", "question": " "}, r"line 2: the field 'question' must be text"),
-        ({"video_id": "1", "video": "a", "question": FINE, "answer": 3}, r"line 2: the answer must be text"),
+        ({"video_id": "1", "video": "a", "question": FINE, "answer": ["3"]}, r"line 2: the answer must be text"),
         ({"video_id": "0", "video": "a", "question": COARSE}, r"line 2: repeats the question of line 1"),
     ],
 )

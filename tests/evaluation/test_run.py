@@ -179,7 +179,7 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(flow_only, tmp_path, capsy
     [
         (["--dataset", "d"], "give --model, or --baselines"),
         (["--model", "m"], "--dataset is missing"),
-        (["--questions", "q", "--model", "m"], "--questions needs --videos and --model"),
+        (["--questions", "q", "--model", "m"], "--questions needs --videos"),
     ],
 )
 def test_incomplete_command_lines(arguments, message, tmp_path, capsys):
