@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -304,13 +304,18 @@ class AlignedClip:
         return self.intervals_and_stretches(fps=fps, longest=longest)[0]
 
     def intervals_and_stretches(
-        self, *, fps: float | None = None, longest: float = 1.0
+        self,
+        *,
+        fps: float | None = None,
+        longest: float = 1.0,
+        followed: Iterable[FollowedFrame] | None = None,
     ) -> tuple[list[Interval], list[Stretch]]:
         """What `intervals` and `stretches` return, in one pass and in constant memory.
 
         Args:
             fps (`float`, *optional*): as in `intervals`.
             longest (`float`): as in `intervals`.
+            followed (`Iterable[FollowedFrame]`, *optional*): what `follow` yields, for callers that have it already.
 
         Raises:
             ValueError: the frame rate is not known.
@@ -319,7 +324,8 @@ class AlignedClip:
         if not rate:
             raise ValueError(f"{self.name}: the source carries no frame rate; pass fps= (frames a second).")
         found, stretches, start = [], [], 0
-        for reason, frames in groupby(self.follow(), key=lambda frame: frame.reason):
+        every = self.follow() if followed is None else followed
+        for reason, frames in groupby(every, key=lambda frame: frame.reason):
             normals, rows = [], []  # some hundred bytes per frame
             if reason is not None:
                 stretches.append(Stretch(start, start + sum(1 for _ in frames), reason))
