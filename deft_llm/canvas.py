@@ -234,7 +234,7 @@ def draw_arrow(picture: np.ndarray, start: Sequence[float], way: Sequence[float]
         return
     along = (last - first) / length
     across = np.array([-along[1], along[0]])
-    head = min(0.032 * side, 0.6 * length)
+    head = min(0.042 * side, 0.6 * length)
     neck = last - head * along
     tip = _fixed([last, neck + 0.55 * head * across, neck - 0.55 * head * across])
     shaft = _fixed([first, neck])

@@ -220,7 +220,7 @@ def explain_video(
         reason = str(error).removeprefix(f"{clip.name}: ").removesuffix(".")
         explained = [_not_measured(pipe, reason)]
     return ExplainedVideo(
-        source=str(source),
+        source=source if isinstance(source, str) else clip.name,
         clip=clip,
         followed=followed,
         explained=explained or [_nothing_found()],

@@ -29,6 +29,7 @@ COLUMNS = {
     "action_unit": "code of the unit of this row, such as AU4; empty if no unit was recognised",
     "action_unit_name": "name of the unit in FACS",
     "side": "left, right or both; the person's own sides",
+    "intensity": "of the unit, A to E; empty if the model does not say it",
     "action_unit_score": "probability of the unit by the recognition head, 0 to 1",
     "borne_out": "yes or no: whether the measured motion bears the unit out; empty if this was not checked",
     "region": "region that moves; empty if the unit has no evidence",
@@ -103,6 +104,7 @@ def rows(video: ExplainedVideo) -> Iterator[dict[str, Any]]:
                     "action_unit": unit["code"],
                     "action_unit_name": unit["name"],
                     "side": unit["side"],
+                    "intensity": unit["intensity"],
                     "action_unit_score": _rounded(unit["score"]),
                     "borne_out": {True: "yes", False: "no"}.get(unit["borne_out"]),
                 }

@@ -200,13 +200,15 @@ def test_a_new_file_never_replaces_another_one(tmp_path):
     assert path.read_text() == "mine"
     with pytest.raises(FileExistsError, match=r"a.csv exists already and is not overwritten"), new_file(path):
         raise AssertionError("nothing is done for a file that exists")
-    with pytest.raises(FileExistsError), new_file(tmp_path / "b.csv") as partial:
-        partial.write_text("late")
-        (tmp_path / "b.csv").write_text("made in the meantime")
+    late = new_file(tmp_path / "b.csv")
+    late.__enter__().write_text("late")
+    (tmp_path / "b.csv").write_text("made in the meantime")
+    with pytest.raises(FileExistsError):
+        late.__exit__(None, None, None)
     assert (tmp_path / "b.csv").read_text() == "made in the meantime"
     assert names(tmp_path) == {"a.csv", "b.csv"}
     (tmp_path / "link.csv").symlink_to(tmp_path / "nowhere")
     with pytest.raises(FileExistsError):
         check_new(tmp_path / "link.csv")
-    with pytest.raises(FileNotFoundError, match="the folder .*nowhere does not exist. Make it first."):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist\. Make it first\."):
         check_new(tmp_path / "nowhere" / "a.csv")

@@ -95,7 +95,7 @@ def test_fast_recordings_leave_frames_out_where_nothing_is_slowed():
 def test_of_two_expressions_the_nearer_one_is_shown():
     shown = video(explained(keys=(2, 4, 6)), explained(keys=(10, 12, 14)), spotted=True)
     places = [explanation_at(shown, frame, 3) for frame in range(COUNT)]
-    assert places == [0] * 8 + [1] * 10 + [None] * 2
+    assert places == [0] * 9 + [1] * 9 + [None] * 2
     assert explanation_at(video(), 0, 0) == 0
     assert [key_name(shown, 1, frame) for frame in (10, 11, 12, 14)] == ["onset", None, "apex", "offset"]
     assert key_name(shown, None, 10) is key_name(video(unmeasured()), 0, 3) is None

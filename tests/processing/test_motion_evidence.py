@@ -17,6 +17,7 @@ from deft_llm.processing.motion_evidence import (
     SIGNIFICANT_AT,
     RegionMotion,
     detection_limits,
+    direction_of,
     flow_noise,
     format_motion,
     measure_motion,
