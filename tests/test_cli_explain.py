@@ -38,7 +38,7 @@ def explain(*words, model):
         ("--out there.mp4", "there.mp4 exists already and is not overwritten."),
         ("--out nowhere/a.csv", "nowhere/a.csv: the folder nowhere does not exist."),
         ("--out a.png --picture ./a.png", "must be different files."),
-        ("--slow 0.5", "0.5 is not in the range 1"),
+        ("--slow 0.5", "Invalid value for '--slow'"),
     ],
 )
 def test_what_is_wrong_is_said_before_a_model_is_loaded(words, message, place, capsys):

@@ -32,6 +32,7 @@ def test_a_row_per_evidence_and_one_for_a_unit_without_any():
     assert (first["standard_error"], second["standard_error"]) == ("0.04", "")
     assert (first["detection_limit"], second["detection_limit"]) == ("0.21", "")
     assert (first["borne_out"], third["borne_out"], third["side"]) == ("", "no", "left")
+    assert {row["intensity"] for row in table} == {""}
 
 
 def test_clips_without_evidence_have_a_row_too():

@@ -235,7 +235,7 @@ def test_text_of_the_model_cannot_break_the_page():
     report = replace(
         FULL,
         emotion=evil,
-        coarse_emotion=evil,
+        coarse_emotion=f"{evil}2",
         scores={evil: 2.0},
         rationale=evil,
         reason=evil,
