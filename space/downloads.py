@@ -79,10 +79,10 @@ def table(item: Explanation) -> str:
 def _of_unit(unit: dict[str, Any]) -> dict[str, Any]:
     return {
         "action_unit": unit["code"],
-        "action_unit_name": unit["name"],
-        "side": unit["side"],
-        "intensity": unit["intensity"],
-        "action_unit_score": _rounded(unit["score"]),
+        "action_unit_name": unit.get("name"),
+        "side": unit.get("side"),
+        "intensity": unit.get("intensity"),
+        "action_unit_score": _rounded(unit.get("score")),
         "borne_out": {True: "yes", False: "no"}.get(unit.get("borne_out")),
     }
 
