@@ -212,9 +212,10 @@ def explain_video(
         intervals, stretches = clip.intervals_and_stretches(longest=longest, followed=followed)
     shown = [_key_frames_of(item) for item in intervals if item.kind == "expression"]
     try:
-        if longest is None or not shown:
-            spotted = clip.spot(followed)
-            shown = [] if longest is not None else [clip.key_frames or spotted]
+        if longest is None:
+            shown = [clip.key_frames or clip.spot(followed)]
+        elif not shown:
+            clip.spot(followed)  # says why if nothing can be measured
         explained = [_explain(pipe, clip.at(keys, followed), keys, steps) for keys in shown]
     except NotMeasurableError as error:
         reason = str(error).removeprefix(f"{clip.name}: ").removesuffix(".")
