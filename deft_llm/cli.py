@@ -15,6 +15,7 @@ import typer
 # Modules that the commands need are imported when they run, so that --help does not wait for torch.
 from deft_llm.cli_data import app as data_app
 from deft_llm.cli_data import pairs
+from deft_llm.cli_explain import AsJson, Clips, FaceSource, explain
 from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
 from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
 
@@ -59,17 +60,7 @@ class Mode(StrEnum):
     full = "full"
 
 
-Clips = Annotated[list[str], typer.Argument(help="Videos, folders of frames, or URLs.", metavar="CLIP...")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Megc = StrEnum("Megc", {"practice": "practice"})
-FaceSource = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FINDER",
-        help="Face finder: yunet, yunet:MODEL, mediapipe:MODEL, cropped if the frames are face crops, which are "
-        "checked, or canonical if they need no check.",
-    ),
-]
 Private = Annotated[bool, typer.Option("--private", help="Only you and your organisation can see it.")]
 Gated = Annotated[bool, typer.Option("--gated", help="Everybody can see it, but you approve access to its files.")]
 
@@ -77,43 +68,7 @@ Gated = Annotated[bool, typer.Option("--gated", help="Everybody can see it, but 
 # --- Clips ----------------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def explain(
-    clips: Clips,
-    model: Annotated[str, typer.Option(help="Folder or Hub repository of a trained model.")],
-    as_json: AsJson = False,
-    face_source: FaceSource = None,
-    convention: Annotated[str | None, typer.Option(help="Label convention to answer in.")] = None,
-    question: Annotated[str | None, typer.Option(help="Question that replaces the default one.")] = None,
-    chat: Annotated[
-        bool,
-        typer.Option("--chat", help="Then answer questions about the clip, or about two clips, from standard input."),
-    ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
-) -> int:
-    """Explain clips with a trained model."""
-    from deft_llm.clips import chat_about_clips, explain_clips
-
-    options: dict[str, Any] = {
-        "revision": revision,
-        "convention": convention,
-        "face_source": face_source,
-        "max_new_tokens": max_new_tokens,
-    }
-    if chat:
-        if as_json or question is not None:
-            raise typer.BadParameter("--chat cannot be combined with --json or --question.")
-        chat_about_clips(clips, model, sys.stdin, **options)
-        return DONE
-    explained = explain_clips(clips, model, question=question, **options)
-    if as_json:
-        kept = ("clip", "report", "generated_text", "frames_indices")
-        _print_json([{name: item[name] for name in kept} for item in explained])
-        return DONE
-    for item in explained:
-        _print_titled(item["clip"], item["generated_text" if question else "report_text"], alone=len(clips) == 1)
-    return DONE
+app.command()(explain)
 
 
 @app.command()

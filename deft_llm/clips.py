@@ -1,4 +1,4 @@
-"""Explain, measure and spot clips; the code of `deft explain`, `deft measure` and `deft spot`."""
+"""Load a model, chat about clips, measure and spot them; `deft_llm.explained` explains them."""
 
 from __future__ import annotations
 
@@ -57,43 +57,6 @@ def load_explainer(model: str, *, revision: str | None = None) -> Any:
         ) from error
     device = 0 if torch.cuda.is_available() else -1
     return DeftVideoTextToTextPipeline(model=loaded.eval(), processor=processor, device=device)
-
-
-def explain_clips(
-    clips: Sequence[str],
-    model: str,
-    *,
-    revision: str | None = None,
-    convention: str | None = None,
-    question: str | None = None,
-    face_source: str | None = None,
-    max_new_tokens: int | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Explains clips, one after the other.
-
-    Args:
-        clips: Videos, folders of frames or URLs.
-        model: Folder or Hub repository of a trained model.
-        revision: Branch, tag or commit of the repository.
-        convention: Label convention to answer in; by default the mean of the model's conventions.
-        question: Question that replaces the default one, which asks for Class, Evidence and Rationale.
-        face_source: Face finder; by default that of the model's processor.
-        max_new_tokens: Longest answer, in tokens.
-
-    Yields:
-        For each clip its name and what the pipeline returns: `report`, `report_text`, `generated_text` and
-        `frames_indices`.
-
-    Raises:
-        FileNotFoundError: A clip or the model does not exist.
-        ValueError: A clip cannot be read, or an option does not fit the model.
-    """
-    check_clips(clips)
-    pipe = load_explainer(model, revision=revision)
-    options = {"convention": convention, "face_source": face_source, "max_new_tokens": max_new_tokens}
-    options = {name: value for name, value in options.items() if value is not None}
-    for clip in clips:
-        yield {"clip": clip, **pipe(clip, text=question, **options)}
 
 
 def chat_about_clips(

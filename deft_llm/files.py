@@ -68,6 +68,43 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[Path]:
+    """As `whole_file`, for a file of the user's that must not replace another one.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+
+    Yields:
+        `Path`: the file to write, in the same folder.
+
+    Raises:
+        FileExistsError: the file exists, or was made in the meantime.
+        FileNotFoundError: its folder does not exist.
+    """
+    check_new(path)
+    with whole_file(path) as partial:
+        yield partial
+        check_new(path)
+
+
+def check_new(path: str | os.PathLike) -> None:
+    """Checks that a file can be written without replacing another one, before the work for it is done.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+
+    Raises:
+        FileExistsError: the file exists.
+        FileNotFoundError: its folder does not exist.
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(f"{path} exists already and is not overwritten. Choose another name, or delete it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist. Make it first.")
+
+
+@contextmanager
 def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Context to fill a folder under another name. It gets its final name when the block ends without an error.
 

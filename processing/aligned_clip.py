@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -14,6 +14,7 @@ import numpy as np
 from transformers.utils import logging
 
 from .action_units import region_ellipse
+from .clip_figure import plot_regions
 from .face_alignment import (
     FaceAlignmentError,
     FaceSource,
@@ -25,7 +26,7 @@ from .face_alignment import (
     warp_to_crop,
 )
 from .head_motion import DEPTH_ERROR, LEAST_WIDTH, STILL, HeadPose, share_of_head, too_small, warp_head_back
-from .key_frames import KeyFrames, spot_key_frames
+from .key_frames import KeyFrameError, KeyFrames, spot_key_frames
 from .motion_intervals import Interval, propose_intervals
 from .region_tracking import TRACKED_REGIONS, FollowedFrame, follow_face
 from .video_reading import ClipReader, open_clip
@@ -304,13 +305,18 @@ class AlignedClip:
         return self.intervals_and_stretches(fps=fps, longest=longest)[0]
 
     def intervals_and_stretches(
-        self, *, fps: float | None = None, longest: float = 1.0
+        self,
+        *,
+        fps: float | None = None,
+        longest: float = 1.0,
+        followed: Iterable[FollowedFrame] | None = None,
     ) -> tuple[list[Interval], list[Stretch]]:
         """What `intervals` and `stretches` return, in one pass and in constant memory.
 
         Args:
             fps (`float`, *optional*): as in `intervals`.
             longest (`float`): as in `intervals`.
+            followed (`Iterable[FollowedFrame]`, *optional*): what `follow` yields, for callers that have it already.
 
         Raises:
             ValueError: the frame rate is not known.
@@ -319,7 +325,8 @@ class AlignedClip:
         if not rate:
             raise ValueError(f"{self.name}: the source carries no frame rate; pass fps= (frames a second).")
         found, stretches, start = [], [], 0
-        for reason, frames in groupby(self.follow(), key=lambda frame: frame.reason):
+        every = self.follow() if followed is None else followed
+        for reason, frames in groupby(every, key=lambda frame: frame.reason):
             normals, rows = [], []  # some hundred bytes per frame
             if reason is not None:
                 stretches.append(Stretch(start, start + sum(1 for _ in frames), reason))
@@ -338,6 +345,34 @@ class AlignedClip:
             stretches.append(Stretch(start, start + len(rows)))
             start += len(rows)
         return found, stretches
+
+    def plot(
+        self, followed: Sequence[FollowedFrame] | None = None, *, regions: int | Sequence[tuple[str, str]] = 4
+    ) -> Any:
+        """Draws the motion of regions over time with its uncertainty, the key frames, and what cannot be measured.
+
+        The key frames are the clip's, or else spotted.
+
+        Args:
+            followed (`Sequence[FollowedFrame]`, *optional*): what `follow` yields, for callers that have it already.
+            regions (`int` or `Sequence[tuple[str, str]]`, *optional*, defaults to 4): the number of regions, those
+                that move farthest between onset and apex; or (region, side) pairs.
+
+        Returns:
+            `matplotlib.figure.Figure`: the figure, which notebooks show.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: a region is not in the atlas.
+        """
+        followed = list(self.follow()) if followed is None else followed
+        keys = self.key_frames
+        if keys is None:
+            try:
+                keys = self.spot(followed)
+            except (KeyFrameError, NotMeasurableError):
+                keys = None  # the figure shows why: all of it is grey
+        return plot_regions(followed, keys=keys, fps=self.fps, regions=regions)
 
     def crop(self, frame: np.ndarray, side: int, *, grey: bool = False, pose: HeadPose = STILL) -> np.ndarray:
         """The face crop of one frame of the clip.

@@ -12,6 +12,7 @@ limits are in the report, and not in the answer.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -137,6 +138,18 @@ class ExpressionReport:
             raise ValueError("A clip that cannot be measured needs a reason.")
         return cls(status=NOT_MEASURABLE, reason=reason)
 
+    @classmethod
+    def from_dict(cls, data: Mapping) -> ExpressionReport:
+        """The report of `to_dict`, such as the `report` of the pipeline's result.
+
+        Args:
+            data (`Mapping`): The report as JSON data. Names that a report does not have are left out.
+        """
+        known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        known["action_units"] = [ActionUnitFinding(**unit) for unit in known.get("action_units", ())]
+        known["evidence"] = [MotionEvidence(**item) for item in known.get("evidence", ())]
+        return cls(**known)
+
     @property
     def insufficient_motion(self) -> bool:
         return self.status == INSUFFICIENT
@@ -175,6 +188,66 @@ class ExpressionReport:
             lines.append(f"{'Seen from':<10} {limits_phrase(self.detection_limits)}")
         lines += [f"{'Warning':<10} {warning}" for warning in self.warnings]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The report for notebooks: a table without scripts, pictures or colours of its own, so that it is readable on
+        light and on dark pages."""
+        label, coarse = _html_label(self), ""
+        if self.status == MEASURED and self.emotion and self.coarse_emotion not in (None, self.emotion):
+            coarse = f" ({html.escape(self.coarse_emotion)})"
+        rows = [("Class", f"<strong>{html.escape(label)}</strong>{coarse}")]
+        if self.status != MEASURED and self.reason:
+            rows.append(("Reason", html.escape(self.reason)))
+        if self.scores:
+            ranked = sorted(self.scores.items(), key=lambda item: -item[1])
+            rows.append(("Scores", "".join(_html_score(name, score) for name, score in ranked)))
+        if self.status != NOT_MEASURABLE:
+            units = "".join(f"<div>{self._html_unit(unit)}</div>" for unit in self.action_units)
+            rows.append(("Evidence", units or "none"))
+            if self.rationale:
+                rows.append(("Rationale", html.escape(self.rationale)))
+        if self.detection_limits:
+            rows.append(("Seen from", html.escape(limits_phrase(self.detection_limits))))
+        rows += [("Warning", html.escape(warning)) for warning in self.warnings]
+        cell = "text-align:left;vertical-align:top;padding:2px 12px 2px 0"
+        return (
+            '<table style="border-collapse:collapse;background:transparent;color:inherit">'
+            + "".join(
+                f'<tr style="background:transparent"><th scope="row" style="{cell}">{title}</th>'
+                f'<td style="{cell}">{content}</td></tr>'
+                for title, content in rows
+            )
+            + "</table>"
+        )
+
+    def _html_unit(self, unit: ActionUnitFinding) -> str:
+        motion = [
+            f"{html.escape(item.region)} moves {html.escape(item.direction)} by {item.amount}"
+            for item in self.evidence
+            if item.action_unit == unit.code
+        ]
+        motion = ["not borne out by the motion"] if unit.borne_out is False else motion
+        side = f", {html.escape(_SIDE_WORDS.get(unit.side, unit.side))}" if unit.side else ""
+        score = f" [{unit.score:.2f}]" if unit.score is not None else ""
+        told = f": {'; '.join(motion)}" if motion else ""
+        return f"<strong>{html.escape(unit.code)}</strong> {html.escape(unit.name)}{side}{told}{score}"
+
+
+def _html_label(report: ExpressionReport) -> str:
+    words = {INSUFFICIENT: INSUFFICIENT_MOTION, NOT_MEASURABLE: NOT_MEASURABLE_CLASS}
+    return words.get(report.status) or report.emotion or "not readable"
+
+
+def _html_score(name: str, score: float) -> str:
+    """A bar in the page's own text colour, and its number."""
+    share = min(max(float(score), 0.0), 1.0)
+    return (
+        '<div style="display:flex;align-items:center;gap:8px">'
+        f'<span style="flex:0 0 8em">{html.escape(name)}</span>'
+        '<span aria-hidden="true" style="flex:0 0 120px;height:9px;border:1px solid currentColor">'
+        f'<span style="display:block;height:100%;width:{100 * share:.0f}%;background:currentColor"></span></span>'
+        f"<span>{score:.2f}</span></div>"
+    )
 
 
 def limits_phrase(limits: Mapping[str, float]) -> str:

@@ -241,6 +241,16 @@ def _root_mean_square(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
+def region_courses(flow: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """(region, side) -> (T, 2): the mean motion of every region of the atlas, in the flow's unit.
+
+    Args:
+        flow (`np.ndarray`): (T, 2, h, w), +x right, +y down.
+    """
+    masks = region_masks(*flow.shape[2:])
+    return {key: flow[:, :, mask].mean(-1) for key, mask in masks.items()}
+
+
 def measure_motion(
     flow: np.ndarray,
     *,
@@ -270,13 +280,13 @@ def measure_motion(
         raise ValueError(f"The deviation must have shape {(count, height, width)}; got {np.shape(deviation)}.")
     errors = standard_errors(flow, lead_in=lead_in, deviation=deviation)
     motions = []
-    for (region, side), error in errors.items():
-        vectors = flow[:, :, region_masks(height, width)[region, side]]  # (T, 2, cells)
-        means = vectors.mean(-1)
-        apex = int(np.argmax(np.hypot(means[:, 0], means[:, 1])))
-        u, v = means[apex]
+    for (region, side), course in region_courses(flow).items():
+        error = errors[region, side]
+        apex = int(np.argmax(np.hypot(course[:, 0], course[:, 1])))
+        u, v = course[apex]
         magnitude = float(np.hypot(u, v))
-        concentration = magnitude / max(float(np.hypot(*vectors[apex]).mean()), 1e-6)
+        vectors = flow[apex][:, region_masks(height, width)[region, side]]  # (2, cells)
+        concentration = magnitude / max(float(np.hypot(*vectors).mean()), 1e-6)
         direction = direction_of(u, v, side) if concentration >= minimum_concentration else NO_DIRECTION
         significant = magnitude > SIGNIFICANT_AT * error
         motions.append(RegionMotion(region, side, magnitude, direction, concentration, significant, error))

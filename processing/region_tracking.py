@@ -52,6 +52,16 @@ class FollowedFrame:
         """Standard deviation of what the head's turn may leave in `motion`, in percent of the crop's width."""
         return depth_error(self.pose)
 
+    @property
+    def upright(self) -> np.ndarray:
+        """As `transform`, but it follows the head's smallest motion too. For pictures in which the head is to rest."""
+        return self.pose.placed(self.transform) if _hardly_elsewhere(self.pose) else self.transform
+
+
+def _hardly_elsewhere(pose: HeadPose) -> bool:
+    """Whether the head is so near to where the face was placed that the face need not be placed anew."""
+    return bool(np.hypot(*pose.shift) + pose.range_used < _SAME_PLACE)
+
 
 def track_regions(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterator[np.ndarray]:
     """Displacement of each region of the atlas since the first frame, frame by frame, without the head's motion.
@@ -115,7 +125,7 @@ def follow_face(
         lost = 0
         crop = _crop_of(grey, transform, pose, side)
         motion = regions.update(crop)
-        here = transform if np.hypot(*pose.shift) + pose.range_used < _SAME_PLACE else pose.placed(transform)
+        here = transform if _hardly_elsewhere(pose) else pose.placed(transform)
         yield FollowedFrame(motion, None, pose, here, placed)
         if pose.range_used > _FAR_TURN or pose.likeness < _FAR_LIKENESS:
             transform = pose.placed(transform)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from collections.abc import Sequence
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 
+from downloads import encoded, links, report_json
 from explaining import CROP, Explanation
 
 _DIRECTION_SCALE = 10  # arrows are this many times as long as the motion
@@ -23,7 +22,7 @@ _DIRECTION_SCALE = 10  # arrows are this many times as long as the motion
 def draw(explanation: Explanation) -> str:
     """Draws the result of a clip."""
     if explanation.report["status"] == "not_measurable":
-        parts = [_verdict(explanation), _notices(explanation), _json(explanation)]
+        parts = [_verdict(explanation), _notices(explanation), links(explanation), _json(explanation)]
         return f'<div class="deft">{"".join(parts)}</div>'
     parts = [
         _verdict(explanation),
@@ -37,6 +36,7 @@ def draw(explanation: Explanation) -> str:
         _attention(explanation),
         _words(explanation),
         "</div></div>",
+        links(explanation),
         _json(explanation),
     ]
     return f'<div class="deft">{"".join(parts)}</div>'
@@ -142,7 +142,7 @@ def _moment(item: Explanation) -> str:
     span = item.film_indices[-1] - item.film_indices[0] + 1
     pace = (item.fps or 25) / 25 * len(item.film) / span
     slower = f", slowed {pace:.0f} ×" if pace >= 1.5 else ""
-    film = base64.b64encode(_film(item.film)).decode()
+    film = base64.b64encode(encoded(item.film)).decode()
     return (
         '<section class="deft-card deft-moment"><h3>The moment</h3><div class="deft-plotrow">'
         f'<figure class="deft-film"><video controls loop muted playsinline autoplay width="{CROP}" height="{CROP}" '
@@ -320,10 +320,9 @@ def _classes(item: Explanation) -> str:
 
 
 def _json(item: Explanation) -> str:
-    text = json.dumps(item.to_json(), indent=2, ensure_ascii=False)
     return (
         '<details class="deft-card deft-json"><summary>JSON</summary>'
-        f'<pre tabindex="0" aria-label="The report as JSON">{_text(text)}</pre></details>'
+        f'<pre tabindex="0" aria-label="The report as JSON">{_text(report_json(item))}</pre></details>'
     )
 
 
@@ -375,19 +374,3 @@ def _heat_map(weights: np.ndarray) -> str:
     image[..., 1] = (209 - 102 * fine).astype(np.uint8)
     image[..., 3] = (225 * fine**0.8).astype(np.uint8)
     return "data:image/png;base64," + base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()
-
-
-def _film(frames: np.ndarray) -> bytes:
-    """Encodes an MP4 at 25 frames per second, which slows clips of fast cameras down."""
-    from io import BytesIO
-
-    buffer = BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": "23", "preset": "veryfast"})
-        stream.width = stream.height = CROP
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,19 @@ class ClipProblem(ValueError):  # noqa: N818  not an error of the program
 
 
 @dataclass(frozen=True)
+class Moved:
+    """A region that moves above the noise of the clip.
+
+    Args:
+        ellipse: Its centre and radii in the unit square of the face crop.
+        course: (n, 2), its motion since the onset in the frames that the model saw, in percent of the face's width.
+    """
+
+    ellipse: tuple[float, ...]
+    course: np.ndarray
+
+
+@dataclass(frozen=True)
 class Explanation:
     """The results for a clip. If the clip cannot be measured, the report says why, and arrays and lists are empty.
 
@@ -71,6 +84,7 @@ class Explanation:
         notes: Notes for the visitor.
         seconds: Duration of the computation.
         conversation: Answers questions about the clip; `None` if it cannot be measured, or the model has none.
+        moved: The regions that move above the noise.
     """
 
     report: dict[str, Any]
@@ -90,6 +104,7 @@ class Explanation:
     notes: list[str]
     seconds: float
     conversation: Any = None
+    moved: list[Moved] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The report, key frames and scores as JSON data."""
@@ -158,6 +173,7 @@ class Explainer:
         self._reading, self._alignment, self._tracking, self._clips, self._units, self._common, self._reports = (
             importlib.import_module(f"{beside}.{name}") for name in names.split()
         )
+        self._evidence = importlib.import_module(f"{beside}.motion_evidence")
         # Models that were pushed before there were conversations have no such module.
         of_pipeline = type(pipe).__module__.rpartition(".")[0]
         self._talks = (
@@ -252,7 +268,22 @@ class Explainer:
             notes=notes,
             seconds=time.monotonic() - started,
             conversation=None if self._talks is None else self._talks.Conversation(pipe, [inputs]),
+            moved=self._moved(outputs),
         )
+
+    def _moved(self, outputs: Any) -> list[Moved]:
+        """The regions that move above the noise, as the report counts them."""
+        flow = outputs["flow_values_videos"][0].float().cpu().numpy()
+        deviation = outputs.get("flow_deviation")
+        known = {} if deviation is None else {"deviation": deviation[0].float().cpu().numpy()}
+        masks = self._evidence.region_masks(*flow.shape[2:])
+        moved = []
+        for motion in self._evidence.measure_motion(flow, **known):
+            if motion.significant:
+                course = flow[:, :, masks[motion.region, motion.side]].mean(-1)
+                ellipse = self._units.region_ellipse(motion.region, motion.side)
+                moved.append(Moved(ellipse, np.concatenate([np.zeros((1, 2), np.float32), course])))
+        return moved
 
     def ask(self, conversation: Any, question: str) -> Iterator[str]:
         """Answers a question about a clip that was explained.

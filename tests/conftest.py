@@ -62,6 +62,9 @@ SLOW_FILES = (
     "tests/processing/test_video_reading_fuzz.py",
     "tests/training/test_run.py",
     "tests/test_cli.py",
+    "tests/test_cli_explain.py",
+    "tests/test_notebooks.py",
+    "tests/test_explained.py",
     "tests/training/test_recipes.py",
     "tests/evaluation/test_run.py",
 )

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
+from deft_llm.explained_rows import COLUMNS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,3 +26,15 @@ def test_the_server_of_the_hub_page_answers(folder, brow_video):
     refused = client.post("/explain", files={"clip": b"no video"})
     assert refused.status_code == 422
     assert "not a video" in refused.json()["detail"]
+
+
+def test_the_columns_of_the_table_are_documented():
+    page = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- columns -->\n")[2].partition("\n\n")[0].splitlines()[2:]
+    assert table == [f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items()]
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in (ROOT / "docs" / "explain.md", ROOT / "README.md", ROOT / "docs" / "hub.md"):
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"

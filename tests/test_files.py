@@ -10,10 +10,12 @@ import pytest
 from deft_llm import files
 from deft_llm.files import (
     LockedError,
+    check_new,
     code_fingerprint,
     file_digest,
     files_together,
     locked,
+    new_file,
     publish_folder,
     whole_file,
     whole_folder,
@@ -189,3 +191,24 @@ def test_the_module_needs_nothing_of_ours(without_package):
     path = files.__file__
     code = f"import runpy; print(sorted(runpy.run_path({path!r}))[0] != '')"
     assert without_package(code).strip() == "True"
+
+
+def test_a_new_file_never_replaces_another_one(tmp_path):
+    path = tmp_path / "a.csv"
+    with new_file(path) as partial:
+        partial.write_text("mine")
+    assert path.read_text() == "mine"
+    with pytest.raises(FileExistsError, match=r"a.csv exists already and is not overwritten"), new_file(path):
+        raise AssertionError("nothing is done for a file that exists")
+    late = new_file(tmp_path / "b.csv")
+    late.__enter__().write_text("late")
+    (tmp_path / "b.csv").write_text("made in the meantime")
+    with pytest.raises(FileExistsError):
+        late.__exit__(None, None, None)
+    assert (tmp_path / "b.csv").read_text() == "made in the meantime"
+    assert names(tmp_path) == {"a.csv", "b.csv"}
+    (tmp_path / "link.csv").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError):
+        check_new(tmp_path / "link.csv")
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist\. Make it first\."):
+        check_new(tmp_path / "nowhere" / "a.csv")

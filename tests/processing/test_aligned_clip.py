@@ -1,5 +1,7 @@
 """A clip with its face placed: opened once, cut into windows, spotted, cropped, and taken wherever a clip is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,15 @@ def test_the_stretches_come_with_the_intervals(still_clip):
     assert stretches[1].start == 12
     assert "cannot be followed" in stretches[1].reason
     assert (stretches[0].start, stretches[-1].stop) == (0, len(clip))
+
+
+def test_a_clip_that_was_followed_is_not_followed_again(still_clip):
+    clip = AlignedClip.open(still_clip.frames, face_source="canonical", fps=200.0)
+    followed = list(clip.follow())
+    lost = [*followed[:20], *(replace(frame, reason="it is dark") for frame in followed[20:])]
+    stretches = clip.intervals_and_stretches(followed=lost)[1]
+    assert [(item.start, item.stop, item.reason) for item in stretches] == [(0, 20, None), (20, 30, "it is dark")]
+    assert clip.intervals_and_stretches(followed=followed) == clip.intervals_and_stretches()
 
 
 def test_what_is_placed_is_not_placed_again(brow_clip):

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
@@ -155,3 +156,102 @@ def test_units_that_the_motion_does_not_bear_out_are_marked():
     assert "AU6 cheek raiser, both sides: not borne out by the motion  [0.93]" in str(
         ExpressionReport(action_units=[unit])
     )
+
+
+# --- In notebooks ---------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """The text of a page, its tags and their attributes. Every tag that is opened must be closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.words, self.tags, self.values, self.open = [], [], [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.values += [value for _, value in attrs]
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return "".join(self.words)
+
+
+FULL = ExpressionReport(
+    emotion="anger",
+    coarse_emotion="negative",
+    scores={"happiness": 0.2, "anger": 0.8},
+    action_units=[
+        ActionUnitFinding("AU4", "brow lowerer", "both", score=0.9),
+        ActionUnitFinding("AU12", "lip corner puller", "left", borne_out=False),
+    ],
+    evidence=[MotionEvidence("AU4", "inner brow", "down", 1.0, 0.04)],
+    rationale="The brows lower.",
+    warnings=["The answer says more than was measured."],
+    detection_limits={"chin": 0.4, "inner brow": 0.2},
+)
+
+
+def test_the_html_says_what_the_text_says():
+    page = Page(FULL._repr_html_())
+    for words in (
+        "anger (negative)",
+        "AU4 brow lowerer, both sides: inner brow moves down by 1 ± 0.04 % [0.90]",
+        "AU12 lip corner puller, left side: not borne out by the motion",
+        "The brows lower.",
+        "0.20 % (inner brow) to 0.40 % (chin) of the face's width",
+        "The answer says more than was measured.",
+    ):
+        assert words in page.text, words
+    assert page.text.index("anger0.80") < page.text.index("happiness0.20")
+
+
+def test_the_html_needs_nothing_and_has_no_colours_of_its_own():
+    page = Page(FULL._repr_html_())
+    assert set(page.tags) <= {"table", "tr", "th", "td", "div", "span", "strong"}
+    assert not any("url(" in value or "//" in value or "#" in value or "rgb" in value for value in page.values)
+
+
+def test_the_html_of_what_cannot_be_measured():
+    page = Page(ExpressionReport.not_measurable("the head turns too far")._repr_html_())
+    assert page.text == "Classnot measurableReasonthe head turns too far"
+    still = Page(ExpressionReport(status=INSUFFICIENT, reason="Nothing moves.")._repr_html_())
+    assert still.text == "Classinsufficient motionReasonNothing moves.Evidencenone"
+    assert Page(ExpressionReport(parsed=False)._repr_html_()).text.startswith("Classnot readable")
+
+
+def test_text_of_the_model_cannot_break_the_page():
+    evil = "<script>alert(1)</script>&\"'"
+    report = replace(
+        FULL,
+        emotion=evil,
+        coarse_emotion=f"{evil}2",
+        scores={evil: 2.0},
+        rationale=evil,
+        reason=evil,
+        warnings=[evil],
+        action_units=[ActionUnitFinding(evil, evil, "left")],
+        evidence=[MotionEvidence(evil, evil, evil, 1.0)],
+        detection_limits={evil: 1.0},
+    )
+    page = Page(report._repr_html_())
+    assert "script" not in page.tags
+    assert page.text.count(evil) == 11
+    assert "script" not in Page(replace(report, status=INSUFFICIENT)._repr_html_()).tags
+
+
+@given(reports())
+def test_a_report_is_read_back_from_its_data(report):
+    data = json.loads(report.to_json())
+    assert ExpressionReport.from_dict(data) == report
+    assert ExpressionReport.from_dict({**data, "of_a_later_version": 1}) == report

@@ -17,11 +17,13 @@ from deft_llm.processing.motion_evidence import (
     SIGNIFICANT_AT,
     RegionMotion,
     detection_limits,
+    direction_of,
     flow_noise,
     format_motion,
     measure_motion,
     octants_apart,
     parse_motion,
+    region_courses,
 )
 
 
@@ -205,3 +207,15 @@ def test_octants_apart():
 def test_bad_flow_is_refused(flow, message):
     with pytest.raises(ValueError, match=message):
         measure_motion(flow)
+
+
+def test_courses_are_the_means_that_statements_are_about():
+    flow = np.random.default_rng(0).normal(size=(5, 2, 28, 28)).astype(np.float32)
+    courses = region_courses(flow)
+    assert set(courses) == {(region, side) for region in REGIONS for side in SIDES}
+    for motion in measure_motion(flow, minimum_concentration=0):
+        course = courses[motion.region, motion.side]
+        assert course.shape == (5, 2)
+        farthest = course[np.hypot(*course.T).argmax()]
+        assert np.hypot(*farthest) == pytest.approx(motion.magnitude)
+        assert direction_of(*farthest, motion.side) == motion.direction

@@ -1,7 +1,9 @@
 import itertools
 from dataclasses import replace
 
+import cv2
 import numpy as np
+import pytest
 
 from deft_llm.hub_datasets.synthetic.clips import EVERYDAY, Expression, UnitRequest, render_clip
 from deft_llm.processing.face_alignment import crop_transform
@@ -62,3 +64,15 @@ def test_noise_in_the_place_of_a_lost_face_is_not_measured(still_clip):
     reasons = [frame.reason for frame in follow_face(frames, crop_transform(160, 160))]
     assert not any(reasons[: len(still_clip.frames)])
     assert all(reasons[len(still_clip.frames) :])
+
+
+def test_the_head_rests_where_the_face_need_not_be_placed_anew(still_clip):
+    """A slow shift by a third of a percent of the crop: the placement stays, and `upright` takes the shift out."""
+    transform = crop_transform(160, 160)
+    shifts = [np.float32([[1, 0, 0.8 * n / 9], [0, 1, 0]]) for n in range(7)]
+    still = still_clip.frames[0]
+    frames = [cv2.warpAffine(still, shift, (160, 160), borderMode=cv2.BORDER_REPLICATE) for shift in shifts]
+    followed = list(follow_face(frames, transform))
+    assert all(np.array_equal(frame.transform, transform) for frame in followed)
+    assert followed[-1].upright[0, 2] - transform[0, 2] == pytest.approx(-0.8 * 6 / 9 / 160, abs=1e-3)
+    np.testing.assert_allclose(followed[0].upright, transform, atol=1e-9)

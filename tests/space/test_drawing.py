@@ -9,7 +9,6 @@ import pytest
 
 from deft_llm.processing import ExpressionReport
 from drawing import draw, draw_problem, draw_turns
-from explaining import CROP, Explanation
 
 NASTY = "<script>alert(1)</script> ${window} {{value}} \"'&"
 
@@ -31,44 +30,6 @@ class Tags(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
-
-
-@pytest.fixture
-def explanation():
-    rng = np.random.default_rng(0)
-    report = {
-        "emotion": "anger",
-        "coarse_emotion": "negative",
-        "scores": {"anger": 0.75, "surprise": 0.25},
-        "action_units": [{"code": "AU4", "name": "brow lowerer", "side": "both", "intensity": None, "score": 0.9}],
-        "evidence": [{"action_unit": "AU4", "region": "inner brow", "direction": "down", "magnitude": 0.7}],
-        "rationale": "The brows lower.",
-        "status": "measured",
-        "reason": "",
-        "insufficient_motion": False,
-        "parsed": True,
-        "text": "",
-        "warnings": [],
-    }
-    frames = rng.integers(0, 255, (4, CROP, CROP, 3), np.uint8)
-    return Explanation(
-        report=report,
-        answer="Class: anger",
-        frames=frames,
-        indices=[2, 6, 10, 14],
-        film=np.repeat(frames, 4, axis=0),
-        film_indices=list(range(16)),
-        fps=200.0,
-        keys=(2, 10, 14),
-        motion=np.sin(np.linspace(0, 3, 16)),
-        region="inner brow, left side",
-        flow=rng.normal(0, 0.2, (2, 32, 32)).astype(np.float32),
-        units=[("AU4", "brow lowerer", 0.9), ("AU12", "lip corner puller", 0.1)],
-        attention=rng.dirichlet(np.ones(64), 2).reshape(2, 8, 8).astype(np.float32),
-        experts={"structure": 0.1, "dynamic texture": 0.2, "motion": 0.7},
-        notes=[],
-        seconds=0.5,
-    )
 
 
 def test_it_says_what_was_found(explanation):

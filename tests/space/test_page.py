@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
@@ -85,6 +86,12 @@ def test_upload_result_action_unit_json(open_page, server, brow_video, processor
     page.get_by_text("JSON", exact=True).click()
     report = json.loads(page.locator(".deft-json pre").inner_text())
     assert set(report["action_unit_scores"]) == set(processor.action_units)
+    for name, start in (("JSON", b"{"), ("CSV", b"clip,interval,onset,"), ("MP4", b"")):
+        with page.expect_download() as kept:
+            page.get_by_role("link", name=name).click()
+        content = Path(kept.value.path()).read_bytes()
+        assert content.startswith(start)
+        assert (content[4:8] == b"ftyp") == (name == "MP4")
     # Nothing sticks out of the window sideways.
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     # The clip is gone from the page as it is from the disk.
