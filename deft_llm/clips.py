@@ -248,19 +248,10 @@ def spot_video(
         FileNotFoundError: The video does not exist.
         ValueError: The video cannot be read, its frame rate is not known, or no face was found in it.
     """
-    from deft_llm.processing.aligned_clip import AlignedClip
-    from deft_llm.processing.face_alignment import make_face_source
-    from deft_llm.processing.video_reading import open_clip
+    from deft_llm.interval_files import spotted
 
-    source = make_face_source(face_source or "cropped")
-    check_clips([video])
-    clip = open_clip(video, fps=fps)
-    rate = fps or clip.metadata.fps
-    if not rate:
-        raise ValueError(f"{clip.name} does not state a frame rate; pass --fps (frames per second).")
-    aligned = AlignedClip.open(clip, face_source=source)
-    intervals, stretches = aligned.intervals_and_stretches(fps=rate, longest=longest)
-    return intervals, not_measurable(stretches, float(rate)), float(rate)
+    found = spotted(video, fps=fps, longest=longest, face_source=face_source)
+    return found.intervals, found.stretches, found.fps
 
 
 def not_measurable(stretches: Sequence[Stretch], fps: float) -> list[Stretch]:
@@ -305,16 +296,28 @@ def stretches_text(stretches: Sequence[Stretch], fps: float) -> str:
     )
 
 
-def interval_rows(intervals: Sequence[Interval], fps: float) -> list[dict[str, Any]]:
-    """Converts intervals to JSON data, in frames and in seconds."""
+def interval_rows(
+    intervals: Sequence[Interval], fps: float, times: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
+    """Converts intervals to JSON data, in frames and in seconds.
+
+    Args:
+        intervals: The intervals.
+        fps: Frames per second.
+        times: Seconds from the first frame to each frame; by default they follow from `fps`.
+    """
+
+    def seconds(frame: int) -> float:
+        return round(frame / fps if times is None else float(times[frame]), 3)
+
     return [
         {
             "kind": item.kind,
             "onset": item.onset,
             "apex": item.apex,
             "offset": item.offset,
-            "onset_seconds": round(item.onset / fps, 3),
-            "offset_seconds": round(item.offset / fps, 3),
+            "onset_seconds": seconds(item.onset),
+            "offset_seconds": seconds(item.offset),
             "score": round(float(item.score), 2),
             "macro": item.macro,
             "regions": [{"region": region, "side": side} for region, side in item.regions],
@@ -323,21 +326,21 @@ def interval_rows(intervals: Sequence[Interval], fps: float) -> list[dict[str, A
     ]
 
 
-def intervals_csv(intervals: Sequence[Interval], fps: float) -> str:
-    """Formats intervals as CSV with a header. Regions are joined by semicolons."""
+def intervals_csv(intervals: Sequence[Interval], fps: float, times: Sequence[float] | None = None) -> str:
+    """Formats intervals as CSV with a header. Regions are joined by semicolons. Arguments as in `interval_rows`."""
     file = io.StringIO()
     writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in interval_rows(intervals, fps):
+    for row in interval_rows(intervals, fps, times):
         regions = "; ".join(f"{item['side']} {item['region']}" for item in row["regions"])
         writer.writerow({**row, "regions": regions})
     return file.getvalue()
 
 
-def intervals_text(intervals: Sequence[Interval], fps: float) -> str:
-    """Formats intervals as text, one per line."""
+def intervals_text(intervals: Sequence[Interval], fps: float, times: Sequence[float] | None = None) -> str:
+    """Formats intervals as text, one per line. Arguments as in `interval_rows`."""
     lines = []
-    for row in interval_rows(intervals, fps):
+    for row in interval_rows(intervals, fps, times):
         kind = f"macro-{row['kind']}" if row["macro"] else row["kind"]
         regions = ", ".join(f"{item['side']} {item['region']}" for item in row["regions"])
         lines.append(

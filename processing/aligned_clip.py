@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -203,9 +203,14 @@ class AlignedClip:
             self, reader=reader, key_frames=keys, placed_in=min(max(self.placed_in - start, 0), stop - start)
         )
 
-    def follow(self) -> Iterator[FollowedFrame]:
-        """Head and regions in every frame, one at a time and in constant memory, as `follow_face` yields them."""
-        frames = self.reader.scan()
+    def follow(self, frames: Iterator[np.ndarray] | None = None) -> Iterator[FollowedFrame]:
+        """Head and regions in every frame, one at a time and in constant memory, as `follow_face` yields them.
+
+        Args:
+            frames (`Iterator[np.ndarray]`, *optional*): All frames of the clip, for callers that decode them once for
+                several faces.
+        """
+        frames = self.reader.scan() if frames is None else frames
         nothing = np.zeros((len(TRACKED_REGIONS), 2), np.float32)
         if self.face_width < LEAST_WIDTH:
             for _ in frames:
@@ -304,13 +309,18 @@ class AlignedClip:
         return self.intervals_and_stretches(fps=fps, longest=longest)[0]
 
     def intervals_and_stretches(
-        self, *, fps: float | None = None, longest: float = 1.0
+        self,
+        *,
+        fps: float | None = None,
+        longest: float = 1.0,
+        followed: Iterable[FollowedFrame] | None = None,
     ) -> tuple[list[Interval], list[Stretch]]:
         """What `intervals` and `stretches` return, in one pass and in constant memory.
 
         Args:
             fps (`float`, *optional*): as in `intervals`.
             longest (`float`): as in `intervals`.
+            followed (`Iterable[FollowedFrame]`, *optional*): what `follow` yields, for callers that look at it too.
 
         Raises:
             ValueError: the frame rate is not known.
@@ -319,7 +329,7 @@ class AlignedClip:
         if not rate:
             raise ValueError(f"{self.name}: the source carries no frame rate; pass fps= (frames a second).")
         found, stretches, start = [], [], 0
-        for reason, frames in groupby(self.follow(), key=lambda frame: frame.reason):
+        for reason, frames in groupby(self.follow() if followed is None else followed, key=lambda frame: frame.reason):
             normals, rows = [], []  # some hundred bytes per frame
             if reason is not None:
                 stretches.append(Stretch(start, start + sum(1 for _ in frames), reason))
