@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, tee
+from operator import itemgetter
 
 import numpy as np
 
@@ -188,10 +189,9 @@ class Faces:
         """
         if not self.clips:
             raise NoFaceFoundError(f"{self.reader.name}: {NO_FACE}.")
-        copies = tee(self._followed(frames), len(self))
         columns = [
-            frame_motions((row[number] for row in rows), fps, reference=reference)
-            for number, rows in enumerate(copies)
+            frame_motions(map(itemgetter(number), rows), fps, reference=reference)
+            for number, rows in enumerate(tee(self._followed(frames), len(self)))
         ]
         yield from map(list, zip(*columns, strict=True))
 

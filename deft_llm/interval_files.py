@@ -283,15 +283,14 @@ def read_annotations(path: Path, tier: str | None = None) -> list[tuple[int, int
         ImportError: pympi-ling is not installed.
         ValueError: It is not an ELAN file, or it is not clear which tier is meant.
     """
-    from xml.etree.ElementTree import ParseError
-
     elan = _elan()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
     try:
         file = elan.Eaf(str(path), suppress_version_warning=True)
-    except (ParseError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not an ELAN file ({type(error).__name__}: {error}).") from None
+    # pympi raises bare exceptions for what it cannot parse, and stumbles over XML of another kind.
+    except Exception as error:
+        raise ValueError(f"{path}: not an ELAN file ({error}).") from error
     filled = [name for name in file.get_tier_names() if file.tiers[name][0] or file.tiers[name][1]]
     if tier is None:
         tier = EXPRESSION_TIER if EXPRESSION_TIER in filled else filled[0] if len(filled) == 1 else None

@@ -136,7 +136,7 @@ def _lines(found: Spotted) -> list[tuple[str, str]]:
         regions = ", ".join(f"{side} {region}" for region, side in item.regions[:4])
         more = f" and {len(item.regions) - 4} more" if len(item.regions) > 4 else ""
         text = (
-            f"{number}   {kind}-expression {found.seconds(item.onset):.2f} to {found.seconds(item.offset + 1):.2f} s, "
+            f"{number}   {kind}-expression {found.seconds(item.onset):.2f} to {found.seconds(item.offset):.2f} s, "
             f"apex {found.seconds(item.apex):.2f} s, score {item.score:.1f}: {regions}{more}"
         )
         shown.append((text, COLOURS[kind]))
@@ -151,7 +151,10 @@ def _lines(found: Spotted) -> list[tuple[str, str]]:
     room = max(_MOST_LINES - len(grey), 1)
     if len(shown) > room:
         shown = [*shown[: room - 1], (f"and {len(shown) - room + 1} more expressions", "#374151")]
-    return [*shown, *grey] or [("No expression was found, and everything can be measured.", "#374151")]
+    if not shown:
+        rest = "" if grey else ", and everything can be measured"
+        shown = [(f"No expression was found{rest}.", "#374151")]
+    return [*shown, *grey]
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:
