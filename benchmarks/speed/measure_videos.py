@@ -110,7 +110,7 @@ def main() -> None:
             video.write_bytes(encode_frames(whole, FPS, 20))
             _, _, used, peak, *helpers = measured(video.parent, place / f"out{minutes}", 1)
             print(
-                f"| a video of {minutes} min: processor time | | {used:.0f} s, so {120 * minutes / used:.1f} × real time "
+                f"| a video of {minutes} min: processor time | | {used:.0f} s, {120 * minutes / used:.1f} × real time "
                 "on two idle cores |"
             )
             print(f"| … peak memory | flat | {peak} MB, and decoding {max(helpers)} MB |", flush=True)
