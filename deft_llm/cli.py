@@ -17,6 +17,7 @@ from deft_llm.cli_clips import print_json as _print_json
 from deft_llm.cli_clips import print_titled as _print_titled
 from deft_llm.cli_data import app as data_app
 from deft_llm.cli_data import pairs
+from deft_llm.doctor import EXTRAS
 from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
 from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
 
@@ -25,21 +26,6 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 # Options that take several values: `--source a=A b=B` stands for `--source a=A --source b=B`.
 SEVERAL = ("--source", "--accept-licence", "--conventions")
-
-# Extra of pyproject.toml → the modules that it installs.
-EXTRAS = {
-    "data": ("datasets", "pandas", "pyarrow", "python_calamine", "rich", "scipy", "threadpoolctl"),
-    "scale": ("datatrove",),
-    "train": ("accelerate", "peft", "sklearn", "trl"),
-    "evaluation": ("matplotlib",),
-    "text": ("rouge_score", "sacrebleu"),
-    "demo": ("skimage",),
-    "gguf": ("gguf",),
-    "quantized": ("bitsandbytes",),
-    "decord": ("decord",),
-    "eaf": ("pympi",),
-    "mediapipe": ("mediapipe",),
-}
 
 app = typer.Typer(
     name="deft",

@@ -220,10 +220,9 @@ def _print_intervals(found: list[Spotted], name: str | None, score: dict[str, An
 
 def doctor(as_json: AsJson = False) -> int:
     """Check that the installation works: versions, decoders, face finders, and a planted motion that is found."""
-    from deft_llm.cli import EXTRAS
     from deft_llm.doctor import examine, report_text
 
-    findings = examine(EXTRAS)
+    findings = examine()
     works = all(item["ok"] for item in findings if item["core"])
     if as_json:
         print_json({"works": works, "findings": findings})

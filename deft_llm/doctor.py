@@ -17,17 +17,31 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+# Extra of pyproject.toml → the modules that it installs.
+EXTRAS = {
+    "data": ("datasets", "pandas", "pyarrow", "python_calamine", "rich", "scipy", "threadpoolctl"),
+    "scale": ("datatrove",),
+    "train": ("accelerate", "peft", "sklearn", "trl"),
+    "evaluation": ("matplotlib",),
+    "text": ("rouge_score", "sacrebleu"),
+    "demo": ("skimage",),
+    "gguf": ("gguf",),
+    "quantized": ("bitsandbytes",),
+    "decord": ("decord",),
+    "eaf": ("pympi",),
+    "mediapipe": ("mediapipe",),
+}
 DISTRIBUTIONS = ("deft-llm", "torch", "transformers", "numpy", "opencv-python-headless", "av")
 _FPS, _FRAMES, _ONSET, _APEX, _OFFSET = 60.0, 96, 40, 52, 64
 _PLANTED = 0.015  # crop widths
 _SIZE = 160
 
 
-def examine(extras: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def examine(extras: Mapping[str, Sequence[str]] = EXTRAS) -> list[dict[str, Any]]:
     """Examines the installation.
 
     Args:
-        extras (`Mapping[str, Sequence[str]]`): Extra → the modules that it installs.
+        extras (`Mapping[str, Sequence[str]]`, *optional*): Extra → the modules that it installs.
 
     Returns:
         `list[dict]`: Findings, each with `name`, `ok`, `core` (whether nothing works without it), `detail`, `fix`

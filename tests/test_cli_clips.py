@@ -74,11 +74,11 @@ def test_spot_scores_and_draws(spotted_video, tmp_path, capsys):
 def test_doctor_prints_and_its_exit_code_says_whether_the_core_works(monkeypatch, capsys):
     fine = {"name": "version of av", "core": True, "ok": True, "detail": "18", "fix": None, "seconds": 0.1}
     absent = {**fine, "name": "extra x", "core": False, "ok": False, "fix": "pip install 'deft-llm[x]'"}
-    monkeypatch.setattr(doctor, "examine", lambda extras: [fine, absent])
+    monkeypatch.setattr(doctor, "examine", lambda: [fine, absent])
     assert main(["doctor"]) == DONE
     told = capsys.readouterr().out
     assert "pip install 'deft-llm[x]'" in told
     assert "The core works." in told
-    monkeypatch.setattr(doctor, "examine", lambda extras: [{**fine, "ok": False}, absent])
+    monkeypatch.setattr(doctor, "examine", lambda: [{**fine, "ok": False}, absent])
     assert main(["doctor", "--json"]) == BROKE_OFF
     assert json.loads(capsys.readouterr().out)["works"] is False
