@@ -13,7 +13,7 @@ import typer
 from deft_llm.exit_codes import BROKE_OFF, DONE, REFUSED
 
 if TYPE_CHECKING:
-    from deft_llm.interval_files import Spotted
+    from deft_llm.clips import Spotted
 
 Clips = Annotated[list[str], typer.Argument(help="Videos, folders of frames, or URLs.", metavar="CLIP...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -160,6 +160,7 @@ def spot(
 ) -> int:
     """Find expressions, blinks and speech in videos, and say which stretches cannot be measured."""
     from deft_llm import interval_files as files
+    from deft_llm.clips import spotted
 
     if as_json + as_csv + (kind is not None) > 1:
         raise typer.BadParameter(
@@ -182,7 +183,7 @@ def spot(
     followed: list[Any] = []
     options = {"fps": fps, "longest": longest, "face_source": face_source}
     noted = None if picture is None else followed.append
-    found = [files.spotted(video, **options, noted=noted) for video in videos]
+    found = [spotted(video, **options, noted=noted) for video in videos]
     if out is not None:
         files.write_intervals(found, out, name)
         print(f"Intervals written to {out}")

@@ -6,116 +6,17 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from deft_llm.clips import Spotted, interval_rows, intervals_csv, stretch_rows
 from deft_llm.files import whole_file, write_whole
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from deft_llm.processing.aligned_clip import Stretch
-    from deft_llm.processing.region_tracking import FollowedFrame
-    from deft_llm.processing.spotting import Interval
 
 FORMATS = ("csv", "json", "eaf", "megc")
 EXPRESSION_TIER, APEX_TIER, STRETCH_TIER = "expression", "apex", "not measurable"
 _MEGC_COLUMNS = ("vid", "pred_onset", "pred_offset", "type")
 _TIERS_ASKED_FOR = "Name one with --tier: "
-
-
-@dataclass(frozen=True, eq=False)
-class Spotted:
-    """What was spotted in a video.
-
-    Args:
-        video (`str`): The video, as it was named.
-        intervals (`list[Interval]`): Expressions, blinks and speech.
-        stretches (`list[Stretch]`): What cannot be measured.
-        fps (`float`): Frames per second.
-        times (`np.ndarray` of shape `(frames,)`): Seconds from the first frame to each frame.
-    """
-
-    video: str
-    intervals: list[Interval]
-    stretches: list[Stretch]
-    fps: float
-    times: np.ndarray
-
-    @property
-    def expressions(self) -> list[Interval]:
-        """The intervals that are expressions."""
-        return [item for item in self.intervals if item.kind == "expression"]
-
-    def seconds(self, frame: int) -> float:
-        """When a frame begins; the frame after the last one begins when that one ends."""
-        last = len(self.times) - 1
-        return float(self.times[min(frame, last)]) + max(frame - last, 0) / self.fps
-
-    def milliseconds(self, first: int, last: int) -> tuple[int, int]:
-        """Begin and end of a span of frames, the last one included."""
-        start = round(1000 * self.seconds(first))
-        return start, max(round(1000 * self.seconds(last + 1)), start + 1)
-
-    def frames(self, start: float, end: float) -> tuple[int, int]:
-        """The first and the last frame of a span of milliseconds, as `milliseconds` counts them."""
-        import numpy as np
-
-        edges = np.append(self.times, self.times[-1] + 1 / self.fps)
-        first, after = (int(np.argmin(np.abs(edges - at / 1000))) for at in (start, end))
-        first = min(first, len(self.times) - 1)
-        return first, max(after - 1, first)
-
-
-def spotted(
-    video: str,
-    *,
-    fps: float | None = None,
-    longest: float = 1.0,
-    face_source: str | None = None,
-    noted: Callable[[FollowedFrame], Any] | None = None,
-) -> Spotted:
-    """Finds the expressions, blinks and speech in a video, and the stretches that cannot be measured, in one pass.
-
-    Args:
-        video (`str`): Video, folder of frames or URL.
-        fps (`float`, *optional*): Frames per second, if the video does not state them.
-        longest (`float`): Longest expression to look for, in seconds from onset to offset.
-        face_source (`str`, *optional*): Face finder for the first frame and for frames in which the face is lost; by
-            default the frames are face crops.
-        noted (`Callable`, *optional*): Called with what is known of the face in every frame.
-
-    Raises:
-        FileNotFoundError: The video does not exist.
-        ValueError: The video cannot be read, its frame rate is not known, or no face was found in it.
-    """
-    import numpy as np
-
-    from deft_llm.clips import check_clips, not_measurable
-    from deft_llm.processing.aligned_clip import AlignedClip
-    from deft_llm.processing.face_alignment import make_face_source
-    from deft_llm.processing.video_reading import open_clip
-
-    source = make_face_source(face_source or "cropped")
-    check_clips([video])
-    reader = open_clip(video, fps=fps)
-    rate = fps or reader.metadata.fps
-    if not rate:
-        raise ValueError(f"{reader.name} does not state a frame rate; pass --fps (frames per second).")
-    clip = AlignedClip.open(reader, face_source=source)
-    followed = clip.follow() if noted is None else _noting(clip.follow(), noted)
-    intervals, stretches = clip.intervals_and_stretches(fps=rate, longest=longest, followed=followed)
-    times = reader.times() if fps is None else None
-    times = np.arange(len(reader)) / rate if times is None else times
-    return Spotted(video, intervals, not_measurable(stretches, float(rate)), float(rate), times)
-
-
-def _noting(frames: Iterator[FollowedFrame], noted: Callable[[FollowedFrame], Any]) -> Iterator[FollowedFrame]:
-    for frame in frames:
-        noted(frame)
-        yield frame
 
 
 # --- Writing --------------------------------------------------------------------------------------------------------
@@ -189,8 +90,6 @@ def write_intervals(found: Sequence[Spotted], out: Path, kind: str) -> None:
 
 
 def _csv(found: Sequence[Spotted]) -> str:
-    from deft_llm.clips import intervals_csv
-
     tables = [intervals_csv(item.intervals, item.fps, item.times) for item in found]
     if len(found) == 1:
         return tables[0]
@@ -210,8 +109,6 @@ def as_data(item: Spotted) -> dict[str, Any]:
     Args:
         item (`Spotted`): One video.
     """
-    from deft_llm.clips import interval_rows, stretch_rows
-
     return {
         "intervals": interval_rows(item.intervals, item.fps, item.times),
         "not_measurable": stretch_rows(item.stretches, item.fps),

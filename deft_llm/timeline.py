@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from deft_llm.clips import Spotted
 from deft_llm.files import whole_file
 from deft_llm.frame_motion import frame_motions
-from deft_llm.interval_files import Spotted
 from deft_llm.processing.motion_evidence import SIGNIFICANT_AT
 from deft_llm.processing.region_tracking import FollowedFrame
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from pympi.Elan import Eaf
 
-from deft_llm.interval_files import Spotted as Found
+from deft_llm.clips import Spotted as Found
+from deft_llm.clips import spotted
 from deft_llm.interval_files import (
     as_text,
     check_output,
@@ -17,7 +18,6 @@ from deft_llm.interval_files import (
     read_annotations,
     score_text,
     scored,
-    spotted,
     write_intervals,
 )
 from deft_llm.processing.aligned_clip import Stretch

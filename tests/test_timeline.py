@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deft_llm.interval_files import Spotted, spotted
+from deft_llm.clips import Spotted, spotted
 from deft_llm.processing.aligned_clip import Stretch
 from deft_llm.processing.spotting import Interval
 from deft_llm.timeline import COLOURS, _lines, _thinned, draw_timeline, motion_course
