@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 SCRIPTS = {
     "startup": [],
     "clip_to_tensors": [],
+    "measure_videos": [],
     "flow_estimator": [],
     "recognition": [],
     "generation": [],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,9 +12,11 @@ from typing import Annotated, Any
 import typer
 
 # Modules that the commands need are imported when they run, so that --help does not wait for torch.
+from deft_llm.cli_clips import FaceSource, doctor, measure, spot
 from deft_llm.cli_data import app as data_app
 from deft_llm.cli_data import pairs
-from deft_llm.cli_explain import AsJson, Clips, FaceSource, explain
+from deft_llm.cli_explain import explain
+from deft_llm.doctor import EXTRAS
 from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
 from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
 
@@ -24,20 +25,6 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 # Options that take several values: `--source a=A b=B` stands for `--source a=A --source b=B`.
 SEVERAL = ("--source", "--accept-licence", "--conventions")
-
-# Extra of pyproject.toml → the modules that it installs.
-EXTRAS = {
-    "data": ("datasets", "pandas", "pyarrow", "python_calamine", "rich", "scipy", "threadpoolctl"),
-    "scale": ("datatrove",),
-    "train": ("accelerate", "peft", "sklearn", "trl"),
-    "evaluation": ("matplotlib",),
-    "text": ("rouge_score", "sacrebleu"),
-    "demo": ("skimage",),
-    "gguf": ("gguf",),
-    "quantized": ("bitsandbytes",),
-    "decord": ("decord",),
-    "mediapipe": ("mediapipe",),
-}
 
 app = typer.Typer(
     name="deft",
@@ -71,61 +58,9 @@ Gated = Annotated[bool, typer.Option("--gated", help="Everybody can see it, but 
 app.command()(explain)
 
 
-@app.command()
-def measure(
-    clips: Clips,
-    as_json: AsJson = False,
-    face_source: FaceSource = None,
-    key_frames: Annotated[
-        tuple[int, int, int] | None,
-        typer.Option(metavar="ONSET APEX OFFSET", help="Frame numbers. By default they are spotted."),
-    ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second, if the clip does not state them.")] = None,
-    every_region: Annotated[bool, typer.Option("--all", help="Also print regions below the noise.")] = False,
-) -> int:
-    """Measure the motion of clips, and what motion would have been seen in each region, without a model."""
-    from deft_llm.clips import measure_clips, measured_data, measured_text
-
-    measured = measure_clips(clips, face_source=face_source, key_frames=key_frames, fps=fps, every_region=every_region)
-    if as_json:
-        _print_json([measured_data(item) for item in measured])
-        return DONE
-    for item in measured:
-        _print_titled(item["clip"], measured_text(item), alone=len(clips) == 1)
-    return DONE
-
-
-@app.command()
-def spot(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Video, folder of frames, or URL.")],
-    as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
-    face_source: FaceSource = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second, if the video does not state them.")] = None,
-    longest: Annotated[float, typer.Option(help="Longest expression to look for, in seconds.")] = 1.0,
-) -> int:
-    """Find expressions, blinks and speech in a video, and say which stretches cannot be measured."""
-    from deft_llm.clips import (
-        interval_rows,
-        intervals_csv,
-        intervals_text,
-        spot_video,
-        stretch_rows,
-        stretches_text,
-    )
-
-    if as_json and as_csv:
-        raise typer.BadParameter("Choose one of --json and --csv.")
-    intervals, stretches, rate = spot_video(video, fps=fps, longest=longest, face_source=face_source)
-    if as_json:
-        found = {"intervals": interval_rows(intervals, rate), "not_measurable": stretch_rows(stretches, rate)}
-        _print_json(found)
-    elif as_csv:
-        print(intervals_csv(intervals, rate), end="")
-        print(stretches_text(stretches, rate), end="", file=sys.stderr)  # the table has intervals only
-    else:
-        print(intervals_text(intervals, rate) + stretches_text(stretches, rate), end="")
-    return DONE
+app.command()(measure)
+app.command()(spot)
+app.command()(doctor)
 
 
 # --- Models ---------------------------------------------------------------------------------------------------------
@@ -427,14 +362,6 @@ def _repeated(words: Sequence[str]) -> list[str]:
 
 def _listed(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
-
-
-def _print_titled(clip: str, text: str, *, alone: bool) -> None:
-    print(text if alone else f"{clip}\n{text}\n")
 
 
 if __name__ == "__main__":

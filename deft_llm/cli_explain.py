@@ -1,4 +1,4 @@
-"""`deft explain`, and the options that it shares with other commands about clips."""
+"""`deft explain`."""
 
 from __future__ import annotations
 
@@ -13,21 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 # Modules that the command needs are imported when it runs, so that --help does not wait for torch.
+from deft_llm.cli_clips import AsJson, Clips, FaceSource, Rate
 from deft_llm.exit_codes import DONE
 
 if TYPE_CHECKING:
     from deft_llm.explained import ExplainedVideo
-
-Clips = Annotated[list[str], typer.Argument(help="Videos, folders of frames, or URLs.", metavar="CLIP...")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-FaceSource = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FINDER",
-        help="Face finder: yunet, yunet:MODEL, mediapipe:MODEL, cropped if the frames are face crops, which are "
-        "checked, or canonical if they need no check.",
-    ),
-]
 
 
 class Format(StrEnum):
@@ -58,7 +48,7 @@ def explain(
         bool, typer.Option("--spot", help="Find the expressions in a long video, and explain each of them.")
     ] = False,
     longest: Annotated[float, typer.Option(help="Longest expression that --spot looks for, in seconds.")] = 1.0,
-    fps: Annotated[float | None, typer.Option(help="Frames per second, if the clip does not state them.")] = None,
+    fps: Rate = None,
     face_source: FaceSource = None,
     convention: Annotated[str | None, typer.Option(help="Label convention to answer in.")] = None,
     question: Annotated[str | None, typer.Option(help="Question that replaces the default one.")] = None,

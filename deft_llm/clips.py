@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from deft_llm.processing.aligned_clip import Stretch
+    from deft_llm.processing.region_tracking import FollowedFrame
     from deft_llm.processing.spotting import Interval
 
 NO_MOTION = "No region moves above the noise of the clip."
@@ -211,19 +214,99 @@ def spot_video(
         FileNotFoundError: The video does not exist.
         ValueError: The video cannot be read, its frame rate is not known, or no face was found in it.
     """
+    found = spotted(video, fps=fps, longest=longest, face_source=face_source)
+    return found.intervals, found.stretches, found.fps
+
+
+@dataclass(frozen=True, eq=False)
+class Spotted:
+    """What was spotted in a video.
+
+    Args:
+        video (`str`): The video, as it was named.
+        intervals (`list[Interval]`): Expressions, blinks and speech.
+        stretches (`list[Stretch]`): What cannot be measured.
+        fps (`float`): Frames per second.
+        times (`np.ndarray` of shape `(frames,)`): Seconds from the first frame to each frame.
+    """
+
+    video: str
+    intervals: list[Interval]
+    stretches: list[Stretch]
+    fps: float
+    times: np.ndarray
+
+    @property
+    def expressions(self) -> list[Interval]:
+        """The intervals that are expressions."""
+        return [item for item in self.intervals if item.kind == "expression"]
+
+    def seconds(self, frame: int) -> float:
+        """When a frame begins; the frame after the last one begins when that one ends."""
+        last = len(self.times) - 1
+        return float(self.times[min(frame, last)]) + max(frame - last, 0) / self.fps
+
+    def milliseconds(self, first: int, last: int) -> tuple[int, int]:
+        """Begin and end of a span of frames, the last one included."""
+        start = round(1000 * self.seconds(first))
+        return start, max(round(1000 * self.seconds(last + 1)), start + 1)
+
+    def frames(self, start: float, end: float) -> tuple[int, int]:
+        """The first and the last frame of a span of milliseconds, as `milliseconds` counts them."""
+        import numpy as np
+
+        edges = np.append(self.times, self.times[-1] + 1 / self.fps)
+        first, after = (int(np.argmin(np.abs(edges - at / 1000))) for at in (start, end))
+        first = min(first, len(self.times) - 1)
+        return first, max(after - 1, first)
+
+
+def spotted(
+    video: str,
+    *,
+    fps: float | None = None,
+    longest: float = 1.0,
+    face_source: str | None = None,
+    noted: Callable[[FollowedFrame], Any] | None = None,
+) -> Spotted:
+    """Finds the expressions, blinks and speech in a video, and the stretches that cannot be measured, in one pass.
+
+    Args:
+        video (`str`): Video, folder of frames or URL.
+        fps (`float`, *optional*): Frames per second, if the video does not state them.
+        longest (`float`): Longest expression to look for, in seconds from onset to offset.
+        face_source (`str`, *optional*): Face finder for the first frame and for frames in which the face is lost; by
+            default the frames are face crops.
+        noted (`Callable`, *optional*): Called with what is known of the face in every frame.
+
+    Raises:
+        FileNotFoundError: The video does not exist.
+        ValueError: The video cannot be read, its frame rate is not known, or no face was found in it.
+    """
+    import numpy as np
+
     from deft_llm.processing.aligned_clip import AlignedClip
     from deft_llm.processing.face_alignment import make_face_source
     from deft_llm.processing.video_reading import open_clip
 
     source = make_face_source(face_source or "cropped")
     check_clips([video])
-    clip = open_clip(video, fps=fps)
-    rate = fps or clip.metadata.fps
+    reader = open_clip(video, fps=fps)
+    rate = fps or reader.metadata.fps
     if not rate:
-        raise ValueError(f"{clip.name} does not state a frame rate; pass --fps (frames per second).")
-    aligned = AlignedClip.open(clip, face_source=source)
-    intervals, stretches = aligned.intervals_and_stretches(fps=rate, longest=longest)
-    return intervals, not_measurable(stretches, float(rate)), float(rate)
+        raise ValueError(f"{reader.name} does not state a frame rate; pass --fps (frames per second).")
+    clip = AlignedClip.open(reader, face_source=source)
+    followed = clip.follow() if noted is None else _noting(clip.follow(), noted)
+    intervals, stretches = clip.intervals_and_stretches(fps=rate, longest=longest, followed=followed)
+    times = reader.times() if fps is None else None
+    times = np.arange(len(reader)) / rate if times is None else times
+    return Spotted(video, intervals, not_measurable(stretches, float(rate)), float(rate), times)
+
+
+def _noting(frames: Iterator[FollowedFrame], noted: Callable[[FollowedFrame], Any]) -> Iterator[FollowedFrame]:
+    for frame in frames:
+        noted(frame)
+        yield frame
 
 
 def not_measurable(stretches: Sequence[Stretch], fps: float) -> list[Stretch]:
@@ -268,16 +351,28 @@ def stretches_text(stretches: Sequence[Stretch], fps: float) -> str:
     )
 
 
-def interval_rows(intervals: Sequence[Interval], fps: float) -> list[dict[str, Any]]:
-    """Converts intervals to JSON data, in frames and in seconds."""
+def interval_rows(
+    intervals: Sequence[Interval], fps: float, times: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
+    """Converts intervals to JSON data, in frames and in seconds.
+
+    Args:
+        intervals: The intervals.
+        fps: Frames per second.
+        times: Seconds from the first frame to each frame; by default they follow from `fps`.
+    """
+
+    def seconds(frame: int) -> float:
+        return round(frame / fps if times is None else float(times[frame]), 3)
+
     return [
         {
             "kind": item.kind,
             "onset": item.onset,
             "apex": item.apex,
             "offset": item.offset,
-            "onset_seconds": round(item.onset / fps, 3),
-            "offset_seconds": round(item.offset / fps, 3),
+            "onset_seconds": seconds(item.onset),
+            "offset_seconds": seconds(item.offset),
             "score": round(float(item.score), 2),
             "macro": item.macro,
             "regions": [{"region": region, "side": side} for region, side in item.regions],
@@ -286,21 +381,21 @@ def interval_rows(intervals: Sequence[Interval], fps: float) -> list[dict[str, A
     ]
 
 
-def intervals_csv(intervals: Sequence[Interval], fps: float) -> str:
-    """Formats intervals as CSV with a header. Regions are joined by semicolons."""
+def intervals_csv(intervals: Sequence[Interval], fps: float, times: Sequence[float] | None = None) -> str:
+    """Formats intervals as CSV with a header. Regions are joined by semicolons. Arguments as in `interval_rows`."""
     file = io.StringIO()
     writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in interval_rows(intervals, fps):
+    for row in interval_rows(intervals, fps, times):
         regions = "; ".join(f"{item['side']} {item['region']}" for item in row["regions"])
         writer.writerow({**row, "regions": regions})
     return file.getvalue()
 
 
-def intervals_text(intervals: Sequence[Interval], fps: float) -> str:
-    """Formats intervals as text, one per line."""
+def intervals_text(intervals: Sequence[Interval], fps: float, times: Sequence[float] | None = None) -> str:
+    """Formats intervals as text, one per line. Arguments as in `interval_rows`."""
     lines = []
-    for row in interval_rows(intervals, fps):
+    for row in interval_rows(intervals, fps, times):
         kind = f"macro-{row['kind']}" if row["macro"] else row["kind"]
         regions = ", ".join(f"{item['side']} {item['region']}" for item in row["regions"])
         lines.append(

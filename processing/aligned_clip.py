@@ -204,9 +204,14 @@ class AlignedClip:
             self, reader=reader, key_frames=keys, placed_in=min(max(self.placed_in - start, 0), stop - start)
         )
 
-    def follow(self) -> Iterator[FollowedFrame]:
-        """Head and regions in every frame, one at a time and in constant memory, as `follow_face` yields them."""
-        frames = self.reader.scan()
+    def follow(self, frames: Iterator[np.ndarray] | None = None) -> Iterator[FollowedFrame]:
+        """Head and regions in every frame, one at a time and in constant memory, as `follow_face` yields them.
+
+        Args:
+            frames (`Iterator[np.ndarray]`, *optional*): All frames of the clip, for callers that decode them once for
+                several faces.
+        """
+        frames = self.reader.scan() if frames is None else frames
         nothing = np.zeros((len(TRACKED_REGIONS), 2), np.float32)
         if self.face_width < LEAST_WIDTH:
             for _ in frames:

@@ -49,6 +49,8 @@ class _Server:
             try:
                 if "ring" in command:
                     self._stream(command)
+                elif "times" in command:
+                    self._send(info={"times": getattr(self._decoder(command), "times", lambda: None)()})
                 else:
                     self._send(info=self._decoder(command).probe())
             except VideoReadError as error:

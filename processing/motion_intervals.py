@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 import numpy as np
 
@@ -111,8 +112,8 @@ def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: floa
         raise ValueError(f"longest must lie in 0.1–5 seconds, got {longest}.")
     intervals: list[Interval] = []
     margin = round(4 * longest * fps)
-    for start, first, last, window in _windows(motion, round(30 * max(1.0, longest) * fps), margin):
-        for item in _propose_in(window, fps, longest):
+    for start, first, last, window in windows_of(motion, round(30 * max(1.0, longest) * fps), margin):
+        for item in _propose_in(np.stack(window), fps, longest):
             if item.kind == "speech":
                 onset, offset = max(item.onset, first), min(item.offset, last - 1)
                 if onset < offset:
@@ -126,20 +127,30 @@ def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: floa
     return sorted(_with_speech_joined(intervals), key=lambda item: (item.onset, item.offset))
 
 
-def _windows(rows: Iterable[np.ndarray], length: int, margin: int) -> Iterator[tuple[int, int, int, np.ndarray]]:
-    """(start, first, last, window): overlapping windows, and the part [first, last) of each that it decides on."""
-    kept: list[np.ndarray] = []
+def windows_of(rows: Iterable[Any], length: int, margin: int) -> Iterator[tuple[int, int, int, list[Any]]]:
+    """Overlapping windows of a course of any length, in constant memory.
+
+    Args:
+        rows (`Iterable[Any]`): One item per frame.
+        length (`int`): Frames of a window; more than twice the margin.
+        margin (`int`): Frames at its ends that only give context, but for the first and the last frames of all.
+
+    Yields:
+        `tuple[int, int, int, list]`: number of the window's first frame, the part [first, last) of the window that it
+        decides on, and the window.
+    """
+    kept: list[Any] = []
     start = 0
     for row in rows:
         kept.append(row)
         if len(kept) == length:
             first = margin if start else 0
-            yield start, first, length - margin, np.stack(kept)
+            yield start, first, length - margin, list(kept)
             del kept[: length - 2 * margin]
             start += length - 2 * margin
     first = margin if start else 0
     if len(kept) > first:
-        yield start, first, len(kept), np.stack(kept)
+        yield start, first, len(kept), kept
 
 
 def _shifted(item: Interval, frames: int) -> Interval:

@@ -39,6 +39,9 @@ class FollowedFrame:
         pose (`HeadPose`): Of the head, relative to the frame in which the face was last placed.
         transform (`np.ndarray` of shape `(2, 3)`): From this frame's pixels to the canonical crop.
         placed (`bool`): The face was looked for anew in this frame. Poses before and after cannot be compared.
+        exact (`np.ndarray` of shape `(2, 3)`, *optional*): As `transform`, which is held still while the head hardly
+            moves.
+        turned (`np.ndarray` of shape `(3, 3)`, *optional*): Rotation of the head since the face was last looked for.
     """
 
     motion: np.ndarray
@@ -46,6 +49,22 @@ class FollowedFrame:
     pose: HeadPose
     transform: np.ndarray
     placed: bool = False
+    exact: np.ndarray | None = None
+    turned: np.ndarray | None = None
+
+    @property
+    def angles(self) -> tuple[float, float, float] | None:
+        """Yaw, pitch and roll in degrees, or None of a frame that cannot be measured.
+
+        Yaw (positive: the nose to the right of the picture) and pitch (positive: the nose down) are relative to the
+        frame in which the face was last looked for. Roll is the tilt of the face in the picture, clockwise.
+        """
+        if self.exact is None or self.turned is None:
+            return None
+        across, down, ahead = self.turned[:, 2]
+        yaw, pitch = np.arctan2(across, ahead), np.arcsin(np.clip(down, -1, 1))
+        roll = -np.arctan2(self.exact[1, 0], self.exact[0, 0])
+        return float(np.degrees(yaw)), float(np.degrees(pitch)), float(np.degrees(roll))
 
     @property
     def error(self) -> float:
@@ -55,12 +74,7 @@ class FollowedFrame:
     @property
     def upright(self) -> np.ndarray:
         """As `transform`, but it follows the head's smallest motion too. For pictures in which the head is to rest."""
-        return self.pose.placed(self.transform) if _hardly_elsewhere(self.pose) else self.transform
-
-
-def _hardly_elsewhere(pose: HeadPose) -> bool:
-    """Whether the head is so near to where the face was placed that the face need not be placed anew."""
-    return bool(np.hypot(*pose.shift) + pose.range_used < _SAME_PLACE)
+        return self.transform if self.exact is None else self.exact
 
 
 def track_regions(frames: Iterable[np.ndarray], transform: np.ndarray) -> Iterator[np.ndarray]:
@@ -101,6 +115,7 @@ def follow_face(
     """
     side = TRACKING_RESOLUTION
     regions, head, first, lost = _RegionTracker(side), None, transform, 0
+    turns = _Turns()
     motion = np.zeros((len(TRACKED_REGIONS), 2), np.float32)
     for frame in frames:
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
@@ -117,6 +132,7 @@ def follow_face(
                 if again is not None:
                     transform, head = again, HeadTracker(grey, again)
                     regions.restart()
+                    turns = _Turns()
                     if find is not None:  # else the next frame has to show that something is there to follow
                         pose, reason, placed = STILL, None, True
         if reason is not None:
@@ -125,12 +141,31 @@ def follow_face(
         lost = 0
         crop = _crop_of(grey, transform, pose, side)
         motion = regions.update(crop)
-        here = transform if _hardly_elsewhere(pose) else pose.placed(transform)
-        yield FollowedFrame(motion, None, pose, here, placed)
+        exact = pose.placed(transform)
+        here = transform if np.hypot(*pose.shift) + pose.range_used < _SAME_PLACE else exact
+        yield FollowedFrame(motion, None, pose, here, placed, exact, turns.since(pose))
         if pose.range_used > _FAR_TURN or pose.likeness < _FAR_LIKENESS:
-            transform = pose.placed(transform)
+            turns.place(pose)
+            transform = exact
             head = HeadTracker(grey, transform)
             regions.restart(_crop_of(grey, transform, STILL, side))
+
+
+class _Turns:
+    """The head's rotation over several placements of the face, each of which starts from rest and upright."""
+
+    def __init__(self):
+        self._axes = self._turned = np.eye(3)  # the crop's axes in those of the first crop, and the head in them
+
+    def since(self, pose: HeadPose) -> np.ndarray:
+        """The rotation from the first placement to a pose that is relative to the last one."""
+        return self._axes @ pose.rotation @ self._axes.T @ self._turned
+
+    def place(self, pose: HeadPose) -> None:
+        """Makes a pose the new placement."""
+        self._turned = self.since(pose)
+        cosine, sine = np.cos(np.radians(pose.roll)), np.sin(np.radians(pose.roll))
+        self._axes = self._axes @ np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
 
 
 def _crop_of(grey: np.ndarray, transform: np.ndarray, pose: HeadPose, side: int) -> np.ndarray:

@@ -88,6 +88,8 @@ class Decoder(Protocol):
         Optional: "notes", sentences for the user, and "mirrored", whether the frames are shown mirrored.
         """
 
+    # Optional: `times() -> list[float] | None`, the seconds of each frame, as `PyAVDecoder` has it.
+
     def decode(self, start: int, wants: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (number, (H, W, 3) uint8 RGB) of the wanted frames from `start` on, in order. Arrays may be views."""
 
@@ -111,6 +113,7 @@ class PyAVDecoder:
         self._path, self._progress = path, progress
         self._info: dict[str, Any] | None = None
         self._times: np.ndarray | None = None  # time stamps in display order; None if they are not reliable
+        self._tick = 0.0  # seconds per unit of a time stamp
         self._keys: np.ndarray | None = None  # numbers of frames at which decoding can start; None: no seeking
         self._orientation, self._ratio = Orientation(), None
         self._reformatter = VideoReformatter()
@@ -180,6 +183,7 @@ class PyAVDecoder:
             if not is_avi:  # AVI has no time stamps, and those that FFmpeg invents swap B-frames
                 counted = counted and bool((np.diff(shown) > 0).all())
                 self._times = shown if counted else None
+                self._tick = float(stream.time_base)
                 if counted and end is Ending.UNKNOWN:
                     _check_last_frames(times, depth, step)
                 if counted and not is_mp4 and rate is not None and len(shown) > 2:
@@ -214,6 +218,13 @@ class PyAVDecoder:
                     )
         self._info = info
         return info
+
+    def times(self) -> list[float] | None:
+        """The seconds from the first frame to each frame, or None where the time stamps are not reliable."""
+        self.probe()
+        if self._times is None:
+            return None
+        return np.round((self._times - self._times[0]) * self._tick, 6).tolist()
 
     def decode(self, start: int, wants: Callable[[int], bool]) -> Iterator[tuple[int, np.ndarray]]:
         info = self.probe()

@@ -118,6 +118,14 @@ class ClipReader:
             for view in views:
                 yield view.copy()
 
+    def times(self) -> np.ndarray | None:
+        """Seconds from the first frame to each frame, (T,): the file's own where it has them, else by the frame rate.
+
+        None where neither is known.
+        """
+        rate = self.metadata.fps
+        return np.arange(len(self)) / rate if rate else None
+
     def window(self, start: int, stop: int, *, name: str | None = None, fps: float | None = None) -> ClipWindow:
         """Frames `start` to `stop - 1` as a clip of their own, whose frame 0 is frame `start` of this one.
 
@@ -194,6 +202,12 @@ class ClipWindow(ClipReader):
             height=known.height,
             video_backend=known.video_backend,
         )
+
+    def times(self):
+        times = self._clip.times() if self._clip.metadata.fps == self.metadata.fps else None
+        if times is None:
+            return super().times()
+        return times[self._start : self._start + len(self)] - times[self._start]
 
     def _views(self, wanted):
         numbers = range(len(self)) if wanted is None else wanted
@@ -320,6 +334,18 @@ class EncodedClip(ClipReader):
         # Each decoder has exceptions of its own (decord's is a bare RuntimeError); the reasons are kept and shown.
         except Exception as error:
             raise DecoderRefused(last_line(error)) from error
+
+    def times(self):
+        try:
+            if self._isolate:
+                with decoding_process(self._timeout) as process:
+                    command = {**self._command(), "times": True}
+                    found = process.probe(command, self._files(), self._timeout)["times"]
+            else:
+                found = getattr(self._in_process, "times", lambda: None)()
+        except (DecoderDied, DecoderRefused):
+            found = None  # the frames themselves will tell
+        return super().times() if found is None else np.array(found)
 
     def _command(self) -> dict[str, Any]:
         return {"decoder": self._decoder, "clip": self._number, "path": self._path}

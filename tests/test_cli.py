@@ -23,7 +23,7 @@ from tests.processes import InThisProcess, output_of
 COMMANDS = [
     name.split()
     for name in (
-        *("explain", "measure", "spot", "train", "evaluate", "card", "push"),
+        *("explain", "measure", "spot", "doctor", "train", "evaluate", "card", "push"),
         *("data", "data build", "data synthesize", "data inspect", "data push"),
         *("demo", "demo clip", "demo explain"),
     )
@@ -81,7 +81,7 @@ def test_help_lists_commands_and_exit_codes_and_imports_nothing_heavy():
     told = output_of([sys.executable, "-c", code])
     assert told.splitlines()[-1] == "[]"
     first, *others = re.split(r"^==.*\n", told, flags=re.MULTILINE)[1:]
-    for name in ("explain", "measure", "spot", "data", "train", "evaluate", "card", "push", "demo"):
+    for name in ("explain", "measure", "spot", "doctor", "data", "train", "evaluate", "card", "push", "demo"):
         assert re.search(rf"^ *{name} ", first, re.MULTILINE)
     # What starts a line like a command is one: scripts read the list.
     assert set(re.findall(r"^ *([a-z][a-z-]+) ", first, re.MULTILINE)) == {words[0] for words in COMMANDS}
@@ -115,7 +115,21 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("measure {broken}", "broken.mp4: "),
         ("measure {clip} --key-frames 3 9 300", "300"),
         ("measure {clip} --al", "No such option"),
+        ("measure {clip} --start 1", "--start needs --out."),
+        ("measure {clip} --format parquet", "--format needs --out."),
+        ("measure {clip} --out o --json", "--out cannot be combined with --json, --all or --key-frames."),
+        ("measure nowhere.mp4 --out o", "nowhere.mp4: no such video or folder of frames."),
+        ("measure {clip} --out o --face-source haar", '`face_source` must be "cropped", "canonical"'),
+        ("measure {clip} --out {broken}", "broken.mp4: is a file; pass a folder as --out."),
         ("spot {clip} --json --csv", "Choose one of --json and --csv."),
+        ("spot {clip} --json --format eaf", "Choose one of --json, --csv and --format."),
+        ("spot {clip} --format eaf", "--format eaf needs --out FILE.eaf."),
+        ("spot {clip} {clip} --picture p.png", "--picture is about one video, got 2."),
+        ("spot {clip} --tier a", "--tier needs --against."),
+        ("spot {clip} --out intervals.txt", "the suffix .txt stands for no format; pass --format, csv or json or"),
+        ("spot {clip} --out {broken} --format csv", "broken.mp4: exists already; pass another name."),
+        ("spot {clip} --against nowhere.eaf", "nowhere.eaf: no such file."),
+        ("spot {clip} --against {broken}", "broken.mp4: not an ELAN file"),
         ("spot {clip} --longest 60", "longest must lie in 0.1–5 seconds, got 60.0."),
         ("spot {frames}", "does not state a frame rate; pass --fps (frames per second)."),
         ("train --config nowhere.yaml --dataset d --output-dir o", "There is no recipe nowhere.yaml."),
@@ -241,6 +255,7 @@ def test_every_module_of_an_extra_is_known():
         "skimage": "scikit-image",
         "python_calamine": "python-calamine",
         "rouge_score": "rouge-score",
+        "pympi": "pympi-ling",
     }
     for extra, names in cli.EXTRAS.items():
         brought = " ".join(extras[extra])

@@ -5,7 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from deft_llm.hub_datasets.synthetic.clips import EVERYDAY, Expression, UnitRequest, render_clip
+from deft_llm.hub_datasets.synthetic.clips import EVERYDAY, Disturbances, Expression, UnitRequest, render_clip
+from deft_llm.hub_datasets.synthetic.turning import HeadPath
 from deft_llm.processing.face_alignment import crop_transform
 from deft_llm.processing.region_tracking import TRACKED_REGIONS, follow_face, track_regions
 
@@ -76,3 +77,24 @@ def test_the_head_rests_where_the_face_need_not_be_placed_anew(still_clip):
     assert all(np.array_equal(frame.transform, transform) for frame in followed)
     assert followed[-1].upright[0, 2] - transform[0, 2] == pytest.approx(-0.8 * 6 / 9 / 160, abs=1e-3)
     np.testing.assert_allclose(followed[0].upright, transform, atol=1e-9)
+
+
+@pytest.mark.parametrize(("yaw", "pitch", "roll"), [(10, 0, 0), (0, -10, 0), (0, 0, 12), (-8, 6, 8)])
+def test_the_head_is_followed_over_several_placements(face, yaw, pitch, roll):
+    """The face is placed anew where the head has turned far; the angles go on from there."""
+    share = np.sin(np.linspace(0, np.pi / 2, 40))[:, None]
+    path = HeadPath(share * (yaw, pitch, roll), np.zeros((40, 3)), distance=4.0)
+    clip = render_clip(face, [], np.random.default_rng(0), count=40, disturbances=Disturbances(noise=1.5), path=path)
+    frames = list(follow_face(clip.frames, crop_transform(160, 160)))
+    assert all(frame.reason is None for frame in frames)
+    assert frames[0].angles == pytest.approx((0, 0, 0), abs=1e-6)
+    assert frames[-1].angles == pytest.approx((yaw, pitch, roll), abs=2.5)
+    steps = np.abs(np.diff([frame.angles for frame in frames], axis=0))
+    assert steps.max() < 2.5  # no jump where the face is placed anew
+
+
+def test_a_frame_that_cannot_be_measured_has_no_angles(still_clip):
+    noise = np.random.default_rng(0).integers(0, 256, still_clip.frames[:3].shape, np.uint8)
+    *_, last = follow_face(np.concatenate([still_clip.frames[:5], noise]), crop_transform(160, 160))
+    assert last.reason is not None
+    assert last.angles is None

@@ -308,3 +308,27 @@ class TestWindows:
         shutil.rmtree(numbered_folder)
         np.testing.assert_array_equal(held.frames(range(len(held))), expected)
         assert (held.name, held.metadata.fps) == (clip.name, 200)
+
+
+# --- Times ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_times_are_the_files_own(encode, numbered, isolate):
+    stamps = [40 * k + (15 if k % 3 else 0) for k in range(24)]
+    clip = open_clip(encode("mkv_ffv1", numbered(), times=stamps), isolate=isolate)
+    np.testing.assert_allclose(clip.times(), np.array(stamps) / 1000, atol=1e-6)
+    np.testing.assert_allclose(clip.window(5, 9).times(), (np.array(stamps[5:9]) - stamps[5]) / 1000, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mp4_b_frames", "ts_h264", "avi_mjpeg"])
+def test_times_begin_with_the_first_frame(encode, numbered, name):
+    np.testing.assert_allclose(open_clip(encode(name, numbered())).times(), np.arange(24) / 25, atol=1e-3)
+
+
+def test_times_without_time_stamps_follow_the_frame_rate(numbered, numbered_folder):
+    np.testing.assert_allclose(open_clip(numbered(), fps=50).times(), np.arange(24) / 50)
+    assert open_clip(numbered()).times() is None
+    assert open_clip(str(numbered_folder)).times() is None
+    rate = open_clip(str(numbered_folder)).window(0, 2, fps=10)
+    np.testing.assert_allclose(rate.times(), [0, 0.1])
