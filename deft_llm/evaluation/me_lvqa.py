@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from deft_llm.processing.motion_intervals import Interval
 from deft_llm.processing.unit_evidence import SEEN, seen_units
 
 from .me_vqa import Question
-from .metrics import emotion_metrics
+from .metrics import emotion_metrics, uf1_of
 
 EVENTS, MICRO, MACRO, UNITS, KIND = "events", "micro", "macro", "units", "kind"
 COUNTS = (EVENTS, MICRO, MACRO)
 KINDS = ("micro-expression", "macro-expression")
 NO_UNITS = "none"
 LONGEST_MACRO = 4.0  # seconds from onset to offset, the longest of the field's definition
-RESAMPLES = 1000
+RESAMPLES = 2000
 
 _QUESTIONS = (
     (KIND, re.compile(r"expression type of the (\d+)-?(?:st|nd|rd|th) expression event", re.IGNORECASE)),
@@ -369,26 +369,37 @@ def compared(
     Returns:
         `mae_events`, `f1_units` and `uf1_kind` -> the improvement, and its 95 % interval from resampled videos.
     """
-    ours, theirs = _scored(questions, answers), _scored(questions, floor)
-    names = ("mae_events", "f1_units", "uf1_kind")
     videos = sorted({item.video for item in questions})
+    ours, theirs = (_per_video(_scored(questions, said), videos) for said in (answers, floor))
     rng = np.random.default_rng(seed)
-    draws = [rng.integers(len(videos), size=len(videos)) for _ in range(RESAMPLES)]
+    draws = np.stack([np.arange(len(videos)), *rng.integers(len(videos), size=(RESAMPLES, len(videos)))])
 
-    def gains(chosen: Sequence[str]) -> list[float]:
-        first, second = (_figures(_drawn(scored, chosen)) for scored in (ours, theirs))
-        signs = (-1, 1, 1)  # a smaller error is better
-        return [
-            float("nan") if first[name] is None else sign * (first[name] - second[name])
-            for name, sign in zip(names, signs, strict=True)
-        ]
+    def figures(parts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+        errors, shared, kinds = (part[draws].sum(1) for part in parts)
+        with np.errstate(invalid="ignore"):
+            means = [-errors[:, 0] / errors[:, 1], shared[:, 0] / shared[:, 1]]  # a smaller error is better
+        return np.stack([*means, uf1_of(kinds)])
 
-    table = np.array([gains([videos[place] for place in draw]) for draw in draws])
-    low, high = np.nanpercentile(table, [2.5, 97.5], axis=0)
-    return {
-        name: (gain, float(low[place]), float(high[place]))
-        for place, (name, gain) in enumerate(zip(names, gains(videos), strict=True))
-    }
+    gains = figures(ours) - figures(theirs)
+    low, high = np.nanpercentile(gains[:, 1:], [2.5, 97.5], axis=1)
+    names = ("mae_events", "f1_units", "uf1_kind")
+    return {name: (float(gains[place, 0]), float(low[place]), float(high[place])) for place, name in enumerate(names)}
+
+
+def _per_video(scored: Sequence[_Scored], videos: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each video, sum and number of the absolute errors of the number of events, (V, 2); the same of the F1 of
+    action units, (V, 2); and the confusion matrix of the kinds, (V, 2, 3), as in `metrics.confusion`."""
+    errors, shared, kinds = (np.zeros((len(videos), *shape)) for shape in ((2,), (2,), (2, 3)))
+    for item in scored:
+        place = videos.index(item.video)
+        if item.what == EVENTS:
+            errors[place] += abs(_number(item.said) - _number(item.true)), 1
+        elif item.what == UNITS:
+            shared[place] += _f1(units_in(item.said), units_in(item.true)), 1
+        elif item.what == KIND:
+            said = _kind(item.said)
+            kinds[place, KINDS.index(_kind(item.true)), 2 if said is None else KINDS.index(said)] += 1
+    return errors, shared, kinds
 
 
 @dataclass(frozen=True)
@@ -415,13 +426,6 @@ def _scored(questions: Sequence[Question], answers: Sequence[str]) -> list[_Scor
     return scored
 
 
-def _drawn(scored: Sequence[_Scored], videos: Sequence[str]) -> list[_Scored]:
-    of_video: Mapping[str, list[_Scored]] = defaultdict(list)
-    for item in scored:
-        of_video[item.video].append(item)
-    return [item for video in videos for item in of_video[video]]
-
-
 def _figures(scored: Sequence[_Scored]) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "questions": len(scored),
@@ -432,14 +436,16 @@ def _figures(scored: Sequence[_Scored]) -> dict[str, Any]:
         figures[f"mae_{what}"] = float(np.mean(np.abs(errors))) if errors else None
         figures[f"rmse_{what}"] = float(np.sqrt(np.mean(np.square(errors)))) if errors else None
     sets = [(units_in(item.said), units_in(item.true)) for item in scored if item.what == UNITS]
-    # Two empty sets are equal.
-    f1 = [2 * len(a & b) / (len(a) + len(b)) if a or b else 1.0 for a, b in sets]
-    jaccard = [len(a & b) / len(a | b) if a or b else 1.0 for a, b in sets]
-    figures["f1_units"] = float(np.mean(f1)) if sets else None
+    jaccard = [len(a & b) / len(a | b) if a or b else 1.0 for a, b in sets]  # two empty sets are equal
+    figures["f1_units"] = float(np.mean([_f1(*pair) for pair in sets])) if sets else None
     figures["jaccard_units"] = float(np.mean(jaccard)) if sets else None
     kinds = [(_kind(item.true), _kind(item.said)) for item in scored if item.what == KIND]
     scores = emotion_metrics(*zip(*kinds, strict=True), KINDS) if kinds else {}
     return figures | {"uf1_kind": scores.get("uf1"), "uar_kind": scores.get("uar")}
+
+
+def _f1(first: frozenset[str], second: frozenset[str]) -> float:
+    return 2 * len(first & second) / (len(first) + len(second)) if first or second else 1.0
 
 
 def _same(item: _Scored) -> bool:
