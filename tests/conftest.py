@@ -58,6 +58,8 @@ SLOW_FILES = (
     "tests/space/test_page.py",
     "tests/evaluation/test_recognition.py",
     "tests/evaluation/test_generation.py",
+    "tests/test_notebooks.py",
+    "tests/evaluation/test_nested.py",
     "tests/hub_datasets/unimer/test_instructions.py",
     "tests/processing/test_video_reading_fuzz.py",
     "tests/training/test_run.py",

@@ -14,7 +14,7 @@ from deft_llm.evaluation.me_vqa import read_questions
 def small(monkeypatch):
     """Videos of strong micro-expressions without disturbances."""
     plain = replace(practice.PRESET.disturbances, talking=0.0, turn=0.0, blinks=0.0)
-    short = {"rise": (0.08, 0.2), "fall": (0.08, 0.2), "expressions": (2, 3)}
+    short = {"rise": (0.08, 0.2), "fall": (0.08, 0.2), "expressions": (2, 2)}
     settings = {**short, "intensities": {"D": 1.0}, "disturbances": plain}
     monkeypatch.setattr(practice, "PRESET", replace(practice.PRESET, **settings))
     monkeypatch.setattr(practice, "TRAINING_VIDEOS", 6)
@@ -34,7 +34,7 @@ def test_training_videos_are_answers_only_and_other_videos():
 
 def test_the_practice_set_is_answered_scored_and_written(small, tmp_path):
     out = tmp_path / "out"
-    figures = practice.practise(out, videos=2, workers=1)
+    figures = practice.practise(out, videos=1, workers=1)
     assert json.loads((out / "megc.json").read_text(encoding="utf-8")) == json.loads(json.dumps(figures))
     asked = read_questions(out / "me_lvqa_practice_test_to_answer.jsonl")
     assert all(item.answer is None for item in asked)
