@@ -53,7 +53,7 @@ _SCORE = 5.5
 _LID_SCORE = 9.0
 # Frames per second. Of a bump of five frames, one or two bad ones are a large part. So at few frames per second, a
 # bump has to stand out farther.
-_FEW_FRAMES = 155.0
+_FEW_FRAMES = 175.0
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ _PATIENCE = 3  # frames without the face before it is looked for again
 _PAUSE = 5  # frames between two looks
 _FAR_TURN = 0.6  # share of the range of poses at which the face is placed anew
 _SAME_PLACE = 0.02  # crop widths and share of the range: below, the face need not be placed anew
+_LONG_STEP = 0.008  # crop widths in one frame: beyond, a step must make the patch this much more alike
+_WORTH = 0.7  # share of the residual's variance that may be left
 _FAR_LIKENESS = 0.6  # likeness below which it is
 
 
@@ -261,7 +263,12 @@ class _RegionTracker:
         if self._age % 4 == 0:
             # A shift that slipped to the next wrinkle recovers when the region is at rest again.
             fresh, fresh_error = self._fit(image, np.zeros_like(self._moved))
-            moved = np.where(fresh_error < 0.98 * error, fresh, moved)
+            better = fresh_error < 0.98 * error
+            moved, error = np.where(better, fresh, moved), np.where(better, fresh_error, error)
+        far = np.abs(moved - self._moved) > _LONG_STEP * self._side
+        if far.any():
+            # If it does not, it is a slip along an edge, such as that of the lip.
+            moved = np.where(far & (error > _WORTH * self._variance(image, self._moved)), self._moved, moved)
         self._moved = moved
 
     def _fit(self, image: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -277,9 +284,12 @@ class _RegionTracker:
             if length.max() < 0.01:
                 break
         moved = np.where(np.abs(moved) > _FARTHEST * self._side, 0, moved)
+        return moved, self._variance(image, moved)
+
+    def _variance(self, image: np.ndarray, moved: np.ndarray) -> np.ndarray:
         error = self._errors(image, moved)
         mean = self._sums(error) / self._counts
-        return moved, self._sums(error * error) / self._counts - mean * mean
+        return self._sums(error * error) / self._counts - mean * mean
 
 
 def _without_similarity(moved: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from deft_llm.hub_datasets.synthetic.clips import EVERYDAY, Disturbances, Expression, UnitRequest, render_clip
 from deft_llm.hub_datasets.synthetic.turning import HeadPath
 from deft_llm.processing.face_alignment import crop_transform
-from deft_llm.processing.region_tracking import TRACKED_REGIONS, follow_face, track_regions
+from deft_llm.processing.region_tracking import TRACKED_REGIONS, _RegionTracker, follow_face, track_regions
 
 
 def rows_of(frames):
@@ -51,6 +51,25 @@ def test_a_cut_to_another_face_does_not_end_the_following(face, brow_clip):
     apex = 65 + brow_clip.expression.apex
     down = motion[:, TRACKED_REGIONS.index(("inner brow", "left")), 1]
     assert down[apex] - down[65 + brow_clip.expression.onset] > 0.6
+
+
+@pytest.mark.parametrize(("left", "taken"), [(0.9, False), (0.3, True)])
+def test_a_long_step_is_taken_only_if_it_makes_the_patch_more_alike(still_clip, monkeypatch, left, taken):
+    """Along an edge, a patch looks the same everywhere, and noise chooses the place."""
+    crop = cv2.resize(cv2.cvtColor(still_clip.frames[0], cv2.COLOR_RGB2GRAY), (128, 128)).astype(np.float32)
+    tracker = _RegionTracker(128)
+    tracker.update(crop)
+    noisy = crop + np.random.default_rng(0).normal(0, 2, crop.shape).astype(np.float32)
+    lip = TRACKED_REGIONS.index(("lower lip", "right"))
+
+    def far(image, moved):
+        there = moved.copy()
+        there[lip] += 4  # pixels
+        return there, left * tracker._variance(image, moved)
+
+    monkeypatch.setattr(tracker, "_fit", far)
+    motion = tracker.update(noisy)
+    assert (np.abs(motion[lip]).max() > 2) == taken
 
 
 def test_regions_are_followed_lazily(brow_clip):
