@@ -8,7 +8,8 @@ again, on the same frames, and the answer is held against it. The model may be a
 counted here does not depend on how well it recognises. `DEFT_MODEL` names it if `--model` does not. Counted are
 
 - evidence lines without significant motion of their region on a side that they name, in their direction ± 1 octant,
-- lines whose magnitude is none of those of the sides that they name, within two standard errors and the rounding,
+- lines whose magnitude is none of those of the sides that they name, nor their mean, within two standard errors and
+  the rounding,
 - lines with motion above 10 % of the face's width, which no expression reaches in half a second,
 - classes that are not the first one of the recognition head,
 - statements about clips that cannot be measured: a class, a score or evidence.
@@ -68,7 +69,10 @@ def contradictions(report: ExpressionReport, motions: Sequence[RegionMotion]) ->
         named = [measured[line.region, one] for one in (("left", "right") if side == "both" else (side,))]
         if not any(one.significant and _alike(one.direction, line.direction) for one in named):
             wrong.append("evidence without such motion")
-        if not any(abs(one.magnitude - line.magnitude) <= ERRORS * one.standard_error + ROUNDING for one in named):
+        # A unit on both sides has the mean of the two.
+        near = [(one.magnitude, one.standard_error) for one in named]
+        near.append(tuple(sum(values) / len(named) for values in zip(*near, strict=True)))
+        if not any(abs(magnitude - line.magnitude) <= ERRORS * spread + ROUNDING for magnitude, spread in near):
             wrong.append("magnitude that was not measured")
         if line.magnitude > LARGE:
             wrong.append(f"motion above {LARGE:g} %")
