@@ -161,6 +161,7 @@ def spot(
     """Find expressions, blinks and speech in videos, and say which stretches cannot be measured."""
     from deft_llm import interval_files as files
     from deft_llm.clips import spotted
+    from deft_llm.files import check_new
 
     if as_json + as_csv + (kind is not None) > 1:
         raise typer.BadParameter(
@@ -176,7 +177,7 @@ def spot(
         raise typer.BadParameter("--tier needs --against.")
     for path in (out, picture):
         if path is not None:
-            files.check_output(path)
+            check_new(path)
     annotations = None if against is None else files.read_annotations(against, tier)
     if picture is not None:
         import matplotlib  # noqa: F401  # said before anything is measured

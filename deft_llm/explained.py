@@ -200,6 +200,7 @@ def explain_video(
             does not fit the model.
     """
     from deft_llm.processing.aligned_clip import NotMeasurableError
+    from deft_llm.processing.key_frames import KeyFrames
 
     steps = pipe._sanitize_parameters(**(options or {}))
     clip, followed = _followed(pipe, source, face_source, fps)
@@ -210,7 +211,7 @@ def explain_video(
     intervals, stretches = [], clip.stretches(followed)
     if longest is not None:
         intervals, stretches = clip.intervals_and_stretches(longest=longest, followed=followed)
-    shown = [_key_frames_of(item) for item in intervals if item.kind == "expression"]
+    shown = [KeyFrames.of_interval(item) for item in intervals if item.kind == "expression"]
     try:
         if longest is None:
             shown = [clip.key_frames or clip.spot(followed)]
@@ -248,13 +249,6 @@ def _followed(pipe: Any, source: Any, face_source: str | None, fps: float | None
         nothing = np.zeros((len(TRACKED_REGIONS), 2), np.float32)
         return clip, [FollowedFrame(nothing, NO_FACE, STILL, clip.transform)] * len(clip)
     return clip, list(clip.follow())
-
-
-def _key_frames_of(interval: Interval) -> KeyFrames:
-    from deft_llm.processing.key_frames import KeyFrames
-
-    apex = max(interval.apex, interval.onset + 1)
-    return KeyFrames(interval.onset, apex, max(interval.offset, apex))
 
 
 def _explain(pipe: Any, clip: AlignedClip, keys: KeyFrames, steps: tuple[dict, dict, dict]) -> Explained:

@@ -32,7 +32,7 @@ COLUMNS = {
     "intensity": "of the unit, A to E; empty if the model does not say it",
     "action_unit_score": "probability of the unit by the recognition head, 0 to 1",
     "borne_out": "yes or no: whether the measured motion bears the unit out; empty if this was not checked",
-    "region": "region that moves; empty if the unit has no evidence",
+    "region": "region that moves; empty if no motion bears the unit out",
     "direction": "where it moves, in words",
     "magnitude": "how far it moves, in percent of the face crop's width",
     "standard_error": "of the magnitude, in the same unit",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deft_llm.clips import Spotted, interval_rows, intervals_csv, stretch_rows
-from deft_llm.files import whole_file, write_whole
+from deft_llm.files import check_new, whole_file, write_whole
 
 FORMATS = ("csv", "json", "eaf", "megc")
 EXPRESSION_TIER, APEX_TIER, STRETCH_TIER = "expression", "apex", "not measurable"
@@ -40,22 +40,6 @@ def format_of(out: Path | None, kind: str | None) -> str | None:
     return suffix
 
 
-def check_output(out: Path) -> None:
-    """Checks that a file can be written without overwriting one.
-
-    Args:
-        out (`Path`): The file.
-
-    Raises:
-        FileExistsError: It exists.
-        FileNotFoundError: Its folder does not exist.
-    """
-    if out.exists():
-        raise FileExistsError(f"{out}: exists already; pass another name.")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out}: its folder does not exist.")
-
-
 def as_text(found: Sequence[Spotted], kind: str) -> str:
     """The intervals of videos as CSV, JSON or MEGC's form.
 
@@ -79,7 +63,7 @@ def write_intervals(found: Sequence[Spotted], out: Path, kind: str) -> None:
         ImportError: "eaf" needs pympi-ling, which is not installed.
         ValueError: "eaf" holds one video.
     """
-    check_output(out)
+    check_new(out)
     if kind != "eaf":
         write_whole(out, as_text(found, kind))
         return

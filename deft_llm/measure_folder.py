@@ -90,7 +90,7 @@ def find_videos(places: Sequence[str]) -> list[Video]:
         places (`Sequence[str]`): Videos and folders.
 
     Raises:
-        FileNotFoundError: A place does not exist, or has no video.
+        FileNotFoundError: A file or folder does not exist, or a folder does not contain a video.
         ValueError: A place is a URL, or two videos would have one name.
     """
     found: dict[str, Video] = {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .motion_intervals import propose_intervals
+from .motion_intervals import Interval, propose_intervals
 from .motion_signals import (
     HEAD_MODES,
     HEAD_REMAINS,
@@ -39,6 +39,16 @@ class KeyFrames:
     onset: int
     apex: int
     offset: int
+
+    @classmethod
+    def of_interval(cls, interval: Interval) -> KeyFrames:
+        """Those of an expression that was spotted. Onset and apex are different frames.
+
+        Args:
+            interval (`Interval`): From `propose_intervals`.
+        """
+        apex = max(interval.apex, interval.onset + 1)
+        return cls(interval.onset, apex, max(interval.offset, apex))
 
     def validate(self, num_frames: int) -> KeyFrames:
         """Returns itself, or raises `KeyFrameError` saying which rule is broken."""

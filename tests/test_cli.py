@@ -127,7 +127,7 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("spot {clip} {clip} --picture p.png", "--picture is about one video, got 2."),
         ("spot {clip} --tier a", "--tier needs --against."),
         ("spot {clip} --out intervals.txt", "the suffix .txt stands for no format; pass --format, csv or json or"),
-        ("spot {clip} --out {broken} --format csv", "broken.mp4: exists already; pass another name."),
+        ("spot {clip} --out {broken} --format csv", "broken.mp4 exists already and is not overwritten."),
         ("spot {clip} --against nowhere.eaf", "nowhere.eaf: no such file."),
         ("spot {clip} --against {broken}", "broken.mp4: not an ELAN file"),
         ("spot {clip} --longest 60", "longest must lie in 0.1–5 seconds, got 60.0."),

@@ -13,7 +13,6 @@ from deft_llm.clips import Spotted as Found
 from deft_llm.clips import spotted
 from deft_llm.interval_files import (
     as_text,
-    check_output,
     format_of,
     read_annotations,
     score_text,
@@ -111,8 +110,8 @@ def test_nothing_is_overwritten(tmp_path):
     write_intervals([found()], path, "csv")
     with pytest.raises(FileExistsError, match="exists already"):
         write_intervals([found()], path, "csv")
-    with pytest.raises(FileNotFoundError, match="its folder does not exist"):
-        check_output(tmp_path / "nowhere" / "a.csv")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        write_intervals([found()], tmp_path / "nowhere" / "a.csv", "csv")
     with pytest.raises(ValueError, match="is about one video"):
         write_intervals([found(), found()], tmp_path / "a.eaf", "eaf")
     assert [item.name for item in tmp_path.iterdir()] == ["a.csv"]

@@ -19,7 +19,7 @@ import numpy as np
 from deft_llm.processing import AlignedClip, DeftVideoProcessor
 from deft_llm.processing.action_units import ACTION_UNITS, get_action_unit
 from deft_llm.processing.emotion_prototypes import prototypes_of
-from deft_llm.processing.motion_intervals import Interval
+from deft_llm.processing.key_frames import KeyFrames
 from deft_llm.processing.unit_evidence import SEEN, seen_units
 
 from .me_vqa import Question
@@ -114,26 +114,19 @@ def timeline(clip: AlignedClip, recognise: Recogniser | None = None) -> list[Eve
     Raises:
         ValueError: the frame rate is not known.
     """
-    events = []
-    for item in clip.intervals(longest=LONGEST_MACRO):
+    followed, events = list(clip.follow()), []  # about a kilobyte per frame
+    intervals, _ = clip.intervals_and_stretches(longest=LONGEST_MACRO, followed=followed)
+    for item in intervals:
         if item.kind == "expression":
-            units, emotion = (recognise or recognise_by_rule)(_window(clip, item))
+            units, emotion = (recognise or recognise_by_rule)(clip.at(KeyFrames.of_interval(item), followed))
             events.append(Event(item.onset, item.apex, item.offset, KINDS[item.macro], tuple(units), emotion))
     return events
-
-
-def _window(clip: AlignedClip, interval: Interval) -> AlignedClip:
-    """The clip with the interval's key frames, which must differ."""
-    last = len(clip) - 1
-    onset = min(interval.onset, last - 2)
-    apex = min(max(interval.apex, onset + 1), last - 1)
-    return clip.with_key_frames((onset, apex, max(interval.offset, apex + 1)))
 
 
 def recognise_by_rule(clip: AlignedClip, convention: str = "") -> tuple[list[str], str | None]:
     """The action units that the motion of a clip shows, and the emotion whose prototype is most like them.
 
-    Nothing is learned from labels. Without units there is no emotion.
+    No model is used. If no action unit is found, the emotion is `None`.
 
     Args:
         clip (`AlignedClip`): The clip, with key frames.
@@ -313,7 +306,9 @@ def _training_answers(training: Sequence[Question], questions: Sequence[Question
             seen[_checked(item)[0]].append(item.answer)
     missing = next((item for item in questions if not seen[_checked(item)[0]]), None)
     if missing is not None:
-        raise ValueError(f"The training file has no answer to questions such as {missing.question!r}.")
+        raise ValueError(
+            f"The training file does not answer questions like {missing.question!r}. Add some, or leave them out."
+        )
     return seen
 
 
@@ -350,7 +345,7 @@ def score_long_answers(questions: Sequence[Question], answers: Sequence[str]) ->
         answers (`Sequence[str]`): One answer per question.
 
     Raises:
-        ValueError: a question has no reference, or the lengths differ.
+        ValueError: a question does not have a reference answer, or the numbers of questions and answers differ.
     """
     return _figures(_scored(questions, answers))
 
@@ -415,7 +410,7 @@ def _scored(questions: Sequence[Question], answers: Sequence[str]) -> list[_Scor
         raise ValueError(f"{len(questions)} questions and {len(answers)} answers: expected one each.")
     unknown = next((item for item in questions if item.answer is None), None)
     if unknown is not None:
-        raise ValueError(f"{unknown.name}: {unknown.question!r} has no reference answer to score against.")
+        raise ValueError(f"{unknown.name}: {unknown.question!r} does not have a reference answer.")
     scored = [
         _Scored(item.video, _checked(item)[0], text.strip(), item.answer.strip())
         for item, text in zip(questions, answers, strict=True)

@@ -127,6 +127,19 @@ def test_a_timeline_has_what_is_shown(long_video, model, processor):
         assert set(event.action_units) <= set(processor.action_units)
 
 
+def test_the_face_is_placed_where_each_expression_begins(long_video):
+    """In a long video, the face may be elsewhere than in the first frame."""
+    seen = []
+
+    def recognise(clip):
+        seen.append((clip.placed_in, clip.key_frames.onset))
+        return [], None
+
+    events = timeline(AlignedClip.open(str(long_video)), recognise)
+    assert seen == [(event.onset, event.onset) for event in events]
+    assert len(seen) == 2
+
+
 def test_a_video_that_is_missing_is_named_before_any_is_read(tmp_path):
     with pytest.raises(FileNotFoundError, match="gone: it does not exist; --videos must be the folder"):
         answer_long_questions(about("gone", events=None), tmp_path)
@@ -164,7 +177,7 @@ def test_an_answer_that_names_both_kinds_or_no_number_is_wrong():
 def test_references_that_cannot_be_read_are_named():
     with pytest.raises(ValueError, match="the reference 'both' is neither micro-expression nor macro-expression"):
         score_long_answers(about("a", _2="both"), [MICRO])
-    with pytest.raises(ValueError, match="has no reference answer"):
+    with pytest.raises(ValueError, match="does not have a reference answer"):
         score_long_answers(about("a", events=None), ["1"])
 
 
@@ -193,7 +206,7 @@ def test_a_leak_of_test_answers_is_refused(floor):
     questions = about("a", events="3")
     with pytest.raises(ValueError, match="1 videos are in the training file and in the questions, such as a"):
         floor([*TRAINING, *questions], questions)
-    with pytest.raises(ValueError, match="no answer to questions such as 'How many micro"):
+    with pytest.raises(ValueError, match="does not answer questions like 'How many micro"):
         floor(TRAINING, about("a", micro="1"))
 
 

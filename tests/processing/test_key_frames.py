@@ -4,6 +4,7 @@ import pytest
 from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, render_clip
 from deft_llm.processing.face_alignment import crop_transform
 from deft_llm.processing.key_frames import KeyFrameError, KeyFrames, apex_position, sample_indices, spot_key_frames
+from deft_llm.processing.motion_intervals import Interval
 from deft_llm.processing.region_tracking import TRACKED_REGIONS, track_regions
 from tests.processing.made_up_motion import course, motion_of
 
@@ -100,3 +101,9 @@ def test_a_clip_shorter_than_the_samples_repeats_frames():
 def test_contradictory_key_frames_are_refused(keys, message):
     with pytest.raises(KeyFrameError, match=message):
         KeyFrames(*keys).validate(20)
+
+
+@pytest.mark.parametrize(("interval", "expected"), [((5, 9, 12), (5, 9, 12)), ((5, 5, 5), (5, 6, 6))])
+def test_key_frames_of_an_interval_are_valid(interval, expected):
+    keys = KeyFrames.of_interval(Interval(*interval, kind="expression", score=9.0))
+    assert keys.validate(20) == KeyFrames(*expected)
