@@ -1,7 +1,7 @@
 """What do answers in words say, and is it true? Free answers of trained models to the questions of the test split.
 
     python benchmarks/science/language.py NAME=MODEL … --dataset DIR [--clips N] [--held-out-wordings K] \
-        [--held-out-tasks TASK,…]
+        [--held-out-tasks TASK,…] [--answers FILE]
 
 An answer is parsed to facts by `answer_parsing.py` and compared with the facts of the dataset's own answer. An answer
 that cannot be parsed states nothing and counts as wrong. A direction counts if it is within one octant, a magnitude if
@@ -9,11 +9,12 @@ it differs by at most a quarter or 0.2 % of the crop width. Rows:
 
 - action units, sides, directions, magnitudes: precision and recall over all answers to trained wordings.
 - questions in trained wordings, in held-out wordings (the last K of each task), and of held-out tasks: share of right
-  answers.
+  answers. The forms of the answers of a held-out task were not trained, so a sentence that names exactly one of the
+  possible answers counts as that answer.
 - "is there X?" for units that are absent: share of "no". Still clips: share of answers that claim nothing.
 - seen and unseen sets of units: share of right explanations of clips whose set of action units is in the training
   split, and of others.
-- grounded: the share of right ones for explanations that are held to what was measured.
+- grounded: the same for explanations that are held to what was measured.
 
 Intervals are of 95 %, from 1,000 resamplings of the test subjects.
 """
@@ -21,6 +22,8 @@ Intervals are of 95 %, from 1,000 resamplings of the test subjects.
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 import time
 from collections import defaultdict
@@ -38,7 +41,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from deft_llm.evaluation.generation import generate_answers, load_checkpoint, stacked_tensors
 from deft_llm.evaluation.metrics import emotion_metrics
-from deft_llm.hub_datasets.unimer.answer_parsing import Facts, UnreadableAnswerError, parse_facts
+from deft_llm.files import write_whole
+from deft_llm.hub_datasets.unimer.answer_parsing import COARSE_EMOTIONS, Facts, UnreadableAnswerError, parse_facts
 from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.processing.grounded_answer import magnitude_agrees
 from deft_llm.processing.motion_evidence import octants_apart
@@ -51,6 +55,8 @@ RESAMPLINGS = 1000
 PRESENCE = ("action_unit_presence", "me_vqa_presence")
 KINDS = ("action units", "sides", "directions", "magnitudes")
 GRADED = ("evidence", "motion")  # facts with a direction and a magnitude, which may differ a little
+# Task → the possible answers, for tasks that may be held out.
+CHOICES = {"emotion_coarse": COARSE_EMOTIONS, "me_vqa_side": ("left", "right", "both")}
 console = Console(width=150)
 
 
@@ -81,7 +87,9 @@ class Question:
         try:
             return parse_facts(self.task, self.text, answer.strip(), emotions=self.emotions)
         except UnreadableAnswerError:
-            return None
+            choices = CHOICES.get(self.task, ()) if self.group == "held-out tasks" else ()
+            named = [word for word in choices if re.search(rf"\b{word}\b", answer.casefold())]
+            return frozenset((*fact[:-1], named[0]) for fact in self.facts) if len(named) == 1 else None
 
 
 def questions_of(rows: Any, held_out_wordings: int, held_out_tasks: Sequence[str]) -> list[Question]:
@@ -198,21 +206,25 @@ def share(values: Sequence[float], subjects: Sequence[str], weights: Sequence[fl
     return f"{100 * values.sum() / weights.sum():.1f} ({low:.1f} to {high:.1f})"
 
 
+def statements(questions: Sequence[Question], read: Sequence[Facts | None]) -> dict[str, str]:
+    """Precision and recall of each kind of statement."""
+    found, subjects = {}, [question.subject for question in questions]
+    for kind in KINDS:
+        said = [items_of(facts, kind) for facts in read]
+        true = [items_of(question.facts, kind) for question in questions]
+        both = [shared(kind, *pair) for pair in zip(said, true, strict=True)]
+        found[f"{kind}: precision"] = share(both, subjects, [len(item) for item in said])
+        found[f"{kind}: recall"] = share(both, subjects, [len(item) for item in true])
+    return found
+
+
 def scores(
     questions: Sequence[Question], answers: Sequence[str], seen_sets: Iterable[frozenset[str]]
 ) -> dict[str, str]:
     """The rows of the table for one model."""
     read = [question.read(answer) for question, answer in zip(questions, answers, strict=True)]
     pairs = list(zip(questions, read, strict=True))
-    found: dict[str, str] = {}
-    trained = [pair for pair in pairs if pair[0].group == "trained wordings"]
-    subjects = [question.subject for question, _ in trained]
-    for kind in KINDS:
-        said = [items_of(facts, kind) for _, facts in trained]
-        true = [items_of(question.facts, kind) for question, _ in trained]
-        both = [shared(kind, *pair) for pair in zip(said, true, strict=True)]
-        found[f"{kind}: precision"] = share(both, subjects, [len(item) for item in said])
-        found[f"{kind}: recall"] = share(both, subjects, [len(item) for item in true])
+    found = statements(*zip(*(pair for pair in pairs if pair[0].group == "trained wordings"), strict=True))
 
     def chosen(name: str, keep: Callable[[Question], bool], good: Callable[[Question, Facts | None], bool]) -> None:
         kept = [(question, facts) for question, facts in pairs if keep(question)]
@@ -265,6 +277,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, help="number of test clips; default: all")
     parser.add_argument("--held-out-wordings", type=int, default=0, help="as in training")
     parser.add_argument("--held-out-tasks", default="", help="tasks that were not trained, by commas")
+    parser.add_argument("--answers", type=Path, help="JSON lines file to write, with every question and answer")
     arguments = parser.parse_args()
     splits = load_splits(arguments.dataset)
     rows = splits["test"]
@@ -276,6 +289,7 @@ def main() -> None:
     explain = [question for question in questions if question.task == "explain"]
     seen_sets = {frozenset(unit["code"] for unit in units) for units in splits["train"]["action_units"]}
     columns: dict[str, Mapping[str, str]] = {}
+    written: list[dict[str, Any]] = []
     for item in arguments.models:
         name, _, path = item.partition("=")
         model, processor = load_checkpoint(path)
@@ -286,11 +300,20 @@ def main() -> None:
         column["UF1 of the class in explanations, free / grounded"] = " / ".join(
             f"{uf1(explain, texts):.3f}" for texts in ([answers[questions.index(one)] for one in explain], held)
         )
-        agreed = [right(one, one.read(text)) for one, text in zip(explain, held, strict=True)]
+        read = [one.read(text) for one, text in zip(explain, held, strict=True)]
+        column |= {f"grounded explanations, {name}": value for name, value in statements(explain, read).items()}
+        agreed = [right(*pair) for pair in zip(explain, read, strict=True)]
         column["grounded explanations: right"] = share(agreed, subjects)
         column["tokens per answer"] = f"{cost['tokens']:.1f}"
         column["ms per answer, free / grounded explanation"] = f"{cost['ms']:.0f} / {grounded_cost['ms']:.0f}"
         columns[name] = column
+        asked = [("free", *pair) for pair in zip(questions, answers, strict=True)]
+        asked += [("grounded", *pair) for pair in zip(explain, held, strict=True)]
+        written += [
+            {"model": name, "decoding": kind, "clip": one.row, "task": one.task, "group": one.group}
+            | {"question": one.text, "answer": text, "right": right(one, one.read(text))}
+            for kind, one, text in asked
+        ]
         wrong = defaultdict(list)
         for question, answer in zip(questions, answers, strict=True):
             if not right(question, question.read(answer)):
@@ -300,6 +323,8 @@ def main() -> None:
             console.print(
                 f"[dim]{name}, {task}: {question.text!r} → {answer!r}; right: {sorted(question.facts)}[/dim]"
             )
+    if arguments.answers:
+        write_whole(arguments.answers, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written))
     people = len({question.subject for question in questions})
     title = f"{len(rows)} clips of {people} unseen identities, {len(questions)} questions; percent (95 % interval)"
     table = Table("", *columns, title=title)
