@@ -1,4 +1,4 @@
-# make demo · make demo-smollm2 · make test · make bench · make quality. Each creates .venv on first use and updates it when a requirement changes.
+# make demo · make demo-train · make demo-smollm2 · make test · make docs · make bench · make quality. Each creates .venv on first use and updates it when a requirement changes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ DEMO := build/demo
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo demo-smollm2 test test-range test-processors bench quality format clean
+.PHONY: demo demo-train demo-smollm2 release test test-range test-processors docs bench quality format clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -18,15 +18,29 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-# Renders data, trains, evaluates on unseen identities, and explains a photograph with the model folder's own code.
+# Explains a photograph with the small model that comes with the package, and with the code in that model's folder.
 demo: $(READY)
 	@rm -rf $(DEMO) && mkdir -p $(DEMO)
-	@$(BIN)/deft data synthesize --output-dir $(DEMO)/data
-	@$(BIN)/deft train --config recipes/tiny.yaml --dataset $(DEMO)/data --output-dir $(DEMO)/deft-tiny
-	@$(BIN)/deft evaluate --model $(DEMO)/deft-tiny --dataset $(DEMO)/data --target emotion --baselines majority \
-		--output-dir $(DEMO)/evaluation
+	@cp -r "$$($(BIN)/python -c 'import deft_llm; print(deft_llm.TINY)')" $(DEMO)/deft-tiny
 	@$(BIN)/deft demo clip --output $(DEMO)/photograph.mp4
 	@$(BIN)/deft demo explain $(DEMO)/photograph.mp4 --model $(DEMO)/deft-tiny --picture $(DEMO)/explanation.png
+
+# Renders data, trains the small model anew, evaluates it on unseen identities, and explains the photograph with it.
+TRAINED := build/demo-train
+
+demo-train: $(READY)
+	@rm -rf $(TRAINED) && mkdir -p $(TRAINED)
+	@$(BIN)/deft data synthesize --output-dir $(TRAINED)/data
+	@$(BIN)/deft train --config recipes/tiny.yaml --dataset $(TRAINED)/data --output-dir $(TRAINED)/deft-tiny
+	@$(BIN)/deft evaluate --model $(TRAINED)/deft-tiny --dataset $(TRAINED)/data --target emotion --baselines majority \
+		--output-dir $(TRAINED)/evaluation
+	@$(BIN)/deft demo clip --output $(TRAINED)/photograph.mp4
+	@$(BIN)/deft demo explain $(TRAINED)/photograph.mp4 --model $(TRAINED)/deft-tiny --picture $(TRAINED)/explanation.png
+
+# Trains the small model and puts it into the package. With real data at hand (DEFT_REAL_DATA), it is measured on them.
+release: demo-train
+	@$(BIN)/python -m deft_llm.sharing.release $(TRAINED)/deft-tiny --report $(TRAINED)/evaluation/report.json \
+		$(if $(DEFT_REAL_DATA),--people $(DEFT_REAL_DATA)/real-features/casme2-half)
 
 # The same with SmolLM2-135M as the language model. Its weights are a package of their own.
 LM_DEMO := build/demo-smollm2
@@ -91,6 +105,10 @@ test-processors: $(READY)
 		NPY_DISABLE_CPU_FEATURES="AVX2 FMA3" $(BIN)/python -m pytest $(PYTEST_PARALLEL) $(BY_FILE) --quiet $(NUMERIC_TESTS)
 	@echo "with AVX2 and no more" && ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell \
 		$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(BY_FILE) --quiet $(NUMERIC_TESTS)
+
+# The documentation as pages, in build/site. A broken link or a command that fails is an error.
+docs: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" COLUMNS=100 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks

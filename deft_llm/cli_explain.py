@@ -28,7 +28,13 @@ class Format(StrEnum):
 
 def explain(
     clips: Clips,
-    model: Annotated[str, typer.Option(help="Folder or Hub repository of a trained model.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or Hub repository of a trained model. Default: the small model of this package, which was "
+            "trained on rendered faces alone."
+        ),
+    ] = None,
     as_json: AsJson = False,
     form: Annotated[
         Format | None,
@@ -60,6 +66,13 @@ def explain(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the repository.")] = None,
 ) -> int:
     """Explain clips with a trained model."""
+    if model is None:
+        if revision is not None:
+            raise typer.BadParameter("--revision needs --model.")
+        from deft_llm.tiny_model import BOX
+
+        model = str(BOX)
+        print("No --model: the small model of this package answers, trained on rendered faces alone.", file=sys.stderr)
     options: dict[str, Any] = {
         "revision": revision,
         "convention": convention,

@@ -1,4 +1,4 @@
-"""The last two steps of `make demo`: make a clip of a photograph with known motion, and explain it.
+"""The steps of `make demo`: make a clip of a photograph with known motion, and explain it.
 
     deft demo clip --output photograph.mp4
     deft demo explain photograph.mp4 --model build/demo/deft-tiny --picture explanation.png

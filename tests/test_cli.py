@@ -104,7 +104,7 @@ def test_without_a_word_the_help_is_shown(capsys):
     [
         ("explan clip.mp4", "No such command 'explan'. Did you mean 'explain'? See `deft --help`."),
         ("explain --model m", "Missing argument 'CLIP...'. See `deft explain --help`."),
-        ("explain clip.mp4", "Missing option '--model'. See `deft explain --help`."),
+        ("explain clip.mp4 --revision v1", "--revision needs --model."),
         ("explain nowhere.mp4 --model m", "nowhere.mp4: no such video or folder of frames."),
         ("explain clip.mp4 --model m --chat --json", "--chat cannot be combined with --json or --question."),
         ("explain {clip} --model nowhere --chat", "--model nowhere: the model cannot be read"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
+from deft_llm import explained_rows, motion_tables
 from deft_llm.explained_rows import COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,10 @@ def test_the_columns_of_the_table_are_documented():
     assert table == [f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items()]
 
 
-def test_links_between_pages_lead_somewhere():
-    for page in (ROOT / "docs" / "explain.md", ROOT / "README.md", ROOT / "docs" / "hub.md"):
-        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
-            assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"
+def test_the_columns_beside_those_of_other_packages_exist():
+    page = (ROOT / "docs" / "compared.md").read_text(encoding="utf-8")
+    rows = page.partition("## Which column is which\n\n")[2].partition("\n\n")[0].splitlines()[2:]
+    own = {name for row in rows for name in re.findall(r"`(\w+)`", row.rstrip("| ").rpartition("|")[2])}
+    known = {*motion_tables.COLUMNS, *explained_rows.COLUMNS, "face_width"}
+    assert own <= known, own - known
+    assert set(motion_tables.COLUMNS) - {"region", "side"} <= own
