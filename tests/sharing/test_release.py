@@ -45,7 +45,9 @@ def test_a_folder_without_a_trained_model_is_refused_and_nothing_is_written(tmp_
 
 
 def test_figures_on_people_are_those_of_the_heads(dataset):
-    rows = [{**row, "source": "casme2", "video": None} for row in dataset if row["emotion"] is not None]
+    # CASME II has no anger.
+    kept = [row for row in dataset if row["emotion"] not in (None, "anger")]
+    rows = [{**row, "source": "casme2", "video": None} for row in kept]
     model, processor = load_model(str(BOX))
     found = people_figures(model.eval(), processor, {"train": rows})
     # They are rendered faces here, with the labels of the generator, so the model knows them.
