@@ -167,6 +167,10 @@ def evaluate(
         typer.Option(help="Answer this JSONL of the MEGC question-answering tracks instead, ME-VQA or ME-LVQA."),
     ] = None,
     videos: Annotated[Path | None, typer.Option(help="Folder with the videos that the questions name.")] = None,
+    training_questions: Annotated[
+        Path | None,
+        typer.Option(help="JSONL of the track with answers: figures of guesses from it stand beside the others."),
+    ] = None,
     face_source: FaceSource = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second of videos that are folders of frames.")] = None,
     megc: Annotated[
@@ -188,6 +192,7 @@ def evaluate(
         from deft_llm.evaluation.run import answer_track
 
         options = {"max_new_tokens": max_new_tokens, "face_source": face_source, "fps": fps}
+        options["training"] = training_questions
         answer_track(model, questions, videos, output_dir, **options)
         return DONE
     if dataset is None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import shutil
 import socket
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -151,6 +153,21 @@ def files_together(folder: str | os.PathLike, *, last: str | None = None) -> Ite
         _settle(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_zip(path: str | os.PathLike, *files: str | os.PathLike) -> None:
+    """Writes a zip of files, each under its own name. The zip gets its name when it is complete.
+
+    Args:
+        path (`str` or `os.PathLike`): the zip; an older one is replaced.
+        *files (`str` or `os.PathLike`): the files.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            # A fixed time, so that equal files make equal zips.
+            archive.writestr(zipfile.ZipInfo(Path(file).name, (1980, 1, 1, 0, 0, 0)), Path(file).read_bytes())
+    write_whole(path, buffer.getvalue())
 
 
 def publish_folder(partial: Path, path: Path) -> None:

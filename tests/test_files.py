@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from deft_llm.files import (
     whole_file,
     whole_folder,
     write_whole,
+    write_zip,
 )
 
 
@@ -59,6 +61,17 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         write_badly(partial)
     assert path.read_text() == "old"
     assert names(tmp_path) == {"a.txt"}
+
+
+def test_a_zip_has_the_files_and_equal_files_make_equal_zips(tmp_path):
+    (tmp_path / "a.jsonl").write_text("one\n", encoding="utf-8")
+    write_zip(tmp_path / "a.zip", tmp_path / "a.jsonl")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == ["a.jsonl"]
+        assert archive.read("a.jsonl") == b"one\n"
+    os.utime(tmp_path / "a.jsonl", (1, 1))
+    write_zip(tmp_path / "b.zip", tmp_path / "a.jsonl")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
 def test_a_folder_appears_filled_or_not_at_all(tmp_path):

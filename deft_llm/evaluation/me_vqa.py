@@ -9,6 +9,7 @@ Questions about long videos as a whole (ME-LVQA) are answered in `me_lvqa`.
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +133,35 @@ def _interval(entry: dict[str, Any], where: str) -> tuple[int, int] | None:
 
 def _span(interval: tuple[int, int]) -> str:
     return f"{interval[0]} to {interval[1]}"
+
+
+def majority_answers(training: Sequence[Question], questions: Sequence[Question]) -> list[str]:
+    """The most frequent training answer to the same question, without a look at any video.
+
+    A question that the training file does not have gets the most frequent of all training answers.
+
+    Args:
+        training (`Sequence[Question]`): Questions with answers.
+        questions (`Sequence[Question]`): The questions to answer.
+
+    Raises:
+        ValueError: a clip is in both files, or no training question has an answer.
+    """
+    clips = {(item.video, item.interval) for item in training}
+    shared = sorted({item.video for item in questions if (item.video, item.interval) in clips})
+    if shared:
+        raise ValueError(
+            f"Clips of {len(shared)} videos are in the training file and in the questions, such as {shared[0]}: a "
+            "floor must not know the answers."
+        )
+    known = [item for item in training if item.answer is not None]
+    if not known:
+        raise ValueError("The training file has no answers.")
+    overall = Counter(item.answer for item in known)
+    of_question: dict[str, Counter] = defaultdict(Counter)
+    for item in known:
+        of_question[item.question][item.answer] += 1
+    return [(of_question.get(item.question) or overall).most_common(1)[0][0] for item in questions]
 
 
 def write_submission(path: str | Path, questions: Sequence[Question], answers: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from deft_llm.files import write_zip
 from deft_llm.recipes import find_recipe
 from deft_llm.sharing.card import RUN_FILE, fill_card
 
@@ -278,11 +279,12 @@ def answer_track(
     videos: Path,
     output_dir: Path,
     *,
+    training: Path | None = None,
     max_new_tokens: int = 256,
     face_source: str | None = None,
     fps: float | None = None,
 ) -> dict[str, Any] | None:
-    """Answers a file of the question-answering tracks and writes the submission.
+    """Answers a file of the question-answering tracks and writes the submission, also as a zip.
 
     Args:
         model: Folder or Hub repository of a trained model. Questions about long videos (ME-LVQA) can be answered
@@ -290,23 +292,34 @@ def answer_track(
         questions: JSONL of the track.
         videos: Folder with the videos that the questions name.
         output_dir: Folder for the submission and the figures.
+        training: JSONL of the track with answers, for floors: what can be answered without a look at the videos.
         max_new_tokens: Longest answer, in tokens.
         face_source: Finds the face in long videos, see `processing.face_alignment.make_face_source`.
         fps: Frames per second of long videos that are folders of frames.
 
     Returns:
-        The figures, where the file has references; they are written to `me_vqa.json`, too.
+        The figures, where the file has references; they are written to `me_vqa.json`, too. With `training`, `floors`
+        has those of the floors, and of ME-LVQA also how far the answers are ahead of each.
 
     Raises:
         FileNotFoundError: There is no such file or video.
-        ValueError: A line of the file cannot be used; the message names it. Or a model is needed.
+        ValueError: A line of the file cannot be used; the message names it. Or a model is needed, or the training file
+            has videos of the questions.
     """
+    from deft_llm.evaluation import me_lvqa, me_vqa
     from deft_llm.evaluation.generation import load_checkpoint
-    from deft_llm.evaluation.me_lvqa import answer_long_questions, is_long, recognise_with, score_long_answers
-    from deft_llm.evaluation.me_vqa import answer_questions, read_questions, score_answers, write_submission
+    from deft_llm.evaluation.me_lvqa import answer_long_questions, is_long, recognise_with
+    from deft_llm.evaluation.me_vqa import answer_questions, read_questions, write_submission
 
     asked = read_questions(questions)
     long = is_long(asked)
+    guesses = {}
+    if training is not None:  # before the videos are read, because it may be refused
+        known = read_questions(training)
+        floors = {"majority": me_vqa.majority_answers}
+        if long:
+            floors = {"prior": me_lvqa.prior_answers, "majority": me_lvqa.majority_answers}
+        guesses = {name: floor(known, asked) for name, floor in floors.items()}
     if long:
         recognise = None if model is None else recognise_with(*load_checkpoint(model))
         answers = answer_long_questions(asked, videos, face_source=face_source, recognise=recognise, fps=fps)
@@ -316,10 +329,17 @@ def answer_track(
         answers = answer_questions(asked, videos, model, max_new_tokens=max_new_tokens)
     path = Path(output_dir) / f"{Path(questions).stem}_pred.jsonl"
     write_submission(path, asked, answers)
-    print(f"{len(asked)} answers written to {path}")
+    write_zip(path.with_suffix(".zip"), path)
+    print(f"{len(asked)} answers written to {path}, and for the server to {path.with_suffix('.zip').name}")
     if any(item.answer is None for item in asked):
         return None
-    figures = (score_long_answers if long else score_answers)(asked, answers)
+    score = me_lvqa.score_long_answers if long else me_vqa.score_answers
+    figures = score(asked, answers)
+    if guesses:
+        figures["floors"] = {name: score(asked, said) for name, said in guesses.items()}
+    if long:
+        for name, said in guesses.items():
+            figures["floors"][f"ahead_of_{name}"] = me_lvqa.compared(asked, answers, said)
     (Path(output_dir) / "me_vqa.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2))
     return figures

@@ -5,7 +5,14 @@ import pytest
 from PIL import Image
 
 from deft_llm.evaluation import generation
-from deft_llm.evaluation.me_vqa import Question, answer_questions, read_questions, score_answers, write_submission
+from deft_llm.evaluation.me_vqa import (
+    Question,
+    answer_questions,
+    majority_answers,
+    read_questions,
+    score_answers,
+    write_submission,
+)
 
 COARSE = "What is the coarse expression class?"
 FINE = "What is the fine-grained expression class?"
@@ -139,6 +146,19 @@ def test_figures_of_the_track():
         score_answers([Question("1", "1", COARSE)], ["negative"])
     with pytest.raises(ValueError, match="'brow' does not name a coarse"):
         score_answers([Question("1", "1", COARSE, "brow")], ["negative"])
+
+
+def test_the_floor_answers_from_the_training_file_alone():
+    training = [Question("1", "a", COARSE, "negative"), Question("2", "b", COARSE, "negative")]
+    training += [Question("3", "c", COARSE, "surprise"), Question("3", "c", FINE, "anger")]
+    asked = [Question("9", "x", COARSE), Question("9", "x", FINE), Question("9", "x", "What is the action unit?")]
+    assert majority_answers(training, asked) == ["negative", "anger", "negative"]
+    with pytest.raises(ValueError, match="Clips of 1 videos are in the training file and in the questions, such as c"):
+        majority_answers(training, [Question("7", "c", COARSE)])
+    # Another interval of the same long video is another clip.
+    assert majority_answers(training, [Question("7", "c", FINE, interval=(1, 9))]) == ["anger"]
+    with pytest.raises(ValueError, match="no answers"):
+        majority_answers([Question("1", "a", COARSE)], asked)
 
 
 def test_every_question_about_a_video_is_answered(folder, brow_video):

@@ -1,5 +1,6 @@
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -291,3 +292,30 @@ def test_a_still_clip_of_a_person_in_training_is_refused(dataset, folder, tmp_pa
     arguments = ["--model", str(folder), "--dataset", str(tmp_path / "data"), "--output-dir", str(tmp_path / "out")]
     assert main(["evaluate", *arguments]) == 2
     assert person in capsys.readouterr().err
+
+
+def test_questions_about_a_long_video_with_floors_and_a_zip(spotted_video, tmp_path, capsys):
+    """Without a model. A training file that has the video is refused before it is read."""
+    texts = [
+        "How many expression events appear in this video?",
+        "How many micro-expression events appear in this video?",
+    ]
+    lines = {
+        "asked": [{"id": "1", "filename": spotted_video.name, "question": text, "answer": "1"} for text in texts],
+        "known": [{"id": "2", "filename": "other.mp4", "question": text, "answer": "3"} for text in texts],
+    }
+    for name, entries in lines.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in entries), encoding="utf-8")
+    line = ["evaluate", "--questions", str(tmp_path / "asked.jsonl"), "--videos", str(spotted_video.parent)]
+    line += ["--face-source", "canonical", "--output-dir", str(tmp_path / "out"), "--training-questions"]
+    assert main([*line, str(tmp_path / "asked.jsonl")]) == 2
+    assert "a floor must not know the answers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*line, str(tmp_path / "known.jsonl")]) == 0
+    figures = json.loads((tmp_path / "out" / "me_vqa.json").read_text(encoding="utf-8"))
+    assert figures["mae_events"] == figures["mae_micro"] == 0.0
+    assert figures["floors"]["prior"]["mae_events"] == figures["floors"]["majority"]["mae_events"] == 2.0
+    assert figures["floors"]["ahead_of_prior"]["mae_events"][0] == 2.0
+    with zipfile.ZipFile(tmp_path / "out" / "asked_pred.zip") as archive:
+        (said,) = archive.namelist()
+        assert archive.read(said) == (tmp_path / "out" / "asked_pred.jsonl").read_bytes()
