@@ -1,4 +1,4 @@
-"""Pages of the site that are files elsewhere in the repository, with their links made to fit. Used by mkdocs.yml."""
+"""What mkdocs.yml needs of ours: pages that are files elsewhere in the repository, and docstrings made to fit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from posixpath import normpath
 
+from griffe import Extension, Object
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -77,3 +78,12 @@ def linked(text: str, source: str) -> str:
         return f"{match[1]}({page}{anchor})" if page else match[1].lstrip("!")[1:-1]
 
     return re.sub(r"(!?\[[^\]]*\])\(((?!\w+:|#)[^)#\s]+)(#[^)\s]*)?\)", fitted, text)
+
+
+class PlainTypes(Extension):
+    """Takes the backticks off types in docstrings, because the tables of the reference set types as code anyway."""
+
+    def on_object(self, *, obj: Object, **kwargs) -> None:
+        if obj.docstring is not None:
+            lines = r"^( *\*{0,2}\w+ \()\[?`([^`\n]+)`\]?"
+            obj.docstring.value = re.sub(lines, r"\1\2", obj.docstring.value, flags=re.MULTILINE)
