@@ -74,8 +74,8 @@ def spot_key_frames(motion: np.ndarray, fps: float | None = None) -> KeyFrames:
     motion are removed. A smooth rise and fall is then fitted to this course. Motion pauses at the apex, so the flanks
     determine its time better than the maximum does. If only the lids move, they are used instead.
 
-    A clip longer than `CLIP_SECONDS` with a known frame rate is first searched with `propose_intervals` for the most prominent
-    expression. A still clip also gets key frames, where its noise is strongest.
+    A clip longer than `CLIP_SECONDS` with a known frame rate is first searched with `propose_intervals` for the most
+    prominent expression. A still clip also gets key frames, where its noise is strongest.
 
     Args:
         motion (`np.ndarray`): (T, regions, 2) from `track_regions`, percent of the crop width.

@@ -236,9 +236,9 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
         if one and other:
             told.append(f"{name} is in both{_sides(one, other)}.{_magnitudes(code, first, second)}")
         elif one:
-            told.append(f"{name} is only in A.{_overlooked(code, first, second, 'A', 'B')}")
+            told.append(f"{name} is only in A.{_overlooked(code, first, second, 'B')}")
         else:
-            told.append(f"{name} is only in B.{_overlooked(code, second, first, 'B', 'A')}")
+            told.append(f"{name} is only in B.{_overlooked(code, second, first, 'A')}")
     return told or ["Neither shows an action unit."]
 
 
@@ -270,18 +270,15 @@ def _magnitudes(code: str, first: dict[str, Any], second: dict[str, Any]) -> str
     return told
 
 
-def _overlooked(code: str, shown: dict[str, Any], other: dict[str, Any], name: str, name_of_other: str) -> str:
-    """Whether what one clip shows would have been seen in the other."""
+def _overlooked(code: str, shown: dict[str, Any], other: dict[str, Any], name: str) -> str:
+    """What one clip shows, and whether it would have been seen in the other, whose name is given."""
     told = ""
-    for (region, _), item in _moved_of(code, shown).items():
+    for (region, direction), item in _moved_of(code, shown).items():
+        told += f" The {region} moves {direction} by {_amount(item)}."
         limit = (other.get("detection_limits") or {}).get(region)
-        if limit is None:
-            continue
-        seen = item["magnitude"] >= limit
-        told += (
-            f" The {region} moves by {_amount(item)} in {name}; in {name_of_other}, motion there is seen from "
-            f"{limit:.2f} %, so as much {'would probably have been seen' if seen else 'may have been overlooked'}."
-        )
+        if limit is not None:
+            how = "would probably have been seen" if item["magnitude"] >= limit else "may have been overlooked"
+            told += f" In {name}, motion there is seen from {limit:.2f} %, so as much {how}."
     return told
 
 
@@ -310,7 +307,7 @@ def _verdict(item: Explanation) -> str:
     tag = f'<span class="deft-chip">{_text(chip)}</span>' if chip else ""
     return (
         '<section class="deft-verdict" aria-label="Class"><div>'
-        f'<p class="deft-kicker">{_text(item.title or "Class")}</p>'
+        f'<p class="deft-kicker{" deft-titled" if item.title else ""}">{_text(item.title or "Class")}</p>'
         f"<h2>{_text(title)} {tag}</h2><p>{_text(text)}</p>{_limits(report)}</div>"
         f'<p class="deft-time">{item.seconds:.1f} s</p></section>'
     )

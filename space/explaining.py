@@ -235,7 +235,8 @@ class Explainer:
             progress(0.1, "Reading the clip")
             reader = self._code.video_reading.open_clip(path)
             fps = reader.metadata.fps
-            if timeline and fps and len(reader) > self._code.key_frames.CLIP_SECONDS * fps:
+            longest = getattr(self._code.key_frames, "CLIP_SECONDS", np.inf)  # older models have no such limit
+            if timeline and fps and len(reader) > longest * fps:
                 _check_length(len(reader), fps, MAX_VIDEO_SECONDS, MAX_VIDEO_FRAMES)
                 # From bytes, because the file is deleted when this is done.
                 reader = self._code.video_reading.open_clip(Path(path).read_bytes())
@@ -274,9 +275,8 @@ class Explainer:
             raise ClipProblem(
                 f"This video has {fps:g} frames per second; a face can be followed at {LEAST_RATE} to {MOST_RATE}."
             )
-        notes: list[str] = []
         progress(0.12, "Looking for the face")
-        placed_in, transform = self._first_face(reader, face, notes)
+        placed_in, transform = self._first_face(reader, face, notes := [])
         find = None if face == "crop" else self._face_again
         clip = self._code.aligned_clip.AlignedClip(reader, transform, placed_in=placed_in, find=find)
         followed = []
