@@ -196,8 +196,9 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
             with told_in_words("An interval could not be explained"):
                 found = explainer.explain_interval(watched, int(event.number), progress)
         except ClipProblem as problem:
-            return without_result(draw_problem(str(problem)), "The expression could not be explained.")
-        return with_result(found, f"{watched.name}, {found.title[:1].lower()}{found.title[1:]}", kept)
+            told = "The expression could not be explained."
+            return watched, kept, *without_result(draw_problem(str(problem)), told)
+        return watched, kept, *with_result(found, f"{watched.name}, {found.title[:1].lower()}{found.title[1:]}", kept)
 
     def with_result(found: Explanation, name: str, kept: Side | None) -> tuple[Any, ...]:
         """The outputs `shown` of an explanation, and of its comparison with the one that was kept."""
@@ -324,7 +325,12 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
                 **following,
             )
         timeline.click(
-            for_interval, [watched, kept], shown, show_progress_on=[result], concurrency_id="model", **options
+            for_interval,
+            [watched, kept],
+            [watched, kept, *shown],
+            show_progress_on=[result],
+            concurrency_id="model",
+            **options,
         )
         silent = {"api_visibility": "private", "show_progress": "hidden"}
         keep.click(keep_it, current, [kept, what_is_kept, drop], **silent)

@@ -10,7 +10,6 @@ import importlib
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,11 +31,11 @@ from huggingface_hub.errors import (
 )
 from transformers import StoppingCriteriaList, TextIteratorStreamer
 
-from timeline import Watched, strongest_course, watch
+from timeline import Shelf, Watched, strongest_course, watch
 
 MAX_SECONDS, MAX_FRAMES, MAX_MEGABYTES = 10.0, 3000, 100  # of one clip; megabytes of any file
 MAX_VIDEO_SECONDS, MAX_VIDEO_FRAMES = 120.0, 24000  # of a video with a timeline
-MAX_HELD = 8  # videos in memory, of all visitors
+MAX_HELD, HELD_SECONDS = 8, 600  # videos in memory, of all visitors; seconds after the last use
 LEAST_RATE, MOST_RATE = 10, 2000  # frames per second, for expressions to be looked for
 MAX_QUESTION, MAX_ANSWER = 300, 200  # characters; tokens
 CROP = 256  # pixels, side of the pictures shown
@@ -163,7 +162,7 @@ class Explainer:
         self._pipe: Any = None
         self._problem: tuple[float, ClipProblem] | None = None
         self._loading, self._running = threading.Lock(), threading.Lock()
-        self._held: deque[Watched] = deque(maxlen=MAX_HELD)
+        self._shelf = Shelf(MAX_HELD, HELD_SECONDS)
         self._missing: set[str] = set()  # face finders
 
     def load(self) -> Any:
@@ -287,10 +286,7 @@ class Explainer:
         progress(0.92, "Looking for expressions")
         watched = watch(clip, followed, self._code)
         watched.notes, watched.seconds = notes, time.monotonic() - started
-        with self._loading:
-            if len(self._held) == MAX_HELD:
-                self._held[0].forget()
-            self._held.append(watched)
+        self._shelf.use(watched)
         return watched
 
     def explain_interval(
@@ -311,6 +307,7 @@ class Explainer:
             raise ClipProblem("The video is no longer in memory. Upload it again to explain its expressions.", 410)
         if not 0 <= number < len(choices):
             raise ClipProblem(f"There is no expression {number + 1} in this video; it has {len(choices)}.", 400)
+        self._shelf.use(watched)
         clip, keys = choices[number]
         pipe = self.load()
         room = max(keys.offset - keys.onset, round(watched.fps / 2))

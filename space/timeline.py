@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import html
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -78,6 +79,42 @@ class Watched:
     def forget(self) -> None:
         """Lets go of the video."""
         self.choices = []
+
+
+class Shelf:
+    """Holds the videos of all visitors: the latest ones, each until some time after its last use.
+
+    Gradio keeps the state of a page for an hour after the page was closed. Videos are not to stay that long.
+
+    Args:
+        most: Number of videos.
+        seconds: Time after the last use.
+    """
+
+    def __init__(self, most: int, seconds: float):
+        self.most, self.seconds = most, seconds
+        self._lock = threading.Lock()
+        self._held: dict[int, tuple[Watched, threading.Timer]] = {}
+
+    def use(self, item: Watched) -> None:
+        """Puts a video in the first place."""
+        timer = threading.Timer(self.seconds, self._let_go, [item])
+        timer.daemon = True
+        with self._lock:
+            if id(item) in self._held:
+                self._held.pop(id(item))[1].cancel()
+            self._held[id(item)] = (item, timer)
+            timer.start()
+            surplus = [one for one, _ in self._held.values()][: -self.most]
+        for one in surplus:
+            self._let_go(one)
+
+    def _let_go(self, item: Watched) -> None:
+        with self._lock:
+            _, timer = self._held.pop(id(item), (None, None))
+        if timer is not None:
+            timer.cancel()
+            item.forget()
 
 
 def watch(clip: Any, followed: Sequence[Any], code: SimpleNamespace) -> Watched:

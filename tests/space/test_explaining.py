@@ -12,7 +12,6 @@ from deft_llm.processing.video_reading import DamagedVideoError, NotAVideoError,
 from drawing import draw
 from explaining import (
     MAX_FRAMES,
-    MAX_HELD,
     MAX_SECONDS,
     MAX_VIDEO_FRAMES,
     MAX_VIDEO_SECONDS,
@@ -186,16 +185,11 @@ def test_programs_get_one_report_of_up_to_ten_seconds(explainer, face, long_vide
         explainer.explain(str(long_video), "crop")
 
 
-def test_of_many_videos_the_first_is_let_go(explainer, long_video, monkeypatch):
-    def seen(clip, followed, code):
-        return Watched(50.0, 9, [], [], None, {}, None, [(None, None)])
-
-    monkeypatch.setattr("explaining.watch", seen)
-    monkeypatch.setattr(type(explainer), "_first_face", lambda *_: (999, [[1 / 160, 0, 0], [0, 1 / 160, 0]]))
-    held = [explainer.explain(str(long_video), "crop", timeline=True) for _ in range(MAX_HELD + 1)]
-    assert [bool(item.choices) for item in held] == [False] + [True] * MAX_HELD
+def test_a_video_that_was_let_go_is_not_explained(explainer, long_video):
+    watched = explainer.explain(str(long_video), "crop", timeline=True)
+    watched.forget()
     with pytest.raises(ClipProblem, match="no longer in memory") as caught:
-        explainer.explain_interval(held[0], 0)
+        explainer.explain_interval(watched, 0)
     assert caught.value.status == 410
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +26,7 @@ from deft_llm.processing.motion_intervals import Interval
 from deft_llm.timeline import motion_course as course_of_the_command
 from drawing import draw_watched
 from tests.space.test_drawing import NASTY, Tags
-from timeline import COLUMNS, Watched, as_data, highest, motion_course, not_measurable, picture, table, watch
+from timeline import COLUMNS, Shelf, Watched, as_data, highest, motion_course, not_measurable, picture, table, watch
 
 CODE = SimpleNamespace(
     aligned_clip=aligned_clip,
@@ -102,6 +103,31 @@ def test_every_expression_can_be_explained(watched):
     watched = made_up([BUSY.intervals[0]])
     watched.forget()
     assert watched.choices == []
+
+
+def held(count):
+    return [made_up([BUSY.intervals[0]]) for _ in range(count)]
+
+
+def test_the_latest_videos_are_held():
+    shelf, videos = Shelf(2, 60.0), held(3)
+    shelf.use(videos[0])
+    shelf.use(videos[1])
+    shelf.use(videos[0])  # was asked about again
+    shelf.use(videos[2])
+    assert [bool(item.choices) for item in videos] == [True, False, True]
+
+
+def test_a_video_is_let_go_some_time_after_its_last_use():
+    shelf, (first, second) = Shelf(2, 0.5), held(2)
+    shelf.use(first)
+    shelf.use(second)
+    for _ in range(3):
+        time.sleep(0.25)
+        shelf.use(second)
+    assert (bool(first.choices), bool(second.choices)) == (False, True)
+    time.sleep(0.8)
+    assert not second.choices
 
 
 def test_without_an_expression_there_is_the_strongest_motion(still_video):
