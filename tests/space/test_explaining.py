@@ -167,7 +167,7 @@ def test_what_is_longer_than_a_clip_gets_a_timeline(explainer, long_video, brow_
         assert abs(found.keys[1] - apex) <= 2
         assert found.first < found.keys[0] < found.keys[2] < found.first + len(found.motion)
         assert found.region.startswith(region)
-        assert found.motion[found.keys[1] - found.first] == found.motion.max() > 1
+        assert found.motion[found.keys[1] - found.first] > 0.95 * found.motion.max() > 1
         assert found.conversation is not None
         assert f"{found.keys[0] / 50 * 1000:.0f} ms" in draw(found)
     with pytest.raises(ClipProblem, match="There is no expression 3 in this video; it has 2"):
