@@ -63,9 +63,17 @@ element.addEventListener('click', (event) => {
   if (!chosen) return;
   for (const button of element.querySelectorAll('button[data-number]'))
     button.setAttribute('aria-pressed', button.dataset.number === chosen.dataset.number);
+  const result = document.querySelector('#deft-result');
+  if (result.getBoundingClientRect().top > 0.8 * innerHeight) result.scrollIntoView({block: 'center'});
   trigger('click', {number: Number(chosen.dataset.number)});
 });
 """
+# Brings what is new into the window, unless it begins there.
+LOOK = """() => {
+  const found = document.querySelector(%r);
+  const top = found ? found.getBoundingClientRect().top : 0;
+  if (top < 0 || top > innerHeight / 2) found.scrollIntoView();
+}"""
 THEME = gr.themes.Base(
     primary_hue=gr.themes.colors.teal,
     neutral_hue=gr.themes.colors.slate,
@@ -311,19 +319,27 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
                 talk = gr.State(None, time_to_live=600)
                 turns = gr.State([], time_to_live=600)
                 watched, current, kept = (gr.State(None, time_to_live=600) for _ in range(3))
-        options = {"api_visibility": "private", "show_progress": "full", "scroll_to_output": True}
+        options = {"api_visibility": "private", "show_progress": "full"}
         talking = [talk, turns, log, heading, chat]
         shown = [result, comparison, status, current, keeping, *talking]
         # A video is followed beside the model, so that nobody waits two minutes for an answer.
-        following = {**options, "show_progress_on": [result], "concurrency_id": "clips"}
-        go.click(on_upload, [clip, face, kept], [timeline, watched, *shown, clip], **following)
+        following = {
+            **options,
+            "show_progress_on": [result],
+            "scroll_to_output": True,
+            "concurrency_id": "clips",
+        }
+        parts = "#deft-comparison .deft-compared, #deft-result .deft"
+        look = {"fn": None, "js": LOOK % parts, "api_visibility": "private"}
+        look_first = look | {"js": LOOK % f"#deft-timeline .deft-watched, {parts}"}
+        go.click(on_upload, [clip, face, kept], [timeline, watched, *shown, clip], **following).then(**look_first)
         for button, path in examples:
             button.click(
                 lambda kept, path=str(path), progress=gr.Progress(): for_page(path, "crop", kept, progress),  # noqa: B008
                 kept,
                 [timeline, watched, *shown],
                 **following,
-            )
+            ).then(**look_first)
         timeline.click(
             for_interval,
             [watched, kept],
@@ -331,7 +347,7 @@ def make_page(explainer: Explainer, uploads: Uploads | None = None) -> gr.Blocks
             show_progress_on=[result],
             concurrency_id="model",
             **options,
-        )
+        ).then(**look)
         silent = {"api_visibility": "private", "show_progress": "hidden"}
         keep.click(keep_it, current, [kept, what_is_kept, drop], **silent)
         drop.click(drop_it, current, [kept, what_is_kept, drop, comparison, *talking], **silent)

@@ -212,6 +212,7 @@ def show_timeline(page, path):
     page.get_by_label("The picture is a face").check()
     page.get_by_role("button", name="Explain this clip").click()
     page.get_by_role("region", name="Timeline").wait_for()
+    page.wait_for_function("document.querySelector('.deft-watched').getBoundingClientRect().top <= innerHeight / 2")
 
 
 def choose(page, name, press=None):
@@ -259,6 +260,7 @@ def test_a_video_has_a_timeline_whose_expressions_are_explained(open_page, serve
     choose(page, second)
     assert page.get_by_role("button", name=second).get_attribute("aria-pressed") == "true"
     assert page.get_by_role("button", name=first).get_attribute("aria-pressed") == "false"
+    page.wait_for_function("document.querySelector('.deft-verdict').getBoundingClientRect().top < innerHeight / 2")
     assert page.locator(".deft-marktext").all_text_contents() == ["onset", "apex", "offset"]
     page.get_by_label("Your question").fill("What would one expect of AU2?")
     page.get_by_role("button", name="Ask").click()
