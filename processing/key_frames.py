@@ -19,6 +19,8 @@ from .motion_signals import (
     whitening,
 )
 
+CLIP_SECONDS = 1.2
+"""A clip up to this long is taken to show one expression. In a longer one, expressions are looked for."""
 _COURSE_SEEN = 4.0  # robust standard deviations
 
 
@@ -72,8 +74,8 @@ def spot_key_frames(motion: np.ndarray, fps: float | None = None) -> KeyFrames:
     motion are removed. A smooth rise and fall is then fitted to this course. Motion pauses at the apex, so the flanks
     determine its time better than the maximum does. If only the lids move, they are used instead.
 
-    A clip longer than 1.2 s with a known frame rate is first searched with `propose_intervals` for the most prominent
-    expression. A still clip also gets key frames, where its noise is strongest.
+    A clip longer than `CLIP_SECONDS` with a known frame rate is first searched with `propose_intervals` for the most
+    prominent expression. A still clip also gets key frames, where its noise is strongest.
 
     Args:
         motion (`np.ndarray`): (T, regions, 2) from `track_regions`, percent of the crop width.
@@ -87,7 +89,7 @@ def spot_key_frames(motion: np.ndarray, fps: float | None = None) -> KeyFrames:
     count = len(motion)
     if count < 2:
         raise KeyFrameError(f"Key frames need at least two frames, onset and apex; this clip has {count}.")
-    if fps and count > 1.2 * fps:
+    if fps and count > CLIP_SECONDS * fps:
         shown = [item for item in propose_intervals(motion, fps) if item.kind == "expression"]
         if shown:
             best = max(shown, key=lambda item: item.score)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+from collections.abc import Sequence
 from io import BytesIO, StringIO
 from typing import Any
 
@@ -33,18 +34,30 @@ _ARROW, _EDGE, _GROUND, _TEXT = (255, 176, 32), (20, 20, 20), (17, 22, 29), (240
 
 def links(item: Explanation) -> str:
     """The links as HTML."""
+    name = "report" if item.interval is None else f"expression-{item.interval}"
+    film = "explanation" if item.interval is None else name
     files = [
-        ("Report (JSON)", "report.json", "application/json", report_json(item).encode()),
-        ("Table (CSV)", "report.csv", "text/csv", table(item).encode()),
+        ("Report (JSON)", f"{name}.json", "application/json", report_json(item).encode()),
+        ("Table (CSV)", f"{name}.csv", "text/csv", table(item).encode()),
     ]
     if len(item.film):
-        files.append(("Film with arrows (MP4)", "explanation.mp4", "video/mp4", marked_film(item)))
+        files.append(("Film with arrows (MP4)", f"{film}.mp4", "video/mp4", marked_film(item)))
+    return navigation(files)
+
+
+def navigation(files: Sequence[tuple[str, str, str, bytes]], title: str = "Downloads") -> str:
+    """Links that contain their files.
+
+    Args:
+        files: Title, name, media type and content of each.
+        title: Heading above the links.
+    """
     shown = "".join(
         f'<li><a class="deft-keep" download="{name}" '
         f'href="data:{kind};base64,{base64.b64encode(content).decode()}">{title}</a></li>'
         for title, name, kind, content in files
     )
-    return f'<nav class="deft-card deft-downloads" aria-label="Downloads"><h3>Downloads</h3><ul>{shown}</ul></nav>'
+    return f'<nav class="deft-card deft-downloads" aria-label="{title}"><h3>{title}</h3><ul>{shown}</ul></nav>'
 
 
 def report_json(item: Explanation) -> str:
@@ -57,6 +70,7 @@ def table(item: Explanation) -> str:
     report = item.report
     common = {name: report[name] for name in ("status", "reason", "emotion", "coarse_emotion", "rationale")}
     common["emotion_score"] = _rounded(report["scores"].get(report["emotion"]))
+    common["interval"] = item.interval
     common["warnings"] = "; ".join(report["warnings"])
     if item.keys is not None:
         for name, frame in zip(("onset", "apex", "offset"), item.keys, strict=True):
@@ -135,7 +149,9 @@ def _write(picture: np.ndarray, item: Explanation, index: int, name: str | None,
     report = item.report
     label = "insufficient motion" if report["insufficient_motion"] else report["emotion"] or "not readable"
     units = ", ".join(unit["code"] for unit in report["action_units"])
-    time = f"frame {index}" + (f", {1000 * index / item.fps:.0f} ms" if item.fps else "")
+    time = f"frame {index}"
+    if item.fps:
+        time += f", {1000 * index / item.fps:.0f} ms" if index < 10 * item.fps else f", {index / item.fps:.2f} s"
     span = item.film_indices[-1] - item.film_indices[0] + 1
     pace = (item.fps or RATE) / RATE * len(item.film) / span
     told = f"arrows {scale} x the motion" if item.moved else "no region moves above the noise"

@@ -6,16 +6,22 @@ The server therefore keeps nothing for the page, and the page works with a keybo
 from __future__ import annotations
 
 import base64
-import html
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
-from downloads import encoded, links, report_json
-from explaining import CROP, Explanation
+import timeline
+from downloads import encoded, links, navigation, report_json
+from explaining import CROP, MAX_VIDEO_SECONDS, Explanation
+from timeline import Watched, counted
+from timeline import escaped as _text
 
+_SIDES = {"both": "both sides", "left": "left side", "right": "right side"}
+_APART = 2.0  # standard errors: two magnitudes that are farther apart differ
 _DIRECTION_SCALE = 10  # arrows are this many times as long as the motion
 
 
@@ -68,13 +74,212 @@ def draw_turns(turns: Sequence[tuple[str, str]], problem: str = "") -> str:
 
 def draw_nothing() -> str:
     """Draws the instructions that are shown before the first clip."""
+    longest = f"at most {MAX_VIDEO_SECONDS / 60:.0f} minutes"
     steps = (
-        ("Choose a clip", "Upload one, record yourself, or take an example. One face, at most ten seconds."),
+        ("Choose a clip", f"Upload one, record yourself, or take an example. One face, {longest}."),
         ("The motion is measured", "Where the face moves, how far, and when: onset, apex, offset."),
         ("Read the evidence first", "The class is only the name that an annotation convention gives to the movement."),
     )
     items = "".join(f"<li><strong>{title}</strong><span>{text}</span></li>" for title, text in steps)
     return f'<div class="deft"><div class="deft-empty"><h2>How it works</h2><ol>{items}</ol></div></div>'
+
+
+def draw_watched(item: Watched) -> str:
+    """Draws the timeline of a video, with a button per expression.
+
+    The buttons have the attribute `data-number`, the number of their choice.
+    """
+    shown = len(item.expressions)
+    whole = f"{item.count / item.fps:.1f} s"
+    if item.reason:
+        title, told = "Not measurable", f"{_sentence(item.reason)} Nothing is said about this video."
+    elif shown:
+        title = f"{counted(shown, 'expression').capitalize()} in {whole}"
+        told = "Choose one to see what moved and what that is called."
+    else:
+        title = f"No expression found in {whole}"
+        told = "The strongest motion can be looked at all the same; it may be no more than noise."
+    files = [
+        (
+            "Intervals (JSON)",
+            "timeline.json",
+            "application/json",
+            json.dumps(timeline.as_data(item), indent=2).encode(),
+        ),
+        ("Intervals (CSV)", "timeline.csv", "text/csv", timeline.table(item).encode()),
+    ]
+    return (
+        '<div class="deft"><section class="deft-card deft-watched" aria-label="Timeline">'
+        f'<p class="deft-kicker">Timeline</p><h2>{title}</h2><p class="deft-told">{_text(told)}</p>'
+        f"{_list(item.notes)}{timeline.picture(item)}{_buttons(item)}"
+        f"{_others(item)}{_stretches(item)}</section>{navigation(files, 'Downloads of the timeline')}</div>"
+    )
+
+
+def _buttons(item: Watched) -> str:
+    items = ""
+    for number in range(len(item.choices)):
+        more = ""
+        if item.expressions:
+            one = item.expressions[number]
+            where = ", ".join(f"{side} {region}" for region, side in one.regions[:3])
+            more = f"{'longer than 0.5 s; ' if one.macro else ''}{where or 'whole face'}; score {one.score:.1f}"
+        items += (
+            f'<li><button type="button" class="deft-choice" data-number="{number}" aria-pressed="false">'
+            f"<b>{_text(item.title(number))}</b><small>{_text(more)}</small></button></li>"
+        )
+    return f'<ol class="deft-choices" aria-label="What can be explained">{items}</ol>' if items else ""
+
+
+def _others(item: Watched) -> str:
+    """The blinks and the speech."""
+    found = [one for one in item.intervals if one.kind != "expression"]
+    if not found:
+        return ""
+    lines = "".join(f"<li>{one.kind.capitalize()}, {item.span(one.onset, one.offset)}</li>" for one in found)
+    told = " and ".join(timeline.others(item))
+    return f'<details class="deft-more"><summary>{told}, not explained</summary><ul>{lines}</ul></details>'
+
+
+def _stretches(item: Watched) -> str:
+    """What cannot be measured and why."""
+    reasons: dict[str, list[str]] = {}
+    for one in item.stretches:
+        reasons.setdefault(one.reason, []).append(item.span(one.start, one.stop))
+    lines = ""
+    for reason, spans in reasons.items():
+        more = f" and {len(spans) - 3} more" if len(spans) > 3 else ""
+        lines += f"<li>{', '.join(spans[:3])}{more}: {_text(reason)}</li>"
+    return f'<h3>What cannot be measured</h3><ul class="deft-lost">{lines}</ul>' if lines else ""
+
+
+# --- two results ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two results that are compared.
+
+    Args:
+        name: What the visitor knows it by.
+        report: The report as JSON data.
+        picture: (CROP, CROP, 3) uint8, the apex; `None` if nothing was measured.
+        conversation: `Explanation.conversation`.
+    """
+
+    name: str
+    report: dict[str, Any]
+    picture: np.ndarray | None
+    conversation: Any = None
+
+
+def side_of(item: Explanation, name: str) -> Side:
+    """What is kept of an explanation to compare it."""
+    apex = item.frames[len(item.frames) // 2] if len(item.frames) else None
+    return Side(name, item.report, apex, item.conversation)
+
+
+def draw_comparison(first: Side, second: Side) -> str:
+    """Draws two results next to each other, and what differs in words."""
+    sides = "".join(_side(letter, one) for letter, one in (("A", first), ("B", second)))
+    told = "".join(f"<li>{_text(line)}</li>" for line in differences(first.report, second.report))
+    return (
+        '<div class="deft"><section class="deft-card deft-compared" aria-label="Two results side by side">'
+        f'<h2>Side by side</h2><div class="deft-sides">{sides}</div>'
+        f'<h3>What differs</h3><ul class="deft-differences">{told}</ul></section></div>'
+    )
+
+
+def _side(letter: str, one: Side) -> str:
+    report = one.report
+    label = {"not_measurable": "not measurable", "insufficient_motion": "insufficient motion"}.get(
+        report["status"], report["emotion"] or "not readable"
+    )
+    picture = "" if one.picture is None else _picture(one.picture, 160, f"{letter} at the apex")
+    units = "".join(f"<li>{_text(_unit_words(unit, report))}</li>" for unit in report["action_units"])
+    reason = f"<p>{_text(_sentence(report['reason']))}</p>" if report["reason"] else ""
+    return (
+        f'<article><h3>{letter}: {_text(one.name)}</h3>{picture}<p class="deft-label">{_text(label)}</p>{reason}'
+        f"{f'<ul>{units}</ul>' if units else '<p>No action unit is named.</p>'}{_limits(report)}</article>"
+    )
+
+
+def _unit_words(unit: dict[str, Any], report: dict[str, Any]) -> str:
+    moved = [
+        f"{entry['region']} moves {entry['direction']} by {_amount(entry)}"
+        for entry in report["evidence"]
+        if entry["action_unit"] == unit["code"]
+    ]
+    if unit.get("borne_out") is False:
+        moved = ["not borne out by the motion"]
+    side = f", {_SIDES[unit['side']]}" if unit.get("side") in _SIDES else ""
+    return f"{unit['code']} {unit.get('name') or ''}".rstrip() + side + (f": {'; '.join(moved)}" if moved else "")
+
+
+def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """What two measurements say about each other, in sentences.
+
+    A unit that only one of them names may have been overlooked in the other. What would have been seen there is said.
+
+    Args:
+        first: Report of A.
+        second: Report of B.
+    """
+    lost = [name for name, report in (("A", first), ("B", second)) if report["status"] == "not_measurable"]
+    if lost:
+        return [f"{' and '.join(lost)} cannot be measured, so there is nothing to compare."]
+    units = [{unit["code"]: unit for unit in report["action_units"]} for report in (first, second)]
+    told = []
+    for code in sorted({**units[0], **units[1]}, key=lambda code: (len(code), code)):
+        one, other = (by_code.get(code) for by_code in units)
+        name = f"{code} ({(one or other).get('name') or 'no name'})"
+        if one and other:
+            told.append(f"{name} is in both{_sides(one, other)}.{_magnitudes(code, first, second)}")
+        elif one:
+            told.append(f"{name} is only in A.{_overlooked(code, first, second, 'B')}")
+        else:
+            told.append(f"{name} is only in B.{_overlooked(code, second, first, 'A')}")
+    return told or ["Neither shows an action unit."]
+
+
+def _sides(one: dict[str, Any], other: dict[str, Any]) -> str:
+    words = [_SIDES.get(unit.get("side")) for unit in (one, other)]
+    return f", {words[0]} in A and {words[1]} in B" if None not in words and words[0] != words[1] else ""
+
+
+def _moved_of(code: str, report: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(item["region"], item["direction"]): item for item in report["evidence"] if item["action_unit"] == code}
+
+
+def _magnitudes(code: str, first: dict[str, Any], second: dict[str, Any]) -> str:
+    one, other = _moved_of(code, first), _moved_of(code, second)
+    told = ""
+    for region, direction in one:
+        if (region, direction) not in other:
+            continue
+        pair = one[region, direction], other[region, direction]
+        told += f" The {region} moves {direction} by {_amount(pair[0])} in A and {_amount(pair[1])} in B"
+        errors = [item.get("standard_error") for item in pair]
+        apart = pair[0]["magnitude"] - pair[1]["magnitude"]
+        if None in errors:
+            told += "."
+        elif abs(apart) > _APART * float(np.hypot(*errors)):
+            told += f", farther in {'A' if apart > 0 else 'B'}."
+        else:
+            told += ", which is the same within the errors."
+    return told
+
+
+def _overlooked(code: str, shown: dict[str, Any], other: dict[str, Any], name: str) -> str:
+    """What one clip shows, and whether it would have been seen in the other, whose name is given."""
+    told = ""
+    for (region, direction), item in _moved_of(code, shown).items():
+        told += f" The {region} moves {direction} by {_amount(item)}."
+        limit = (other.get("detection_limits") or {}).get(region)
+        if limit is not None:
+            how = "would probably have been seen" if item["magnitude"] >= limit else "may have been overlooked"
+            told += f" In {name}, motion there is seen from {limit:.2f} %, so as much {how}."
+    return told
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------
@@ -101,7 +306,8 @@ def _verdict(item: Explanation) -> str:
         text = how + "This is the name that a convention gives to the movement below. It is not a feeling."
     tag = f'<span class="deft-chip">{_text(chip)}</span>' if chip else ""
     return (
-        '<section class="deft-verdict" aria-label="Class"><div><p class="deft-kicker">Class</p>'
+        '<section class="deft-verdict" aria-label="Class"><div>'
+        f'<p class="deft-kicker{" deft-titled" if item.title else ""}">{_text(item.title or "Class")}</p>'
         f"<h2>{_text(title)} {tag}</h2><p>{_text(text)}</p>{_limits(report)}</div>"
         f'<p class="deft-time">{item.seconds:.1f} s</p></section>'
     )
@@ -125,7 +331,10 @@ def _sentence(words: str) -> str:
 
 
 def _notices(item: Explanation) -> str:
-    lines = [*item.report["warnings"], *item.notes]
+    return _list([*item.report["warnings"], *item.notes])
+
+
+def _list(lines: Sequence[str]) -> str:
     if not lines:
         return ""
     return '<ul class="deft-notices">' + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>"
@@ -156,21 +365,21 @@ def _moment(item: Explanation) -> str:
 
 def _plot(item: Explanation) -> str:
     width, height, left, bottom, top = 560, 210, 44, 30, 26
-    motion = item.motion.astype(float)
+    motion, start = item.motion.astype(float), item.first
     count = len(motion)
     smooth = cv2.GaussianBlur(motion[None].astype(np.float32), (0, 0), max(1.0, count / 60))[0]
     low, high = min(0.0, float(smooth.min())), max(0.2, float(np.percentile(motion, 99.5)) * 1.1)
     step = next(value for value in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if (high - low) / value <= 5)
 
     def x(frame: float) -> float:
-        return left + (width - left - 12) * frame / max(count - 1, 1)
+        return left + (width - left - 12) * (frame - start) / max(count - 1, 1)
 
     def y(value: float) -> float:
         return top + (height - top - bottom) * (high - min(max(value, low), high)) / (high - low)
 
     def line(values: np.ndarray) -> str:
         chosen = np.linspace(0, count - 1, min(count, 400)).round().astype(int)
-        return " ".join(f"{x(i):.1f},{y(values[i]):.1f}" for i in chosen)
+        return " ".join(f"{x(start + i):.1f},{y(values[i]):.1f}" for i in chosen)
 
     onset, apex, offset = item.keys
     ticks = np.arange(np.ceil(low / step - 1e-6), high / step) * step
@@ -180,11 +389,11 @@ def _plot(item: Explanation) -> str:
         f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>'
         for v in ticks
     )
-    seconds = np.linspace(0, count - 1, 5 if count > 5 else 2)
+    ends = np.linspace(start, start + count - 1, 5 if count > 5 else 2)
     times = "".join(
-        f'<text x="{x(f):.1f}" y="{height - 8}" text-anchor="{"end" if f == count - 1 else "middle"}">'
+        f'<text x="{x(f):.1f}" y="{height - 8}" text-anchor="{"end" if f == ends[-1] else "middle"}">'
         f"{_when(round(float(f)), item.fps)}</text>"
-        for f in seconds
+        for f in ends
     )
     marks = ""
     placed = -1e9
@@ -206,7 +415,8 @@ def _plot(item: Explanation) -> str:
         f'<rect class="deft-span" x="{x(onset):.1f}" y="{top}" width="{max(x(offset) - x(onset), 1):.1f}" '
         f'height="{height - top - bottom}"/>{grid}'
         f'<polyline class="deft-raw" points="{line(motion)}"/><polyline class="deft-line" points="{line(smooth)}"/>'
-        f'<circle class="deft-dot" cx="{x(apex):.1f}" cy="{y(float(smooth[apex])):.1f}" r="4.5"/>{marks}{times}</svg>'
+        f'<circle class="deft-dot" cx="{x(apex):.1f}" cy="{y(float(smooth[apex - start])):.1f}" r="4.5"/>'
+        f"{marks}{times}</svg>"
     )
 
 
@@ -259,9 +469,7 @@ def _attention(item: Explanation) -> str:
         said = ", ".join(moved.get(code, []))
         if (named.get(code) or {}).get("borne_out") is False:
             said = "not borne out by the motion"
-        side = {"both": "both sides", "left": "left side", "right": "right side"}.get(
-            (named.get(code) or {}).get("side"), ""
-        )
+        side = _SIDES.get((named.get(code) or {}).get("side"), "")
         detail = " · ".join(part for part in (side, said) if part)
         detail = f"<small>{_text(detail)}</small>" if detail else ""
         choices.append(
@@ -329,11 +537,6 @@ def _json(item: Explanation) -> str:
 # --- small things ---------------------------------------------------------------------------------------------------
 
 
-def _text(value: Any) -> str:
-    """Escapes text, so that it contains neither HTML nor placeholders of Gradio's templates."""
-    return html.escape(str(value)).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
-
-
 def _amount(evidence: dict[str, Any]) -> str:
     """A magnitude, with its standard error if there is one; written as in `report_text`."""
     error = evidence.get("standard_error")
@@ -342,7 +545,7 @@ def _amount(evidence: dict[str, Any]) -> str:
 
 
 def _when(frame: int, fps: float | None) -> str:
-    return f"{frame}" if not fps else f"{1000 * frame / fps:.0f} ms" if frame < fps * 10 else f"{frame / fps:.1f} s"
+    return f"{frame}" if not fps else f"{1000 * frame / fps:.0f} ms" if frame < fps * 10 else f"{frame / fps:.2f} s"
 
 
 def _source(image: np.ndarray, side: int) -> str:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from deft_llm.hub_datasets.synthetic.clips import Expression, UnitRequest, render_clip
+from deft_llm.processing import key_frames
 from deft_llm.processing.face_alignment import crop_transform
 from deft_llm.processing.key_frames import KeyFrameError, KeyFrames, apex_position, sample_indices, spot_key_frames
 from deft_llm.processing.motion_intervals import Interval
@@ -107,3 +108,11 @@ def test_contradictory_key_frames_are_refused(keys, message):
 def test_key_frames_of_an_interval_are_valid(interval, expected):
     keys = KeyFrames.of_interval(Interval(*interval, kind="expression", score=9.0))
     assert keys.validate(20) == KeyFrames(*expected)
+
+
+@pytest.mark.parametrize(("count", "searched"), [(60, False), (61, True)])
+def test_expressions_are_looked_for_in_what_is_longer_than_a_clip(monkeypatch, count, searched):
+    asked = []
+    monkeypatch.setattr(key_frames, "propose_intervals", lambda motion, fps: asked.append(fps) or [])
+    spot_key_frames(motion_of("AU4", course(10, 20, 40, count)), 60 / key_frames.CLIP_SECONDS)
+    assert bool(asked) == searched

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deft_llm.hub_datasets.synthetic.clips import encode_frames
+from deft_llm.hub_datasets.synthetic.clips import Disturbances, Expression, UnitRequest, encode_frames, render_clip
 
 SPACE = Path(__file__).parents[2] / "space"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -84,6 +84,42 @@ def serving(place: Path, **variables: str):
 def server(folder, tmp_path_factory):
     with serving(tmp_path_factory.mktemp("space"), DEFT_MODEL=str(folder)) as started:
         yield started
+
+
+# --- videos longer than a clip --------------------------------------------------------------------------------------
+
+LONG_FPS = 50
+
+
+def render_long(path: Path, face, seconds: int) -> Path:
+    """A video of a still face with AU4 from 3.0 to 3.4 s, AU12 from 8.0 to 8.8 s, and no face from 12.0 to 13.0 s.
+
+    Few frames are rendered: the still face is the same sixteen frames again and again.
+    """
+    camera = Disturbances(noise=1.0)
+
+    def shown(code: str, frames: int, seed: int) -> np.ndarray:
+        expression = Expression((UnitRequest(code, "both", 0.02),), onset=1, apex=frames // 2, offset=frames - 2)
+        return render_clip(face, [expression], np.random.default_rng(seed), count=frames, disturbances=camera).frames
+
+    still = render_clip(face, [], np.random.default_rng(0), count=16, disturbances=camera).frames
+    nothing = np.full_like(still, 128)
+    parts = {150: shown("AU4", 22, 1), 400: shown("AU12", 42, 2), 600: np.resize(nothing, (50, *still.shape[1:]))}
+
+    def frames():
+        number = 0
+        while number < seconds * LONG_FPS:
+            part = parts.get(number, still[number % 16][None])
+            yield from part
+            number += len(part)
+
+    path.write_bytes(encode_frames(frames(), LONG_FPS, 16))
+    return path
+
+
+@pytest.fixture(scope="session")
+def long_video(face, made_once) -> Path:
+    return made_once("long-video", lambda folder: render_long(folder / "meeting.mp4", face, 20))
 
 
 # --- clips that are no good -----------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ BAD = {
     "text": (415, "is not a video that can be read"),
     "empty": (415, "is empty"),
     "cut off": (415, "is not a video that can be read|damaged or cut off"),
-    "long": (413, "This clip is 2 h 0 min long"),
+    "long": (413, "This video is 2 h 0 min long"),
     "picture": (422, "a single picture; motion needs a clip"),
     "no face": (422, "No face was found in the first frame"),
     "two faces": (422, "2 faces were found"),
@@ -105,7 +105,9 @@ def test_files_of_the_server_are_neither_read_nor_deleted(server, folder):
 
 
 def test_a_file_over_the_limit_is_not_taken(server):
-    answer = httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("big.mp4", bytes(51 * 2**20))}, timeout=60)
+    answer = httpx.post(
+        f"{server.url}/gradio_api/upload", files={"files": ("big.mp4", bytes(101 * 2**20))}, timeout=60
+    )
     assert answer.status_code == 413
     assert server.left_behind() == []
 

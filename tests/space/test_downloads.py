@@ -62,6 +62,12 @@ def test_the_table_has_the_columns_of_the_command(explanation):
     assert (row["clip"], row["interval"]) == ("", "")  # the name of an upload is not kept
 
 
+def test_the_files_of_an_interval_are_named_after_it(explanation):
+    found = replace(explanation, interval=3, title="Expression 3, 2.00 to 2.30 s")
+    assert list(files_of(links(found))) == ["expression-3.json", "expression-3.csv", "expression-3.mp4"]
+    assert [row["interval"] for row in rows_of(found)] == ["3"]
+
+
 def test_a_clip_that_cannot_be_measured_has_no_film(explanation):
     report = ExpressionReport.not_measurable("the head turns too far").to_dict()
     lost = replace(explanation, report=report, film=explanation.film[:0], keys=None, moved=[])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deft_llm.processing import ExpressionReport
-from drawing import draw, draw_problem, draw_turns
+from drawing import Side, differences, draw, draw_comparison, draw_problem, draw_turns, side_of
 
 NASTY = "<script>alert(1)</script> ${window} {{value}} \"'&"
 
@@ -148,3 +148,100 @@ def test_questions_and_answers_stay_text():
     assert [tag for tag, _ in tags.opened if tag in ("dt", "dd")] == ["dt", "dd"] * 2
     assert [attributes["role"] for _, attributes in tags.opened if "role" in attributes] == ["log", "alert"]
     assert "alert" not in draw_turns([])
+
+
+# --- two results ----------------------------------------------------------------------------------------------------
+
+
+def measured(*units, limits=None, **more):
+    """A report: (code, region, magnitude, standard error) per unit."""
+    names = {"AU4": "brow lowerer", "AU12": "lip corner puller"}
+    return {
+        "status": "measured",
+        "reason": "",
+        "emotion": "anger",
+        "action_units": [{"code": code, "name": names[code], "side": "both"} for code, *_ in units],
+        "evidence": [
+            {"action_unit": code, "region": region, "direction": "down", "magnitude": size, "standard_error": error}
+            for code, region, size, error in units
+        ],
+        "detection_limits": limits or {},
+        **more,
+    }
+
+
+BROW = measured(("AU4", "inner brow", 1.2, 0.04), limits={"inner brow": 0.3, "mouth corner": 0.5})
+BOTH = "AU4 (brow lowerer) is in both."
+ONLY = "AU4 (brow lowerer) is only in A. The inner brow moves down by 1.2 ± 0.04 %."
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            measured(("AU4", "inner brow", 0.7, 0.1)),
+            [f"{BOTH} The inner brow moves down by 1.2 ± 0.04 % in A and 0.7 ± 0.1 % in B, farther in A."],
+        ),
+        (
+            measured(("AU4", "inner brow", 1.3, 0.1)),
+            [
+                f"{BOTH} The inner brow moves down by 1.2 ± 0.04 % in A and 1.3 ± 0.1 % in B, which is the same "
+                "within the errors."
+            ],
+        ),
+        (
+            measured(("AU12", "mouth corner", 0.4, 0.1), limits={"inner brow": 1.5}),
+            [
+                f"{ONLY} In B, motion there is seen from 1.50 %, so as much may have been overlooked.",
+                "AU12 (lip corner puller) is only in B. The mouth corner moves down by 0.4 ± 0.1 %. In A, motion "
+                "there is seen from 0.50 %, so as much may have been overlooked.",
+            ],
+        ),
+        (
+            measured(limits={"inner brow": 0.4}),
+            [f"{ONLY} In B, motion there is seen from 0.40 %, so as much would probably have been seen."],
+        ),
+        (ExpressionReport.not_measurable("gone").to_dict(), ["B cannot be measured, so there is nothing to compare."]),
+    ],
+    ids=["farther", "the same", "others", "not seen", "lost"],
+)
+def test_what_differs_is_said_with_its_errors_and_limits(other, said):
+    assert differences(BROW, other) == said
+
+
+def test_nothing_and_sides_are_compared_too():
+    assert differences(measured(), measured()) == ["Neither shows an action unit."]
+    left = measured(("AU4", "inner brow", 1.0, None))
+    left["action_units"][0]["side"] = "left"
+    assert differences(left, BROW) == [
+        "AU4 (brow lowerer) is in both, left side in A and both sides in B. The inner brow moves down by 1 % in A and "
+        "1.2 ± 0.04 % in B."
+    ]
+
+
+def test_two_results_are_drawn_next_to_each_other(explanation):
+    kept = side_of(explanation, NASTY)
+    lost = Side("second", ExpressionReport.not_measurable("the head turns too far").to_dict(), None)
+    drawn = draw_comparison(kept, lost)
+    page = Tags(drawn)
+    assert page.open == []
+    assert "script" not in {tag for tag, _ in page.opened}
+    assert sum(tag == "article" for tag, _ in page.opened) == 2
+    assert [attributes["alt"] for tag, attributes in page.opened if tag == "img"] == ["A at the apex"]
+    for said in (
+        "B: second",
+        "The head turns too far.",
+        "AU4 brow lowerer, both sides: inner brow moves down by 0.7 %",
+    ):
+        assert said in page.text
+    assert "${" not in drawn
+
+
+def test_the_plot_of_an_interval_has_the_times_of_the_video(explanation):
+    moved = replace(explanation, first=1000, keys=(1002, 1010, 1014), title="Expression 2, 5.01 to 5.07 s")
+    page = Tags(draw(replace(moved, film_indices=[1000 + n for n in range(16)], indices=[1002, 1006, 1010, 1014])))
+    assert "Expression 2, 5.01 to 5.07 s" in page.text
+    assert "Onset 5010 ms, apex 5050 ms, offset 5070 ms" in page.text
+    places = [float(item["x1"]) for tag, item in page.opened if tag == "line" and item.get("class") == "deft-mark"]
+    assert all(44 <= place <= 560 for place in places)
+    assert places == sorted(places)

@@ -10,28 +10,48 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 
 from deft_llm.processing.video_reading import DamagedVideoError, NotAVideoError, VideoReadError, VideoTooLargeError
 from drawing import draw
-from explaining import ClipProblem, Explainer, _check_length, _loading_problem, _reading_problem
+from explaining import (
+    MAX_FRAMES,
+    MAX_SECONDS,
+    MAX_VIDEO_FRAMES,
+    MAX_VIDEO_SECONDS,
+    ClipProblem,
+    Explainer,
+    Explanation,
+    NoFace,
+    _check_length,
+    _loading_problem,
+    _reading_problem,
+)
+from tests.space.conftest import render_long
+from timeline import Watched
+
+CLIP, VIDEO = (MAX_SECONDS, MAX_FRAMES), (MAX_VIDEO_SECONDS, MAX_VIDEO_FRAMES)
 
 
 @pytest.mark.parametrize(
-    ("frames", "fps", "words"),
+    ("frames", "fps", "most", "words"),
     [
-        (7200, 1.0, "2 h 0 min long"),
-        (9000, 25.0, "6 minutes long"),
-        (500, 25.0, "20 seconds long"),
-        (4000, None, "4000 frames"),
-        (1, 25.0, "single picture"),
-        (5, 25.0, "only 5 frames"),
+        (7200, 1.0, CLIP, "2 h 0 min long; at most 10 seconds"),
+        (500, 25.0, CLIP, "20 seconds long"),
+        (4000, None, CLIP, "4000 frames"),
+        (9000, 25.0, VIDEO, "6 minutes long; at most 120 seconds are allowed, so cut it"),
+        (60000, 1000.0, VIDEO, "60000 frames"),
+        (1, 25.0, CLIP, "single picture"),
+        (5, 25.0, CLIP, "only 5 frames"),
     ],
 )
-def test_lengths_that_are_refused(frames, fps, words):
-    with pytest.raises(ClipProblem, match=words):
-        _check_length(frames, fps)
+def test_lengths_that_are_refused(frames, fps, most, words):
+    with pytest.raises(ClipProblem, match=words) as caught:
+        _check_length(frames, fps, *most)
+    assert str(caught.value).count(". ") <= 1
 
 
 def test_lengths_that_are_read():
     for frames, fps in ((8, 25.0), (2000, 200.0), (250, 25.0), (3000, None)):
-        _check_length(frames, fps)
+        _check_length(frames, fps, *CLIP)
+    for frames, fps in ((3000, 25.0), (24000, 200.0)):
+        _check_length(frames, fps, *VIDEO)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +141,81 @@ def test_what_the_pipeline_cannot_measure_is_shown_with_its_reason(folder, brow_
     assert (explanation.report["status"], explanation.report["reason"]) == ("not_measurable", "the head turns too far")
     assert explanation.to_json()["key_frames"]["onset"] < explanation.to_json()["key_frames"]["offset"]
     assert "The head turns too far. Nothing is said about this clip." in draw(explanation)
+
+
+# --- videos longer than a clip --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def explainer(folder):
+    return Explainer(str(folder), max_new_tokens=8)
+
+
+def test_what_is_longer_than_a_clip_gets_a_timeline(explainer, long_video, brow_video, tmp_path):
+    told = []
+    path = tmp_path / "meeting.mp4"
+    path.write_bytes(long_video.read_bytes())
+    watched = explainer.explain(str(path), "crop", lambda share, what: told.append((share, what)), timeline=True)
+    assert isinstance(watched, Watched)
+    assert [share for share, _ in told] == sorted(share for share, _ in told)
+    assert sum(what == "Following the face" for _, what in told) == 20
+    path.unlink()  # the Space deletes it as soon as the timeline is there
+    for number, (apex, region) in enumerate(((161, "inner brow"), (421, "mouth corner"))):
+        found = explainer.explain_interval(watched, number)
+        assert isinstance(found, Explanation)
+        assert (found.interval, found.title) == (number + 1, watched.title(number))
+        assert abs(found.keys[1] - apex) <= 2
+        assert found.first < found.keys[0] < found.keys[2] < found.first + len(found.motion)
+        assert found.region.startswith(region)
+        assert found.motion[found.keys[1] - found.first] > 0.95 * found.motion.max() > 1
+        assert found.conversation is not None
+        assert f"{found.keys[0] / 50 * 1000:.0f} ms" in draw(found)
+    with pytest.raises(ClipProblem, match="There is no expression 3 in this video; it has 2"):
+        explainer.explain_interval(watched, 2)
+    clip = explainer.explain(str(brow_video), "crop", timeline=True)
+    assert isinstance(clip, Explanation)
+    assert (clip.interval, clip.title, clip.first) == (None, "", 0)
+
+
+def test_programs_get_one_report_of_up_to_ten_seconds(explainer, face, long_video, tmp_path):
+    found = explainer.explain(str(render_long(tmp_path / "five.mp4", face, 5)), "crop")
+    assert isinstance(found, Explanation)
+    assert abs(found.keys[1] - 161) <= 2
+    with pytest.raises(ClipProblem, match="20 seconds long; at most 10 seconds are allowed"):
+        explainer.explain(str(long_video), "crop")
+
+
+def test_a_video_that_was_let_go_is_not_explained(explainer, long_video):
+    watched = explainer.explain(str(long_video), "crop", timeline=True)
+    watched.forget()
+    with pytest.raises(ClipProblem, match="no longer in memory") as caught:
+        explainer.explain_interval(watched, 0)
+    assert caught.value.status == 410
+
+
+def test_the_first_face_is_looked_for_and_found_again(explainer, long_video, monkeypatch):
+    """The face comes after a second, and is lost in the seconds after the twelfth."""
+    asked = []
+
+    def placed(self, frame, face, notes, index=0):
+        asked.append(index)
+        if len(asked) < 4 or frame.std() < 5:
+            raise NoFace("There is none.")
+        return explainer._code.face_alignment.crop_transform(*frame.shape[:2])
+
+    monkeypatch.setattr(Explainer, "_placed", placed)
+    watched = explainer.explain(str(long_video), "find", timeline=True)
+    assert asked[:4] == [0, 24, 49, 74]
+    assert asked[4:]  # again, when it was lost
+    assert (watched.stretches[0].start, watched.stretches[0].stop) == (0, 74)
+    assert watched.stretches[0].reason == "no face was found"
+
+
+@pytest.mark.parametrize("fps", [5.0, 2500.0])
+def test_frame_rates_at_which_no_face_can_be_followed(explainer, fps):
+    reader = SimpleNamespace(metadata=SimpleNamespace(fps=fps))
+    with pytest.raises(ClipProblem, match=f"{fps:g} frames per second; a face can be followed at 10 to 2000"):
+        explainer._watch(reader, "crop", lambda share, what: None, 0.0)
 
 
 class Talk:

@@ -204,6 +204,146 @@ def test_the_scan_finds_nothing_serious(open_page, size, scheme, bad_clips):
     assert serious(page) == []
 
 
+# --- videos longer than a clip --------------------------------------------------------------------------------------
+
+
+def show_timeline(page, path):
+    upload(page, path)
+    page.get_by_label("The picture is a face").check()
+    page.get_by_role("button", name="Explain this clip").click()
+    page.get_by_role("region", name="Timeline").wait_for()
+    page.wait_for_function("document.querySelector('.deft-watched').getBoundingClientRect().top <= innerHeight / 2")
+
+
+def choose(page, name, press=None):
+    """Chooses an expression by its button, and waits for its explanation."""
+    button = page.get_by_role("button", name=name)
+    button.click() if press is None else press(button)
+    page.locator(".deft-verdict .deft-kicker").get_by_text(name).wait_for()
+
+
+def kept_files(page, place):
+    """Name → content of the files behind the links of a part of the page."""
+    found = {}
+    for link in page.get_by_role("navigation", name=place, exact=True).get_by_role("link").all():
+        with page.expect_download() as kept:
+            link.click()
+        found[kept.value.suggested_filename] = Path(kept.value.path()).read_bytes()
+    return found
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
+def test_a_video_has_a_timeline_whose_expressions_are_explained(open_page, server, long_video, size, scheme):
+    page = open_page(size, scheme)
+    show_timeline(page, long_video)
+    assert server.left_behind() == []
+    assert page.get_by_role("heading", name="2 expressions in 20.0 s").is_visible()
+    drawing = page.get_by_role(
+        "img", name=re.compile("Timeline of 20.0 seconds, 2 expressions, .* cannot be measured")
+    )
+    assert drawing.is_visible()
+    assert page.locator(".deft-lost li").all_inner_texts() == [
+        "12.00 to 13.06 s: the face cannot be followed: it is hidden, blurred or gone"
+    ]
+    assert page.get_by_text("weaker expressions may be overlooked").is_visible()
+    assert not page.get_by_label("Your question").is_visible()
+    assert serious(page) == []
+    files = kept_files(page, "Downloads of the timeline")
+    assert set(files) == {"timeline.json", "timeline.csv"}
+    rows = json.loads(files["timeline.json"])["intervals"]
+    assert len(files["timeline.csv"].splitlines()) == 1 + len(rows) == 3
+
+    first, second = (
+        f"Expression {number}, {row['onset'] / 50:.2f} to {row['offset'] / 50:.2f} s"
+        for number, row in enumerate(rows, start=1)
+    )
+    choose(page, second)
+    assert page.get_by_role("button", name=second).get_attribute("aria-pressed") == "true"
+    assert page.get_by_role("button", name=first).get_attribute("aria-pressed") == "false"
+    page.wait_for_function("document.querySelector('.deft-verdict').getBoundingClientRect().top < innerHeight / 2")
+    assert page.locator(".deft-marktext").all_text_contents() == ["onset", "apex", "offset"]
+    page.get_by_label("Your question").fill("What would one expect of AU2?")
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("log").get_by_text("AU2 (outer brow raiser) would move the outer brow up.").wait_for()
+    files = kept_files(page, "Downloads")
+    assert set(files) == {"expression-2.json", "expression-2.csv", "expression-2.mp4"}
+    assert json.loads(files["expression-2.json"])["key_frames"]["apex"] == rows[1]["apex"]
+    page.wait_for_timeout(400)
+    assert serious(page) == []
+
+    choose(page, first, press=lambda button: (button.focus(), page.keyboard.press("Enter")))
+    assert page.evaluate("document.activeElement.dataset.number") == "0"  # the focus stays where it was
+    assert page.locator(".deft-turns dd").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    drawing.locator("[data-number='1']").first.click()
+    page.locator(".deft-verdict .deft-kicker").get_by_text(second).wait_for()
+    page.get_by_role("button", name="Face 1").click()
+    page.get_by_role("region", name="Timeline").wait_for(state="detached")
+
+
+def test_a_video_that_is_too_long_is_refused_before_it_is_measured(open_page, bad_clips):
+    page = open_page()
+    upload(page, bad_clips["long"])
+    page.get_by_role("button", name="Explain this clip").click()
+    page.get_by_role("alert").get_by_text("at most 120 seconds are allowed").wait_for()
+    assert page.get_by_role("region", name="Timeline").count() == 0
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "dark"), ("phone", "light")])
+def test_two_results_side_by_side(open_page, size, scheme):
+    page = open_page(size, scheme)
+    page.get_by_role("button", name="Face 1").click()
+    page.locator(".deft-verdict").wait_for()
+    page.get_by_role("button", name="Keep this result").click()
+    page.get_by_role("status").get_by_text("Kept: face-1.").wait_for()
+    page.get_by_role("button", name="Face 4").click()
+    both = page.get_by_role("region", name="Two results side by side")
+    both.wait_for()
+    assert both.get_by_role("heading", level=3).all_inner_texts() == ["A: face-1", "B: face-4", "What differs"]
+    assert both.locator(".deft-differences li").count() >= 1
+    left, right = (both.get_by_role("article").nth(number).bounding_box() for number in (0, 1))
+    beside = right["x"] >= left["x"] + left["width"]
+    assert beside == (size == "desktop")
+    assert beside or right["y"] >= left["y"] + left["height"]
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.get_by_role("heading", name="Ask about the two clips, A first").is_visible()
+    page.get_by_label("Your question").fill("What would one expect of AU2?")
+    page.get_by_role("button", name="Ask").click()
+    page.locator(".deft-turns dd").wait_for()
+    page.wait_for_timeout(400)
+    assert serious(page) == []
+    page.get_by_role("button", name="Let go").click()
+    both.wait_for(state="detached")
+    page.get_by_role("heading", name="Ask about this clip").wait_for()
+
+
+def test_two_visitors_at_once_share_nothing(open_page, server, long_video, brow_video):
+    """One looks at a video, and the other at a clip; both come back to their own."""
+    one, other = open_page(), open_page("phone")
+    show_timeline(one, long_video)
+    name = one.locator(".deft-choice b").first.inner_text()
+    choose(one, name)
+    assert other.get_by_role("region", name="Timeline").count() == 0
+    assert other.locator(".deft-verdict").count() == 0
+    upload(other, brow_video)
+    other.get_by_label("The picture is a face").check()
+    other.get_by_role("button", name="Explain this clip").click()
+    one.get_by_label("Your question").fill("Is AU12 there?")
+    one.get_by_role("button", name="Ask").click()
+    other.locator(".deft-verdict").wait_for()
+    one.get_by_role("log").get_by_text("AU12").first.wait_for()
+    assert other.locator(".deft-turns dd").count() == 0
+    one.get_by_role("button", name="Keep this result").click()
+    one.get_by_role("status").get_by_text("Kept: meeting").wait_for()
+    other.get_by_role("button", name="Face 1").click()
+    other.locator(".deft-verdict").wait_for()
+    other.wait_for_timeout(400)
+    assert other.get_by_role("region", name="Two results side by side").count() == 0
+    choose(one, one.locator(".deft-choice b").nth(1).inner_text())
+    one.get_by_role("region", name="Two results side by side").wait_for()
+    assert server.left_behind() == []
+
+
 PROBLEMS = {
     "text": "is not a video that can be read",
     "empty": "is empty",
