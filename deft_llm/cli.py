@@ -1,4 +1,4 @@
-"""The `deft` command: explain, measure and spot clips; build data sets; train, evaluate and share models."""
+"""The `deft` command: explain, measure, spot and watch clips; build data sets; train, evaluate and share models."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from deft_llm.cli_clips import FaceSource, doctor, measure, spot
 from deft_llm.cli_data import app as data_app
 from deft_llm.cli_data import pairs
 from deft_llm.cli_explain import explain
+from deft_llm.cli_watch import watch
 from deft_llm.doctor import EXTRAS
 from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
 from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
@@ -60,6 +61,7 @@ app.command()(explain)
 
 app.command()(measure)
 app.command()(spot)
+app.command()(watch)
 app.command()(doctor)
 
 
@@ -297,14 +299,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(command: Callable[[], Any]) -> int:
     """Runs a command. Expected errors are printed to stderr as one message and give an exit code."""
+    why = ""
     try:
         code = command() or DONE
     except UsageError as error:
         context = getattr(error, "ctx", None)
         path = "deft" if context is None else context.command_path
         return _refused(f"{error.format_message()} See `{path} --help`.")
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort) as error:
+        code, why = INTERRUPTED, str(error.__cause__ or error)
     except ImportError as error:
         return _refused(_with_extra(error))
     except (
@@ -321,7 +324,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BROKE_OFF
     if code == INTERRUPTED:
-        print("error: interrupted; run the same command again to resume it.", file=sys.stderr)
+        print(f"error: {why or 'interrupted; run the same command again to resume it.'}", file=sys.stderr)
     return code
 
 
