@@ -294,20 +294,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if words[0] != "train":
         words = _repeated(_dashed(words))
-    return _guarded(lambda: typer.main.get_command(app).main(words, prog_name="deft", standalone_mode=False))
+    command = typer.main.get_command(app)
+    # There is nothing to resume of what was watched.
+    return _guarded(lambda: command.main(words, prog_name="deft", standalone_mode=False), resumes=words[0] != "watch")
 
 
-def _guarded(command: Callable[[], Any]) -> int:
+def _guarded(command: Callable[[], Any], *, resumes: bool = True) -> int:
     """Runs a command. Expected errors are printed to stderr as one message and give an exit code."""
-    why = ""
     try:
         code = command() or DONE
     except UsageError as error:
         context = getattr(error, "ctx", None)
         path = "deft" if context is None else context.command_path
         return _refused(f"{error.format_message()} See `{path} --help`.")
-    except (KeyboardInterrupt, typer.Abort) as error:
-        code, why = INTERRUPTED, str(error.__cause__ or error)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except ImportError as error:
         return _refused(_with_extra(error))
     except (
@@ -324,7 +325,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BROKE_OFF
     if code == INTERRUPTED:
-        print(f"error: {why or 'interrupted; run the same command again to resume it.'}", file=sys.stderr)
+        print(f"error: interrupted{'; run the same command again to resume it' * resumes}.", file=sys.stderr)
     return code
 
 

@@ -48,11 +48,12 @@ def watch(
         try:
             for report in reports(feed, watcher, every=every, seconds=seconds):
                 printer.add(report)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; nothing was stored.") from None
         finally:
             printer.close(feed)
     return DONE
+
+
+_CHANGED = 0.2  # share of a frame rate
 
 
 class _Printer:
@@ -61,7 +62,7 @@ class _Printer:
     def __init__(self, name: str, as_json: bool):
         self._name, self._as_json = name, as_json
         self._rewrite = not as_json and sys.stdout.isatty()
-        self._open, self._said, self._enough = False, "", None
+        self._open, self._said, self._rate = False, "", 0.0
         self._begin = self._time = 0.0
         self._frames = self._events = 0
         self._waits: list[float] = []
@@ -87,14 +88,13 @@ class _Printer:
         self._open, self._said = self._rewrite, said
 
     def _about_rate(self, report: Report) -> None:
-        """Says what the frame rate can show, once it is known, and again if that changes."""
-        from deft_llm.live import LEAST_MICRO_RATE, rate_text
+        """Says what the frame rate can show, once it is known, and again if it changes by more than a fifth."""
+        from deft_llm.live import rate_text
 
         if report.rate is None or report.measured_rate is None:
             return
-        enough = report.measured_rate >= LEAST_MICRO_RATE
-        if enough != self._enough:
-            self._enough = enough
+        if abs(report.measured_rate - self._rate) > _CHANGED * self._rate:
+            self._rate = report.measured_rate
             some = report.measured_rate < 0.9 * report.rate
             kept = f" {report.rate:.0f} frames per second come, and some are dropped." if some else ""
             self._aside(f"{self._name}:{kept} {rate_text(report.measured_rate)}")

@@ -81,7 +81,7 @@ def test_the_keyboard_ends_it(brow_video, monkeypatch, capsys):
     monkeypatch.setattr(live, "reports", interrupted)
     assert main(["watch", str(brow_video), "--face-source", "canonical"]) == INTERRUPTED
     told = capsys.readouterr()
-    assert told.err == "error: interrupted; nothing was stored.\n"
+    assert told.err == "error: interrupted.\n"
     assert "0.1 s watched: 3 frames measured" in told.out
 
 
