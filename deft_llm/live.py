@@ -203,7 +203,8 @@ class FaceWatcher:
             self._end_stretch()
             return
         self._reason, self._place = None, followed.transform
-        if followed.placed:
+        self._faces = self._faces or None
+        if followed.placed or (self._stretch and moment - self._stretch[-1][0] >= STALLED_SECONDS):
             self._end_stretch()
         for kept in (self._stretch, self._fresh):
             kept.append((moment, followed))

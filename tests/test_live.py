@@ -240,6 +240,17 @@ def test_a_face_that_was_hidden_starts_anew(simple):
     assert found[-1].reason is None
 
 
+def test_what_the_finder_says_is_forgotten_when_the_face_is_back(simple):
+    found = [LANDMARKS[None] * 100]
+    watcher = FaceWatcher(lambda frame: found.pop() if found else np.zeros((0, 3, 2)))
+    reasons = []
+    for moment, frame in ((0.0, FRAME), (1.0, HIDDEN), (2.0, HIDDEN), (2.1, FRAME), (2.2, HIDDEN)):
+        watcher.add(moment, frame)
+        reasons.append(watcher.report(moment).reason)
+    assert reasons[1:3] + reasons[4:] == ["the face is hidden", NO_FACE, "the face is hidden"]
+    assert "not known yet" in reasons[3]
+
+
 def test_of_several_faces_the_one_that_is_followed_is_said(simple):
     small, large = 55 * LANDMARKS, 60 * LANDMARKS + (40, 30)
     shown = [np.stack([small, large])]
@@ -273,6 +284,7 @@ def test_a_stream_that_stalls_is_said_once_a_second(simple):
     assert len(stalled) == 3
     assert stalled[0].reason.startswith("no frame has come for 1.")
     assert stalled[-1].time == pytest.approx(5, abs=0.35)
+    assert "the face at rest is not known yet" in found[-1].reason  # nobody saw what it did meanwhile
 
 
 def test_a_camera_that_was_unplugged_ends_it_after_its_last_frames(simple):

@@ -5,8 +5,8 @@
 Rendered faces, 640 × 480 pixels (H.264), a clip of half a second at 200 frames per second and one of three seconds at
 30, each played forwards and backwards again and again. The streams are replayed as fast as they were recorded,
 decoding included, in a process of its own. The latency of a frame is the time from its time stamp to the report that
-contains it. Then frames without decoding, as fast as they can be measured, with the time stamps of an hour at 15 frames
-per second, as webcams have in dim light.
+contains it. Then frames without decoding, as fast as they can be measured, with the time stamps of an hour at 15
+frames per second, as webcams have in dim light.
 """
 
 from __future__ import annotations
