@@ -244,7 +244,7 @@ def test_what_the_finder_says_is_forgotten_when_the_face_is_back(simple):
     found = [LANDMARKS[None] * 100]
     watcher = FaceWatcher(lambda frame: found.pop() if found else np.zeros((0, 3, 2)))
     reasons = []
-    for moment, frame in ((0.0, FRAME), (1.0, HIDDEN), (2.0, HIDDEN), (2.1, FRAME), (2.2, HIDDEN)):
+    for moment, frame in ((0.0, FRAME), (0.3, HIDDEN), (0.6, HIDDEN), (0.65, FRAME), (0.7, HIDDEN)):
         watcher.add(moment, frame)
         reasons.append(watcher.report(moment).reason)
     assert reasons[1:3] + reasons[4:] == ["the face is hidden", NO_FACE, "the face is hidden"]
@@ -279,7 +279,7 @@ def test_a_face_that_is_too_small_is_not_followed():
 
 
 def test_a_stream_that_stalls_is_said_once_a_second(simple):
-    found, _ = watched([*stream(60, 30.0), (6.0, FRAME)])
+    found, _ = watched([*stream(60, 30.0), *((6 + number / 30, FRAME) for number in range(6))])
     stalled = [report for report in found if report.frames == 0]
     assert len(stalled) == 3
     assert stalled[0].reason.startswith("no frame has come for 1.")
