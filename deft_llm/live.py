@@ -287,7 +287,7 @@ class FaceWatcher:
 
     def _why_not(self, silence: float) -> str | None:
         if silence >= STALLED_SECONDS:
-            return f"no frame has come for {silence:.1f} s"
+            return f"no frame has come in time for {silence:.1f} s"
         rate = rate_of(self._moments)
         if rate is not None and rate < LEAST_RATE:
             return (

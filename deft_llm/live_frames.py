@@ -214,7 +214,7 @@ class Feed:
             return rate_of(self._arrivals)
 
     def put(self, moment: float, frame: np.ndarray) -> None:
-        """Adds a frame to those that wait.
+        """Adds a frame to those that wait. One that comes too late, as from a slow decoder, is dropped.
 
         Args:
             moment (`float`): Its time stamp.
@@ -223,6 +223,9 @@ class Feed:
         with self._changed:
             self.arrived += 1
             note_moment(self._arrivals, moment)
+            if self._clock() - moment > self._held:
+                self.dropped += 1  # measuring less leaves more time for decoding
+                return
             self._waiting.append((moment, frame))
             if moment - self._waiting[0][0] > self._held:
                 # Every other one, so that what is left is even.

@@ -282,7 +282,7 @@ def test_a_stream_that_stalls_is_said_once_a_second(simple):
     found, _ = watched([*stream(60, 30.0), *((6 + number / 30, FRAME) for number in range(6))])
     stalled = [report for report in found if report.frames == 0]
     assert len(stalled) == 3
-    assert stalled[0].reason.startswith("no frame has come for 1.")
+    assert stalled[0].reason.startswith("no frame has come in time for 1.")
     assert stalled[-1].time == pytest.approx(5, abs=0.35)
     assert "the face at rest is not known yet" in found[-1].reason  # nobody saw what it did meanwhile
 

@@ -171,9 +171,14 @@ class Given:
             raise self.error
 
 
+def at_once():
+    """A clock by which no frame is late."""
+    return 0.0
+
+
 def test_frames_come_in_order_and_the_end_is_known():
     moments = [0.0, 0.01, 0.02]
-    with Feed(Given(moments)) as feed:
+    with Feed(Given(moments), clock=at_once) as feed:
         taken = []
         while not feed.ended:
             item = feed.take(feed._clock() + 5)
@@ -183,7 +188,7 @@ def test_frames_come_in_order_and_the_end_is_known():
 
 
 def test_what_breaks_a_source_is_kept_for_the_one_who_measures():
-    with Feed(Given([0.0], OSError("unplugged"))) as feed:
+    with Feed(Given([0.0], OSError("unplugged")), clock=at_once) as feed:
         assert feed.take(feed._clock() + 5)[0] == 0
         assert feed.take(feed._clock() + 5) is None
         assert feed.ended
@@ -191,7 +196,7 @@ def test_what_breaks_a_source_is_kept_for_the_one_who_measures():
 
 
 def test_nothing_is_waited_for_beyond_the_time_asked():
-    with Feed(Given([], wait_for=60)) as feed:
+    with Feed(Given([], wait_for=60), clock=at_once) as feed:
         assert feed.take(feed._clock() + 0.01) is None
         assert not feed.ended
     assert not feed._thread.is_alive()  # leaving it ends the wait
@@ -199,7 +204,7 @@ def test_nothing_is_waited_for_beyond_the_time_asked():
 
 
 def test_a_queue_that_is_full_is_thinned_evenly():
-    feed = Feed(Given([]))
+    feed = Feed(Given([]), clock=at_once)
     for number in range(11):
         feed.put(number / 100, FRAME)
     assert feed.dropped == 0  # they span HELD_SECONDS
@@ -213,6 +218,15 @@ def test_a_queue_that_is_full_is_thinned_evenly():
     assert moments[-1] - moments[0] <= HELD_SECONDS + 1e-9
     assert feed.dropped + len(moments) == feed.arrived == 1000
     assert feed.rate == pytest.approx(100, rel=0.01)
+
+
+def test_frames_that_come_too_late_are_dropped():
+    """So that what a slow decoder gives is not measured later and later."""
+    feed = Feed(Given([]), clock=lambda: 1.0)
+    for number in range(20):
+        feed.put(number / 20, FRAME)
+    assert [moment for moment, _ in feed._waiting] == pytest.approx([0.9, 0.95])
+    assert (feed.arrived, feed.dropped) == (20, 18)
 
 
 def test_rates_are_those_of_the_last_seconds():
