@@ -110,7 +110,7 @@ class _Printer:
             return
         waits = sorted(self._waits)
         self._aside(
-            f"{self._time:.1f} s watched: {self._frames} frames measured, {feed.dropped} dropped, {self._events} "
-            f"expressions, blinks and spells of speech. Until it was reported, a frame waited "
+            f"{self._time:.1f} s watched: {self._frames} frames measured, {feed.dropped} dropped; expressions, "
+            f"blinks and spells of speech: {self._events}. Until it was reported, a frame waited "
             f"{1000 * waits[len(waits) // 2]:.0f} ms (median) to {1000 * waits[-1]:.0f} ms. Nothing was stored."
         )
