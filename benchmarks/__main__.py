@@ -27,6 +27,7 @@ SCRIPTS = {
     "startup": [],
     "clip_to_tensors": [],
     "measure_videos": [],
+    "live": [],
     "flow_estimator": [],
     "recognition": [],
     "generation": [],

@@ -1,4 +1,4 @@
-"""The `deft` command: explain, measure and spot clips; build data sets; train, evaluate and share models."""
+"""The `deft` command: explain, measure, spot and watch clips; build data sets; train, evaluate and share models."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from deft_llm.cli_clips import FaceSource, doctor, measure, spot
 from deft_llm.cli_data import app as data_app
 from deft_llm.cli_data import pairs
 from deft_llm.cli_explain import explain
+from deft_llm.cli_watch import watch
 from deft_llm.doctor import EXTRAS
 from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
 from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
@@ -60,6 +61,7 @@ app.command()(explain)
 
 app.command()(measure)
 app.command()(spot)
+app.command()(watch)
 app.command()(doctor)
 
 
@@ -297,10 +299,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if words[0] != "train":
         words = _repeated(_dashed(words))
-    return _guarded(lambda: typer.main.get_command(app).main(words, prog_name="deft", standalone_mode=False))
+    command = typer.main.get_command(app)
+    # There is nothing to resume of what was watched.
+    return _guarded(lambda: command.main(words, prog_name="deft", standalone_mode=False), resumes=words[0] != "watch")
 
 
-def _guarded(command: Callable[[], Any]) -> int:
+def _guarded(command: Callable[[], Any], *, resumes: bool = True) -> int:
     """Runs a command. Expected errors are printed to stderr as one message and give an exit code."""
     try:
         code = command() or DONE
@@ -326,7 +330,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BROKE_OFF
     if code == INTERRUPTED:
-        print("error: interrupted; run the same command again to resume it.", file=sys.stderr)
+        print(f"error: interrupted{'; run the same command again to resume it' * resumes}.", file=sys.stderr)
     return code
 
 

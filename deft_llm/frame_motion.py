@@ -109,7 +109,7 @@ def _measured(frames: Iterable[FollowedFrame], fps: float, reference: str) -> It
         way = np.stack([frame.motion for frame in window]).astype(np.float64)
         origin = way[0] if origin is None else origin
         signals = way.reshape(len(way), -1)
-        noise = np.sqrt(np.mean(np.square(frame_noise(signals).reshape(-1, 2)), axis=1))
+        noise = region_noise(way)
         if reference == "first":
             rest = np.broadcast_to(origin, way.shape)
         elif len(way) < REST_SECONDS * fps:
@@ -117,9 +117,29 @@ def _measured(frames: Iterable[FollowedFrame], fps: float, reference: str) -> It
         else:
             rest = running_median(signals, round(REST_SECONDS * fps)).reshape(way.shape)
         for place in range(first, last):
-            frame = window[place]
-            error = np.sqrt(noise**2 + SLOW_NOISE**2 + frame.error**2)
-            yield FrameMotion(frame, None, way[place] - rest[place], error)
+            yield motion_since(rest[place], window[place], noise)
+
+
+def region_noise(way: np.ndarray) -> np.ndarray:
+    """What each region's motion jumps by from frame to frame, as a standard deviation along each axis.
+
+    Args:
+        way (`np.ndarray` of shape `(frames, len(TRACKED_REGIONS), 2)`): Where each region has gone.
+    """
+    jumps = frame_noise(way.reshape(len(way), -1)).reshape(-1, 2)
+    return np.sqrt(np.mean(np.square(jumps), axis=1))
+
+
+def motion_since(rest: np.ndarray, frame: FollowedFrame, noise: np.ndarray) -> FrameMotion:
+    """The motion in one frame, relative to where the regions were at rest.
+
+    Args:
+        rest (`np.ndarray` of shape `(len(TRACKED_REGIONS), 2)`): Where they were.
+        frame (`FollowedFrame`): The frame. It can be measured.
+        noise (`np.ndarray` of shape `(len(TRACKED_REGIONS),)`): From `region_noise`.
+    """
+    error = np.sqrt(noise**2 + SLOW_NOISE**2 + frame.error**2)
+    return FrameMotion(frame, None, frame.motion.astype(np.float64) - rest, error)
 
 
 # --- Several faces --------------------------------------------------------------------------------------------------
@@ -139,7 +159,7 @@ def placed_faces(reader: ClipReader, face_source: str | FaceSource | None, most:
         return Faces(reader, None, [AlignedClip.open(reader, face_source=finder or "cropped").transform], 0, 1)
     last = len(reader) - 1
     for index in np.unique(np.linspace(0, last, _SEARCHES + 1).astype(int)).tolist():
-        found = _transforms(finder, reader.frames([index])[0])
+        found = face_transforms(finder, reader.frames([index])[0])
         if found:
             return Faces(reader, finder, found[:most], index, len(found))
     return Faces(reader, finder, [], 0, 0)
@@ -216,19 +236,24 @@ class Faces:
 
     def _found_again(self, number: int, frame: np.ndarray) -> np.ndarray | None:
         """The transform of a face that was lost, or None."""
-        found = _transforms(self._finder, frame)
+        found = face_transforms(self._finder, frame)
         if len(self._last) == 1:
             return found[0] if found else None
         followed = [item for other, item in enumerate(self._last) if other != number and not self._lost[other]]
-        free = [item for item in found if all(_apart(item, other) > 0.5 for other in followed)]
+        free = [item for item in found if all(faces_apart(item, other) > 0.5 for other in followed)]
         lost = [item for other, item in enumerate(self._last) if other != number and self._lost[other]]
         own = self._last[number]
-        mine = [item for item in free if all(_apart(item, own) <= _apart(item, other) for other in lost)]
-        return min(mine, key=lambda item: _apart(item, own), default=None)
+        mine = [item for item in free if all(faces_apart(item, own) <= faces_apart(item, other) for other in lost)]
+        return min(mine, key=lambda item: faces_apart(item, own), default=None)
 
 
-def _transforms(finder: FaceSource, frame: np.ndarray) -> list[np.ndarray]:
-    """The transform of every face that a finder finds in a frame, the largest face first."""
+def face_transforms(finder: FaceSource, frame: np.ndarray) -> list[np.ndarray]:
+    """The transform of every face that a finder finds in a frame, the largest face first.
+
+    Args:
+        finder (`FaceSource`): Finds faces.
+        frame (`np.ndarray` of shape `(height, width, 3)`): The frame, uint8 RGB.
+    """
     found = np.asarray(finder(frame), np.float64)
     if found.shape == (2, 3):
         return [found]
@@ -252,8 +277,13 @@ def middle_and_width(transform: np.ndarray) -> tuple[float, float, float]:
     return float(x), float(y), 1 / float(np.hypot(*transform[:, 0]))
 
 
-def _apart(first: np.ndarray, second: np.ndarray) -> float:
-    """Distance of two faces in widths of the second."""
+def faces_apart(first: np.ndarray, second: np.ndarray) -> float:
+    """Distance of two faces in widths of the second.
+
+    Args:
+        first (`np.ndarray` of shape `(2, 3)`): Transform of one face.
+        second (`np.ndarray` of shape `(2, 3)`): Transform of the other.
+    """
     (x, y, _), (other_x, other_y, width) = middle_and_width(first), middle_and_width(second)
     return float(np.hypot(x - other_x, y - other_y)) / width
 

@@ -36,7 +36,7 @@ logger = logging.get_logger(__name__)
 
 _SEARCHES = 40  # frames in which a face is looked for where the first one has none
 _TURN_SCORE = 4.0  # standard deviations of what a turn leaves: an interval must move farther
-_LEAST_REST = 1.0  # seconds of a stretch in which intervals are proposed
+LEAST_REST = 1.0  # seconds of a stretch in which intervals are proposed
 _LEAST_SECONDS = 0.2  # of a stretch in which an expression is looked for
 
 
@@ -332,23 +332,20 @@ class AlignedClip:
         found, stretches, start = [], [], 0
         every = self.follow() if followed is None else followed
         for reason, frames in groupby(every, key=lambda frame: frame.reason):
-            normals, rows = [], []  # some hundred bytes per frame
             if reason is not None:
                 stretches.append(Stretch(start, start + sum(1 for _ in frames), reason))
                 start = stretches[-1].stop
                 continue
-            noted = _noted(frames, normals, rows)
+            kept, count = intervals_of_stretch(frames, rate, longest=longest)
             # What happens in a stretch is held against the rest of it: a short one has none. A short clip may be all
             # that there is.
-            proposed = propose_intervals(noted, rate, longest=longest)
-            if len(rows) >= min(_LEAST_REST * rate, len(self)):
-                kept = [item for item in proposed if _is_real(item, np.array(normals), rows)]
+            if count >= min(LEAST_REST * rate, len(self)):
                 found += [
                     replace(item, onset=item.onset + start, apex=item.apex + start, offset=item.offset + start)
                     for item in kept
                 ]
-            stretches.append(Stretch(start, start + len(rows)))
-            start += len(rows)
+            stretches.append(Stretch(start, start + count))
+            start += count
         return found, stretches
 
     def plot(
@@ -409,6 +406,24 @@ class AlignedClip:
         frames = self.reader.scan() if indices is None else self.reader.stream(indices)
         for frame in frames:
             yield self.crop(frame, side, grey=grey)
+
+
+def intervals_of_stretch(
+    frames: Iterable[FollowedFrame], fps: float, *, longest: float = 1.0
+) -> tuple[list[Interval], int]:
+    """The expressions, blinks and speech in one stretch that can be measured, and the number of its frames.
+
+    Nothing is proposed where the regions move no farther than a turn of the head may feign.
+
+    Args:
+        frames (`Iterable[FollowedFrame]`): All frames of the stretch.
+        fps (`float`): Frames per second.
+        longest (`float`): Seconds from onset to offset of the longest expression, see `propose_intervals`.
+    """
+    normals, rows = [], []  # some hundred bytes per frame
+    proposed = propose_intervals(_noted(iter(frames), normals, rows), fps, longest=longest)
+    facing = np.array(normals)
+    return [item for item in proposed if _is_real(item, facing, rows)], len(rows)
 
 
 def _noted(frames: Iterator[FollowedFrame], normals: list[np.ndarray], rows: list[np.ndarray]) -> Iterator[np.ndarray]:

@@ -58,7 +58,7 @@ _LEAST_ERROR = 0.04
 # all of it, most weak motion is missed.
 _UNEXPLAINED_SHARE = 0.5
 _COURSES = (0.5, 1.0, 2.0)  # powers of a raised cosine: courses that rise and fall faster or slower
-_FRAMES_FOR_COURSE = 6  # fewer frames do not tell a course from noise
+FRAMES_FOR_COURSE = 6  # fewer frames do not tell a course from noise
 
 
 def octants_apart(first: str, second: str) -> int | None:
@@ -225,7 +225,7 @@ def _head_left(flow: np.ndarray) -> np.ndarray:
 def _off_course(count: int) -> np.ndarray | None:
     """Projects a course of `count` frames on what is not a smooth rise and fall; keeps the standard deviation of
     white noise. `None` if there are too few frames."""
-    if count < _FRAMES_FOR_COURSE:
+    if count < FRAMES_FOR_COURSE:
         return None
     apex = apex_position(count + 1)
     ramp = np.interp(np.arange(1, count + 1), [0, apex, count], [0.0, 1.0, 0.0])

@@ -43,7 +43,8 @@ MICRO_SECONDS = 0.5
 _LIPS = ("nasolabial fold", "upper lip", "mouth corner", "lower lip", "chin")
 _MOUTH = channels_of(*_LIPS)
 _SLOWEST = 2.5  # length of the slowest bump that is looked for, in that of the longest expression
-_SHORTEST, _LONGER = 0.16, 1.2  # seconds from onset to offset of the shortest bump, and from one length to the next
+SHORTEST_SECONDS = 0.16  # from onset to offset of the shortest bump that is looked for
+_LONGER = 1.2  # from one length to the next
 _BLINK_DEPTH = 0.35  # percent of the crop's width
 _SPEECH_PAUSE = 1.5  # seconds, between two words
 _SPEECH_SCORE = 2.0  # in the level that a turn has to pass
@@ -334,8 +335,8 @@ def _candidates(
     values = signals[:, part]
     blinking, talking = _frames_of(blinks, len(signals)), _frames_of(speech, len(signals))
     modes = HEAD_REMAINS * HEAD_MODES[part]
-    steps = int(np.log(_SLOWEST * longest / _SHORTEST) / np.log(_LONGER)) + 1
-    for length in _SHORTEST * fps * _LONGER ** np.arange(steps):
+    steps = int(np.log(_SLOWEST * longest / SHORTEST_SECONDS) / np.log(_LONGER)) + 1
+    for length in SHORTEST_SECONDS * fps * _LONGER ** np.arange(steps):
         taps = bump_filter(length)
         if len(taps) > 2 * len(values):
             return

@@ -23,7 +23,7 @@ from tests.processes import InThisProcess, output_of
 COMMANDS = [
     name.split()
     for name in (
-        *("explain", "measure", "spot", "doctor", "train", "evaluate", "card", "push"),
+        *("explain", "measure", "spot", "watch", "doctor", "train", "evaluate", "card", "push"),
         *("data", "data build", "data synthesize", "data inspect", "data push"),
         *("demo", "demo clip", "demo explain"),
     )
@@ -81,7 +81,7 @@ def test_help_lists_commands_and_exit_codes_and_imports_nothing_heavy():
     told = output_of([sys.executable, "-c", code])
     assert told.splitlines()[-1] == "[]"
     first, *others = re.split(r"^==.*\n", told, flags=re.MULTILINE)[1:]
-    for name in ("explain", "measure", "spot", "doctor", "data", "train", "evaluate", "card", "push", "demo"):
+    for name in ("explain", "measure", "spot", "watch", "doctor", "data", "train", "evaluate", "card", "push", "demo"):
         assert re.search(rf"^ *{name} ", first, re.MULTILINE)
     # What starts a line like a command is one: scripts read the list.
     assert set(re.findall(r"^ *([a-z][a-z-]+) ", first, re.MULTILINE)) == {words[0] for words in COMMANDS}
@@ -132,6 +132,17 @@ def test_without_a_word_the_help_is_shown(capsys):
         ("spot {clip} --against {broken}", "broken.mp4: not an ELAN file"),
         ("spot {clip} --longest 60", "longest must lie in 0.1–5 seconds, got 60.0."),
         ("spot {frames}", "does not state a frame rate; pass --fps (frames per second)."),
+        ("watch", "Missing argument 'SOURCE'. See `deft watch --help`."),
+        (
+            "watch nowhere.mp4",
+            "nowhere.mp4: no such video, folder of frames or camera. Cameras have numbers, such",
+        ),
+        ("watch {broken}", "broken.mp4: not a video"),
+        ("watch {frames}", "does not state a frame rate; pass --fps (frames per second)."),
+        ("watch {frames} --fps 5", "5 frames per second. A face moves too far from one frame to the next"),
+        ("watch {clip} --face-source haar", '`face_source` must be "cropped", "canonical"'),
+        ("watch {clip} --face-source yunet:nowhere.onnx", "nowhere.onnx: no such YuNet model file."),
+        ("watch 999", "Camera 999 cannot be opened. Is it connected, and free?"),
         ("train --config nowhere.yaml --dataset d --output-dir o", "There is no recipe nowhere.yaml."),
         ("train --config tiny.yaml --dataset d --output-dir o --mirorr 1", "The nearest is 'mirror'."),
         ("evaluate", "Missing option '--output-dir'."),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deft_llm.processing import AlignedClip, DeftVideoProcessor
+from deft_llm.processing.aligned_clip import intervals_of_stretch
 from deft_llm.processing.face_alignment import FaceAlignmentError, crop_transform, warp_to_crop
 from deft_llm.processing.key_frames import KeyFrameError, KeyFrames
 from deft_llm.processing.video_reading import ArrayClip, VideoReadError
@@ -183,3 +184,11 @@ def test_nobody_changes_it_in_passing(brow_clip):
 def test_contradictions_are_refused(brow_clip, transform, keys, error, message):
     with pytest.raises(error, match=message):
         AlignedClip(ArrayClip(brow_clip.frames, "brow"), transform, keys)
+
+
+def test_the_intervals_of_one_stretch_are_those_of_the_clip(spotted_video):
+    clip = AlignedClip.open(str(spotted_video), face_source="canonical")
+    followed = list(clip.follow())
+    found, count = intervals_of_stretch(followed, clip.fps)
+    assert found
+    assert (found, count) == (clip.intervals_and_stretches(followed=followed)[0], len(clip))
