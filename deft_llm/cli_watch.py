@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 def watch(
     source: Annotated[
-        str, typer.Argument(help="Number of a camera, URL of a stream, or a recorded video, which is replayed.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Number of a camera, URL of a stream, or a recorded video, which is replayed."
+        ),
     ],
     seconds: Annotated[float | None, typer.Option(min=0.1, help="End after this many seconds.")] = None,
     fps: Annotated[

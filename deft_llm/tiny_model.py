@@ -21,7 +21,7 @@ def complete_folder(cache: Path | None = None) -> Path:
     folder.
 
     Args:
-        cache: Folder to make it in. Default: `deft-llm` in `HF_HOME`.
+        cache: Folder to make it in. By default, one in the cache of Hugging Face.
 
     Raises:
         OSError: The folder cannot be written.
