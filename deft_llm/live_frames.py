@@ -130,7 +130,7 @@ def open_source(source: str, fps: float | None = None) -> Source:
         fps (`float`, *optional*): Frames per second to ask a camera for, or those of a folder that states none.
 
     Raises:
-        FileNotFoundError: There is no such camera, stream or file.
+        FileNotFoundError: The camera, stream or file does not exist.
         ValueError: The video cannot be read, or its frame rate is unknown or too low.
     """
     check_url(source)

@@ -47,7 +47,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / source).read_text(encoding="utf-8")
         if source == "model_card.md":
             text = f"# The template of the model card\n\n````markdown\n{text}\n````\n"
-        files.append(File.generated(config, page, content=text if source == "model_card.md" else linked(text, source)))
+        else:
+            text = linked(text, source)
+        files.append(File.generated(config, page, content=text))
     return files
 
 

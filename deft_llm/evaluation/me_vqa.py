@@ -156,7 +156,7 @@ def majority_answers(training: Sequence[Question], questions: Sequence[Question]
         )
     known = [item for item in training if item.answer is not None]
     if not known:
-        raise ValueError("The training file has no answers.")
+        raise ValueError("None of the questions in the training file has an answer.")
     overall = Counter(item.answer for item in known)
     of_question: dict[str, Counter] = defaultdict(Counter)
     for item in known:

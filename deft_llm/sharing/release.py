@@ -102,7 +102,7 @@ def write_box(model: Path, figures: Mapping[str, Any], box: Path = BOX) -> None:
         box: Folder to write.
 
     Raises:
-        FileNotFoundError: The folder has no trained model.
+        FileNotFoundError: The folder does not contain a trained model.
     """
     run = json.loads((model / RUN_FILE).read_text(encoding="utf-8"))
     recipe = find_recipe(RECIPE)

@@ -157,7 +157,7 @@ def test_the_floor_answers_from_the_training_file_alone():
         majority_answers(training, [Question("7", "c", COARSE)])
     # Another interval of the same long video is another clip.
     assert majority_answers(training, [Question("7", "c", FINE, interval=(1, 9))]) == ["anger"]
-    with pytest.raises(ValueError, match="no answers"):
+    with pytest.raises(ValueError, match="None of the questions in the training file"):
         majority_answers([Question("1", "a", COARSE)], asked)
 
 
