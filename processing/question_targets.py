@@ -54,21 +54,23 @@ _EMOTION_WORDS = {
 }
 # Words that ask for a topic.
 _TOPICS = {
-    "why_not": r"why|against|missing|rule[sd]? out|have to move|that it is not|isn't it",
+    "why_not": r"why|against|missing|exclude[sd]?|rule[sd]? out|have to move|that it is not|isn't it",
     "differs": r"differ\w*|compar\w*|unlike",
     "same": r"in common|same|alike|both clips",
     "expected": (
         r"expect\w*|(?:where|how|which motion|what) would|were there|(?:what|which regions) (?:is|does|do) .*"
-        r"(?:mean|do|move)\b|recognised in"
+        r"(?:mean|do|move)\b|how does .* change|recognised in|would (?:look like|one see)|one would see|typical"
+        r"|should move|describe what .* does|which way does the face"
     ),
     "side": (
-        r"which side|what side|the side|which half|(?:one|both) sides?|where is|asymmetr\w*|left or right|left, right"
+        r"which side|what side|the side|which half|(?:one|both) sides?|where is (?!the motion)|asymmetr\w*"
+        r"|left or right|left, right|left side, (?:the )?right"
     ),
     "coarse": r"coarse\w*|positive or negative|negative or positive|positive, negative",
     "emotion": r"emotions?|feel\w*|class(?:es|ified)?|mood",
     "units": r"action units?|facial actions|AUs|facs",
     "evidence": r"how (?:far|much|strong\w*)|magnitude|strength|intens\w*|percent|direction|where to",
-    "motions": r"moves? (?:the )?most|strongest|what moves|what moved|which parts|the motion",
+    "motions": r"moves? (?:the )?most|strongest|by their motion|what moves|what moved|which parts|the motion",
     "overview": r"what (?:do you see|happens|can you see)|describe|explain|summ?\w*|tell me",
     "convention": r"convention",
 }
@@ -126,8 +128,10 @@ def asked_in(question: str, emotions: Sequence[str] = ()) -> Asked:
         units.add(get_action_unit(re.sub(r"\s", "", match[0]).upper()).code)
     words = {**{name.casefold(): name.casefold() for name in emotions}, **_EMOTION_WORDS}
     found_emotions = {words[word] for word in _found(tuple(words), re.sub(r"convention of [^,.:;?\n]+", "", rest))}
-    if re.search(_LISTED_CLASSES, question, re.IGNORECASE):  # the answers to choose from, not an emotion to judge
-        found_emotions = set()
+    why_not = re.search(rf"\b(?:{_TOPICS['why_not']})", question, re.IGNORECASE)
+    options = len(found_emotions) > 1 and re.search(r"\bor\b", question) and not why_not
+    if options or re.search(_LISTED_CLASSES, question, re.IGNORECASE):
+        found_emotions = set()  # the answers to choose from, not an emotion to judge
     names = _found(tuple(_UNIT_WORDS), rest)
     units |= {_UNIT_WORDS[name] for name in names}
     for name in names:  # the upper lip of the "upper lip raiser" is not a region that is asked about
@@ -140,6 +144,8 @@ def asked_in(question: str, emotions: Sequence[str] = ()) -> Asked:
         for side in (sides if len(sides) == 1 else SIDES)
     }
     topics = {name for name, pattern in _TOPICS.items() if re.search(rf"\b(?:{pattern})", question, re.IGNORECASE)}
+    if options:
+        topics.add("emotion")
     topics -= {other for name in topics for other in _BEFORE.get(name, ())}
     clips = [place for place, pattern in _CLIPS.items() if re.search(rf"\b(?:{pattern})\b", question, re.IGNORECASE)]
     return Asked(

@@ -1,7 +1,7 @@
 """What do answers in words say, and is it true? Free answers of trained models to the questions of the test split.
 
     python benchmarks/science/language.py NAME=MODEL … --dataset DIR [--clips N] [--held-out-wordings K] \
-        [--held-out-tasks TASK,…] [--answers FILE]
+        [--held-out-tasks TASK,…] [--held-out-unit-sets SET,…] [--tasks TASK,…] [--answers FILE]
 
 An answer is parsed to facts by `answer_parsing.py` and compared with the facts of the dataset's own answer. An answer
 that cannot be parsed states nothing and counts as wrong. A direction counts if it is within one octant, a magnitude if
@@ -12,8 +12,8 @@ it differs by at most a quarter or 0.2 % of the crop width. Rows:
   answers. The forms of the answers of a held-out task were not trained, so a sentence that names exactly one of the
   possible answers counts as that answer.
 - "is there X?" for units that are absent: share of "no". Still clips: share of answers that claim nothing.
-- seen and unseen sets of units: share of right explanations of clips whose set of action units is in the training
-  split, and of others.
+- seen and unseen sets of units: share of right explanations of clips whose set of action units was trained, and of
+  others.
 - grounded: the same for explanations that are held to what was measured.
 
 Intervals are of 95 %, from 1,000 resamplings of the test subjects.
@@ -47,12 +47,13 @@ from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.processing.grounded_answer import magnitude_agrees
 from deft_llm.processing.motion_evidence import octants_apart
 from deft_llm.training.conversations import is_held_out
-from deft_llm.training.data import load_splits
+from deft_llm.training.data import load_splits, unit_set, without_unit_sets
 
 ANSWERS_AT_ONCE = 16
 LONGEST = 256  # tokens of an answer
 RESAMPLINGS = 1000
 PRESENCE = ("action_unit_presence", "me_vqa_presence")
+GROUPS = ("trained wordings", "held-out wordings", "held-out tasks")
 KINDS = ("action units", "sides", "directions", "magnitudes")
 GRADED = ("evidence", "motion")  # facts with a direction and a magnitude, which may differ a little
 # Task → the possible answers, for tasks that may be held out.
@@ -230,7 +231,7 @@ def scores(
         kept = [(question, facts) for question, facts in pairs if keep(question)]
         found[name] = share([good(*pair) for pair in kept], [question.subject for question, _ in kept])
 
-    for group in ("trained wordings", "held-out wordings", "held-out tasks"):
+    for group in GROUPS:
         chosen(f"right answers: {group}", lambda one, group=group: one.group == group, right)
     for task in sorted({question.task for question in questions}):
         chosen(f"right answers: {task}", lambda one, task=task: one.task == task, right)
@@ -241,17 +242,17 @@ def scores(
     chosen("still clips: nothing claimed", still, lambda one, facts: facts is not None and facts <= one.facts)
     known = set(seen_sets)
 
-    def unit_set(one: Question) -> frozenset[str]:
+    def stated_set(one: Question) -> frozenset[str]:
         return frozenset(fact[1] for fact in one.facts if fact[0] == "evidence")
 
     chosen(
         "explanations, sets of units seen in training",
-        lambda one: one.task == "explain" and bool(unit_set(one)) and unit_set(one) in known,
+        lambda one: one.task == "explain" and bool(stated_set(one)) and stated_set(one) in known,
         right,
     )
     chosen(
         "explanations, sets never seen",
-        lambda one: one.task == "explain" and bool(unit_set(one)) and unit_set(one) not in known,
+        lambda one: one.task == "explain" and bool(stated_set(one)) and stated_set(one) not in known,
         right,
     )
     return found
@@ -277,6 +278,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, help="number of test clips; default: all")
     parser.add_argument("--held-out-wordings", type=int, default=0, help="as in training")
     parser.add_argument("--held-out-tasks", default="", help="tasks that were not trained, by commas")
+    parser.add_argument("--held-out-unit-sets", default="", help="sets of units that were not trained, by commas")
+    parser.add_argument("--tasks", default="", help="tasks to ask questions of, by commas; default: all")
     parser.add_argument("--answers", type=Path, help="JSON lines file to write, with every question and answer")
     arguments = parser.parse_args()
     splits = load_splits(arguments.dataset)
@@ -284,10 +287,15 @@ def main() -> None:
     if arguments.clips:
         places = np.random.default_rng(0).permutation(len(rows))[: arguments.clips]
         rows = rows.select(sorted(places))
-    held_out = [task for task in arguments.held_out_tasks.split(",") if task]
+    held_out, tasks, unit_sets = (
+        [item for item in text.split(",") if item]
+        for text in (arguments.held_out_tasks, arguments.tasks, arguments.held_out_unit_sets)
+    )
     questions = questions_of(rows, arguments.held_out_wordings, held_out)
+    questions = [question for question in questions if not tasks or question.task in tasks]
     explain = [question for question in questions if question.task == "explain"]
-    seen_sets = {frozenset(unit["code"] for unit in units) for units in splits["train"]["action_units"]}
+    trained = without_unit_sets(splits["train"], unit_sets) if unit_sets else splits["train"]
+    seen_sets = set(map(unit_set, trained["action_units"]))
     columns: dict[str, Mapping[str, str]] = {}
     written: list[dict[str, Any]] = []
     for item in arguments.models:

@@ -49,6 +49,8 @@ class DataArguments:
         questions_per_clip (`int`): Largest number of conversations per clip and step.
         turns (`int`): Largest number of questions that follow each other in one conversation.
         held_out_wordings (`int`): Wordings per task that are not trained.
+        held_out_unit_sets (`list[str]`, *optional*): Sets of action units, such as "AU9+AU17", whose clips are not
+            trained.
         expert_variants (`int`): Variants of each clip whose expert states are computed in advance, in stages without
             experts.
     """
@@ -114,6 +116,13 @@ class DataArguments:
     held_out_wordings: int = field(
         default=0,
         metadata={"help": "Wordings per task that are not trained, so that they can be tested: the last ones."},
+    )
+    held_out_unit_sets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": 'Clips with exactly these action units, such as "AU9+AU17", are not trained, so that sets of '
+            "units that were never seen together can be tested."
+        },
     )
     expert_variants: int = field(
         default=1,

@@ -24,6 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from deft_llm.files import code_fingerprint
 from deft_llm.hub_datasets.unimer.rows import row_tensors
 from deft_llm.processing import DeftProcessor
+from deft_llm.processing.action_units import get_action_unit
 from deft_llm.processing.common_deft import SIDE_LABELS
 
 from .arguments import DataArguments
@@ -153,6 +154,38 @@ def _refuse_shared(first: Dataset, second: Dataset, first_name: str, second_name
             f"{len(shared)} subjects are in both {first_name} and {second_name}, such as {shared[0]}. Split the "
             "dataset by subject (`deft data build --split`)."
         )
+
+
+def unit_set(units: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The codes of a row's action units."""
+    return frozenset(unit["code"] for unit in units)
+
+
+def without_unit_sets(train: Dataset, unit_sets: Sequence[str]) -> Dataset:
+    """Leaves out the clips with some sets of action units, so that a test can show them as new.
+
+    Args:
+        train: Training rows.
+        unit_sets: Sets of codes, such as "AU9+AU17". Clips with exactly these action units are left out.
+
+    Raises:
+        ValueError: A code does not exist, no clip has one of the sets, or no clip is left.
+    """
+    found = [unit_set(units) for units in train["action_units"]]
+    for text in unit_sets:
+        codes = frozenset(get_action_unit(code.strip()).code for code in text.split("+"))
+        if codes not in found:
+            raise ValueError(
+                f"`held_out_unit_sets` has {text!r}, and no training clip has exactly these action units."
+            )
+        found = [None if units == codes else units for units in found]
+    kept = [place for place, units in enumerate(found) if units is not None]
+    if not kept:
+        raise ValueError(f"`held_out_unit_sets` {', '.join(unit_sets)} leaves no clip to train on.")
+    print(
+        f"{len(train) - len(kept)} of {len(train)} clips left out: they have the action units {', '.join(unit_sets)}"
+    )
+    return train.select(kept)
 
 
 def check_labels(dataset: Dataset, action_units: Collection[str], emotions: Collection[str], what: str) -> None:

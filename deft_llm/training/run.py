@@ -316,6 +316,8 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
     if training.push_to_hub:
         check_sharing(training, train, data.dataset)
         check_hub(training)
+    if data.held_out_unit_sets:
+        train = clips.without_unit_sets(train, data.held_out_unit_sets)
     train = conversations.with_tasks(train, data.task_weights, data.held_out_wordings)
     labelled = train if evaluation is None else clips.label_lists(train, labels[data.train_split])
     keys = clips.balance_keys(train, data.balance) if data.balance else None

@@ -316,7 +316,7 @@ def _questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> lis
         targets = [{"emotion": _draw(emotions, rng)}] if emotions else []
         return [_draw(QUESTIONS[task], rng).format(**names, **target) for target in targets]
     if task in ("emotion", "emotion_coarse"):
-        targets = [{}] if facts.still or getattr(facts, task) else []
+        targets = [{"options": _options(facts, rng)}] if facts.still or getattr(facts, task) else []
     elif task == "action_units":
         targets = [{}] if facts.still or facts.units else []
     elif task == "action_unit_presence":
@@ -337,6 +337,15 @@ def _questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> lis
     else:
         targets = [{}] if facts.still or facts.motions else []
     return [_draw(QUESTIONS[task], rng).format(**names, **target) for target in targets]
+
+
+def _options(facts: AcceptedFacts, rng: np.random.Generator) -> str:
+    """Two to four emotions to choose from, in any order. The clip's own is one of them."""
+    own = [facts.emotion] if facts.emotion else []
+    _, prototypes = prototypes_of(facts.convention)
+    others = rng.permutation([name for name in prototypes if name not in own]).tolist()
+    names = rng.permutation([*own, *others[: int(rng.integers(2, 5)) - len(own)]]).tolist()
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _turns(facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:

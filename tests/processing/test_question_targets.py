@@ -54,6 +54,7 @@ def test_a_unit_that_does_not_exist_is_named():
         ("What does AU9 do?", [knowledge("AU9")]),
         ("Which action units are there?", ["The motion shows AU12 (lip corner puller)."]),
         ("Which emotion is it?", ["It is happiness by the convention of synthetic."]),
+        ("Is it happiness, disgust or anger?", ["It is happiness by the convention of synthetic."]),
         ("How strong is the brow lowerer?", ["No, AU4 (brow lowerer) is not visible in the motion."]),
         ("Did the left cheek move?", ["The left cheek does not move above the noise of the clip."]),
     ],
@@ -67,6 +68,7 @@ def test_could_be_and_why_not():
     assert no.startswith("No, it could not be surprise")
     (why,) = answers("Why not surprise?")
     assert "AU2 (outer brow raiser) would move the outer brow up" in why
+    assert len(answers("Why not surprise or anger?")) == 2
     assert answers("Could this be a smile?") == [
         "Yes, AU12 (lip corner puller) is visible in the motion, on the left side.",
         "It is happiness by the convention of synthetic.",
@@ -125,6 +127,7 @@ TOPIC_OF_TASK = {
 @pytest.mark.parametrize("task", TURN_TASKS)
 def test_the_questions_of_the_training_data_are_answered_about_their_topic(task):
     filled = {"unit": "AU12 (lip corner puller)", "side": "left", "region": "mouth corner", "emotion": "surprise"}
+    filled["options"] = "surprise, anger or disgust"
     for wording in QUESTIONS[task]:
         question = wording.format(convention="synthetic", **filled)
         chosen = answering(HERE, [question], EMOTIONS)

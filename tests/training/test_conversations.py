@@ -96,8 +96,8 @@ def test_held_out_wordings_are_not_trained_and_fixed_ones_are(dataset):
     asked = {item["messages"][0]["content"][-1]["text"] for item in trained if item["task"] == "action_units"}
     assert asked <= set(QUESTIONS["action_units"][:-4])
     assert list(weighted(items, None)) == items
-    with pytest.raises(ValueError, match="`held_out_wordings` 9 leaves none of the 9 wordings of the task explain"):
-        with_tasks(dataset, None, 9)
+    with pytest.raises(ValueError, match="`held_out_wordings` 15 leaves none of the 15 wordings of the task explain"):
+        with_tasks(dataset, None, 15)
 
 
 def test_joined_conversations_have_the_clip_once_and_every_question(prepared):

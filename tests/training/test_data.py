@@ -21,6 +21,7 @@ from deft_llm.training.data import (
     prepare,
     stream,
     uncoded_sources,
+    without_unit_sets,
 )
 
 # --- Drawing --------------------------------------------------------------------------------------------------------
@@ -107,6 +108,20 @@ def people(**splits):
 def test_splits_that_share_people_are_refused(options, splits, message):
     with pytest.raises(ValueError, match=message):
         choose_splits(DataArguments(dataset="d", **options), people(**splits), seed=0)
+
+
+def test_clips_with_held_out_sets_of_units_are_not_trained():
+    rows = Dataset.from_list(
+        [{"action_units": [{"code": code} for code in codes]} for codes in (["AU9"], ["AU17", "AU9"], ["AU4"], [])]
+    )
+    kept = without_unit_sets(rows, ["AU9 + AU17", "au4"])
+    assert [[unit["code"] for unit in units] for units in kept["action_units"]] == [["AU9"], []]
+    with pytest.raises(ValueError, match="'AU4\\+AU9', and no training clip has exactly these"):
+        without_unit_sets(rows, ["AU4+AU9"])
+    with pytest.raises(ValueError, match="AU99"):
+        without_unit_sets(rows, ["AU99"])
+    with pytest.raises(ValueError, match="leaves no clip"):
+        without_unit_sets(rows.select([2]), ["AU4"])
 
 
 def test_subjects_held_out_for_evaluation_are_not_trained_on():

@@ -31,6 +31,7 @@ def test_every_task_asks_in_many_ways_and_names_the_convention_where_it_decides(
                 side="left",
                 region="lower lid",
                 emotion="fear",
+                options="fear, anger or disgust",
             )
             assert convention_in(filled) == ("CAS(ME)^3" if decides else None)
             if "{unit}" in question or "{name}" in question:
@@ -59,6 +60,7 @@ def test_each_wording_is_told_from_the_others():
         "side": "left",
         "region": "lower lid",
         "emotion": "fear",
+        "options": "fear, anger or disgust",
     }
     for task, forms in QUESTIONS.items():
         assert [wording_of(task, form.format(**filled)) for form in forms] == list(range(len(forms)))
