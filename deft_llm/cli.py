@@ -173,6 +173,14 @@ def evaluate(
         Path | None,
         typer.Option(help="JSONL of the track with answers: figures of guesses from it stand beside the others."),
     ] = None,
+    text_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="With --training-questions or --megc: a language model that sees no video answers, too. Folder, Hub "
+            "repository, GGUF file or package:NAME.",
+        ),
+    ] = None,
     face_source: FaceSource = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second of videos that are folders of frames.")] = None,
     megc: Annotated[
@@ -186,7 +194,8 @@ def evaluate(
 
         from deft_llm.evaluation.practice import practice_table, practise
 
-        Console().print(practice_table(practise(output_dir, model=model, seed=seed, workers=workers)))
+        figures = practise(output_dir, model=model, text_model=text_model, seed=seed, workers=workers)
+        Console().print(practice_table(figures))
         return DONE
     if questions is not None:
         if videos is None:
@@ -194,7 +203,7 @@ def evaluate(
         from deft_llm.evaluation.run import answer_track
 
         options = {"max_new_tokens": max_new_tokens, "face_source": face_source, "fps": fps}
-        options["training"] = training_questions
+        options |= {"training": training_questions, "text_model": text_model}
         answer_track(model, questions, videos, output_dir, **options)
         return DONE
     if dataset is None:

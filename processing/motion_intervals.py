@@ -52,6 +52,9 @@ _LEAST_TURNS = 4  # of the jaw: two syllables
 # Robust standard deviations.
 _SCORE = 5.5
 _LID_SCORE = 9.0
+# The skin does not move this share of its way within this time; a region that was matched to another wrinkle does.
+_JUMP_SHARE, _JUMP_SECONDS = 0.6, 0.02
+_JUMP_NOISE = 6.0  # robust standard deviations of the same change over the rest of the video
 # Frames per second. Of a bump of five frames, one or two bad ones are a large part. So at few frames per second, a
 # bump has to stand out farther.
 _FEW_FRAMES = 175.0
@@ -286,6 +289,7 @@ def _find_expressions(
         item
         for item in found
         if item.offset - item.onset <= 1.25 * longest * fps
+        and not _jumps(item, signals, fps)
         and (
             item.score >= 2 * least_score
             or not (any(_dragged(item, one) for one in blinks) or any(_at_the_edge(item, one) for one in speech))
@@ -411,6 +415,23 @@ def _at_the_edge(item: Interval, speech: Interval) -> bool:
     """Whether an interval of the mouth alone is where speech begins or ends, and the lips with it."""
     apart = min(abs(item.apex - speech.onset), abs(item.apex - speech.offset))
     return all(region in _LIPS for region, _ in item.regions) and apart < 1.25 * (item.offset - item.onset)
+
+
+def _jumps(item: Interval, signals: np.ndarray, fps: float) -> bool:
+    """Whether each region of an interval goes most of its way at once, as no muscle moves the skin."""
+    frames = round(_JUMP_SECONDS * fps)
+    if not frames or item.offset - item.onset <= 2 * frames:
+        return False  # too few frames per second to tell
+    for region in item.regions:
+        channel = 2 * TRACKED_REGIONS.index(region)
+        course = signals[:, channel] + 1j * signals[:, channel + 1]
+        way = abs(course[item.apex] - (course[item.onset] + course[item.offset]) / 2)
+        changes = course[frames:] - course[:-frames]
+        noise = np.hypot(robust_spread(changes.real), robust_spread(changes.imag))
+        largest = np.abs(changes[item.onset : item.offset - frames + 1]).max()
+        if largest <= max(_JUMP_SHARE * way, _JUMP_NOISE * noise):
+            return False
+    return True
 
 
 def _dragged(item: Interval, blink: Interval) -> bool:

@@ -147,13 +147,7 @@ def majority_answers(training: Sequence[Question], questions: Sequence[Question]
     Raises:
         ValueError: a clip is in both files, or no training question has an answer.
     """
-    clips = {(item.video, item.interval) for item in training}
-    shared = sorted({item.video for item in questions if (item.video, item.interval) in clips})
-    if shared:
-        raise ValueError(
-            f"Clips of {len(shared)} videos are in the training file and in the questions, such as {shared[0]}: a "
-            "floor must not know the answers."
-        )
+    refuse_shared(training, questions)
     known = [item for item in training if item.answer is not None]
     if not known:
         raise ValueError("None of the questions in the training file has an answer.")
@@ -162,6 +156,25 @@ def majority_answers(training: Sequence[Question], questions: Sequence[Question]
     for item in known:
         of_question[item.question][item.answer] += 1
     return [(of_question.get(item.question) or overall).most_common(1)[0][0] for item in questions]
+
+
+def refuse_shared(training: Sequence[Question], questions: Sequence[Question]) -> None:
+    """Refuses a training file that has clips of the questions.
+
+    Args:
+        training (`Sequence[Question]`): Questions with answers.
+        questions (`Sequence[Question]`): The questions to answer.
+
+    Raises:
+        ValueError: a clip is in both files.
+    """
+    clips = {(item.video, item.interval) for item in training}
+    shared = sorted({item.video for item in questions if (item.video, item.interval) in clips})
+    if shared:
+        raise ValueError(
+            f"Clips of {len(shared)} videos are in the training file and in the questions, such as {shared[0]}: a "
+            "floor must not know the answers."
+        )
 
 
 def write_submission(path: str | Path, questions: Sequence[Question], answers: Sequence[str]) -> None:

@@ -45,6 +45,7 @@ from .me_lvqa import (
 )
 from .me_vqa import Question, read_questions, write_submission
 from .metrics import Interval, strs
+from .text_only import text_only_answers
 
 CONVENTION = "synthetic"
 VIDEOS, TRAINING_VIDEOS = 16, 40  # the latter are answers only, for the floors
@@ -123,7 +124,13 @@ def _questions(name: str, events: Sequence[Event], rng: np.random.Generator) -> 
 
 
 def practise(
-    output_dir: Path, *, model: str | None = None, videos: int = VIDEOS, seed: int = 0, workers: int = 2
+    output_dir: Path,
+    *,
+    model: str | None = None,
+    text_model: str | None = None,
+    videos: int = VIDEOS,
+    seed: int = 0,
+    workers: int = 2,
 ) -> dict[str, Any]:
     """Renders the practice set, answers its questions, and compares the answers with floors that see no video.
 
@@ -131,13 +138,14 @@ def practise(
         output_dir (`Path`): Folder for videos, question files, submission and `megc.json`.
         model (`str`, *optional*): Folder or Hub repository of a trained model. Without one, action units and emotion
             are found by rule.
+        text_model (`str`, *optional*): Language model that is one more floor, as in `text_only.text_only_answers`.
         videos (`int`, *optional*, defaults to `16`): Number of videos.
         seed (`int`, *optional*, defaults to `0`): Random seed of the videos.
         workers (`int`, *optional*, defaults to `2`): Number of processes.
 
     Returns:
-        The figures. `answers`, `prior` and `majority` are of `score_long_answers`; `ahead_of_…` are the differences
-        with 95 % intervals over videos; `strs` is of `metrics.strs`, with the coarse emotion as the class.
+        The figures. `answers`, `prior`, `majority` and `text_only` are of `score_long_answers`; `ahead_of_…` are the
+        differences with 95 % intervals over videos; `strs` is of `metrics.strs`, with the coarse emotion as the class.
 
     Raises:
         FileExistsError: `output_dir` exists and is not an empty folder.
@@ -165,7 +173,10 @@ def practise(
     asked = read_questions(output_dir / "me_lvqa_practice_test_to_answer.jsonl")
     write_submission(output_dir / "me_lvqa_practice_test_pred.jsonl", asked, answers)
     figures: dict[str, Any] = {"videos": videos, "seed": seed, "answers": score_long_answers(questions, answers)}
-    for name, floor in (("prior", prior_answers), ("majority", majority_answers)):
+    floors = {"prior": prior_answers, "majority": majority_answers}
+    if text_model is not None:
+        floors["text_only"] = partial(text_only_answers, model=text_model)
+    for name, floor in floors.items():
         guessed = floor(training, questions)
         figures[name] = score_long_answers(questions, guessed)
         figures[f"ahead_of_{name}"] = compared(questions, answers, guessed)
@@ -216,18 +227,24 @@ def practice_table(figures: Mapping[str, Any]) -> Table:
     }
     title = f"{figures['videos']} rendered videos, {figures['answers']['questions']} questions"
     caption = (
-        "MAE: mean absolute error of the number. prior: the median and the most frequent values of other videos; "
-        "mode: the most frequent answer. Neither sees a video. On people, the best published STRS is about .09."
+        "MAE: mean absolute error of the number. The floors see no video. prior: the median and the most frequent "
+        "values of other videos; mode: their most frequent answer; text: a language model that knows examples of "
+        "them. Below each figure of a floor: how far the answers are ahead of it, with a 95 % interval over videos. "
+        "On people, the best published STRS is about .09."
     )
-    table = Table("", "answers", "prior", "ahead of it (95 %)", "mode", title=title, caption=caption)
+    floors = {"prior": "prior", "majority": "mode", "text_only": "text"}
+    floors = {name: words for name, words in floors.items() if name in figures}
+    table = Table("", "answers", *floors.values(), title=title, caption=caption)
     for name, words in names.items():
-        gain = figures["ahead_of_prior"].get(name)
-        ahead = "" if gain is None else f"{gain[0]:.2f} ({gain[1]:.2f} to {gain[2]:.2f})"
-        cells = [_cell(figures[part][name]) for part in ("answers", "prior", "majority")]
-        table.add_row(words, cells[0], cells[1], ahead, cells[2])
+        cells = []
+        for floor in floors:
+            gain = figures[f"ahead_of_{floor}"].get(name)
+            ahead = "" if gain is None else f"\n{gain[0]:.2f} ({gain[1]:.2f} to {gain[2]:.2f})"
+            cells.append(_cell(figures[floor][name]) + ahead)
+        table.add_row(words, _cell(figures["answers"][name]), *cells)
     score = figures["strs"]
-    table.add_row("spotting, F1", _cell(score["f1_spot"]), "", "", "")
-    table.add_row("STRS", _cell(score["strs"]), "", "", "")
+    table.add_row("spotting, F1", _cell(score["f1_spot"]))
+    table.add_row("STRS", _cell(score["strs"]))
     return table
 
 

@@ -280,6 +280,7 @@ def answer_track(
     output_dir: Path,
     *,
     training: Path | None = None,
+    text_model: str | None = None,
     max_new_tokens: int = 256,
     face_source: str | None = None,
     fps: float | None = None,
@@ -293,6 +294,7 @@ def answer_track(
         videos: Folder with the videos that the questions name.
         output_dir: Folder for the submission and the figures.
         training: JSONL of the track with answers, for floors: what can be answered without a look at the videos.
+        text_model: Language model that is one more floor, as in `text_only.text_only_answers`. Needs `training`.
         max_new_tokens: Longest answer, in tokens.
         face_source: Finds the face in long videos, see `processing.face_alignment.make_face_source`.
         fps: Frames per second of long videos that are folders of frames.
@@ -303,14 +305,17 @@ def answer_track(
 
     Raises:
         FileNotFoundError: There is no such file or video.
-        ValueError: A line of the file cannot be used; the message names it. Or a model is needed, or the training file
-            has videos of the questions.
+        ValueError: A line of the file cannot be used; the message names it. Or a model or the training file is
+            needed, or the training file has videos of the questions.
     """
     from deft_llm.evaluation import me_lvqa, me_vqa
     from deft_llm.evaluation.generation import load_checkpoint
     from deft_llm.evaluation.me_lvqa import answer_long_questions, is_long, recognise_with
     from deft_llm.evaluation.me_vqa import answer_questions, read_questions, write_submission
+    from deft_llm.evaluation.text_only import text_only_answers
 
+    if text_model is not None and training is None:
+        raise ValueError("--text-model needs --training-questions: its prompts have examples from that file.")
     asked = read_questions(questions)
     long = is_long(asked)
     guesses = {}
@@ -319,6 +324,8 @@ def answer_track(
         floors = {"majority": me_vqa.majority_answers}
         if long:
             floors = {"prior": me_lvqa.prior_answers, "majority": me_lvqa.majority_answers}
+        if text_model is not None:
+            floors["text_only"] = partial(text_only_answers, model=text_model)
         guesses = {name: floor(known, asked) for name, floor in floors.items()}
     if long:
         recognise = None if model is None else recognise_with(*load_checkpoint(model))

@@ -51,7 +51,7 @@ def test_the_practice_set_is_answered_scored_and_written(small, tmp_path):
     console = Console(file=StringIO(), width=200)
     console.print(practice.practice_table(figures))
     text = console.file.getvalue()
-    assert "Neither sees a video" in text
+    assert "The floors see no video" in text
     assert f"{figures['answers']['f1_units']:.3f}" in text
     with pytest.raises(FileExistsError):
         practice.practise(out, videos=1, workers=1)

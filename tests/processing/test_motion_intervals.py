@@ -82,6 +82,21 @@ def test_slow_expressions_are_flagged_and_slower_ones_need_asking_for():
     assert both[1].overlap(1000, 1220) > 0.5
 
 
+@pytest.mark.parametrize("fps", [100.0, 200.0])
+def test_a_region_that_jumps_to_another_wrinkle_and_back_is_not_an_expression(fps):
+    count, fold = round(8 * fps), TRACKED_REGIONS.index(("nasolabial fold", "right"))
+    rows = np.round(np.array([1.0, 1.1, 1.25]) * fps).astype(int)
+    motion = motion_of("AU12", course(*rows, count), size=0.8, noise=0.03)
+    (before,) = propose_intervals(motion, fps)
+    jumping = motion.copy()
+    jumping[round(5 * fps) : round(5.3 * fps), fold] += (1.5, -1.5)
+    assert [(item.onset, item.offset) for item in propose_intervals(jumping, fps)] == [(before.onset, before.offset)]
+    # The same way in 60 ms is an expression.
+    moving = motion.copy()
+    moving[:, fold] += np.interp(np.arange(count) / fps, [5.0, 5.06, 5.24, 5.3], [0, 1, 1, 0])[:, None] * (1.5, -1.5)
+    assert len(propose_intervals(moving, fps)) == 2
+
+
 def test_stillness_has_no_intervals():
     still = np.random.default_rng(0).normal(0, 0.03, (3000, len(TRACKED_REGIONS), 2))
     assert propose_intervals(still, 100.0) == []
