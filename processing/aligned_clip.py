@@ -27,8 +27,8 @@ from .face_alignment import (
 )
 from .head_motion import DEPTH_ERROR, LEAST_WIDTH, STILL, HeadPose, share_of_head, too_small, warp_head_back
 from .key_frames import KeyFrameError, KeyFrames, spot_key_frames
-from .motion_intervals import Interval, propose_intervals
-from .region_tracking import TRACKED_REGIONS, FollowedFrame, follow_face
+from .motion_intervals import Interval, propose_intervals, window_length
+from .region_tracking import TRACKED_REGIONS, FollowedFrame, Placement, follow_face
 from .video_reading import ClipReader, open_clip
 from .whole_clip_flow import LEAD_IN
 
@@ -276,16 +276,16 @@ class AlignedClip:
         """
         return self if self.key_frames is not None else self.at(self.spot(followed := list(self.follow())), followed)
 
-    def at(self, key_frames: KeyFrames, followed: Sequence[FollowedFrame]) -> AlignedClip:
+    def at(self, key_frames: KeyFrames, followed: Sequence[FollowedFrame | Placement]) -> AlignedClip:
         """The clip with these key frames and its face placed in their onset frame.
 
         Args:
             key_frames (`KeyFrames`): onset, apex and offset.
-            followed (`Sequence[FollowedFrame]`): what `follow` yields.
+            followed (`Sequence[FollowedFrame | Placement]`): what `follow` yields, or the `placement` of each.
         """
         first = followed[key_frames.onset]
         shown = followed[max(key_frames.onset - LEAD_IN, 0) : key_frames.offset + 1]
-        still = all(frame.pose.hardly_moved and frame.reason is None for frame in shown)
+        still = all(frame.still for frame in shown)
         return replace(
             self,
             key_frames=key_frames,
@@ -420,35 +420,46 @@ def intervals_of_stretch(
         fps (`float`): Frames per second.
         longest (`float`): Seconds from onset to offset of the longest expression, see `propose_intervals`.
     """
-    normals, rows = [], []  # some hundred bytes per frame
-    proposed = propose_intervals(_noted(iter(frames), normals, rows), fps, longest=longest)
-    facing = np.array(normals)
-    return [item for item in proposed if _is_real(item, facing, rows)], len(rows)
+    notes = _Notes(window_length(fps, longest) + 1)
+    proposed = propose_intervals(notes.motion_of(frames), fps, longest=longest, accept=notes.bear_out)
+    return proposed, notes.count
 
 
-def _noted(frames: Iterator[FollowedFrame], normals: list[np.ndarray], rows: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """The regions' motion of every frame. Where the face looks, and the motion, are noted on the way."""
-    for frame in frames:
-        normals.append(np.full(2, np.nan) if frame.placed and rows else frame.pose.rotation[:2, 2])
-        rows.append(frame.motion.astype(np.float16))
-        yield frame.motion
+class _Notes:
+    """Where the face looked, and how its regions had moved, in the last frames of a stretch."""
 
+    def __init__(self, room: int):
+        self.count = 0
+        self._room = room
+        self._normals: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
 
-def _is_real(item: Interval, normals: np.ndarray, rows: Sequence[np.ndarray]) -> bool:
-    """Whether regions move farther in an interval than the head's turn may feign, and otherwise than a head does.
+    def motion_of(self, frames: Iterable[FollowedFrame]) -> Iterator[np.ndarray]:
+        """The regions' motion of every frame, which is noted on the way."""
+        for frame in frames:
+            # Nothing can be said across a frame in which the face was looked for anew.
+            anew = frame.placed and self.count
+            self._normals.append(np.full(2, np.nan) if anew else frame.pose.rotation[:2, 2])
+            self._rows.append(frame.motion.astype(np.float16))
+            self.count += 1
+            if len(self._rows) == 2 * self._room:
+                del self._normals[: self._room], self._rows[: self._room]
+            yield frame.motion
 
-    `normals` are NaN in frames in which the face was looked for anew, across which nothing can be said.
-    """
-    span = normals[max(item.onset - 1, 0) : item.offset + 2]
-    turned = np.hypot(*(span - span.mean(0)).T).max()
-    onset, apex, offset = (rows[index].astype(np.float32) for index in (item.onset, item.apex, item.offset))
-    if np.hypot(*(apex - onset).T).max() <= _TURN_SCORE * 100 * DEPTH_ERROR * turned:
-        return False
-    if item.kind != "expression":
-        return True
-    way = (item.apex - item.onset) / max(item.offset - item.onset, 1)
-    moved = apex - (1 - way) * onset - way * offset
-    return share_of_head(moved[_SKIN], _PLACES[_SKIN]) < _HEADLIKE
+    def bear_out(self, item: Interval) -> bool:
+        """Whether regions move farther than the head's turn may feign in an interval, and otherwise than a head."""
+        first = self.count - len(self._rows)
+        span = np.array(self._normals[max(item.onset - 1 - first, 0) : item.offset + 2 - first])
+        turned = np.hypot(*(span - span.mean(0)).T).max()
+        frames = (item.onset, item.apex, item.offset)
+        onset, apex, offset = (self._rows[index - first].astype(np.float32) for index in frames)
+        if np.hypot(*(apex - onset).T).max() <= _TURN_SCORE * 100 * DEPTH_ERROR * turned:
+            return False
+        if item.kind != "expression":
+            return True
+        way = (item.apex - item.onset) / max(item.offset - item.onset, 1)
+        moved = apex - (1 - way) * onset - way * offset
+        return share_of_head(moved[_SKIN], _PLACES[_SKIN]) < _HEADLIKE
 
 
 # Lids follow every glance. Patterns of single units reach a share of 0.73, of any two or three of the usual ones 0.87;

@@ -7,7 +7,7 @@ in long video sequences").
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -86,7 +86,13 @@ class Interval:
         return max(0, common) / (max(self.offset, offset) - min(self.onset, onset) + 1)
 
 
-def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: float = 1.0) -> list[Interval]:
+def propose_intervals(
+    motion: Iterable[np.ndarray],
+    fps: float,
+    *,
+    longest: float = 1.0,
+    accept: Callable[[Interval], bool] | None = None,
+) -> list[Interval]:
     """Expressions, blinks and speech in a video, in the order of their onsets.
 
     A proposal is a bump of the face's motion that comes and goes within `longest` seconds. It stands on a straight
@@ -106,6 +112,8 @@ def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: floa
         fps: frames a second, 10 or more.
         longest: seconds from onset to offset of the longest expression looked for. Those beyond `MICRO_SECONDS` are
             flagged `macro`. Slower motion counts as a change of pose. 4.0 covers macro-expressions.
+        accept: whether to keep an interval. It is asked when at most `window_length(fps, longest)` frames have been
+            read since the interval's onset.
 
     Raises:
         ValueError: fps or longest out of range, rows of another shape, values that are not finite.
@@ -116,19 +124,26 @@ def propose_intervals(motion: Iterable[np.ndarray], fps: float, *, longest: floa
         raise ValueError(f"longest must lie in 0.1–5 seconds, got {longest}.")
     intervals: list[Interval] = []
     margin = round(4 * longest * fps)
-    for start, first, last, window in windows_of(motion, round(30 * max(1.0, longest) * fps), margin):
+    for start, first, last, window in windows_of(motion, window_length(fps, longest), margin):
         for item in _propose_in(np.stack(window), fps, longest):
             if item.kind == "speech":
                 onset, offset = max(item.onset, first), min(item.offset, last - 1)
                 if onset < offset:
-                    item = replace(item, onset=onset, apex=(onset + offset) // 2, offset=offset)
-                    intervals.append(_shifted(item, start))
+                    item = _shifted(replace(item, onset=onset, apex=(onset + offset) // 2, offset=offset), start)
+                    if accept is None or accept(item):
+                        intervals.append(item)
             elif first <= item.apex < last:
                 item = _shifted(item, start)
                 # At the border of two windows both may see the same, with apexes on its two sides.
-                if not any(item.kind == other.kind and _shared(item, other) > 0.3 for other in intervals[-20:]):
+                known = any(item.kind == other.kind and _shared(item, other) > 0.3 for other in intervals[-20:])
+                if not known and (accept is None or accept(item)):
                     intervals.append(item)
     return sorted(_with_speech_joined(intervals), key=lambda item: (item.onset, item.offset))
+
+
+def window_length(fps: float, longest: float = 1.0) -> int:
+    """Frames of the windows in which `propose_intervals` works."""
+    return round(30 * max(1.0, longest) * fps)
 
 
 def windows_of(rows: Iterable[Any], length: int, margin: int) -> Iterator[tuple[int, int, int, list[Any]]]:

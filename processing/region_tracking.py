@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -27,6 +28,13 @@ _SAME_PLACE = 0.02  # crop widths and share of the range: below, the face need n
 _LONG_STEP = 0.008  # crop widths in one frame: beyond, a step must make the patch this much more alike
 _WORTH = 0.7  # share of the residual's variance that may be left
 _FAR_LIKENESS = 0.6  # likeness below which it is
+
+
+class Placement(NamedTuple):
+    """Where the face is in a frame, and whether the head is `still`, see `FollowedFrame`."""
+
+    transform: np.ndarray
+    still: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +61,16 @@ class FollowedFrame:
     placed: bool = False
     exact: np.ndarray | None = None
     turned: np.ndarray | None = None
+
+    @property
+    def still(self) -> bool:
+        """Whether the head can be followed and has hardly moved since the face was last placed."""
+        return self.pose.hardly_moved and self.reason is None
+
+    @property
+    def placement(self) -> Placement:
+        """What is needed to measure an expression that begins here, to keep it for every frame of a long video."""
+        return Placement(self.transform, self.still)
 
     @property
     def angles(self) -> tuple[float, float, float] | None:

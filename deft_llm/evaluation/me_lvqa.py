@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,11 +114,18 @@ def timeline(clip: AlignedClip, recognise: Recogniser | None = None) -> list[Eve
     Raises:
         ValueError: the frame rate is not known.
     """
-    followed, events = list(clip.follow()), []  # about a kilobyte per frame
-    intervals, _ = clip.intervals_and_stretches(longest=LONGEST_MACRO, followed=followed)
+    placements: list[Any] = []  # a few dozen bytes per frame
+
+    def noting() -> Iterator[Any]:
+        for frame in clip.follow():
+            placements.append(frame.placement)
+            yield frame
+
+    intervals, _ = clip.intervals_and_stretches(longest=LONGEST_MACRO, followed=noting())
+    events = []
     for item in intervals:
         if item.kind == "expression":
-            units, emotion = (recognise or recognise_by_rule)(clip.at(KeyFrames.of_interval(item), followed))
+            units, emotion = (recognise or recognise_by_rule)(clip.at(KeyFrames.of_interval(item), placements))
             events.append(Event(item.onset, item.apex, item.offset, KINDS[item.macro], tuple(units), emotion))
     return events
 

@@ -191,7 +191,7 @@ QUESTIONS |= {
         "Is it possible that this is {emotion} by the convention of {convention}?",
         "Could it be {emotion} by the convention of {convention}?",
         "Is {emotion} a possible reading by the convention of {convention}?",
-        "Would {emotion} be right by the convention of {convention}?",
+        "Would {emotion} be a correct answer by the convention of {convention}?",
         "Is this {emotion} by the convention of {convention}?",
         "I think this is {emotion} by the convention of {convention}. Do you agree?",
         "Does the face allow {emotion} by the convention of {convention}?",

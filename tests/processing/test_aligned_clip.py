@@ -2,14 +2,19 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
 from deft_llm.processing import AlignedClip, DeftVideoProcessor
-from deft_llm.processing.aligned_clip import intervals_of_stretch
+from deft_llm.processing.aligned_clip import _Notes, intervals_of_stretch
 from deft_llm.processing.face_alignment import FaceAlignmentError, crop_transform, warp_to_crop
+from deft_llm.processing.head_motion import STILL
 from deft_llm.processing.key_frames import KeyFrameError, KeyFrames
+from deft_llm.processing.motion_intervals import propose_intervals
+from deft_llm.processing.region_tracking import FollowedFrame
 from deft_llm.processing.video_reading import ArrayClip, VideoReadError
+from tests.processing.made_up_motion import course, motion_of
 
 BOX = (10, 12, 150, 155)
 MARKS = ((50.0, 60.0), (110.0, 62.0), (80.0, 115.0))
@@ -192,3 +197,21 @@ def test_the_intervals_of_one_stretch_are_those_of_the_clip(spotted_video):
     found, count = intervals_of_stretch(followed, clip.fps)
     assert found
     assert (found, count) == (clip.intervals_and_stretches(followed=followed)[0], len(clip))
+
+
+def test_of_a_long_stretch_the_notes_of_a_window_are_kept_and_nothing_else_changes():
+    fps, count = 20.0, 4000
+    shown = [(400, 406, 414), (2500, 2507, 2515), (3900, 3906, 3913)]
+    motion = np.sum([motion_of("AU4", course(*frames, count), noise=0.02) for frames in shown], axis=0)
+    followed = [FollowedFrame(row, None, STILL, crop_transform(160, 160)) for row in motion]
+    found, seen = intervals_of_stretch(iter(followed), fps)
+    assert seen == count
+    assert found == propose_intervals(motion, fps)
+    assert [any(item.overlap(frames[0], frames[2]) > 0.5 for item in found) for frames in shown] == [True] * 3
+    notes = _Notes(50)
+    for kept, _ in enumerate(notes.motion_of(followed), 1):
+        assert min(kept, 50) <= len(notes._rows) < 100
+    # The head turns while the brow moves, which the turn may have feigned.
+    turns = [cv2.Rodrigues(np.array([0.0, 0.5 * row[0, 1], 0.0]))[0] for row in motion]
+    turning = [replace(frame, pose=replace(STILL, rotation=turn)) for frame, turn in zip(followed, turns, strict=True)]
+    assert intervals_of_stretch(turning, fps)[0] == []

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from deft_llm.hub_datasets.unimer.answer_parsing import parse_facts
+from deft_llm.hub_datasets.unimer.questions import QUESTIONS, wording_of
 from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.processing import DeftVideoProcessor
 from deft_llm.processing.grounded_answer import measurement_in_words
@@ -42,6 +43,14 @@ def test_every_answer_about_the_mirrored_clip_is_read_back_as_the_mirrored_facts
             assert mirror_facts == expected, (before, after)
             changed += mirror_facts != facts
     assert changed > 20
+
+
+def test_the_wording_of_a_question_is_the_same_in_the_mirror():
+    filled = {"convention": "synthetic", "emotion": "fear", "options": "fear or anger", "region": "chin"}
+    filled |= {"unit": "AU12 (lip corner puller)", "name": "lip corner puller", "side": "left"}
+    for task, wordings in QUESTIONS.items():
+        for place, wording in enumerate(wordings):
+            assert wording_of(task, mirrored_text(wording.format(**filled), asks=True)) == place
 
 
 def test_two_mirrors_are_none(prepared, processor):
