@@ -28,6 +28,7 @@ SCRIPTS = {
     "clip_to_tensors": [],
     "measure_videos": [],
     "live": [],
+    "long_questions": [],
     "flow_estimator": [],
     "recognition": [],
     "generation": [],
