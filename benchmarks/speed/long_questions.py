@@ -36,10 +36,10 @@ from pathlib import Path
 from deft_llm.evaluation.me_lvqa import answer_long_questions
 from deft_llm.evaluation.me_vqa import Question
 from deft_llm.processing.decoding_process import helper_processes
-from deft_llm.processing.face_alignment import canonical_crop
+from deft_llm.processing.face_alignment import crop_transform
 
 def face(frame):
-    return canonical_crop(frame[TOP : TOP + SIDE, LEFT : LEFT + SIDE]) + (LEFT, TOP)
+    return crop_transform(*frame.shape[:2], box=BOX)
 
 def peak(pid):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -89,7 +89,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     texts = [*QUESTIONS, *(KIND_QUESTION.format(number=number) for number in range(1, ASKED - len(QUESTIONS) + 1))]
-    code = f"SIDE, LEFT, TOP = {SIDE}, {LEFT}, {TOP}\n{ANSWER}"
+    code = f"BOX = ({LEFT}, {TOP}, {LEFT + SIDE}, {TOP + SIDE})\n{ANSWER}"
     with tempfile.TemporaryDirectory() as folder:
         video = shown_once()
         print("\n| measure | to reach | measured |\n|---|---|---|")
@@ -98,7 +98,7 @@ def main() -> None:
             place.mkdir()
             write_repeated(video, 60 * minutes // SECONDS, place / "long.mp4")
             words = json.dumps([str(place), *texts])
-            done = subprocess.run([sys.executable, "-c", ANSWER, words], check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run([sys.executable, "-c", code, words], check=True, stdout=subprocess.PIPE, text=True)
             seconds, events, peak, *helpers = json.loads(done.stdout.splitlines()[-1])
             load = f"with a load of {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
             print(
