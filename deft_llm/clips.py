@@ -6,7 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 NO_MOTION = "No region moves above the noise of the clip."
 NO_INTERVAL = "No expression, blink or speech was found."
-_BRIEF_SECONDS = 0.2  # an expression is not that short
 _COLUMNS = ("kind", "onset", "apex", "offset", "onset_seconds", "offset_seconds", "score", "macro", "regions")
 
 
@@ -285,7 +284,7 @@ def spotted(
     """
     import numpy as np
 
-    from deft_llm.processing.aligned_clip import AlignedClip
+    from deft_llm.processing.aligned_clip import AlignedClip, not_measurable
     from deft_llm.processing.face_alignment import make_face_source
     from deft_llm.processing.video_reading import open_clip
 
@@ -307,26 +306,6 @@ def _noting(frames: Iterator[FollowedFrame], noted: Callable[[FollowedFrame], An
     for frame in frames:
         noted(frame)
         yield frame
-
-
-def not_measurable(stretches: Sequence[Stretch], fps: float) -> list[Stretch]:
-    """The stretches that cannot be measured.
-
-    Args:
-        stretches: All stretches of the clip. One that can be measured, but is too short for an expression and lies
-            between two that cannot be measured, is counted with the former: the face was found there and lost again.
-        fps: Frames per second.
-    """
-    joined: list[Stretch] = []
-    for place, item in enumerate(stretches):
-        inside = 0 < place < len(stretches) - 1
-        brief = inside and item.reason is None and item.stop - item.start < _BRIEF_SECONDS * fps
-        reason = joined[-1].reason if brief else item.reason
-        if joined and joined[-1].reason == reason:
-            joined[-1] = replace(joined[-1], stop=item.stop)
-        else:
-            joined.append(replace(item, reason=reason))
-    return [item for item in joined if item.reason is not None]
 
 
 def stretch_rows(stretches: Sequence[Stretch], fps: float) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deft_llm.clips import check_clips, load_explainer, not_measurable
+from deft_llm.clips import check_clips, load_explainer
 
 if TYPE_CHECKING:
     from deft_llm.processing.aligned_clip import AlignedClip, Stretch
@@ -199,7 +199,7 @@ def explain_video(
         ValueError: The video cannot be read, its frame rate is not known and expressions are looked for, or an option
             does not fit the model.
     """
-    from deft_llm.processing.aligned_clip import NotMeasurableError
+    from deft_llm.processing.aligned_clip import NotMeasurableError, not_measurable
     from deft_llm.processing.key_frames import KeyFrames
 
     steps = pipe._sanitize_parameters(**(options or {}))

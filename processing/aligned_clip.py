@@ -53,6 +53,27 @@ class Stretch:
     reason: str | None = None
 
 
+def not_measurable(stretches: Sequence[Stretch], fps: float) -> list[Stretch]:
+    """The stretches that cannot be measured.
+
+    Args:
+        stretches (`Sequence[Stretch]`): All stretches of the clip. One that can be measured, but is too short for an
+            expression and lies between two that cannot be measured, is counted with the former: the face was found
+            there and lost again.
+        fps (`float`): Frames per second.
+    """
+    joined: list[Stretch] = []
+    for place, item in enumerate(stretches):
+        inside = 0 < place < len(stretches) - 1
+        brief = inside and item.reason is None and item.stop - item.start < _LEAST_SECONDS * fps
+        reason = joined[-1].reason if brief else item.reason
+        if joined and joined[-1].reason == reason:
+            joined[-1] = replace(joined[-1], stop=item.stop)
+        else:
+            joined.append(replace(item, reason=reason))
+    return [item for item in joined if item.reason is not None]
+
+
 @dataclass(frozen=True, eq=False)
 class AlignedClip:
     """A clip, the place of its face, and its key frames where they are known.

@@ -9,7 +9,7 @@ import csv
 import html
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import StringIO
 from itertools import groupby
 from types import SimpleNamespace
@@ -21,7 +21,6 @@ import numpy as np
 COLUMNS = "kind onset apex offset onset_seconds offset_seconds score macro regions".split()
 STRONGEST = "Strongest motion"
 _REST_SECONDS, _WINDOW_SECONDS, _MARGIN_SECONDS = 3.0, 30.0, 2.0  # as `deft spot --picture` measures
-_BRIEF_SECONDS = 0.2  # an expression is not that short
 _WIDE, _COURSE, _HIGH, _LANE = 1000, 110, 208, 20  # the picture's width, its curve, its height and a lane of it
 _LANES = {"expression": 128, "blink": 156, "speech": 184}
 _POINTS = 500  # of the curve: more would not be told apart
@@ -139,28 +138,13 @@ def watch(clip: Any, followed: Sequence[Any], code: SimpleNamespace) -> Watched:
         fps=clip.fps,
         count=len(followed),
         intervals=intervals,
-        stretches=not_measurable(stretches, clip.fps),
+        stretches=code.aligned_clip.not_measurable(stretches, clip.fps),
         course=course,
         needed=needed,
         motion=np.stack([frame.motion for frame in followed]),
         choices=[(clip.at(keys, followed), keys) for keys in shown],
         reason=reason,
     )
-
-
-def not_measurable(stretches: Sequence[Any], fps: float) -> list[Any]:
-    """The stretches that cannot be measured. One that can be, but is too short for an expression and lies between two
-    that cannot, is counted with the former."""
-    joined: list[Any] = []
-    for place, item in enumerate(stretches):
-        inside = 0 < place < len(stretches) - 1
-        brief = inside and item.reason is None and item.stop - item.start < _BRIEF_SECONDS * fps
-        reason = joined[-1].reason if brief else item.reason
-        if joined and joined[-1].reason == reason:
-            joined[-1] = replace(joined[-1], stop=item.stop)
-        else:
-            joined.append(replace(item, reason=reason))
-    return [item for item in joined if item.reason is not None]
 
 
 def motion_course(followed: Sequence[Any], fps: float, code: SimpleNamespace) -> tuple[np.ndarray, dict[str, float]]:

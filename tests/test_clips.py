@@ -16,7 +16,6 @@ from deft_llm.clips import (
     measure_clips,
     measured_data,
     measured_text,
-    not_measurable,
     spot_video,
     stretch_rows,
     stretches_text,
@@ -97,14 +96,6 @@ def test_nothing_is_spotted_where_the_face_is_lost(face, tmp_path):
     assert "cannot be followed" in stretch.reason
     assert not any(item.onset < stretch.stop and item.offset >= stretch.start for item in intervals)
     assert stretches_text(stretches, rate).startswith(f"{stretch.start / 50:.2f}–{stretch.stop / 50:.2f} s cannot be")
-
-
-def test_a_face_that_is_found_and_lost_at_once_does_not_cut_a_stretch():
-    turns, gone = "the head turns too far", "the face cannot be followed"
-    parts = [(0, 5, None), (5, 20, turns), (20, 22, None), (22, 30, turns), (30, 31, None), (31, 40, gone)]
-    stretches = [Stretch(*part) for part in [*parts, (40, 60, None), (60, 70, gone), (70, 72, None)]]
-    assert not_measurable(stretches, 50.0) == [Stretch(5, 31, turns), Stretch(31, 40, gone), Stretch(60, 70, gone)]
-    assert not_measurable([Stretch(0, 3)], 50.0) == []
 
 
 def test_stretches_in_two_forms():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deft_llm.processing import AlignedClip, DeftVideoProcessor
-from deft_llm.processing.aligned_clip import _Notes, intervals_of_stretch
+from deft_llm.processing.aligned_clip import Stretch, _Notes, intervals_of_stretch, not_measurable
 from deft_llm.processing.face_alignment import FaceAlignmentError, crop_transform, warp_to_crop
 from deft_llm.processing.head_motion import STILL
 from deft_llm.processing.key_frames import KeyFrameError, KeyFrames
@@ -155,6 +155,14 @@ def test_a_clip_that_was_followed_is_not_followed_again(still_clip):
     stretches = clip.intervals_and_stretches(followed=lost)[1]
     assert [(item.start, item.stop, item.reason) for item in stretches] == [(0, 20, None), (20, 30, "it is dark")]
     assert clip.intervals_and_stretches(followed=followed) == clip.intervals_and_stretches()
+
+
+def test_a_face_that_is_found_and_lost_at_once_does_not_cut_a_stretch():
+    turns, gone = "the head turns too far", "the face cannot be followed"
+    parts = [(0, 5, None), (5, 20, turns), (20, 22, None), (22, 30, turns), (30, 31, None), (31, 40, gone)]
+    stretches = [Stretch(*part) for part in [*parts, (40, 60, None), (60, 70, gone), (70, 72, None)]]
+    assert not_measurable(stretches, 50.0) == [Stretch(5, 31, turns), Stretch(31, 40, gone), Stretch(60, 70, gone)]
+    assert not_measurable([Stretch(0, 3)], 50.0) == []
 
 
 def test_what_is_placed_is_not_placed_again(brow_clip):

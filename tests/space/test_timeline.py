@@ -26,7 +26,7 @@ from deft_llm.processing.motion_intervals import Interval
 from deft_llm.timeline import motion_course as course_of_the_command
 from drawing import draw_watched
 from tests.space.test_drawing import NASTY, Tags
-from timeline import COLUMNS, Shelf, Watched, as_data, highest, motion_course, not_measurable, picture, table, watch
+from timeline import COLUMNS, Shelf, Watched, as_data, highest, motion_course, picture, table, watch
 
 CODE = SimpleNamespace(
     aligned_clip=aligned_clip,
@@ -150,11 +150,6 @@ def test_a_video_without_a_measurable_stretch_says_why(tiny_video):
     assert "The face is too small" in page.text
     assert [tag for tag, _ in page.opened if tag == "button"] == []
     assert "nan" not in re.sub('base64,[^"]*', "", draw_watched(found))
-
-
-def test_brief_moments_between_lost_stretches_are_lost():
-    stretches = [Stretch(0, 50), Stretch(50, 60, "gone"), Stretch(60, 62), Stretch(62, 70, "gone"), Stretch(70, 99)]
-    assert not_measurable(stretches, 50.0) == [Stretch(50, 70, "gone")] == package.not_measurable(stretches, 50.0)
 
 
 def test_the_timeline_has_a_button_for_each_expression_and_says_the_rest():
