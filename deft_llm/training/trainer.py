@@ -23,6 +23,7 @@ from .calibration import action_unit_temperature, emotion_temperature
 from .collator import DeftCollator
 from .data import ClipOrder, DrawnClips
 from .parts import part_of_parameter
+from .threads import FreeThreads
 
 PARTIAL = ".partial"
 RECOGNITION_INPUTS = ("pixel_values_videos", "flow_values_videos", "convention_ids")
@@ -85,6 +86,8 @@ class DeftSFTTrainer(SFTTrainer):
         self._window = dict.fromkeys(("seconds", "waiting", "clips", "tokens", "flops"), 0.0)
         self._flops_per_clip, self._rates = None, {}
         self.add_callback(_StepCallback(self))
+        if self.args.device.type == "cpu":
+            self.add_callback(FreeThreads())
         if isinstance(self.data_collator, DeftCollator):
             self.data_collator.step_size = step_size
 
