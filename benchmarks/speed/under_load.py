@@ -2,9 +2,9 @@
 
     python benchmarks/speed/under_load.py [--steps 150] [--rounds 3]
 
-`recipes/tiny.yaml` on rendered faces: seconds per step, start and decoding not included. In turn: alone; beside a program
-that computes with as many threads as the machine has cores; and the same with `OMP_NUM_THREADS` set, which keeps the
-run's own number of threads.
+`recipes/tiny.yaml` on rendered faces: seconds per step, start and decoding not included. In turn: alone; beside a
+program that computes with as many threads as the machine has cores; and the same with `OMP_NUM_THREADS` set, which
+keeps the run's own number of threads.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from deft_llm.sharing.card import RUN_FILE
 
 LIMIT = 2.5
 LOAD = "import torch\na = torch.rand(1024, 1024)\nwhile True: a @ a"
@@ -46,7 +48,7 @@ def seconds_per_step(data: Path, out: Path, steps: int, busy: bool, fixed: bool)
     command += ["--output-dir", str(out), "--max-steps", str(steps), "--logging-steps", str(steps)]
     with other_program(busy):
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return json.loads((out / "run.json").read_text(encoding="utf-8"))["seconds"] / steps
+    return json.loads((out / RUN_FILE).read_text(encoding="utf-8"))["seconds"] / steps
 
 
 def main() -> None:
@@ -65,9 +67,8 @@ def main() -> None:
                 out = Path(folder) / f"{round_}-{number}"
                 times[name].append(seconds_per_step(data, out, arguments.steps, busy, fixed))
     alone = statistics.median(times["alone"])
-    print(
-        f"\n| a step, {arguments.steps} in a run | ms, median (least to most) | ÷ alone | to reach |\n|---|---|---|---|"
-    )
+    title = f"a step, {arguments.steps} in a run"
+    print(f"\n| {title} | ms, median (least to most) | ÷ alone | to reach |\n|---|---|---|---|")
     for name, found in times.items():
         middle, least, most = (1000 * value for value in (statistics.median(found), min(found), max(found)))
         asked = f"≤ {LIMIT}" if name == "beside another program" else ""
