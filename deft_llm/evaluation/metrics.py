@@ -482,25 +482,81 @@ def strs(
     Raises:
         ValueError: a video is in only one of them, or a label is not in the list.
     """
+    return _strs_of(_videos(true, predicted, threshold), labels)
+
+
+def strs_intervals(
+    true: Mapping[str, Sequence[Interval]],
+    predicted: Mapping[str, Sequence[Interval]],
+    labels: Sequence[str],
+    *,
+    threshold: float = 0.5,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the shares in `strs`, from resampled videos.
+
+    Args:
+        true (`Mapping[str, Sequence[Interval]]`): As in `strs`.
+        predicted (`Mapping[str, Sequence[Interval]]`): As in `strs`.
+        labels (`Sequence[str]`): The fixed label list.
+        threshold (`float`, *optional*, defaults to `0.5`): Least IoU.
+        resamples (`int`, *optional*, defaults to `1000`): Number of resamplings.
+        seed (`int`, *optional*, defaults to `0`): Of the resampling.
+
+    Returns:
+        `f1_spot`, `f1_analysis`, `uar_analysis` and `strs` -> lower and upper end.
+
+    Raises:
+        ValueError: as in `strs`.
+    """
+    videos = _videos(true, predicted, threshold)
+    draws = np.random.default_rng(seed).integers(len(videos), size=(resamples, len(videos)))
+    found = [_strs_of([videos[place] for place in draw], labels) for draw in draws.tolist()]
+    names = ("f1_spot", "f1_analysis", "uar_analysis", "strs")
+    ends = {name: np.percentile([one[name] for one in found], [2.5, 97.5]) for name in names}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+@dataclass(frozen=True)
+class _Video:
+    """The labels, true and predicted, of the intervals that were spotted in a video, and the numbers of intervals."""
+
+    pairs: tuple[tuple[str | None, str | None], ...]
+    intervals: int
+    spotted: int
+
+
+def _videos(
+    true: Mapping[str, Sequence[Interval]], predicted: Mapping[str, Sequence[Interval]], threshold: float
+) -> list[_Video]:
     missing = sorted(set(true) ^ set(predicted))
     if missing:
         where = "predictions" if missing[0] in true else "labels"
         raise ValueError(f"The video {missing[0]!r} is missing in the {where}; give an empty list for no interval.")
-    pairs, spotted, intervals = [], 0, 0
+    videos = []
     for video in sorted(true):
-        spotted += len(predicted[video])
-        intervals += len(true[video])
+        pairs: tuple[tuple[str | None, str | None], ...] = ()
         table = np.array([[iou(a, b) for b in predicted[video]] for a in true[video]])
-        if not table.size:
-            continue
-        # Maximises the number of matches first, then their overlap.
-        rows, columns = linear_sum_assignment(-np.where(table >= threshold, 1 + table / 1e3, 0))
-        pairs += [
-            (true[video][row].label, predicted[video][column].label)
-            for row, column in zip(rows, columns, strict=True)
-            if table[row, column] >= threshold
-        ]
-    hits = len(pairs)
+        if table.size:
+            # Maximises the number of matches first, then their overlap.
+            rows, columns = linear_sum_assignment(-np.where(table >= threshold, 1 + table / 1e3, 0))
+            pairs = tuple(
+                (true[video][row].label, predicted[video][column].label)
+                for row, column in zip(rows, columns, strict=True)
+                if table[row, column] >= threshold
+            )
+        videos.append(_Video(pairs, len(true[video]), len(predicted[video])))
+    return videos
+
+
+def _strs_of(videos: Sequence[_Video], labels: Sequence[str]) -> dict[str, float | int]:
+    pairs = [pair for video in videos for pair in video.pairs]
+    hits, spotted, intervals = (
+        len(pairs),
+        sum(video.spotted for video in videos),
+        sum(video.intervals for video in videos),
+    )
     spot = 2 * hits / (spotted + intervals) if spotted + intervals else 0.0
     analysis = emotion_metrics(*zip(*pairs, strict=True), labels) if pairs else {"uf1": 0.0, "uar": 0.0}
     return {

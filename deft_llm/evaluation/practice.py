@@ -44,7 +44,7 @@ from .me_lvqa import (
     timeline,
 )
 from .me_vqa import Question, read_questions, write_submission
-from .metrics import Interval, strs
+from .metrics import Interval, strs, strs_intervals
 from .text_only import text_only_answers
 
 CONVENTION = "synthetic"
@@ -145,7 +145,8 @@ def practise(
 
     Returns:
         The figures. `answers`, `prior`, `majority` and `text_only` are of `score_long_answers`; `ahead_of_…` are the
-        differences with 95 % intervals over videos; `strs` is of `metrics.strs`, with the coarse emotion as the class.
+        differences with 95 % intervals over videos; `strs` is of `metrics.strs`, with the coarse emotion as the class,
+        and `strs_intervals` of `metrics.strs_intervals`.
 
     Raises:
         FileExistsError: `output_dir` exists and is not an empty folder.
@@ -184,6 +185,7 @@ def practise(
     true = {video.name: _intervals(video.events) for video in shown}
     predicted = {name: _intervals(events) for name, events in of_video.items()}
     figures["strs"] = strs(true, predicted, labels)
+    figures["strs_intervals"] = strs_intervals(true, predicted, labels)
     figures["per_video"] = {name: _spotted(true[name], predicted[name], labels) for name in sorted(true)}
     write_whole(output_dir / "megc.json", json.dumps(figures, indent=2) + "\n")
     return figures
@@ -242,9 +244,9 @@ def practice_table(figures: Mapping[str, Any]) -> Table:
             ahead = "" if gain is None else f"\n{gain[0]:.2f} ({gain[1]:.2f} to {gain[2]:.2f})"
             cells.append(_cell(figures[floor][name]) + ahead)
         table.add_row(words, _cell(figures["answers"][name]), *cells)
-    score = figures["strs"]
-    table.add_row("spotting, F1", _cell(score["f1_spot"]))
-    table.add_row("STRS", _cell(score["strs"]))
+    for name, words in (("f1_spot", "spotting, F1"), ("f1_analysis", "coarse emotion, UF1"), ("strs", "STRS")):
+        low, high = figures["strs_intervals"][name]
+        table.add_row(words, f"{_cell(figures['strs'][name])} ({low:.3f} to {high:.3f})")
     return table
 
 

@@ -19,6 +19,7 @@ from deft_llm.evaluation.metrics import (
     judge_claims,
     mcnemar,
     strs,
+    strs_intervals,
     subject_confusions,
     text_metrics,
     uar_of,
@@ -290,6 +291,19 @@ def test_strs_matches_each_interval_once():
     true = {"v": [Interval(0, 9, "negative"), Interval(4, 12, "negative")]}
     predicted = {"v": [Interval(2, 10, "negative"), Interval(-6, 7, "negative")]}
     assert strs(true, predicted, LABELS)["true_positives"] == 2
+
+
+def test_strs_intervals_are_those_of_resampled_videos():
+    right, wrong = [Interval(0, 9, "negative")], [Interval(20, 29, "negative")]
+    every = {str(number): right for number in range(8)}
+    assert strs_intervals(every, every, LABELS)["strs"] == (1.0, 1.0)
+    half = {name: right if int(name) % 2 else wrong for name in every}
+    low, high = strs_intervals(every, half, LABELS)["f1_spot"]
+    draws = np.random.default_rng(1).binomial(8, 0.5, 20_000) / 8  # F1 is the share of right videos
+    assert (low, high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.01)
+    assert strs_intervals(every, half, LABELS) == strs_intervals(every, half, LABELS)
+    with pytest.raises(ValueError, match="missing in the predictions"):
+        strs_intervals(every, {}, LABELS)
 
 
 def test_strs_without_a_find_or_a_video():
