@@ -7,15 +7,18 @@ about a video are read from its timeline, so they never contradict each other. F
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import track
 
+from deft_llm.files import write_whole
 from deft_llm.processing import AlignedClip, DeftVideoProcessor
 from deft_llm.processing.action_units import ACTION_UNITS, get_action_unit
 from deft_llm.processing.emotion_prototypes import prototypes_of
@@ -216,6 +219,8 @@ def answer_long_questions(
     face_source: Any = None,
     recognise: Recogniser | None = None,
     fps: float | None = None,
+    keep: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Answers the questions about long videos. Each video is read once, however many questions there are.
 
@@ -226,6 +231,9 @@ def answer_long_questions(
         face_source (`Any`, *optional*): Finds the face, as in [`AlignedClip.open`].
         recognise (`Recogniser`, *optional*): As in `timeline`.
         fps (`float`, *optional*): Frames per second of folders of frames.
+        keep (`Path`, *optional*): Folder for the timelines, one JSON file per video. A timeline that is there is not
+            made again if the video and `settings` are the same, so a run that was interrupted goes on.
+        settings (`Mapping[str, Any]`, *optional*): What decides the timelines besides the videos, as JSON data.
 
     Raises:
         FileNotFoundError: a video does not exist. This is raised before any video is read.
@@ -236,11 +244,35 @@ def answer_long_questions(
     for item in questions:
         _checked(item)
     paths = {item.video: _video_path(Path(videos), item.video) for item in questions}
-    known = {
-        video: timeline(AlignedClip.open(str(path), face_source=face_source, fps=fps), recognise)
-        for video, path in paths.items()
-    }
+    known = {}
+    for video, path in track(paths.items(), "Videos", len(paths)):
+        made_of = {"video": _stamp(path), **(settings or {})}
+        place = None if keep is None else keep / f"{video}.json"
+        events = None if place is None else _read_timeline(place, made_of)
+        if events is None:
+            events = timeline(AlignedClip.open(str(path), face_source=face_source, fps=fps), recognise)
+            if place is not None:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                data = {"made_of": made_of, "events": [asdict(event) for event in events]}
+                write_whole(place, json.dumps(data, indent=2) + "\n")
+        known[video] = events
     return [answer(item, known[item.video]) for item in questions]
+
+
+def _stamp(path: Path) -> list[int]:
+    """Number, size and latest change of the files of a video."""
+    files = [item.stat() for item in (path.iterdir() if path.is_dir() else [path])]
+    return [len(files), sum(item.st_size for item in files), max((item.st_mtime_ns for item in files), default=0)]
+
+
+def _read_timeline(path: Path, made_of: Mapping[str, Any]) -> list[Event] | None:
+    """A timeline that was kept, or None if there is none of the same video and settings."""
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data["made_of"] != made_of:
+        return None
+    return [Event(**{**event, "action_units": tuple(event["action_units"])}) for event in data["events"]]
 
 
 def _video_path(folder: Path, name: str) -> Path:

@@ -31,7 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deft_llm.files import write_zip
+from deft_llm.files import code_fingerprint, write_zip
 from deft_llm.recipes import find_recipe
 from deft_llm.sharing.card import RUN_FILE, fill_card
 
@@ -287,6 +287,8 @@ def answer_track(
 ) -> dict[str, Any] | None:
     """Answers a file of the question-answering tracks and writes the submission, also as a zip.
 
+    The timelines of long videos are written to `timelines`. If a run is interrupted, the next one goes on from them.
+
     Args:
         model: Folder or Hub repository of a trained model. Questions about long videos (ME-LVQA) can be answered
             without one: action units are then found by rule.
@@ -329,7 +331,16 @@ def answer_track(
         guesses = {name: floor(known, asked) for name, floor in floors.items()}
     if long:
         recognise = None if model is None else recognise_with(*load_checkpoint(model))
-        answers = answer_long_questions(asked, videos, face_source=face_source, recognise=recognise, fps=fps)
+        code = code_fingerprint("deft_llm.processing", "deft_llm.evaluation.me_lvqa")
+        answers = answer_long_questions(
+            asked,
+            videos,
+            face_source=face_source,
+            recognise=recognise,
+            fps=fps,
+            keep=Path(output_dir) / "timelines",
+            settings={"model": model, "face_source": face_source, "fps": fps, "code": code},
+        )
     elif model is None:
         raise ValueError("Questions about clips need --model.")
     else:

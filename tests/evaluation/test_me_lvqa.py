@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from deft_llm.evaluation import me_lvqa
 from deft_llm.evaluation.me_lvqa import (
     KINDS,
     Event,
@@ -138,6 +139,24 @@ def test_the_face_is_placed_where_each_expression_begins(long_video):
     events = timeline(AlignedClip.open(str(long_video)), recognise)
     assert seen == [(event.onset, event.onset) for event in events]
     assert len(seen) == 2
+
+
+def test_a_run_goes_on_from_the_timelines_that_are_there(long_video, tmp_path, monkeypatch):
+    questions, keep = about(long_video.name, events=None, units=None), tmp_path / "timelines"
+    asked = {"keep": keep, "settings": {"model": None}}
+    first = answer_long_questions(questions, long_video.parent, **asked)
+    (path,) = keep.iterdir()
+    written = path.read_text(encoding="utf-8")
+    made = []
+    monkeypatch.setattr(me_lvqa, "timeline", lambda clip, recognise: made.append(clip.name) or list(EVENTS))
+    assert answer_long_questions(questions, long_video.parent, **asked) == first
+    assert made == []
+    assert path.read_text(encoding="utf-8") == written
+    asked["settings"] = {"model": "another"}
+    assert answer_long_questions(questions, long_video.parent, **asked)[0] == "3"
+    assert len(made) == 1
+    kept = json.loads(path.read_text(encoding="utf-8"))["events"]
+    assert [Event(**{**event, "action_units": tuple(event["action_units"])}) for event in kept] == EVENTS
 
 
 def test_a_video_that_is_missing_is_named_before_any_is_read(tmp_path):

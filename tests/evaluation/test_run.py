@@ -319,3 +319,4 @@ def test_questions_about_a_long_video_with_floors_and_a_zip(spotted_video, tmp_p
     with zipfile.ZipFile(tmp_path / "out" / "asked_pred.zip") as archive:
         (said,) = archive.namelist()
         assert archive.read(said) == (tmp_path / "out" / "asked_pred.jsonl").read_bytes()
+    assert len(list((tmp_path / "out" / "timelines").glob("*.json"))) == 1
