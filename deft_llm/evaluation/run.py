@@ -468,7 +468,7 @@ def model_spec(
         )
     settings = RecognitionConfig.of(recipe)
     files = {}
-    if settings.prior_steps:
+    if settings.prior_steps and settings.kernel_share < 1:  # the kernel machine has no prior
         lengths = {np.shape(row["flow"])[0] for rows in splits.values() for row in rows if row["flow"] is not None}
         files["prior"] = prior_path(settings, min(max(lengths, default=1), settings.max_frames), cache)
     if inner is not None:
