@@ -13,9 +13,11 @@ from deft_llm.hub_datasets.unimer.rows import features
 from deft_llm.processing import DeftVideoProcessor
 from tests.evaluation.baselines.moving_rows import filmed_rows
 from tests.evaluation.made_up_rows import make_row
+from tests.gguf_files import write_gguf
 
 ROOT = Path(__file__).parents[2]
 LABELS = ["negative", "positive", "surprise"]
+FLOORS = ("prior", "majority", "text_only")  # of questions about long videos
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +313,12 @@ def test_questions_about_a_long_video_with_floors_and_a_zip(spotted_video, tmp_p
     assert main([*line, str(tmp_path / "asked.jsonl")]) == 2
     assert "a floor must not know the answers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert main([*line, str(tmp_path / "known.jsonl")]) == 0
+    assert main([*line[:-1], "--text-model", "any"]) == 2
+    assert "--text-model needs --training-questions" in capsys.readouterr().err
+    language_model = str(write_gguf(tmp_path / "made_up.gguf", context=1024))
+    assert main([*line, str(tmp_path / "known.jsonl"), "--text-model", language_model]) == 0
     figures = json.loads((tmp_path / "out" / "me_vqa.json").read_text(encoding="utf-8"))
+    assert set(figures["floors"]) == {f"{start}{name}" for start in ("", "ahead_of_") for name in FLOORS}
     assert figures["mae_events"] == figures["mae_micro"] == 0.0
     assert figures["floors"]["prior"]["mae_events"] == figures["floors"]["majority"]["mae_events"] == 2.0
     assert figures["floors"]["ahead_of_prior"]["mae_events"][0] == 2.0
