@@ -1,7 +1,7 @@
 """What do answers in words say, and is it true? Free answers of trained models to the questions of the test split.
 
     python benchmarks/science/language.py NAME=MODEL … --dataset DIR [--clips N] [--held-out-wordings K] \
-        [--held-out-tasks TASK,…] [--held-out-unit-sets SET,…] [--tasks TASK,…] [--answers FILE]
+        [--held-out-tasks TASK,…] [--held-out-unit-sets SET,… [--unseen]] [--tasks TASK,…] [--answers FILE]
 
 An answer is parsed to facts by `answer_parsing.py` and compared with the facts of the dataset's own answer. An answer
 that cannot be parsed states nothing and counts as wrong. A direction counts if it is within one octant, a magnitude if
@@ -279,23 +279,28 @@ def main() -> None:
     parser.add_argument("--held-out-wordings", type=int, default=0, help="as in training")
     parser.add_argument("--held-out-tasks", default="", help="tasks that were not trained, by commas")
     parser.add_argument("--held-out-unit-sets", default="", help="sets of units that were not trained, by commas")
+    parser.add_argument("--unseen", action="store_true", help="ask about clips with these sets only")
     parser.add_argument("--tasks", default="", help="tasks to ask questions of, by commas; default: all")
     parser.add_argument("--answers", type=Path, help="JSON lines file to write, with every question and answer")
     arguments = parser.parse_args()
     splits = load_splits(arguments.dataset)
     rows = splits["test"]
-    if arguments.clips:
-        places = np.random.default_rng(0).permutation(len(rows))[: arguments.clips]
-        rows = rows.select(sorted(places))
     held_out, tasks, unit_sets = (
         [item for item in text.split(",") if item]
         for text in (arguments.held_out_tasks, arguments.tasks, arguments.held_out_unit_sets)
     )
+    trained = without_unit_sets(splits["train"], unit_sets) if unit_sets else splits["train"]
+    seen_sets = set(map(unit_set, trained["action_units"]))
+    if arguments.unseen:
+        rows = rows.select(
+            [place for place, units in enumerate(rows["action_units"]) if unit_set(units) not in seen_sets]
+        )
+    if arguments.clips:
+        places = np.random.default_rng(0).permutation(len(rows))[: arguments.clips]
+        rows = rows.select(sorted(places))
     questions = questions_of(rows, arguments.held_out_wordings, held_out)
     questions = [question for question in questions if not tasks or question.task in tasks]
     explain = [question for question in questions if question.task == "explain"]
-    trained = without_unit_sets(splits["train"], unit_sets) if unit_sets else splits["train"]
-    seen_sets = set(map(unit_set, trained["action_units"]))
     columns: dict[str, Mapping[str, str]] = {}
     written: list[dict[str, Any]] = []
     for item in arguments.models:
