@@ -434,9 +434,9 @@ def _at_the_edge(item: Interval, speech: Interval) -> bool:
 
 def _jumps(item: Interval, signals: np.ndarray, fps: float) -> bool:
     """Whether each region of an interval goes most of its way at once, as no muscle moves the skin."""
-    frames = round(_JUMP_SECONDS * fps)
+    frames = int(_JUMP_SECONDS * fps)
     if not frames or item.offset - item.onset <= 2 * frames:
-        return False  # too few frames per second to tell
+        return False  # too few frames per second to tell: at 30, weak expressions go as far from one to the next
     for region in item.regions:
         channel = 2 * TRACKED_REGIONS.index(region)
         course = signals[:, channel] + 1j * signals[:, channel + 1]

@@ -97,6 +97,12 @@ def test_a_region_that_jumps_to_another_wrinkle_and_back_is_not_an_expression(fp
     assert len(propose_intervals(moving, fps)) == 2
 
 
+def test_at_thirty_frames_per_second_a_jump_cannot_be_told_from_an_expression():
+    motion = np.random.default_rng(0).normal(0, 0.03, (240, len(TRACKED_REGIONS), 2))
+    motion[150:159, TRACKED_REGIONS.index(("nasolabial fold", "right"))] += (1.5, -1.5)
+    assert len(propose_intervals(motion, 30.0)) == 1
+
+
 def test_stillness_has_no_intervals():
     still = np.random.default_rng(0).normal(0, 0.03, (3000, len(TRACKED_REGIONS), 2))
     assert propose_intervals(still, 100.0) == []
