@@ -4,9 +4,9 @@
 
 Reads features without pixels (`real-features/composite-half` and `real-features/casme2-half` in the folder of real
 data: by default that of the environment variable DEFT_REAL_DATA, or ../shared/data). One subject is left out at a
-time; settings are the package's defaults; the last weights are taken. `deft` is the kernel machine, `vote` gives it three
-quarters of a vote with the networks, and `networks` are these alone. `nested-deft` and `nested-vote` choose their
-settings inside the training subjects.
+time; settings are the package's defaults; the last weights are taken. `deft` is the kernel machine, `vote` gives it
+three quarters of a vote with the networks, and `networks` are these alone. `nested-deft` and `nested-vote` choose
+their settings inside the training subjects.
 The other names are those of `baselines.BASELINES`. Without --models, those that take seconds per fold are run. The
 first model is compared with each of the others. Intervals are over subjects. Finished folds are kept in --output.
 
