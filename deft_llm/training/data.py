@@ -173,7 +173,7 @@ def without_unit_sets(train: Dataset, unit_sets: Sequence[str]) -> Dataset:
     """
     found = [unit_set(units) for units in train["action_units"]]
     for text in unit_sets:
-        codes = frozenset(get_action_unit(code.strip()).code for code in text.split("+"))
+        codes = frozenset(get_action_unit(code.strip().upper()).code for code in text.split("+"))
         if codes not in found:
             raise ValueError(
                 f"`held_out_unit_sets` has {text!r}, and no training clip has exactly these action units."

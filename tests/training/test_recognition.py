@@ -65,7 +65,7 @@ def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="kernel_share must be from 0 to 1"):
         RecognitionConfig.of({"kernel_share": 1.5})
     with pytest.raises(ValueError, match="members must be at least 1"):
-        RecognitionConfig.of({"members": 0})
+        RecognitionConfig.of({"members": 0, "kernel_share": 0.5})
 
 
 def test_the_mirror_swaps_sides_and_turns_u():
