@@ -389,7 +389,7 @@ def _plot(item: Explanation) -> str:
         f'<text x="{left - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>'
         for v in ticks
     )
-    ends = np.linspace(start, start + count - 1, 5 if count > 5 else 2)
+    ends = np.linspace(start, start + count - 1, 4 if count > 4 else 2)  # more would touch on a phone
     times = "".join(
         f'<text x="{x(f):.1f}" y="{height - 8}" text-anchor="{"end" if f == ends[-1] else "middle"}">'
         f"{_when(round(float(f)), item.fps)}</text>"
