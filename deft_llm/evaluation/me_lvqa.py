@@ -184,8 +184,8 @@ def recognise_with(model: Any, processor: Any) -> Recogniser:
 def answer(question: Question, events: Sequence[Event]) -> str:
     """Answers a question from a timeline.
 
-    If the question is about an event that was not spotted, the answer is "micro-expression", because those are missed
-    more often.
+    If the question is about an event that was not spotted, the answer is the most frequent kind of those that were, and
+    "macro-expression" in doubt, because data sets have more of them (CAS(ME)^2: 300 and 57; SAMM: 343 and 159).
 
     Args:
         question (`Question`): The question.
@@ -196,7 +196,10 @@ def answer(question: Question, events: Sequence[Event]) -> str:
     """
     what, number = _checked(question)
     if what == KIND:
-        return events[number - 1].kind if 0 < number <= len(events) else KINDS[0]
+        if 0 < number <= len(events):
+            return events[number - 1].kind
+        micro = sum(event.kind == KINDS[0] for event in events)
+        return KINDS[2 * micro <= len(events)]
     if what == UNITS:
         codes = {code for event in events for code in event.action_units}
         units = sorted(map(get_action_unit, codes), key=lambda unit: (unit.kind, unit.number))
