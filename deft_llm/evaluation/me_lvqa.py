@@ -184,8 +184,9 @@ def recognise_with(model: Any, processor: Any) -> Recogniser:
 def answer(question: Question, events: Sequence[Event]) -> str:
     """Answers a question from a timeline.
 
-    If the question is about an event that was not spotted, the answer is the most frequent kind of those that were, and
-    "macro-expression" in doubt, because data sets have more of them (CAS(ME)^2: 300 and 57; SAMM: 343 and 159).
+    If the question is about an event that was not spotted, the answer is the most frequent kind of those that were,
+    and "macro-expression" if both are equally frequent, because data sets have more of them (CAS(ME)^2: 300 and 57
+    micro-expressions; SAMM: 343 and 159).
 
     Args:
         question (`Question`): The question.
