@@ -94,7 +94,7 @@ def table(results: str) -> str:
         if value is not None:
             cells = [f"{value:,.0f}", f"{value / CORES:,.1f}" if value >= CORES / 10 else "less than 0.1"]
         lines.append(f"| {title} | {cells[0]} | {cells[1]} | not measured |")
-    if known:
+    if len(known) > 1:
         slowest = max(known, key=known.__getitem__)
         rest = sum(known.values()) - known[slowest]
         lines += ["", f"The slowest step ({slowest}) takes {known[slowest] / rest:.1f} × as long as all others."]

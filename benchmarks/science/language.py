@@ -53,7 +53,6 @@ ANSWERS_AT_ONCE = 16
 LONGEST = 256  # tokens of an answer
 RESAMPLINGS = 1000
 PRESENCE = ("action_unit_presence", "me_vqa_presence")
-GROUPS = ("trained wordings", "held-out wordings", "held-out tasks")
 KINDS = ("action units", "sides", "directions", "magnitudes")
 GRADED = ("evidence", "motion")  # facts with a direction and a magnitude, which may differ a little
 # Task → the possible answers, for tasks that may be held out.
@@ -231,7 +230,7 @@ def scores(
         kept = [(question, facts) for question, facts in pairs if keep(question)]
         found[name] = share([good(*pair) for pair in kept], [question.subject for question, _ in kept])
 
-    for group in GROUPS:
+    for group in ("trained wordings", "held-out wordings", "held-out tasks"):
         chosen(f"right answers: {group}", lambda one, group=group: one.group == group, right)
     for task in sorted({question.task for question in questions}):
         chosen(f"right answers: {task}", lambda one, task=task: one.task == task, right)

@@ -25,7 +25,7 @@ from deft_llm.processing.emotion_prototypes import prototypes_of
 from deft_llm.processing.key_frames import KeyFrames
 from deft_llm.processing.unit_evidence import SEEN, seen_units
 
-from .me_vqa import Question
+from .me_vqa import Question, refuse_shared
 from .metrics import emotion_metrics, uf1_of
 
 EVENTS, MICRO, MACRO, UNITS, KIND = "events", "micro", "macro", "units", "kind"
@@ -250,7 +250,7 @@ def answer_long_questions(
     paths = {item.video: _video_path(Path(videos), item.video) for item in questions}
     known = {}
     for video, path in track(paths.items(), "Videos", len(paths)):
-        made_of = {"video": _stamp(path), **(settings or {})}
+        made_of = {"video": stamp(path), **(settings or {})}
         place = None if keep is None else keep / f"{video}.json"
         events = None if place is None else _read_timeline(place, made_of)
         if events is None:
@@ -263,8 +263,12 @@ def answer_long_questions(
     return [answer(item, known[item.video]) for item in questions]
 
 
-def _stamp(path: Path) -> list[int]:
-    """Number, size and latest change of the files of a video."""
+def stamp(path: Path) -> list[int]:
+    """Number, size and latest change of the files of a video or a model.
+
+    Args:
+        path (`Path`): A file or a folder.
+    """
     files = [item.stat() for item in (path.iterdir() if path.is_dir() else [path])]
     return [len(files), sum(item.st_size for item in files), max((item.st_mtime_ns for item in files), default=0)]
 
@@ -337,12 +341,7 @@ def majority_answers(training: Sequence[Question], questions: Sequence[Question]
 
 
 def _training_answers(training: Sequence[Question], questions: Sequence[Question]) -> dict[str, list[str]]:
-    shared = sorted({item.video for item in training} & {item.video for item in questions})
-    if shared:
-        raise ValueError(
-            f"{len(shared)} videos are in the training file and in the questions, such as {shared[0]}: a floor must "
-            "not know the answers."
-        )
+    refuse_shared(training, questions)
     seen: dict[str, list[str]] = defaultdict(list)
     for item in training:
         if item.answer is not None:

@@ -332,6 +332,8 @@ def answer_track(
     if long:
         recognise = None if model is None else recognise_with(*load_checkpoint(model))
         code = code_fingerprint("deft_llm.processing", "deft_llm.evaluation.me_lvqa")
+        # A folder may have another model in it the next time.
+        weights = [model, me_lvqa.stamp(Path(model))] if model is not None and Path(model).is_dir() else model
         answers = answer_long_questions(
             asked,
             videos,
@@ -339,7 +341,7 @@ def answer_track(
             recognise=recognise,
             fps=fps,
             keep=Path(output_dir) / "timelines",
-            settings={"model": model, "face_source": face_source, "fps": fps, "code": code},
+            settings={"model": weights, "face_source": face_source, "fps": fps, "code": code},
         )
     elif model is None:
         raise ValueError("Questions about clips need --model.")

@@ -34,6 +34,11 @@ def test_hours_are_computed_from_the_rates():
     assert "659 MiB at most, and 64 of them 41 GiB" in text
 
 
+def test_one_rate_is_not_compared_with_others():
+    assert "slowest" not in table(MEASURED.partition("## What does recognition")[0])
+    assert table("").count("not measured") == 3 * len(STEPS)
+
+
 def test_every_rate_is_in_the_results_and_the_page_has_them():
     results = RESULTS.read_text(encoding="utf-8")
     assert None not in core_hours(results).values()

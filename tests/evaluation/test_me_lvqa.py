@@ -153,7 +153,7 @@ def test_a_run_goes_on_from_the_timelines_that_are_there(long_video, tmp_path, m
     assert answer_long_questions(questions, long_video.parent, **asked) == first
     assert made == []
     assert path.read_text(encoding="utf-8") == written
-    asked["settings"] = {"model": "another"}
+    asked["settings"] = {"model": ["folder", me_lvqa.stamp(path)]}
     assert answer_long_questions(questions, long_video.parent, **asked)[0] == "3"
     assert len(made) == 1
     kept = json.loads(path.read_text(encoding="utf-8"))["events"]
