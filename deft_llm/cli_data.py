@@ -185,6 +185,9 @@ def synthesize(
     clips_per_face: Annotated[int, typer.Option(help="Clips per face.")] = 18,
     test_share: Annotated[float, typer.Option(help="Share of the faces kept for testing.")] = 0.18,
     corrupt: Annotated[float, typer.Option(help="Share of the clips with one wrong label.")] = 0.0,
+    free_sets: Annotated[
+        float, typer.Option(help="Share of the training clips with sets of action units that are not prototypes.")
+    ] = 0.0,
     num_frames: Annotated[int, typer.Option(help="Frames that the model samples, for the flow column.")] = NUM_FRAMES,
     size: Annotated[int | None, typer.Option(help="Side of the frames in pixels. Default: the preset's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of faces, motion and texts.")] = 0,
@@ -209,6 +212,8 @@ def synthesize(
     if recordings is not None:
         if size is not None:
             raise typer.BadParameter("--size is for rendered faces; recordings keep their own resolution.")
+        if free_sets:
+            raise typer.BadParameter("--free-sets is for rendered faces.")
         from deft_llm.hub_datasets.synthetic.recordings import build_planted
 
         build_planted(
@@ -238,6 +243,7 @@ def synthesize(
         clips_per_face=clips_per_face,
         test_share=test_share,
         corrupt=corrupt,
+        free_sets=free_sets,
         num_frames=num_frames,
         size=size,
         seed=seed,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from .action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
-from .emotion_prototypes import prototypes_of
+from .emotion_prototypes import COARSE_EMOTION, prototypes_of, sets_of
 from .expression_report import ExpressionReport, MotionEvidence
 from .grounded_answer import STILL_REASON, UNCLEAR_REASON, UNNAMED_CONVENTION, absent_units
 from .motion_evidence import RegionMotion
@@ -25,8 +25,9 @@ PRESENT = "Yes, {unit} is visible in the motion."
 ABSENT = "No, {unit} is not visible in the motion."
 SIDE = "{unit} shows on {where}."
 IS = "It is {emotion} by the convention of {convention}."
-COULD_BE = "Yes, it could be {emotion} by {convention}: {units} {are} visible in the motion."
-COULD_NOT_BE = "No, it could not be {emotion} by {convention}: {units} {are} not visible in the motion."
+# After what it is, if that is known.
+COULD_BE = "it could be {emotion} by {convention}: {units} {are} visible in the motion."
+COULD_NOT_BE = "it could not be {emotion} by {convention}: {units} {are} not visible in the motion."
 WHY_NOT = "It is not {emotion} by {convention}: {expected}, and the motion does not show it."
 UNTESTABLE = "Motion in the image cannot show {unit}."
 
@@ -163,21 +164,21 @@ def could_be(emotion: str, facts: ClipFacts) -> tuple[str, str, tuple[str, ...]]
     Returns:
         ("is" | "yes" | "no" | "open" | "insufficient", the sentence, codes of the units that decide).
     """
-    by, prototypes = prototypes_of(facts.convention)
+    by, _ = prototypes_of(facts.convention)
     if not facts.sides:
         return "insufficient", INSUFFICIENT_SENTENCE, ()
     own = {name.casefold() for name in (*facts.emotions, facts.coarse_emotion) if name}
     if emotion.casefold() in own:
         return "is", IS.format(emotion=emotion, convention=facts.named_convention), ()
-    sets = prototypes.get(emotion.casefold(), ())
+    sets = sets_of(emotion.casefold(), facts.convention)
     full = [codes for codes in sets if all(code in facts.sides for code in codes)]
     if full:
         codes = max(full, key=len)
-        return "yes", _deciding(COULD_BE, emotion, by, codes), codes
+        return "yes", _deciding(COULD_BE, emotion, by, codes, facts), codes
     blocking = _blocking(sets, facts.absent)
     if not blocking:
         return "open", OPEN, ()
-    return "no", _deciding(COULD_NOT_BE, emotion, by, blocking), blocking
+    return "no", _deciding(COULD_NOT_BE, emotion, by, blocking, facts), blocking
 
 
 def _blocking(sets: Sequence[Sequence[str]], absent: Collection[str]) -> tuple[str, ...]:
@@ -199,9 +200,32 @@ def _order(code: str) -> tuple[str, int]:
     return unit.kind, unit.number
 
 
-def _deciding(template: str, emotion: str, by: str, codes: Sequence[str]) -> str:
-    are = "are" if len(codes) > 1 else "is"
-    return template.format(emotion=emotion, convention=by, units=joined([unit_words(code) for code in codes]), are=are)
+def _deciding(template: str, emotion: str, by: str, codes: Sequence[str], facts: ClipFacts) -> str:
+    are, units = "are" if len(codes) > 1 else "is", joined([unit_words(code) for code in codes])
+    own = facts.emotions[0] if facts.emotions else None
+    return beside_own(template.format(emotion=emotion, convention=by, units=units, are=are), own, facts.convention)
+
+
+def beside_own(text: str, own: str | None, convention: str) -> str:
+    """A sentence about what a clip could be, after the emotion that it shows.
+
+    The emotion comes first, because a language model that has said it compares it with the one that was asked about;
+    "yes" or "no" as the first word would have to be right before anything is said.
+
+    Args:
+        text (`str`): The sentence, beginning with a small letter.
+        own (`str | None`): The emotion that the clip shows, if it is known.
+        convention (`str`): Label convention.
+    """
+    if own is None:
+        return text[0].upper() + text[1:]
+    return f"{IS.format(emotion=own, convention=convention or UNNAMED_CONVENTION).rstrip('.')}, and {text}"
+
+
+def emotions_to_ask(convention: str) -> tuple[str, ...]:
+    """The emotions and the coarse classes that a convention reads from action units."""
+    _, prototypes = prototypes_of(convention)
+    return tuple(dict.fromkeys([*prototypes, *(COARSE_EMOTION[name] for name in prototypes)]))
 
 
 def why_not(emotion: str, facts: ClipFacts) -> tuple[str, tuple[str, ...]]:
@@ -224,8 +248,7 @@ def statements(facts: ClipFacts) -> list[Statement]:
     if facts.reason:
         return [Statement(f"The clip cannot be measured: {facts.reason.rstrip('.')}.", "status"), *known]
     found = [*_about_clip(facts), *_about_units(facts), *_about_regions(facts), *known]
-    _, prototypes = prototypes_of(facts.convention)
-    for emotion in dict.fromkeys([*map(str.casefold, facts.emotions), *prototypes]):
+    for emotion in dict.fromkeys([*map(str.casefold, facts.emotions), *emotions_to_ask(facts.convention)]):
         found.append(Statement(could_be(emotion, facts)[1], "could_be", emotion=emotion))
         found.append(Statement(why_not(emotion, facts)[0], "why_not", emotion=emotion))
     return [*found, Statement(OPEN, "open")]

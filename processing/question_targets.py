@@ -51,6 +51,8 @@ _EMOTION_WORDS = {
     "afraid": "fear",
     "angry": "anger",
     "disgusted": "disgust",
+    "positive": "positive",
+    "negative": "negative",
 }
 # Words that ask for a topic.
 _TOPICS = {

@@ -23,10 +23,11 @@ from rich.table import Table
 
 from deft_llm.files import write_whole
 from deft_llm.hub_datasets.synthetic.clips import encode_mp4
-from deft_llm.hub_datasets.synthetic.dataset import COARSE_EMOTION, PRESETS, draw_clip, draw_course
+from deft_llm.hub_datasets.synthetic.dataset import EMOTIONS, PRESETS, draw_clip, draw_course
 from deft_llm.hub_datasets.synthetic.faces import render_face
 from deft_llm.hub_datasets.unimer.rows import refuse_existing
 from deft_llm.processing import AlignedClip
+from deft_llm.processing.emotion_prototypes import COARSE_EMOTION
 from deft_llm.processing.motion_intervals import MICRO_SECONDS
 
 from .generation import load_checkpoint
@@ -181,7 +182,7 @@ def practise(
         guessed = floor(training, questions)
         figures[name] = score_long_answers(questions, guessed)
         figures[f"ahead_of_{name}"] = compared(questions, answers, guessed)
-    labels = sorted(set(COARSE_EMOTION.values()))
+    labels = sorted({COARSE_EMOTION[name] for name in EMOTIONS})
     true = {video.name: _intervals(video.events) for video in shown}
     predicted = {name: _intervals(events) for name, events in of_video.items()}
     figures["strs"] = strs(true, predicted, labels)

@@ -120,7 +120,7 @@ class DataArguments:
     held_out_unit_sets: list[str] | None = field(
         default=None,
         metadata={
-            "help": 'Clips with exactly these action units, such as "AU9+AU17", are not trained, so that sets of '
+            "help": 'Clips that show all units of a set, such as "AU9+AU17", are not trained, so that sets of '
             "units that were never seen together can be tested."
         },
     )

@@ -166,24 +166,22 @@ def without_unit_sets(train: Dataset, unit_sets: Sequence[str]) -> Dataset:
 
     Args:
         train: Training rows.
-        unit_sets: Sets of codes, such as "AU9+AU17". Clips with exactly these action units are left out.
+        unit_sets: Sets of codes, such as "AU9+AU17". Clips that show all units of a set are left out.
 
     Raises:
-        ValueError: A code does not exist, no clip has one of the sets, or no clip is left.
+        ValueError: A code does not exist, no clip shows one of the sets, or no clip is left.
     """
-    found = [unit_set(units) for units in train["action_units"]]
+    found, wanted = [unit_set(units) for units in train["action_units"]], []
     for text in unit_sets:
         codes = frozenset(get_action_unit(code.strip().upper()).code for code in text.split("+"))
-        if codes not in found:
-            raise ValueError(
-                f"`held_out_unit_sets` has {text!r}, and no training clip has exactly these action units."
-            )
-        found = [None if units == codes else units for units in found]
-    kept = [place for place, units in enumerate(found) if units is not None]
+        if not any(codes <= units for units in found):
+            raise ValueError(f"`held_out_unit_sets` has {text!r}, and no training clip shows these action units.")
+        wanted.append(codes)
+    kept = [place for place, units in enumerate(found) if not any(codes <= units for codes in wanted)]
     if not kept:
         raise ValueError(f"`held_out_unit_sets` {', '.join(unit_sets)} leaves no clip to train on.")
     print(
-        f"{len(train) - len(kept)} of {len(train)} clips left out: they have the action units {', '.join(unit_sets)}"
+        f"{len(train) - len(kept)} of {len(train)} clips left out: they show the action units {', '.join(unit_sets)}"
     )
     return train.select(kept)
 

@@ -10,26 +10,10 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import product
 
+from deft_llm.processing.emotion_prototypes import COARSE_EMOTION
+
 from .action_unit_grammar import ParsedActionUnit, is_missing
 
-# Normalised word -> coarse class. Anger to sadness and repression are negative as in the MEGC 2019 composite
-# (SMIC, CASME II, SAMM). "others" is the fourth coarse class of CAS(ME)^3. MEGC does not cover CASME's "tense", which
-# is neither pleasant nor unpleasant and counts as "others".
-COARSE_EMOTION: dict[str, str] = {
-    "anger": "negative",
-    "contempt": "negative",
-    "disgust": "negative",
-    "fear": "negative",
-    "sadness": "negative",
-    "repression": "negative",
-    "happiness": "positive",
-    "surprise": "surprise",
-    "tense": "others",
-    "others": "others",
-    # Used by sources that give only the coarse class: SMIC, CAS(ME)^2, CAS(ME)^3 part C, 4DME.
-    "negative": "negative",
-    "positive": "positive",
-}
 _SPELLINGS = {
     "angry": "anger",
     "disgusted": "disgust",

@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from deft_llm.processing.action_units import get_action_unit
 from deft_llm.processing.common_deft import NUM_FRAMES
-from deft_llm.processing.emotion_prototypes import CONVENTIONS
+from deft_llm.processing.emotion_prototypes import COARSE_EMOTION, CONVENTIONS, emotion_of
 from deft_llm.processing.key_frames import KeyFrames, sample_indices
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
 from deft_llm.processing.video_reading import open_clip
@@ -33,14 +34,7 @@ from ..unimer.rows import UnitLabel, features, make_row, refuse_existing, write_
 from .clips import EVERYDAY, Clip, Disturbances, Expression, UnitRequest, encode_mp4, render_clip
 from .faces import Face, FaceStyle, render_face
 
-COARSE_EMOTION = {
-    "happiness": "positive",
-    "surprise": "surprise",
-    "sadness": "negative",
-    "disgust": "negative",
-    "anger": "negative",
-}
-EMOTIONS: tuple[str, ...] = tuple(COARSE_EMOTION)
+EMOTIONS = ("happiness", "surprise", "sadness", "disgust", "anger")
 UNILATERAL = frozenset({"AU2", "AU12", "AU15"})  # units that people can show on one side
 STILL_SHARE = 0.1  # clips in which nothing but the disturbances moves
 CORRUPTIONS = ("wrong_unit", "missing_unit", "swapped_side", "shifted_apex", "wrong_emotion")
@@ -70,6 +64,7 @@ class Preset:
         count (`int`, *optional*): Frames per clip; by default as many as the expression needs.
         expressions (`tuple[int, int]`): Minimum and maximum per clip. More than one makes a video for spotting.
         entangled (`bool`): Whether a face's look is tied to one emotion in train and to another in test.
+        free_sets (`float`): Share of the training expressions whose action units are not a prototype of the emotion.
     """
 
     size: int
@@ -81,6 +76,7 @@ class Preset:
     count: int | None = None
     expressions: tuple[int, int] = (1, 1)
     entangled: bool = False
+    free_sets: float = 0.0
 
 
 _PLAIN = {"C": 0.4, "D": 0.4, "E": 0.2}
@@ -136,6 +132,7 @@ def build(
     clips_per_face: int = 18,
     test_share: float = 0.2,
     corrupt: float = 0.0,
+    free_sets: float = 0.0,
     num_frames: int = NUM_FRAMES,
     size: int | None = None,
     seed: int = 0,
@@ -154,6 +151,8 @@ def build(
         test_share (`float`, *optional*, defaults to `0.2`): Share of the faces in the test split.
         corrupt (`float`, *optional*, defaults to `0.0`): Share of the clips whose labels get one deliberate error,
             named in `quality` and in the truth.
+        free_sets (`float`, *optional*, defaults to `0.0`): Share of the training expressions whose action units are
+            drawn freely, see `draw_free_set`. The test split has prototypes only.
         num_frames (`int`, *optional*, defaults to `8`): Number of frames the model samples, for the `flow` column.
         size (`int | None`, *optional*): Side of the frames in pixels; by default the preset's.
         seed (`int`, *optional*, defaults to `0`): Random seed.
@@ -168,11 +167,11 @@ def build(
         preset=preset,
         conventions=conventions,
         counts={"clips": clips, "clips-per-face": clips_per_face, "workers": workers},
-        shares={"test-share": test_share, "corrupt": corrupt},
+        shares={"test-share": test_share, "corrupt": corrupt, "free-sets": free_sets},
     )
     faces = math.ceil(clips / clips_per_face)
     test_faces = round(test_share * faces)
-    settings = PRESETS[preset] if size is None else replace(PRESETS[preset], size=size)
+    settings = replace(PRESETS[preset], free_sets=free_sets, size=size or PRESETS[preset].size)
     job = partial(
         face_rows,
         preset=settings,
@@ -314,6 +313,8 @@ def face_rows(
         seed (`int`): Random seed.
     """
     cv2.setNumThreads(1)
+    if face_index >= first_test_face:
+        preset = replace(preset, free_sets=0.0)
     look = face_index % len(_LOOKS)
     style = _LOOKS[look] if preset.entangled else None
     face = render_face(np.random.default_rng([seed, face_index]), size=preset.size, style=style)
@@ -447,14 +448,42 @@ def draw_expression(
     emotion = str(rng.choice(EMOTIONS))
     if usual is not None and rng.random() < _LOOK_SHARE:
         emotion = usual
-    prototypes = CONVENTIONS[convention][emotion]
-    codes = prototypes[rng.integers(len(prototypes))]
+    if preset.free_sets and rng.random() < preset.free_sets:
+        codes = draw_free_set(emotion, convention, rng)
+    else:
+        prototypes = CONVENTIONS[convention][emotion]
+        codes = prototypes[rng.integers(len(prototypes))]
     side = str(rng.choice(["left", "right"])) if rng.random() < 0.2 else "both"
     letters, shares = zip(*preset.intensities.items(), strict=True)
     letter = str(rng.choice(letters, p=np.array(shares) / sum(shares)))
     return emotion, [
         UnitRequest.at_intensity(code, side if code in UNILATERAL else "both", letter, rng) for code in codes
     ]
+
+
+def draw_free_set(emotion: str, convention: str, rng: np.random.Generator) -> tuple[str, ...]:
+    """Draws two or three units that are read as an emotion, whether or not they are one of its prototypes.
+
+    A model that sees prototypes only learns the sets, and names the units of a known set when it sees a new one. No
+    unit of the set moves the most characteristic region of another, so each can be seen.
+
+    Args:
+        emotion (`str`): The emotion, as `emotion_of` reads the units.
+        convention (`str`): Label convention.
+        rng (`np.random.Generator`): Random numbers.
+    """
+    known = sorted({code for sets in CONVENTIONS[convention].values() for codes in sets for code in codes})
+    while True:
+        chosen = rng.permutation(len(known))[: int(rng.integers(2, 4))]
+        codes = tuple(known[place] for place in sorted(chosen))
+        if emotion_of(codes, convention) == emotion and _all_visible(codes):
+            return codes
+
+
+def _all_visible(codes: Sequence[str]) -> bool:
+    """Whether no unit moves the most characteristic region of another."""
+    regions = {code: [motion.region for motion in get_action_unit(code).motions] for code in codes}
+    return not any(regions[one][0] in regions[other] for one in codes for other in codes if one != other)
 
 
 def _labels_of(clip: Clip, emotion: str | None) -> Labels:

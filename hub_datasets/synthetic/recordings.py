@@ -20,6 +20,7 @@ from rich.console import Console
 
 from deft_llm.processing.aligned_clip import AlignedClip
 from deft_llm.processing.common_deft import NUM_FRAMES
+from deft_llm.processing.emotion_prototypes import COARSE_EMOTION
 from deft_llm.processing.face_alignment import FaceAlignmentError, make_face_source
 from deft_llm.processing.key_frames import sample_indices
 from deft_llm.processing.video_processing_deft import DeftVideoProcessor
@@ -30,7 +31,6 @@ from ..sources.sharing_policy import SYNTHETIC
 from ..unimer.rows import UnitLabel, features, make_row, write_dataset
 from .clips import Expression, encode_frames
 from .dataset import (
-    COARSE_EMOTION,
     PRESETS,
     Labels,
     Preset,

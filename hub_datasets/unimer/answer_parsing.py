@@ -36,6 +36,7 @@ from deft_llm.processing.clip_statements import (
     OPEN,
     UNTESTABLE,
     WHY_NOT,
+    beside_own,
     expected_motion,
     joined,
     knowledge,
@@ -536,6 +537,9 @@ def _read_me_vqa_combined(question: str, answer: str, emotions: frozenset[str]) 
     )
 
 
+_OWN = re.compile(r"It is (?P<emotion>[^,.]+) by the convention of [^,.]+, and it could")
+
+
 def _read_possibility(question: str, answer: str, emotions: frozenset[str]) -> Facts:
     """Answers of could_be and why_not. They have one form, so they are compared with the sentence that they state."""
     if answer == INSUFFICIENT_SENTENCE:
@@ -552,13 +556,16 @@ def _read_possibility(question: str, answer: str, emotions: frozenset[str]) -> F
     by, are = prototypes_of(convention)[0], "are" if len(codes) > 1 else "is"
     units, expected = joined([unit_words(code) for code in codes]), joined([expected_motion(code) for code in codes])
     known = {"emotion": emotion, "convention": by, "units": units, "are": are, "expected": expected}
-    for template, fits, state in (
-        (COULD_BE, "yes", "present"),
-        (COULD_NOT_BE, "no", "absent"),
-        (WHY_NOT, "no", "absent"),
+    match = _OWN.match(answer)
+    own = match["emotion"] if match else None
+    stated = frozenset({("emotion", _known(own, EMOTIONS, emotions))} if own else ())
+    for text, fits, state in (
+        (beside_own(COULD_BE.format(**known), own, convention), "yes", "present"),
+        (beside_own(COULD_NOT_BE.format(**known), own, convention), "no", "absent"),
+        (WHY_NOT.format(**known), "no", "absent"),
     ):
-        if answer == template.format(**known):
-            return frozenset({("could_be", emotion.casefold(), fits), *(("unit", code, state) for code in codes)})
+        if answer == text:
+            return stated | {("could_be", emotion.casefold(), fits), *(("unit", code, state) for code in codes)}
     raise UnreadableAnswerError(f"{answer!r} is not one of the forms of an answer to {question!r}")
 
 

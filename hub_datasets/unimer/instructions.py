@@ -23,6 +23,7 @@ from deft_llm.processing.clip_statements import (
     WHERE,
     ClipFacts,
     could_be,
+    emotions_to_ask,
     knowledge,
     why_not,
 )
@@ -361,12 +362,12 @@ def _emotions_to_ask(task: str, facts: AcceptedFacts) -> list[str]:
     """Emotions of the convention and the clip's own; for why_not only those that the clip excludes."""
     if not facts.still and not (facts.emotion and facts.units):
         return []
-    _, prototypes = prototypes_of(facts.convention)
+    names = emotions_to_ask(facts.convention)
     if facts.still:
-        return list(prototypes)
+        return list(names)
     if task == "could_be":
-        return [*prototypes, *({facts.emotion} - set(prototypes))]
-    return [name for name in prototypes if could_be(name, facts.certain)[0] == "no"]
+        return [*names, *({facts.emotion} - set(names))]
+    return [name for name in names if could_be(name, facts.certain)[0] == "no"]
 
 
 def _me_vqa_questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> list[str]:
@@ -428,7 +429,7 @@ def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
     if facts.still:
         return insufficient
     if task in ("could_be", "why_not"):
-        return _possibility(emotion_in(question), facts)
+        return _possibility(task, emotion_in(question), facts)
     emotion = frozenset({("emotion", facts.emotion.casefold())}) if facts.emotion else frozenset()
     coarse = frozenset({("emotion_coarse", facts.emotion_coarse.casefold())}) if facts.emotion_coarse else frozenset()
     units = frozenset(("unit", item.code, "present") for item in facts.units)
@@ -464,7 +465,7 @@ def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
     return stated
 
 
-def _possibility(emotion: str, facts: AcceptedFacts) -> Facts:
+def _possibility(task: str, emotion: str, facts: AcceptedFacts) -> Facts:
     decision, _, codes = could_be(emotion, facts.certain)
     if decision == "insufficient":
         return frozenset({("insufficient motion",)})
@@ -473,7 +474,10 @@ def _possibility(emotion: str, facts: AcceptedFacts) -> Facts:
     if decision == "is":
         return frozenset({("emotion", emotion.casefold())})
     state = "present" if decision == "yes" else "absent"
-    return frozenset({("could_be", emotion.casefold(), decision), *(("unit", code, state) for code in codes)})
+    # What it is comes before what it could be; a reason against an emotion stands alone.
+    beside = facts.emotion and not (task == "why_not" and decision == "no")
+    own = frozenset({("emotion", facts.emotion.casefold())} if beside else ())
+    return own | {("could_be", emotion.casefold(), decision), *(("unit", code, state) for code in codes)}
 
 
 def _motion_fact(item: RegionMotion) -> tuple[str, ...]:
