@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -75,7 +76,8 @@ def test_every_unit_region_and_emotion_has_a_statement():
         regions = set().union(*(item.regions for item in found))
         assert regions == {(region, side) for region in REGIONS for side in SIDES}
         for topic in ("could_be", "why_not"):
-            assert {item.emotion for item in found if item.topic == topic} == set(prototypes_of("synthetic")[1])
+            asked = {item.emotion for item in found if item.topic == topic}
+            assert asked == {*prototypes_of("synthetic")[1], "positive", "negative"}
         assert all(re.match(r"[A-Z].*\.$", item.text) for item in found)
 
 
@@ -102,7 +104,14 @@ def test_of_a_clip_that_cannot_be_measured_only_the_reason_is_known():
         (
             "surprise",
             "no",
-            "No, it could not be surprise by the convention of synthetic: AU2 (outer brow raiser) is not visible in "
+            "It is happiness by the convention of synthetic, and it could not be surprise by the convention of "
+            "synthetic: AU2 (outer brow raiser) is not visible in the motion.",
+        ),
+        (
+            "negative",
+            "no",
+            "It is happiness by the convention of synthetic, and it could not be negative by the convention of "
+            "synthetic: AU4 (brow lowerer), AU9 (nose wrinkler) and AU15 (lip corner depressor) are not visible in "
             "the motion.",
         ),
         ("contempt", "open", OPEN),
@@ -117,7 +126,10 @@ def test_what_a_clip_could_be_beside_what_it_is():
     other = facts({"AU4": "both"}, brows, "disgust", "negative", "casme2")
     decision, sentence, codes = could_be("anger", other)
     assert (decision, codes) == ("yes", ("AU4",))
-    assert sentence == "Yes, it could be anger by the prototypes of FACS: AU4 (brow lowerer) is visible in the motion."
+    possible = "t could be anger by the prototypes of FACS: AU4 (brow lowerer) is visible in the motion."
+    assert sentence == f"It is disgust by the convention of casme2, and i{possible}"
+    # The class may be unknown where the units are visible.
+    assert could_be("anger", replace(other, emotions=()))[1] == f"I{possible}"
     assert why_not("anger", other) == (sentence, ())
     decision, sentence, codes = could_be("happiness", other)
     assert (decision, codes) == ("no", ("AU6", "AU12"))

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from deft_llm.hub_datasets.sources.catalogue import ALIASES, SOURCES, did_you_mean
-from deft_llm.hub_datasets.sources.emotions import COARSE_EMOTION
 from deft_llm.hub_datasets.sources.readers import check_subjects, read_source
+from deft_llm.processing.emotion_prototypes import COARSE_EMOTION
 from tests.hub_datasets import miniatures
 from tests.hub_datasets.miniatures import write_xlsx
 

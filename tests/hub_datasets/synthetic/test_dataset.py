@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +22,7 @@ from deft_llm.hub_datasets.synthetic.dataset import (
 )
 from deft_llm.hub_datasets.unimer import rows as uni_mer
 from deft_llm.processing import DeftVideoProcessor
+from deft_llm.processing.emotion_prototypes import emotion_of
 from tests.processes import InThisProcess
 
 ARGUMENTS = {"clips": 5, "clips_per_face": 2, "test_share": 0.34, "preset": "realistic", "seed": 5}
@@ -226,3 +228,28 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         uni_mer.write_dataset({"data": (schema, {"train": rows})}, "card", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_free_sets_are_in_train_only_and_show_the_emotion():
+    preset = replace(PRESETS["realistic"], free_sets=1.0)
+    rng = np.random.default_rng(0)
+    drawn = [draw_expression(preset, "synthetic", rng) for _ in range(300)]
+    prototypes = {frozenset(codes) for sets in CONVENTIONS["synthetic"].values() for codes in sets}
+    sets = {frozenset(unit.code for unit in units) for _, units in drawn if units}
+    assert len(sets) > 40
+    assert sum(len(codes) > 1 for codes in sets) == len(sets)
+    assert len(sets - prototypes) > len(sets & prototypes)
+    for emotion, units in drawn:
+        codes = [unit.code for unit in units]
+        assert emotion == (emotion_of(codes, "synthetic") if units else None)
+        assert not {"AU12", "AU15"} <= set(codes)  # they move the same region
+    # The faces of the test split show the same as without free sets.
+    settings = {"faces": 1, "clips_per_face": 3, "first_test_face": 0}
+    changed, same = (rows_of("realistic", preset=one, **settings)[0] for one in (preset, PRESETS["realistic"]))
+    assert [row["action_units"] for row in changed] == [row["action_units"] for row in same]
+
+
+def test_free_sets_are_for_rendered_faces(tmp_path, capsys):
+    options = ["--output-dir", str(tmp_path / "out"), "--recordings", str(tmp_path), "--free-sets", "0.5"]
+    assert main(["data", "synthesize", *options]) == 2
+    assert "--free-sets is for rendered faces" in capsys.readouterr().err

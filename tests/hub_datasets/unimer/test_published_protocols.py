@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from deft_llm.hub_datasets.sources.catalogue import SOURCES
-from deft_llm.hub_datasets.sources.emotions import COARSE_EMOTION
 from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED, table
+from deft_llm.processing.emotion_prototypes import COARSE_EMOTION
 
 PAGE = Path(__file__).parents[3] / "docs" / "evaluation.md"
 

@@ -22,7 +22,7 @@ from deft_llm.hub_datasets.unimer.constraints import CONTRADICTED, NOT_TESTABLE,
 from deft_llm.hub_datasets.unimer.instructions import accept_facts, conversations_of
 from deft_llm.hub_datasets.unimer.questions import emotion_in, task_of_turn
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES
-from deft_llm.processing.emotion_prototypes import prototypes_of
+from deft_llm.processing.emotion_prototypes import sets_of
 from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, RegionMotion, octants_apart
 
 CONVENTIONS = ("synthetic", "synthetic-b", "casme2", "CASME II", "SAMM", "CAS(ME)^3", "DFME")
@@ -140,7 +140,10 @@ def expected_facts(clip: Clip, task: str, question: str) -> set[tuple[str, ...]]
     if clip.still:
         return {("insufficient motion",)}
     if task in ("could_be", "why_not"):
-        return possibility(clip, emotion_in(question))
+        found = possibility(clip, emotion_in(question))
+        decided = {fact[-1] for fact in found if fact[0] == "could_be"}
+        beside = decided and not (task == "why_not" and decided == {"no"})
+        return found | emotion if beside else found
     name = task.removeprefix("me_vqa_")
     if name == "explain":
         return emotion | {
@@ -171,7 +174,7 @@ def possibility(clip: Clip, emotion: str) -> set[tuple[str, ...]]:
     """Whether a clip may show an emotion, and by which units."""
     if emotion.lower() in {str(clip.emotion).lower(), str(clip.emotion_coarse).lower()}:
         return {("emotion", emotion.lower())}
-    sets = prototypes_of(clip.convention)[1].get(emotion.lower(), ())
+    sets = sets_of(emotion.lower(), clip.convention)
     shown = [codes for codes in sets if set(codes) <= set(clip.supported)]
     if shown:
         most = max(len(codes) for codes in shown)
