@@ -187,8 +187,24 @@ def evaluate(
         Megc | None,
         typer.Option(help="practice: render long videos with known events, and answer questions about them."),
     ] = None,
+    spotted: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Score spotted intervals, such as `deft spot --format megc` writes."),
+    ] = None,
+    annotated: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="With --spotted: the true intervals, with frames counted alike.")
+    ] = None,
 ) -> int:
     """Evaluate a recipe, a trained model or baselines."""
+    if (spotted is None) != (annotated is None):
+        raise typer.BadParameter("--spotted and --annotated go together.")
+    if spotted is not None:
+        from rich.console import Console
+
+        from deft_llm.evaluation.spotting_figures import score_files, spotting_table
+
+        Console().print(*spotting_table(score_files(annotated, spotted, output_dir)), sep="\n")
+        return DONE
     if megc is not None:
         from rich.console import Console
 

@@ -491,16 +491,18 @@ def strs_intervals(
     labels: Sequence[str],
     *,
     threshold: float = 0.5,
+    groups: Mapping[str, str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """95 % intervals of the shares in `strs`, from resampled videos.
+    """95 % intervals of the shares in `strs`, from resampled videos or subjects.
 
     Args:
         true (`Mapping[str, Sequence[Interval]]`): As in `strs`.
         predicted (`Mapping[str, Sequence[Interval]]`): As in `strs`.
         labels (`Sequence[str]`): The fixed label list.
         threshold (`float`, *optional*, defaults to `0.5`): Least IoU.
+        groups (`Mapping[str, str]`, *optional*): Video → its subject. The videos of a subject are drawn together.
         resamples (`int`, *optional*, defaults to `1000`): Number of resamplings.
         seed (`int`, *optional*, defaults to `0`): Of the resampling.
 
@@ -511,11 +513,21 @@ def strs_intervals(
         ValueError: as in `strs`.
     """
     videos = _videos(true, predicted, threshold)
-    draws = np.random.default_rng(seed).integers(len(videos), size=(resamples, len(videos)))
-    found = [_strs_of([videos[place] for place in draw], labels) for draw in draws.tolist()]
-    names = ("f1_spot", "f1_analysis", "uar_analysis", "strs")
-    ends = {name: np.percentile([one[name] for one in found], [2.5, 97.5]) for name in names}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    owners = sorted(true) if groups is None else [groups[name] for name in sorted(true)]
+    _, places = np.unique(owners, return_inverse=True)
+    sizes = np.zeros((places.max() + 1, 3))  # spotted and right, spotted, all
+    matrices = np.zeros((len(sizes), len(labels), len(labels) + 1))
+    for place, video in zip(places, videos, strict=True):
+        sizes[place] += (len(video.pairs), video.spotted, video.intervals)
+        if video.pairs:
+            matrices[place] += confusion(*zip(*video.pairs, strict=True), labels)
+    hits, spotted, intervals = _resampled(sizes, resamples, seed).T
+    pooled = _resampled(matrices, resamples, seed)
+    found = {"f1_spot": 2 * hits / np.maximum(spotted + intervals, 1)}
+    for name, statistic in (("f1_analysis", uf1_of), ("uar_analysis", uar_of)):
+        found[name] = np.nan_to_num(statistic(pooled))  # 0 if nothing is spotted, as in `strs`
+    found["strs"] = found["f1_spot"] * found["f1_analysis"]
+    return {name: _percentiles(values, 0.95) for name, values in found.items()}
 
 
 @dataclass(frozen=True)

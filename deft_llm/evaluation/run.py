@@ -18,6 +18,10 @@ answers the questions of the MEGC question-answering tracks. Questions about lon
 
 renders long videos, answers questions about them, and compares the answers with floors that see no video.
 
+    deft evaluate --spotted spotted.csv --annotated annotated.csv --output-dir DIR
+
+scores spotted intervals, and their classes if both files have them: F1 by type, STRS, and each video.
+
     deft evaluate --dataset DIR|REPO --protocol zero-shot --train-dataset DIR|REPO --model RECIPE --output-dir DIR
 
 trains on one dataset, such as rendered faces, and tests on every labelled row of another.

@@ -302,6 +302,8 @@ def test_strs_intervals_are_those_of_resampled_videos():
     draws = np.random.default_rng(1).binomial(8, 0.5, 20_000) / 8  # F1 is the share of right videos
     assert (low, high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.01)
     assert strs_intervals(every, half, LABELS) == strs_intervals(every, half, LABELS)
+    people = dict.fromkeys(every, "one")  # always drawn together
+    assert strs_intervals(every, half, LABELS, groups=people)["f1_spot"] == (0.5, 0.5)
     with pytest.raises(ValueError, match="missing in the predictions"):
         strs_intervals(every, {}, LABELS)
 
