@@ -33,6 +33,8 @@ SCRIPTS = {
     "recognition": [],
     "generation": [],
     "frozen_experts": [],
+    "recipe_limit": [],
+    "growth": [],
     "under_load": [],
     "training_step": ["--batch", "1", "--rounds", "2", "--steps", "4"],
     "unimer_build": ["--clips", "2000"],

@@ -104,6 +104,9 @@ def table(results: str) -> str:
     if memory:
         gib = int(memory[1]) * CORES / 1024
         lines.append(f"A worker of the build takes {memory[1]} MiB at most, and {CORES} of them {gib:.0f} GiB.")
+    written = re.search(r"^(\d+) kB written a clip", sections(results).get("unimer_build", ""), re.MULTILINE)
+    if written:
+        lines.append(f"The dataset takes {int(written[1]) * CLIPS / 1e6:,.0f} GB.")
     return "\n".join(lines) + "\n"
 
 

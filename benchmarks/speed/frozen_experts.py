@@ -50,14 +50,14 @@ def sequence(config: Any, clips: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 
-def shared(config: Any) -> dict[str, torch.Tensor]:
+def shared(config: Any, questions: int = QUESTIONS) -> dict[str, torch.Tensor]:
     """Several questions and answers behind one clip, which do not attend to each other."""
     single = {name: value[0] for name, value in sequence(config, 1).items()}
     length, own = len(single["input_ids"]), QUESTION + ANSWER
     start = length - own
     tail = torch.arange(start, length)
-    order = torch.cat([torch.arange(start), *[tail] * QUESTIONS])
-    block = torch.cat([torch.zeros(start), torch.arange(1, QUESTIONS + 1).repeat_interleave(own)])
+    order = torch.cat([torch.arange(start), *[tail] * questions])
+    block = torch.cat([torch.zeros(start), torch.arange(1, questions + 1).repeat_interleave(own)])
     allowed = (block[None] == 0) | (block[None] == block[:, None])
     mask = allowed & torch.ones(len(order), len(order), dtype=torch.bool).tril()
     return {

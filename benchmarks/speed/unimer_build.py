@@ -121,13 +121,14 @@ def throughput(place: Path, clips: int, rounds: int, shard_size: int) -> None:
     print(f"{clips} clips rendered in {time.perf_counter() - start:.0f} s", flush=True)
     print("clips  workers  s in all  clips/s  measuring clips/s  MiB: main  worker   all")
     rates: dict[tuple[int, str], list[float]] = {}
-    digests = set()
+    digests, written = set(), 0
     plan = [(clips, workers) for _ in range(rounds) for workers in (1, 2)] + [(size, 2) for size in sizes[:2]]
     for size, workers in plan:
         out = place / "out"
         found = timed(command(root, size, out, workers, shard_size), out)
         if size == clips:
             digests.add(hashlib.sha256(repr(digest(out)).encode()).hexdigest())
+            written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
             for name in ("wall", "measuring"):
                 rates.setdefault((workers, name), []).append(size / found[name])
         shutil.rmtree(out)
@@ -140,6 +141,8 @@ def throughput(place: Path, clips: int, rounds: int, shard_size: int) -> None:
         one, two = (float(np.median(rates[workers, name])) for workers in (1, 2))
         print(f"two workers against one, {title}: {two / one:.2f} ×")
     print(f"the same bytes each time: {'yes' if len(digests) == 1 else 'NO'}")
+    read = sum(path.stat().st_size for path in root.rglob("*.jpg"))
+    print(f"{written / clips / 1000:.0f} kB written a clip, of {read / clips / 1000:.0f} kB of frames")
     cached = []
     for _ in range(2):
         found = timed(command(root, clips, out, 2, shard_size, place / "cache"), out)

@@ -13,6 +13,7 @@ MEASURED = """# Measured
 clips  workers  s in all  clips/s  measuring clips/s  MiB: main  worker   all
  2000        1     400.0     5.00               5.13        512     660  1175
  2000        2     205.0     9.76              10.16        510     659  1828
+120 kB written a clip, of 400 kB of frames
 
 ## What does recognition cost?
 
@@ -32,6 +33,7 @@ def test_hours_are_computed_from_the_rates():
     assert text.count("| not measured | not measured | not measured |") == 2
     assert "The slowest step (build Uni-MER: decode, measure, write questions) takes 20.0 ×" in text
     assert "659 MiB at most, and 64 of them 41 GiB" in text
+    assert "The dataset takes 120 GB." in text
 
 
 def test_one_rate_is_not_compared_with_others():

@@ -1,0 +1,85 @@
+"""What share of a step of the SmolLM2 recipe is arithmetic that the processor could not do faster?
+
+    python benchmarks/speed/recipe_limit.py [--rounds N]
+
+A step of the recipe's stage `answers`: SmolLM2-135M's architecture with LoRA and random weights, states of the experts
+in advance, two clips with six questions each, forward, backward and the optimiser, in the precision that the recipe
+takes on this machine. The floating-point operations are counted as PyTorch runs them (matrix products and attention).
+The limit is the rate of one large matrix product in the same precision and with as many threads, in the same rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+import torch
+from frozen_experts import shared, small_model
+from models import clips_of
+from timing import ROUNDS, alternate
+from torch.utils.flop_counter import FlopCounterMode
+
+from deft_llm.training.parts import add_adapters, cast_language_model
+from deft_llm.training.tuning import TuningArguments
+
+SIDE = 2048  # of the matrices whose product is the limit
+CLIPS = 2
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    """Two products of (queries × keys) in each head; a mask saves nothing."""
+    batch, heads, queries, size = query
+    return 2 * 2 * batch * heads * queries * key[2] * size
+
+
+def backward_flops(gradient: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    """Two products become four, and the scores are computed again."""
+    return attention_flops(query, key, value) * 5 // 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args().rounds
+    model = small_model()
+    cast_language_model(model, "auto")
+    dtype = model.lm_head.weight.dtype
+    model.config.appearance_swap = model.config.expert_dropout = 0.0
+    tuned = add_adapters(model, TuningArguments(use_peft=True, stage="answers", lora_dropout=0.0), "base").train()
+    tuned.get_base_model().model.recognition.eval()
+    with torch.no_grad():
+        states = model.model(**clips_of(model.config, CLIPS)).expert_states
+    inputs = {name: value.repeat(CLIPS, *[1] * (value.ndim - 1)) for name, value in shared(model.config).items()}
+    optimiser = torch.optim.AdamW([value for value in tuned.parameters() if value.requires_grad], lr=1e-6)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        tuned(**inputs, expert_states=states, skip_logits=True, use_cache=False).language_loss.backward()
+        optimiser.step()
+
+    matrices = [torch.randn(SIDE, SIDE).to(dtype) for _ in range(2)]
+    mapping = {ATTENTION: attention_flops, BACKWARD: backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        step()
+    counted = counter.get_total_flops()
+    times = alternate({"step": step, "product": lambda: matrices[0] @ matrices[1]}, rounds=rounds, warmup=2)
+    limit = 2 * SIDE**3 / statistics.median(times["product"])
+    seconds = statistics.median(times["step"])
+    by_kind = counter.get_flop_counts()["Global"]
+    attention = sum(value for name, value in by_kind.items() if "attention" in str(name))
+    precision = str(dtype).removeprefix("torch.")
+    tokens = inputs["input_ids"].numel()
+    print("\n| measure | to reach | measured |\n|---|---|---|")
+    print(f"| a step, {tokens} tokens, {precision}, {torch.get_num_threads()} threads | | {1000 * seconds:.0f} ms |")
+    print(
+        f"| … floating-point operations counted, of these in attention | | {counted / 1e9:.0f}, {attention / 1e9:.0f} G |"
+    )
+    print(f"| a product of matrices of {SIDE} × {SIDE} | | {limit / 1e9:.0f} GFLOP/s |")
+    print(f"| the step against this limit | ≥ 50 % | {100 * counted / seconds / limit:.0f} % |")
+
+
+if __name__ == "__main__":
+    main()
