@@ -74,9 +74,8 @@ def main() -> None:
     tokens = inputs["input_ids"].numel()
     print("\n| measure | to reach | measured |\n|---|---|---|")
     print(f"| a step, {tokens} tokens, {precision}, {torch.get_num_threads()} threads | | {1000 * seconds:.0f} ms |")
-    print(
-        f"| … floating-point operations counted, of these in attention | | {counted / 1e9:.0f}, {attention / 1e9:.0f} G |"
-    )
+    operations = f"{counted / 1e9:.0f}, {attention / 1e9:.0f} G"
+    print(f"| … floating-point operations counted, of these in attention | | {operations} |")
     print(f"| a product of matrices of {SIDE} × {SIDE} | | {limit / 1e9:.0f} GFLOP/s |")
     print(f"| the step against this limit | ≥ 50 % | {100 * counted / seconds / limit:.0f} % |")
 
