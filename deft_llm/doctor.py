@@ -13,36 +13,37 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Any
 
-# Extra of pyproject.toml → the modules that it installs.
-EXTRAS = {
-    "data": ("datasets", "pandas", "pyarrow", "python_calamine", "rich", "scipy", "threadpoolctl"),
-    "scale": ("datatrove",),
-    "train": ("accelerate", "peft", "sklearn", "trl"),
-    "evaluation": ("matplotlib",),
-    "plot": ("matplotlib",),
-    "text": ("rouge_score", "sacrebleu"),
-    "demo": ("skimage",),
-    "gguf": ("gguf",),
-    "quantized": ("bitsandbytes",),
-    "decord": ("decord",),
-    "eaf": ("pympi",),
-    "mediapipe": ("mediapipe",),
-}
+from packaging.requirements import Requirement  # transformers needs it as well
+
+DEVELOPMENT = ("dev", "docs", "test")  # extras of those who work on the package
 DISTRIBUTIONS = ("deft-llm", "torch", "transformers", "numpy", "opencv-python-headless", "av")
 _FPS, _FRAMES, _ONSET, _APEX, _OFFSET = 60.0, 96, 40, 52, 64
 _PLANTED = 0.015  # crop widths
 _SIZE = 160
 
 
-def examine(extras: Mapping[str, Sequence[str]] = EXTRAS) -> list[dict[str, Any]]:
+def extras() -> dict[str, list[str]]:
+    """Extra of the installed package → the packages that it installs by itself, by the package's metadata."""
+    found: dict[str, list[str]] = {}
+    for name in metadata("deft-llm").get_all("Provides-Extra") or ():
+        required = [Requirement(text) for text in requires("deft-llm") or ()]
+        own = [one.name for one in required if one.marker and one.marker.evaluate({"extra": name})]
+        kept = [package for package in own if package != "deft-llm"]  # the extras it includes have their own line
+        if kept and name not in DEVELOPMENT:
+            found[name] = kept
+    return found
+
+
+def examine(wanted: Mapping[str, Sequence[str]] | None = None) -> list[dict[str, Any]]:
     """Examines the installation.
 
     Args:
-        extras (`Mapping[str, Sequence[str]]`, *optional*): Extra → the modules that it installs.
+        wanted (`Mapping[str, Sequence[str]]`, *optional*): Extra → the packages that it installs; by default `extras`.
 
     Returns:
         `list[dict]`: Findings, each with `name`, `ok`, `core` (whether nothing works without it), `detail`, `fix`
@@ -57,8 +58,8 @@ def examine(extras: Mapping[str, Sequence[str]] = EXTRAS) -> list[dict[str, Any]
     findings.append(_timed("planted motion", True, lambda: _planted(clip)))
     findings.append(_timed("face finder yunet", False, _yunet))
     findings.append(_timed("face finder mediapipe", False, _mediapipe))
-    for extra, modules in extras.items():
-        findings.append(_timed(f"extra {extra}", False, lambda extra=extra, modules=modules: _extra(extra, modules)))
+    for extra, packages in (extras() if wanted is None else wanted).items():
+        findings.append(_timed(f"extra {extra}", False, partial(_extra, extra, packages)))
     return findings
 
 
@@ -187,11 +188,16 @@ def _mediapipe() -> str:
     return f"installed, {version('mediapipe')}; --face-source mediapipe:PATH needs face_landmarker.task"
 
 
-def _extra(extra: str, modules: Sequence[str]) -> str:
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+def _extra(extra: str, packages: Sequence[str]) -> str:
+    missing = []
+    for package in packages:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            missing.append(package)
     if missing:
         raise _MissingError(f"{', '.join(missing)} not installed", f"pip install 'deft-llm[{extra}]'")
-    return ", ".join(modules)
+    return ", ".join(packages)
 
 
 def report_text(findings: Sequence[Mapping[str, Any]]) -> str:

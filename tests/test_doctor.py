@@ -1,5 +1,8 @@
 """What `deft doctor` finds on this machine, and what it says where something is missing or broken."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from deft_llm import doctor
@@ -8,7 +11,7 @@ from deft_llm.doctor import examine, report_text
 
 @pytest.fixture(scope="module")
 def findings():
-    return {item["name"]: item for item in examine({"data": ("pyarrow",), "odd": ("numpy", "no_such_module")})}
+    return {item["name"]: item for item in examine({"data": ("pyarrow",), "odd": ("numpy", "no-such-package")})}
 
 
 def test_everything_that_is_needed_works_here(findings):
@@ -24,13 +27,22 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(findings):
     odd = findings["extra odd"]
     assert (odd["ok"], odd["detail"], odd["fix"]) == (
         False,
-        "no_such_module not installed",
+        "no-such-package not installed",
         "pip install 'deft-llm[odd]'",
     )
     assert "yunet:PATH" in findings["face finder yunet"]["fix"]  # the tests' cache has no model
     text = report_text(list(findings.values()))
     assert "→ pip install 'deft-llm[odd]'" in text
     assert text.splitlines()[-1].startswith("The core works.")
+
+
+def test_the_extras_are_those_of_the_package():
+    with open(Path(__file__).parents[1] / "pyproject.toml", "rb") as file:
+        listed = tomllib.load(file)["project"]["optional-dependencies"]
+    known = doctor.extras()
+    assert set(listed) - set(known) == {*doctor.DEVELOPMENT, "demo-lm"}  # demo-lm only names other extras
+    assert known["train"] == ["accelerate", "peft", "scikit-learn", "trl"]
+    assert known["space"] == ["gradio"]
 
 
 def test_a_motion_that_is_not_found_is_a_failure(monkeypatch):
