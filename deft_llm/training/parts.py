@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,29 @@ def add_adapters(
         return get_peft_model(model, config)
     except ValueError as error:
         raise ValueError(f"`lora_target_modules` {tuning.lora_target_modules!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def adapters_in_half_precision(model: torch.nn.Module) -> Iterator[None]:
+    """Context in which LoRA adapters compute in the precision of a language model that has fewer than 32 bits.
+
+    The adapters' weights, gradients and updates stay in float32. Without this context PEFT computes the adapters in
+    float32, which takes a sixth of a step on a CPU and makes the result no better, because it is added to what the
+    language model computes in its own precision. Without adapters, or beside a language model in float32, nothing
+    changes.
+
+    Args:
+        model: The model.
+    """
+    from peft import PeftModel
+    from peft.helpers import disable_input_dtype_casting
+
+    dtype = model.get_base_model().lm_head.weight.dtype if isinstance(model, PeftModel) else torch.float32
+    if dtype not in (torch.bfloat16, torch.float16):
+        yield
+        return
+    with torch.autocast(model.device.type, dtype), disable_input_dtype_casting(model):
+        yield
 
 
 def merged(adapter: str | Path, base: str | Path, dtype: str) -> DeftForConditionalGeneration:

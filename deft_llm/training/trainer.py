@@ -22,7 +22,7 @@ from deft_llm.processing.common_deft import EXPERTS
 from .calibration import action_unit_temperature, emotion_temperature
 from .collator import DeftCollator
 from .data import ClipOrder, DrawnClips
-from .parts import part_of_parameter
+from .parts import adapters_in_half_precision, part_of_parameter
 from .threads import FreeThreads
 
 PARTIAL = ".partial"
@@ -108,7 +108,11 @@ class DeftSFTTrainer(SFTTrainer):
                 raise NonFiniteLossError(
                     f"{name} of {clips} contains NaN or infinite values; build the dataset again."
                 )
-        outputs = model(**inputs, use_cache=False, skip_logits=not return_outputs)
+        precision = contextlib.nullcontext()
+        if "expert_states" in inputs:  # where the experts run as well, they keep their own
+            precision = adapters_in_half_precision(self.accelerator.unwrap_model(model))
+        with precision:
+            outputs = model(**inputs, use_cache=False, skip_logits=not return_outputs)
         terms = {name: outputs[f"{name}_loss"] for name in self.loss_weights if f"{name}_loss" in outputs}
         shares = self._shares(terms, inputs) if training else dict.fromkeys(terms, 1.0)
         loss = sum(self.loss_weights[name] * shares[name] * value for name, value in terms.items())

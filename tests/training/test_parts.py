@@ -16,6 +16,7 @@ from transformers import (
 from deft_llm.training import parts
 from deft_llm.training.collator import DeftCollator
 from deft_llm.training.parts import (
+    adapters_in_half_precision,
     add_adapters,
     build_model,
     cast_language_model,
@@ -200,3 +201,29 @@ def test_bits_without_bitsandbytes_say_what_to_install(model, monkeypatch):
     with pytest.raises(ValueError, match=r"`load_in_4bit` needs bitsandbytes: pip install .*quantized"):
         quantization_config(TuningArguments(use_peft=True, load_in_4bit=True), model)
     assert quantization_config(TuningArguments(), model) is None
+
+
+def test_adapters_compute_in_the_precision_of_the_language_model(model, batch):
+    own = copy.deepcopy(model)
+    cast_language_model(own, "bfloat16")
+    wrapped = add_adapters(own, TuningArguments(use_peft=True, stage="answers", lora_dropout=0.0), "base")
+    adapter = next(module for name, module in wrapped.named_modules() if name.endswith("lora_B.default"))
+    seen = []
+    adapter.register_forward_hook(lambda module, given, output: seen.append(output.dtype))
+    outside = wrapped(**batch).language_loss
+    with adapters_in_half_precision(wrapped):
+        inside = wrapped(**batch).language_loss
+    inside.backward()
+    assert seen == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(inside, outside, atol=0.02, rtol=0.02)
+    assert {adapter.weight.dtype, adapter.weight.grad.dtype} == {torch.float32}
+    assert adapter.weight.grad.abs().max() > 0
+    wrapped(**batch)
+    assert seen[-1] == torch.float32
+
+
+def test_without_adapters_or_in_float32_the_precision_stays(model):
+    wrapped = add_adapters(copy.deepcopy(model), TuningArguments(use_peft=True, stage="answers"), "base")
+    for one in (model, wrapped):
+        with adapters_in_half_precision(one):
+            assert not torch.is_autocast_enabled("cpu")
