@@ -17,7 +17,6 @@ from deft_llm.cli_data import app as data_app
 from deft_llm.cli_data import pairs
 from deft_llm.cli_explain import explain
 from deft_llm.cli_watch import watch
-from deft_llm.doctor import EXTRAS
 from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
 from deft_llm.hub_datasets.unimer.published_protocols import PUBLISHED
 
@@ -366,7 +365,9 @@ def _refused(message: str) -> int:
 
 def _with_extra(error: ImportError) -> str:
     module = (error.name or "").partition(".")[0]
-    extra = next((name for name, modules in EXTRAS.items() if module in modules), None)
+    from deft_llm.doctor import MODULES, extras
+
+    extra = next((name for name, packages in extras().items() if MODULES.get(module, module) in packages), None)
     if extra is None or "pip install" in str(error):
         return str(error)
     return f"{str(error).rstrip('.')}. Run `pip install 'deft-llm[{extra}]'`, which installs {module}."

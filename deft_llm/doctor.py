@@ -20,6 +20,14 @@ from typing import Any
 
 from packaging.requirements import Requirement  # transformers needs it as well
 
+# Modules that have another name than the package that brings them.
+MODULES = {
+    "pympi": "pympi-ling",
+    "python_calamine": "python-calamine",
+    "rouge_score": "rouge-score",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+}
 DEVELOPMENT = ("dev", "docs", "test")  # extras of those who work on the package
 DISTRIBUTIONS = ("deft-llm", "torch", "transformers", "numpy", "opencv-python-headless", "av")
 _FPS, _FRAMES, _ONSET, _APEX, _OFFSET = 60.0, 96, 40, 52, 64
