@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def score_spotting(annotated: Sequence[Row], spotted: Sequence[Row], *, resample
     A spotted interval is right if its intersection over union with an annotated one is at least 0.5; each is matched
     once. If both files have types, an interval is compared with those of its type only, and `all` pools the types.
     If both have emotions, the class of the intervals that are right is scored as well, and STRS is the product of both
-    (MEGC 2024 and 2025 do this for micro-expressions).
+    (MEGC 2024 and 2025 do this for micro-expressions). A spotted interval without an emotion has the wrong class.
 
     Args:
         annotated (`Sequence[Row]`): From `read_intervals`.
@@ -125,7 +125,8 @@ def score_spotting(annotated: Sequence[Row], spotted: Sequence[Row], *, resample
         over videos if no subject is known; `per_video` -> video -> counts and F1.
 
     Raises:
-        ValueError: Nothing is annotated, or a spotted interval is in a video that the annotations do not name.
+        ValueError: Nothing is annotated, a spotted interval is in a video that the annotations do not name, or only
+            some intervals of a file have a type, or only some annotated ones an emotion.
     """
     videos = list(dict.fromkeys(row.video for row in annotated))
     strange = sorted({row.video for row in spotted} - set(videos))
@@ -138,9 +139,9 @@ def score_spotting(annotated: Sequence[Row], spotted: Sequence[Row], *, resample
     found = [row for row in spotted if row.onset is not None]
     if not true:
         raise ValueError("The annotations have no interval.")
-    emotions = _all_have("emotion", true, found)
-    labels = sorted({row.emotion for row in (*true, *found)}) if emotions else [_NO_CLASS]
-    typed = tuple(KIND_WORDS) if _all_have("kind", true, found) else ()
+    emotions = _have("emotion", true, "annotated") and any(row.emotion for row in found)
+    labels = sorted({row.emotion for row in (*true, *found)} - {""}) if emotions else [_NO_CLASS]
+    typed = tuple(KIND_WORDS) if _have("kind", true, "annotated") and _have("kind", found, "spotted") else ()
     subjects = {row.video: row.subject or row.video for row in annotated}
     figures: dict[str, Any] = {
         "videos": len(videos),
@@ -164,8 +165,12 @@ def score_spotting(annotated: Sequence[Row], spotted: Sequence[Row], *, resample
     return figures
 
 
-def _all_have(field: str, *files: Iterable[Row]) -> bool:
-    return all(getattr(row, field) for rows in files for row in rows)
+def _have(field: str, rows: Sequence[Row], what: str) -> bool:
+    """Whether the intervals of a file have a type or an emotion."""
+    count = sum(bool(getattr(row, field)) for row in rows)
+    if 0 < count < len(rows):
+        raise ValueError(f"{count} of {len(rows)} {what} intervals have a value of {field!r}; give all of them one.")
+    return count > 0 or not rows
 
 
 def _key(video: str, kind: str) -> str:
@@ -180,7 +185,7 @@ def _by_video_and_type(
     for row in rows:
         key = _key(row.video, row.kind if any(kinds) else "")
         if key in found:
-            found[key].append(Interval(row.onset, row.offset, row.emotion if emotions else _NO_CLASS))
+            found[key].append(Interval(row.onset, row.offset, (row.emotion or None) if emotions else _NO_CLASS))
     return found
 
 

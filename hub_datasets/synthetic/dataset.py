@@ -171,7 +171,7 @@ def build(
     )
     faces = math.ceil(clips / clips_per_face)
     test_faces = round(test_share * faces)
-    settings = replace(PRESETS[preset], free_sets=free_sets, size=size or PRESETS[preset].size)
+    settings = replace(PRESETS[preset], free_sets=free_sets, size=PRESETS[preset].size if size is None else size)
     job = partial(
         face_rows,
         preset=settings,

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,14 @@ def test_without_types_and_emotions_only_the_intervals_count(files):
     assert score_spotting(nobody, plain)["subjects"] is None
 
 
+def test_a_spotted_interval_without_an_emotion_has_the_wrong_class(files):
+    annotated, spotted = map(read_intervals, files)
+    unsure = [replace(spotted[0], emotion=""), *spotted[1:]]
+    micro = score_spotting(annotated, unsure)["micro"]
+    assert micro["f1_spot"] == pytest.approx(4 / 7)
+    assert micro["f1_analysis"] == 0.0
+
+
 def test_spotting_nothing_scores_nothing(files):
     figures = score_spotting(read_intervals(files[0]), [])
     assert figures["all"]["f1_spot"] == 0.0
@@ -90,6 +99,9 @@ def test_files_that_do_not_belong_together_are_refused(files, tmp_path):
         score_spotting(annotated, [*spotted, Row("007_9", 1, 2)])
     with pytest.raises(ValueError, match="have no interval"):
         score_spotting([Row("a", None, None)], [])
+    some = [Row("a", 1, 9, "micro"), Row("a", 20, 29)]
+    with pytest.raises(ValueError, match="1 of 2 annotated intervals have a value of 'kind'; give all of them one"):
+        score_spotting(some, [])
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_intervals(tmp_path / "none.csv")
 
