@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+import typer
 from fastapi.testclient import TestClient
 
-from deft_llm import explained_rows, motion_tables
+from deft_llm import cli, explained_rows, motion_tables
 from deft_llm.explained_rows import COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -42,3 +43,29 @@ def test_the_columns_beside_those_of_other_packages_exist():
     known = {*motion_tables.COLUMNS, *explained_rows.COLUMNS, "face_width"}
     assert own <= known, own - known
     assert set(motion_tables.COLUMNS) - {"region", "side"} <= own
+
+
+def documented_commands():
+    """(place, words) of every `deft` command line in the README and in docs/."""
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for number, line in enumerate(text.splitlines(), 1):
+            match = re.match(r"(?:\$ )?deft (.*?)(?: *#.*)?$", line)
+            if match:
+                yield f"{path.name}, line {number}", match[1].split()
+
+
+def test_every_documented_command_has_the_options_that_it_is_shown_with():
+    root = typer.main.get_command(cli.app)
+    checked = 0
+    for place, words in documented_commands():
+        command, rest = root, cli._dashed(words)
+        while rest and hasattr(command, "commands") and rest[0] in command.commands:
+            command, rest = command.commands[rest[0]], rest[1:]
+        if command.name == "train":  # its options are those of the recipes
+            continue
+        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+        named = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
+        assert named <= known, f"{place}: {sorted(named - known)}"
+        checked += bool(named)
+    assert checked > 15
