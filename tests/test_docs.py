@@ -1,5 +1,7 @@
 """Code in the documentation that nothing else runs."""
 
+import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -69,3 +71,16 @@ def test_every_documented_command_has_the_options_that_it_is_shown_with():
         assert named <= known, f"{place}: {sorted(named - known)}"
         checked += bool(named)
     assert checked > 15
+
+
+def test_what_the_documentation_imports_exists():
+    checked = 0
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("deft_llm"):
+                    module = importlib.import_module(node.module)
+                    for name in node.names:
+                        assert hasattr(module, name.name), f"{path.name}: {node.module} has no {name.name}"
+                        checked += 1
+    assert checked > 5
