@@ -278,7 +278,7 @@ def main() -> None:
     parser.add_argument("--held-out-wordings", type=int, default=0, help="as in training")
     parser.add_argument("--held-out-tasks", default="", help="tasks that were not trained, by commas")
     parser.add_argument("--held-out-unit-sets", default="", help="sets of units that were not trained, by commas")
-    parser.add_argument("--unseen", action="store_true", help="ask about clips with these sets only")
+    parser.add_argument("--sets", choices=("seen", "unseen"), help="ask about clips with such sets of units only")
     parser.add_argument("--tasks", default="", help="tasks to ask questions of, by commas; default: all")
     parser.add_argument("--answers", type=Path, help="JSON lines file to write, with every question and answer")
     arguments = parser.parse_args()
@@ -290,10 +290,9 @@ def main() -> None:
     )
     trained = without_unit_sets(splits["train"], unit_sets) if unit_sets else splits["train"]
     seen_sets = set(map(unit_set, trained["action_units"]))
-    if arguments.unseen:
-        rows = rows.select(
-            [place for place, units in enumerate(rows["action_units"]) if unit_set(units) not in seen_sets]
-        )
+    if arguments.sets:
+        known = [unit_set(units) in seen_sets for units in rows["action_units"]]
+        rows = rows.select(np.flatnonzero(np.array(known) == (arguments.sets == "seen")))
     if arguments.clips:
         places = np.random.default_rng(0).permutation(len(rows))[: arguments.clips]
         rows = rows.select(sorted(places))
