@@ -1,7 +1,7 @@
 """What do answers in words say, and is it true? Free answers of trained models to the questions of the test split.
 
     python benchmarks/science/language.py NAME=MODEL … --dataset DIR [--clips N] [--held-out-wordings K] \
-        [--held-out-tasks TASK,…] [--held-out-unit-sets SET,… [--unseen]] [--tasks TASK,…] [--answers FILE]
+        [--held-out-tasks TASK,…] [--held-out-unit-sets SET,… [--sets seen|unseen]] [--tasks TASK,…] [--answers FILE]
 
 An answer is parsed to facts by `answer_parsing.py` and compared with the facts of the dataset's own answer. An answer
 that cannot be parsed states nothing and counts as wrong. A direction counts if it is within one octant, a magnitude if
