@@ -20,7 +20,7 @@ from models import clips_of
 from timing import ROUNDS, alternate
 from torch.utils.flop_counter import FlopCounterMode
 
-from deft_llm.training.parts import add_adapters, cast_language_model
+from deft_llm.training.parts import adapters_in_half_precision, add_adapters, cast_language_model
 from deft_llm.training.tuning import TuningArguments
 
 SIDE = 2048  # of the matrices whose product is the limit
@@ -57,7 +57,9 @@ def main() -> None:
 
     def step() -> None:
         optimiser.zero_grad()
-        tuned(**inputs, expert_states=states, skip_logits=True, use_cache=False).language_loss.backward()
+        with adapters_in_half_precision(tuned):
+            loss = tuned(**inputs, expert_states=states, skip_logits=True, use_cache=False).language_loss
+        loss.backward()
         optimiser.step()
 
     matrices = [torch.randn(SIDE, SIDE).to(dtype) for _ in range(2)]
