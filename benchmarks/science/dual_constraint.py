@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from deft_llm.hub_datasets.synthetic.clips import encode_mp4
-from deft_llm.hub_datasets.synthetic.dataset import PRESETS, Labels, corrupt_labels, draw_clip
+from deft_llm.hub_datasets.synthetic.dataset import PRESETS, draw_clip
 from deft_llm.hub_datasets.synthetic.faces import render_face
+from deft_llm.hub_datasets.synthetic.label_errors import Labels, corrupt_labels
 from deft_llm.hub_datasets.unimer.constraints import (
     NOT_TESTABLE,
     SUPPORTED,

@@ -32,10 +32,8 @@ from ..unimer.rows import UnitLabel, features, make_row, write_dataset
 from .clips import Expression, encode_frames
 from .dataset import (
     PRESETS,
-    Labels,
     Preset,
     check_request,
-    corrupt_labels,
     data_card,
     draw_expression,
     in_processes,
@@ -43,6 +41,7 @@ from .dataset import (
     summary,
     truth_features,
 )
+from .label_errors import Labels, corrupt_labels
 from .planting import PlantedClip, PlantingError, plant
 
 SOURCE = "planted"
@@ -262,7 +261,7 @@ def _row(
     units = [(unit.code, unit.side, unit.intensity) for unit in shown.units]
     labels, corruption = Labels(units, shown.onset, shown.apex, shown.offset, emotion), None
     if rng.random() < corrupt:
-        labels, corruption = corrupt_labels(labels, len(clip), rng)
+        labels, corruption = corrupt_labels(labels, rng)
     row = make_row(
         clip_id="",
         source=SOURCE,

@@ -537,9 +537,6 @@ def _read_me_vqa_combined(question: str, answer: str, emotions: frozenset[str]) 
     )
 
 
-_OWN = re.compile(r"It is (?P<emotion>[^,.]+) by the convention of [^,.]+, and it could")
-
-
 def _read_possibility(question: str, answer: str, emotions: frozenset[str]) -> Facts:
     """Answers of could_be and why_not. They have one form, so they are compared with the sentence that they state."""
     if answer == INSUFFICIENT_SENTENCE:
@@ -550,14 +547,13 @@ def _read_possibility(question: str, answer: str, emotions: frozenset[str]) -> F
     if answer == IS.format(emotion=emotion, convention=convention):
         return frozenset({("emotion", emotion.casefold())})
     codes = [code.upper() for code in re.findall(r"\b(?:AU|AD|M)\d+\b", answer)]
-    unknown = [code for code in codes if code not in ACTION_UNITS]
-    if unknown or not codes:
+    if not codes or not set(codes) <= set(ACTION_UNITS):
         raise UnreadableAnswerError(f"{answer!r} does not say which action units decide")
     by, are = prototypes_of(convention)[0], "are" if len(codes) > 1 else "is"
     units, expected = joined([unit_words(code) for code in codes]), joined([expected_motion(code) for code in codes])
     known = {"emotion": emotion, "convention": by, "units": units, "are": are, "expected": expected}
-    match = _OWN.match(answer)
-    own = match["emotion"] if match else None
+    match = re.match(r"It is ([^,.]+) by the convention of [^,.]+, and it could", answer)
+    own = match[1] if match else None
     stated = frozenset({("emotion", _known(own, EMOTIONS, emotions))} if own else ())
     for text, fits, state in (
         (beside_own(COULD_BE.format(**known), own, convention), "yes", "present"),

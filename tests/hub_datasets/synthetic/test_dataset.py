@@ -14,9 +14,7 @@ from deft_llm.hub_datasets.synthetic.dataset import (
     CONVENTIONS,
     EMOTIONS,
     PRESETS,
-    Labels,
     build,
-    corrupt_labels,
     draw_expression,
     face_rows,
 )
@@ -158,26 +156,6 @@ def test_long_videos_hold_several_expressions_and_their_times():
     assert parameters["disturbances"]["talking"] > 0
     ends = [(item["onset"], item["offset"]) for item in parameters["expressions"]]
     assert all(first[1] < second[0] for first, second in pairwise(ends))
-
-
-def labels():
-    return Labels([("AU1", "both", "C"), ("AU2", "left", "D")], 3, 12, 24, "surprise")
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_one_error_of_a_named_kind_is_put_in(seed):
-    wrong, note = corrupt_labels(labels(), np.random.default_rng(seed))
-    right, kind = labels(), note.split(":")[0]
-    changed = {
-        "wrong_unit": [unit[0] for unit in wrong.units] != ["AU1", "AU2"] and len(wrong.units) == 2,
-        "missing_unit": len(wrong.units) == 1,
-        "swapped_side": ("AU2", "right", "D") in wrong.units,
-        "shifted_apex": abs(wrong.apex - 12) >= 3 and 3 < wrong.apex <= 24,
-        "wrong_emotion": wrong.emotion != "surprise",
-    }
-    assert changed[kind]
-    assert sum(changed.values()) == 1
-    assert right == labels()
 
 
 def test_errors_are_recorded_and_the_truth_is_kept():

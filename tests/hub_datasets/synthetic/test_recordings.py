@@ -93,6 +93,16 @@ def test_a_recording_without_a_face_is_skipped_in_one_sentence(built, printed):
     assert skipped[0].startswith("Skipped wall.mp4: the face in frame ")
 
 
+def test_deliberate_errors_are_recorded(folder, tmp_path):
+    build_planted(**arguments(folder, tmp_path / "wrong") | {"corrupt": 0.9, "clips": 4})
+    splits = load_dataset(str(tmp_path / "wrong"), cache_dir=str(tmp_path))
+    truths = load_dataset(str(tmp_path / "wrong"), "truth", cache_dir=str(tmp_path))
+    errors = [truth["corruption"] for split in truths.values() for truth in split]
+    noted = [[flag for flag in row["quality"] if flag.startswith("corrupted:")] for s in splits.values() for row in s]
+    assert any(errors)
+    assert noted == [[f"corrupted:{error}"] if error else [] for error in errors]
+
+
 def run(*options):
     return main(["data", "synthesize", *map(str, options)])
 
