@@ -38,8 +38,8 @@ _SIZE = 160
 def extras() -> dict[str, list[str]]:
     """Extra of the installed package → the packages that it installs by itself, by the package's metadata."""
     found: dict[str, list[str]] = {}
+    required = [Requirement(text) for text in requires("deft-llm") or ()]
     for name in metadata("deft-llm").get_all("Provides-Extra") or ():
-        required = [Requirement(text) for text in requires("deft-llm") or ()]
         own = [one.name for one in required if one.marker and one.marker.evaluate({"extra": name})]
         kept = [package for package in own if package != "deft-llm"]  # the extras it includes have their own line
         if kept and name not in DEVELOPMENT:

@@ -36,7 +36,7 @@ class Row:
 
     Args:
         video (`str`): Name of the video.
-        onset (`int | None`): First frame; `None` if the line only says that the video has no expression.
+        onset (`int | None`): First frame; `None` for a video without expressions.
         offset (`int | None`): Last frame, inclusive.
         kind (`str`): "micro", "macro" or empty.
         emotion (`str`): The class, or empty.
@@ -62,7 +62,7 @@ def read_intervals(path: Path) -> list[Row]:
         path (`Path`): The file.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: A column is missing, or a line cannot be read. The message names it.
     """
     if not path.is_file():
@@ -138,7 +138,7 @@ def score_spotting(annotated: Sequence[Row], spotted: Sequence[Row], *, resample
     true = [row for row in annotated if row.onset is not None]
     found = [row for row in spotted if row.onset is not None]
     if not true:
-        raise ValueError("The annotations have no interval.")
+        raise ValueError("The annotations contain no intervals.")
     emotions = _have("emotion", true, "annotated") and any(row.emotion for row in found)
     labels = sorted({row.emotion for row in (*true, *found)} - {""}) if emotions else [_NO_CLASS]
     typed = tuple(KIND_WORDS) if _have("kind", true, "annotated") and _have("kind", found, "spotted") else ()
@@ -237,7 +237,7 @@ def score_files(annotated: Path, spotted: Path, output_dir: Path) -> dict[str, A
         output_dir (`Path`): Folder for the figures.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: A file does not exist.
         ValueError: A file cannot be read, or the two do not belong together.
     """
     figures = score_spotting(read_intervals(annotated), read_intervals(spotted))

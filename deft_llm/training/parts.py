@@ -277,7 +277,7 @@ def adapters_in_half_precision(model: torch.nn.Module) -> Iterator[None]:
     """Context in which LoRA adapters compute in the precision of a language model that has fewer than 32 bits.
 
     The adapters' weights, gradients and updates stay in float32. Without this context PEFT computes the adapters in
-    float32, which takes a sixth of a step on a CPU and makes the result no better, because it is added to what the
+    float32, which takes a seventh of a step on a CPU and makes the result no better, because it is added to what the
     language model computes in its own precision. Without adapters, or beside a language model in float32, nothing
     changes.
 

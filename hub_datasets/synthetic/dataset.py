@@ -64,7 +64,7 @@ class Preset:
         count (`int`, *optional*): Frames per clip; by default as many as the expression needs.
         expressions (`tuple[int, int]`): Minimum and maximum per clip. More than one makes a video for spotting.
         entangled (`bool`): Whether a face's look is tied to one emotion in train and to another in test.
-        free_sets (`float`): Share of the training expressions whose action units are not a prototype of the emotion.
+        free_sets (`float`): Share of the training expressions whose action units need not be a prototype.
     """
 
     size: int
