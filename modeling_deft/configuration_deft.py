@@ -74,6 +74,9 @@ class DeftMotionConfig(PreTrainedConfig):
         num_attention_heads (`int`): number of attention heads per layer; divides `hidden_size`.
         layer_norm_eps (`float`): epsilon of the layer norms.
         initializer_range (`float`): standard deviation of the initial weights.
+        attention_reach (`int`, *optional*): how many rows and columns away a patch attends to other patches of its
+            frame, per layer; by default to all. With it, an action unit is also judged only from its neighbours in
+            the face, so that the model does not learn which distant units occur together in the training data.
     """
 
     model_type = "deft_motion"
@@ -88,15 +91,18 @@ class DeftMotionConfig(PreTrainedConfig):
     num_attention_heads: int = 8
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02
+    attention_reach: int | None = None
 
     def validate_architecture(self):
-        """Raises `ValueError` for sizes that do not divide one another."""
+        """Raises `ValueError` for sizes that do not divide one another, and for a negative reach."""
         if self.flow_size % self.patch_size:
             raise ValueError(f"patch_size {self.patch_size} does not divide flow_size {self.flow_size}.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}."
             )
+        if self.attention_reach is not None and self.attention_reach < 0:
+            raise ValueError(f"attention_reach is {self.attention_reach}; expected at least 0, or null for no limit.")
 
 
 @strict
@@ -122,6 +128,8 @@ class DeftConfig(PreTrainedConfig):
         structure_tokens (`int`): language tokens of the structure expert per clip.
         texture_tokens (`int`): language tokens of the texture expert per clip. The motion expert has one token per
             action unit.
+        emotion_token (`bool`): whether one more token follows those of the motion expert: the emotion head's
+            probabilities. The language model then does not have to infer the class by itself.
         texture_share (`float`): share of the patches that a VideoMAE texture backbone reads, from 0 to 1. The patches
             that change most are read. A smaller share needs less time and memory.
         expert_size (`int`): width of the pooled experts in the emotion head.
@@ -163,6 +171,7 @@ class DeftConfig(PreTrainedConfig):
     image_size: int | None = None
     structure_tokens: int = 4
     texture_tokens: int = 8
+    emotion_token: bool = False
     texture_share: float = 1.0
     expert_size: int = 256
     structure_token_id: int | None = None
@@ -201,7 +210,8 @@ class DeftConfig(PreTrainedConfig):
 
     @property
     def motion_tokens(self) -> int:
-        return len(self.action_units)
+        """Language tokens per clip that need the motion expert."""
+        return len(self.action_units) + self.emotion_token
 
     def validate_architecture(self):
         """Raises `ValueError` naming the field that contradicts another."""

@@ -60,12 +60,18 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(memory_size, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, query: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, query: torch.Tensor, memory: torch.Tensor, allowed: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attends to the memory, (clips, states, memory size), where `allowed`, (queries, states), is True."""
         query, key, value = (
             _split_heads(states, self.num_heads)
             for states in (self.query(query), self.key(memory), self.value(memory))
         )
-        weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(-1)
         return self.output((weights @ value).transpose(1, 2).flatten(2)), weights.mean(1)
 
 
@@ -206,23 +212,26 @@ class MotionLayer(nn.Module):
     def __init__(self, config: DeftMotionConfig):
         super().__init__()
         size, eps = config.hidden_size, config.layer_norm_eps
-        self.num_heads = config.num_attention_heads
+        self.num_heads, self.reach = config.num_attention_heads, config.attention_reach
         self.space_norm, self.time_norm, self.mlp_norm = (nn.LayerNorm(size, eps=eps) for _ in range(3))
         self.space_qkv, self.time_qkv = nn.Linear(size, 3 * size), nn.Linear(size, 3 * size)
         self.space_output, self.time_output = nn.Linear(size, size), nn.Linear(size, size)
         self.up, self.down = nn.Linear(size, config.intermediate_size), nn.Linear(config.intermediate_size, size)
 
-    def _attend(self, states: torch.Tensor, qkv: nn.Linear, output: nn.Linear) -> torch.Tensor:
+    def _attend(
+        self, states: torch.Tensor, qkv: nn.Linear, output: nn.Linear, allowed: torch.Tensor | None = None
+    ) -> torch.Tensor:
         shape = states.shape
         if shape[2] == 1:
             # Attention to a single state is that state.
             return output(qkv(states).chunk(3, -1)[2])
         query, key, value = (_split_heads(part, self.num_heads) for part in qkv(states.flatten(0, 1)).chunk(3, -1))
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
         return output(mixed.transpose(1, 2).flatten(2)).reshape(shape)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = states + self._attend(self.space_norm(states), self.space_qkv, self.space_output)
+        near = None if self.reach is None else near_patches(states.shape[2], self.reach, states.device)
+        states = states + self._attend(self.space_norm(states), self.space_qkv, self.space_output, near)
         over_time = self.time_norm(states).transpose(1, 2)
         states = states + self._attend(over_time, self.time_qkv, self.time_output).transpose(1, 2)
         return states + self.down(F.gelu(self.up(self.mlp_norm(states))))
@@ -236,6 +245,10 @@ class MotionExpert(nn.Module):
     frame × patch; its state gives the unit's logit, side and intensity. The unit's token encodes these values and the
     motion at the attended patches. It does not contain the state itself, because the state would reveal the identity.
     A unit that is absent has a constant token.
+
+    With `attention_reach`, a unit is judged from the skin around its regions only: its query attends to the patches
+    that touch them or are next to them, and its state to the states of the units that share a border with it.
+    Otherwise the expert also learns which distant units occur together in the training data.
     """
 
     def __init__(self, config: DeftConfig):
@@ -249,7 +262,7 @@ class MotionExpert(nn.Module):
         self.norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
         self.queries = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
         self.attention = CrossAttention(motion.hidden_size, motion.hidden_size, motion.num_attention_heads)
-        self.patch_size = motion.patch_size
+        self.config, self.patch_size = config, motion.patch_size
         self.measurement = nn.Linear(7, motion.hidden_size)
         self.mlp = nn.Sequential(
             nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps),
@@ -284,12 +297,13 @@ class MotionExpert(nn.Module):
         memory = self.norm(states).flatten(1, 2)
 
         queries = self.queries.expand(clips, -1, -1)
-        attended, weights = self.attention(queries, memory)
+        looked_at, compared = self._neighbourhoods(memory.device)
+        attended, weights = self.attention(queries, memory, None if looked_at is None else looked_at.repeat(1, frames))
         motion = self.attended_motion(weights, channels[:, :, :3])
         states = queries + attended + self.measurement(motion)
         # Skin is connected, so another unit may have caused the motion. The units attend to one another.
         others = self.relation_norm(states)
-        states = states + self.relation(others, others)[0]
+        states = states + self.relation(others, others, compared)[0]
         au_states = self.au_norm(states + self.mlp(states))
         au_logits = (au_states * self.au_weight).sum(-1) + self.au_bias
         # One-sided clips are rare, so the side head also gets the measured asymmetry directly.
@@ -310,6 +324,16 @@ class MotionExpert(nn.Module):
             au_intensity=self.intensity(au_states).squeeze(-1),
             au_attentions=weights.unflatten(-1, (frames, -1)),
         )
+
+    def _neighbourhoods(self, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The patches, (units, patches), and the units, (units, units), that each unit is judged from."""
+        if self.config.motion_config.attention_reach is None:
+            return None, None
+        regions = region_masks(self.config, device)
+        # A unit without a known region looks everywhere.
+        regions = (regions | ~regions.any(1, keepdim=True)).float()
+        looked_at = regions @ near_patches(regions.shape[1], 1, device).float()
+        return looked_at > 0, looked_at @ regions.T > 0
 
     def attended_motion(self, weights: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
         """Averages the motion at the patches that each action unit attends to.
@@ -334,6 +358,27 @@ class MotionExpert(nn.Module):
             halves.append(kept @ values / (kept.sum(-1, keepdim=True) + 1e-3))
         right, left = (half[..., 2:] for half in halves)
         return torch.cat([*halves, 12 * (right - left) / (right + left + 0.05)], dim=-1)
+
+
+def near_patches(patches: int, reach: int, device: torch.device) -> torch.Tensor:
+    """(patches, patches), True where two patches of a square grid are at most `reach` rows and columns apart."""
+    place, side = torch.arange(patches, device=device), round(patches**0.5)
+    row, column = place // side, place % side
+    return ((row.unsqueeze(1) - row).abs() <= reach) & ((column.unsqueeze(1) - column).abs() <= reach)
+
+
+def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:
+    """(action_units, patches), True where the patch touches an ellipse of `config.action_unit_regions`."""
+    motion = config.motion_config
+    grid = motion.flow_size // motion.patch_size
+    centre = (torch.arange(grid, device=device) + 0.5) / grid
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    masks = torch.zeros(len(config.action_units), grid, grid, dtype=torch.bool, device=device)
+    for row, code in enumerate(config.action_units):
+        for cx, cy, rx, ry in config.action_unit_regions.get(code, ()):
+            # Half a patch is added to the radii, so that a patch counts as soon as it touches the ellipse.
+            masks[row] |= ((x - cx) / (rx + 0.5 / grid)) ** 2 + ((y - cy) / (ry + 0.5 / grid)) ** 2 <= 1
+    return masks.flatten(1)
 
 
 def _magnitude_and_strain(flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from .configuration_deft import DeftConfig
+from .experts_deft import region_masks
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, shares: torch.Tensor | None = None) -> torch.Tensor:
@@ -173,22 +174,9 @@ def expert_losses(
     tokens = (outputs.expert_tokens or {}).get("motion") if aligned else None
     if tokens is not None and au_labels is not None:
         names, named = (part.to(tokens.device) for part in unit_names())
+        tokens = tokens[:, : len(names)]  # the emotion's token is not a unit's
         losses["alignment"] = alignment_loss(tokens, names, named, au_labels == 1, shares=shares)
     return {name: value for name, value in losses.items() if weights[name]}
-
-
-def region_masks(config: DeftConfig, device: torch.device) -> torch.Tensor:
-    """(action_units, patches), True where the patch touches an ellipse of `config.action_unit_regions`."""
-    motion = config.motion_config
-    grid = motion.flow_size // motion.patch_size
-    centre = (torch.arange(grid, device=device) + 0.5) / grid
-    y, x = torch.meshgrid(centre, centre, indexing="ij")
-    masks = torch.zeros(len(config.action_units), grid, grid, dtype=torch.bool, device=device)
-    for row, code in enumerate(config.action_units):
-        for cx, cy, rx, ry in config.action_unit_regions.get(code, ()):
-            # Half a patch is added to the radii, so that a patch counts as soon as it touches the ellipse.
-            masks[row] |= ((x - cx) / (rx + 0.5 / grid)) ** 2 + ((y - cy) / (ry + 0.5 / grid)) ** 2 <= 1
-    return masks.flatten(1)
 
 
 class _OptionalLabel(str):

@@ -161,7 +161,8 @@ class DeftModel(DeftPreTrainedModel):
             pixel_values_videos (`(clips, frames, 3, height, width)`, *optional*): see
                 [`~DeftModel.get_video_features`]. The clips of all prompts, in the order of their placeholders.
             flow_values_videos (`(clips, frames - 1, 2, flow_size, flow_size)`, *optional*): likewise.
-            attention_mask (`(batch, sequence)`, *optional*): 0 for padding.
+            attention_mask (`(batch, sequence)`, *optional*): 0 for padding. Or `(batch, 1, sequence, sequence)`, True
+                where a token attends to another.
             position_ids (`(batch, sequence)`, *optional*): positions of the tokens.
             past_key_values (`Cache`, *optional*): the language model's cache.
             inputs_embeds (`(batch, sequence, text_size)`, *optional*): instead of `input_ids`.
@@ -208,6 +209,10 @@ class DeftModel(DeftPreTrainedModel):
         if has_clips:
             inputs_embeds = _inserted(inputs_embeds, masks, features.expert_tokens)
 
+        if self.language_model.config._attn_implementation == "eager" and _is_boolean_matrix(attention_mask):
+            # Eager attention adds the mask to the scores.
+            blocked = torch.finfo(inputs_embeds.dtype).min
+            attention_mask = torch.where(attention_mask, 0.0, blocked).to(inputs_embeds.dtype)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -387,6 +392,10 @@ class DeftForConditionalGeneration(DeftPreTrainedModel, PartsMixin, ExplanationM
         total = F.cross_entropy(logits, targets[scored].to(logits.device), reduction="sum")
         count = scored.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         return total / count.to(total.device).clamp(min=1)
+
+
+def _is_boolean_matrix(mask: torch.Tensor | None) -> bool:
+    return mask is not None and mask.ndim == 4 and mask.dtype == torch.bool
 
 
 def _joined(parts: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -14,8 +14,8 @@ from .experts_deft import ExpertOutput, GatedFusion, MotionExpert, Resampler, St
 APPEARANCE = ("structure", "texture")  # the experts that read `pixel_values_videos`
 # The fields that the heads compute, in every output for clips.
 HEADS = ("emotion_logits", "au_logits", "au_side_logits", "au_intensity", "expert_gates", "au_attentions")
-# Parameters with one row per action unit, token or side. They start far apart so that the rows learn to differ.
-DISTINCT_PARAMETERS = ("queries", "names", "side_states", "strength")
+# Parameters with one row per unit, token, side or emotion. They start far apart so that the rows learn to differ.
+DISTINCT_PARAMETERS = ("queries", "names", "side_states", "strength", "emotion_states")
 CLIPS_AT_ONCE = 16  # on a CPU, a larger batch is split into parts of this size
 
 
@@ -70,7 +70,7 @@ class DeftPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         std = self.config.motion_config.initializer_range
-        if isinstance(module, (MotionExpert, Resampler, TextureExpert)):
+        if isinstance(module, (DeftRecognitionModel, MotionExpert, Resampler, TextureExpert)):
             for name, parameter in module.named_parameters(recurse=False):
                 if name == "au_bias":
                     nn.init.zeros_(parameter)
@@ -90,6 +90,8 @@ class DeftRecognitionModel(DeftPreTrainedModel):
             self.texture_expert = TextureExpert(config)
         self.motion_expert = MotionExpert(config)
         self.emotion_head = GatedFusion(config)
+        if config.emotion_token:
+            self.emotion_states = nn.Parameter(torch.empty(len(config.emotion_labels), config.expert_size))
         self.post_init()
 
     def forward(
@@ -144,6 +146,11 @@ class DeftRecognitionModel(DeftPreTrainedModel):
                 dropped = dropped < self.config.expert_dropout
                 dropped[:, EXPERTS.index("motion")] = False
         emotion_logits, gates = self.emotion_head([pooled.get(name) for name in EXPERTS], dropped, convention_ids)
+        own = {name: output.tokens for name, output in experts.items()}
+        if self.config.emotion_token and "motion" in experts:
+            # Detached, as in the expert: the head is trained by its own labels only.
+            emotion = (emotion_logits.softmax(-1).detach() @ self.emotion_states).unsqueeze(1)
+            own["motion"] = states["motion"] = torch.cat([states["motion"], emotion], dim=1)
         motion = experts.get("motion", ExpertOutput())
         au_logits = motion.au_logits
         if not self.training:
@@ -156,7 +163,7 @@ class DeftRecognitionModel(DeftPreTrainedModel):
             au_intensity=motion.au_intensity,
             expert_gates=gates,
             au_attentions=motion.au_attentions,
-            expert_states={name: output.tokens for name, output in experts.items()},
+            expert_states=own,
             shown_states=states,
             dropped_experts=dropped,
             hidden_states=motion.hidden_states,

@@ -42,8 +42,7 @@ from sklearn.preprocessing import StandardScaler
 from deft_llm.evaluation.generation import generate_answers
 from deft_llm.evaluation.metrics import au_metrics, emotion_metrics
 from deft_llm.files import code_fingerprint
-from deft_llm.modeling_deft.experts_deft import TextureExpert
-from deft_llm.modeling_deft.losses_deft import region_masks
+from deft_llm.modeling_deft.experts_deft import TextureExpert, region_masks
 from deft_llm.processing.action_units import get_action_unit
 from deft_llm.processing.motion_evidence import octants_apart
 from deft_llm.training.arguments import ModelArguments

@@ -150,6 +150,7 @@ class ModelArguments:
         expert_size (`int`): Width of the experts' tokens.
         structure_tokens (`int`): Language tokens of the structure expert.
         texture_tokens (`int`): Language tokens of the texture expert.
+        emotion_token (`bool`): Whether a token tells the language model the emotion head's probabilities.
         motion_in_words (`bool`): Whether the prompt says in words what was measured, see `DeftProcessor`.
         texture_share (`float`): Share of the patches that VideoMAE reads, from 0 to 1.
         loss_weights (`dict[str, float]`, *optional*): Weights of the loss terms.
@@ -182,6 +183,9 @@ class ModelArguments:
         default=STRUCTURE_TOKENS, metadata={"help": "Language tokens of the structure expert."}
     )
     texture_tokens: int = field(default=TEXTURE_TOKENS, metadata={"help": "Language tokens of the texture expert."})
+    emotion_token: bool = field(
+        default=False, metadata={"help": "Whether a token tells the language model what the emotion head decides."}
+    )
     motion_in_words: bool = field(
         default=False, metadata={"help": "Whether the prompt says in words what moves, and how far."}
     )
@@ -307,9 +311,10 @@ def _check(data: DataArguments, model: ModelArguments, tuning: Any) -> None:
             raise ValueError(f"`{name}` must be at least 1; got {getattr(data, name)}.")
     if data.turns > data.questions_per_clip:
         raise ValueError(f"`turns` {data.turns} is larger than `questions_per_clip` {data.questions_per_clip}.")
-    if data.questions_per_clip > 1 and tuning.attn_implementation not in (None, "sdpa"):
+    if data.questions_per_clip > 1 and tuning.attn_implementation not in (None, "sdpa", "eager"):
         raise ValueError(
-            f"`questions_per_clip` above 1 needs attn_implementation sdpa; got {tuning.attn_implementation!r}."
+            "`questions_per_clip` above 1 needs attn_implementation sdpa or eager; got "
+            f"{tuning.attn_implementation!r}."
         )
     if data.eval_split and data.eval_share:
         raise ValueError("Set only one of `eval_split` and `eval_share`.")

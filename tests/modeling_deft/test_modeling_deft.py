@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from deft_llm.modeling_deft import DeftForConditionalGeneration, DeftModel
-from deft_llm.modeling_deft.losses_deft import region_masks
+from deft_llm.modeling_deft.experts_deft import region_masks
 from tests.modeling_deft.small_models import CLOSE
 
 
