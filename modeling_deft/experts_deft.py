@@ -329,11 +329,12 @@ class MotionExpert(nn.Module):
         """The patches, (units, patches), and the units, (units, units), that each unit is judged from."""
         if self.config.motion_config.attention_reach is None:
             return None, None
-        regions = region_masks(self.config, device)
-        # A unit without a known region looks everywhere.
-        regions = (regions | ~regions.any(1, keepdim=True)).float()
-        looked_at = regions @ near_patches(regions.shape[1], 1, device).float()
-        return looked_at > 0, looked_at @ regions.T > 0
+        regions = region_masks(self.config, device).float()
+        around = regions @ near_patches(regions.shape[1], 1, device).float() > 0
+        # A unit without a known region looks everywhere, and no other unit is compared with it.
+        around = around | ~around.any(1, keepdim=True)
+        itself = torch.eye(len(regions), dtype=torch.bool, device=device)
+        return around, (around.float() @ regions.T > 0) | itself
 
     def attended_motion(self, weights: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
         """Averages the motion at the patches that each action unit attends to.

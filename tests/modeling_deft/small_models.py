@@ -78,9 +78,9 @@ def parts_of(family: str) -> dict[str, Any]:
     return {"text": TEXTS[text], "structure": structure, "texture": texture, "texture_share": share, **OTHERS}
 
 
-def small_model(family: str, seed: int = 0) -> DeftForConditionalGeneration:
+def small_model(family: str, seed: int = 0, **fields: Any) -> DeftForConditionalGeneration:
     torch.manual_seed(seed)
-    return DeftForConditionalGeneration.from_parts(**parts_of(family)).eval()
+    return DeftForConditionalGeneration.from_parts(**parts_of(family), **fields).eval()
 
 
 def clips(count: int) -> dict[str, torch.Tensor]:

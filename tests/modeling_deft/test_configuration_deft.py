@@ -114,6 +114,7 @@ def test_another_family_of_language_models_and_an_image_backbone_over_time(model
         ({"action_unit_focus": -1.0}, "`action_unit_focus` is -1.0"),
         ({"motion_config": {"flow_size": 30, "patch_size": 4}}, "does not divide"),
         ({"motion_config": {"hidden_size": 30, "num_attention_heads": 4}}, "does not divide"),
+        ({"motion_config": {"attention_reach": -1}}, "attention_reach is -1; expected at least 0"),
     ],
 )
 def test_contradictions_are_named(arguments, message):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deft_llm.modeling_deft import DeftConfig
-from deft_llm.modeling_deft.experts_deft import GatedFusion, TextureExpert, residual_changes
+from deft_llm.modeling_deft.experts_deft import GatedFusion, MotionExpert, TextureExpert, residual_changes
 
 
 def textured(size: int = 48) -> torch.Tensor:
@@ -118,6 +118,29 @@ def test_a_token_holds_a_units_side_strength_and_distance_and_no_more(model, cli
         values = torch.linalg.svdvals((unit - unit.mean(0)).double())
         assert values[7] < 1e-4 * values[0]
         assert values[3] > 1e-3 * values[0]
+
+
+@pytest.mark.parametrize("reach", [1, None])
+def test_with_a_reach_distant_motion_does_not_change_a_unit(model, reach):
+    values = model.config.to_dict() | {"action_unit_name_ids": {}}
+    values["action_units"] = ["AU1", "AU15", "AU58"]
+    # Brows at the top, mouth corners at the bottom, and a unit whose region is not known.
+    values["action_unit_regions"] = {"AU1": [[0.5, 0.15, 0.2, 0.05]], "AU15": [[0.5, 0.85, 0.2, 0.05]]}
+    values["motion_config"] |= {"flow_size": 32, "patch_size": 2, "num_hidden_layers": 2, "attention_reach": reach}
+    torch.manual_seed(0)
+    expert = MotionExpert(DeftConfig.from_dict(values)).eval()
+    for parameter in (expert.queries, expert.au_weight, expert.patch_positions, expert.frame_positions):
+        torch.nn.init.normal_(parameter)
+    before = torch.randn(1, 3, 2, 32, 32)
+    after = before.clone()
+    after[..., 26:, :] = 0
+    with torch.no_grad():
+        change = (expert(before).au_logits - expert(after).au_logits)[0].abs()
+    if reach is None:
+        assert change.min() > 1e-4
+    else:
+        assert change[0] < 1e-6
+        assert change[1:].min() > 1e-4
 
 
 def test_training_swaps_structure_only_and_never_drops_motion(model, clips):

@@ -3,7 +3,17 @@ import torch
 
 from deft_llm.modeling_deft import DeftConfig, DeftRecognitionModel
 from deft_llm.modeling_deft.recognition_deft import CLIPS_AT_ONCE
-from tests.modeling_deft.small_models import CLOSE, OTHERS
+from tests.modeling_deft.small_models import (
+    CLOSE,
+    MOTION,
+    OTHERS,
+    STRUCTURE,
+    TEXTURE,
+    UNITS,
+    padded,
+    small_model,
+    targets,
+)
 from tests.modeling_deft.small_models import clips as small_clips
 
 
@@ -77,6 +87,38 @@ def test_a_model_that_reads_flow_only_has_the_motion_expert_only():
     assert torch.equal(outputs.expert_gates, torch.tensor([[0.0, 0.0, 1.0]] * 2))
     with pytest.raises(ValueError, match="only the motion expert: pass flow_values_videos"):
         model(pixel_values_videos=small_clips(2)["pixel_values_videos"])
+
+
+def test_the_emotion_has_a_token_after_those_of_the_units():
+    """It says what the head decides, and does not feed back into the head."""
+    model = small_model("qwen3-dinov2-videomae", emotion_token=True)
+    inputs, recognition = small_clips(2), model.model.recognition
+    assert model.config.motion_tokens == len(UNITS) + 1
+    assert 0.7 < recognition.emotion_states.std() < 1.3
+    with torch.no_grad():
+        outputs = model.model(**inputs)
+        token = outputs.expert_states["motion"][:, -1]
+        expected = outputs.emotion_logits.softmax(-1) @ recognition.emotion_states
+        torch.testing.assert_close(token, expected)
+        recognition.emotion_states.neg_()
+        again = model.model(**inputs)
+    torch.testing.assert_close(again.emotion_logits, outputs.emotion_logits)
+    torch.testing.assert_close(again.expert_states["motion"][:, :-1], outputs.expert_states["motion"][:, :-1])
+    assert (again.expert_tokens["motion"][:, -1] - outputs.expert_tokens["motion"][:, -1]).abs().max() > 1e-4
+    pixels = inputs["pixel_values_videos"]
+    assert set(model.model(pixel_values_videos=pixels).expert_states) == {"structure", "texture"}
+
+
+def test_the_emotions_token_is_trained_by_the_language_loss_and_aligned_with_no_unit():
+    model = small_model("qwen3-dinov2-videomae", emotion_token=True).train()
+    row = [3, *[STRUCTURE] * 2, *[TEXTURE] * 3, *[MOTION] * (len(UNITS) + 1), 7, 8, 9]
+    inputs = padded(row, row) | small_clips(2)
+    outputs = model(**inputs, **targets(inputs))
+    assert outputs.alignment_loss.isfinite()
+    outputs.language_loss.backward()
+    recognition = model.model.recognition
+    assert recognition.emotion_states.grad.abs().max() > 0
+    assert recognition.emotion_head.classifier.weight.grad is None
 
 
 @pytest.mark.parametrize("experts", [["structure"], [], ["motion", "smell"]])

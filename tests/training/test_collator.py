@@ -124,6 +124,22 @@ def test_questions_that_share_a_clip_have_the_loss_of_separate_sequences(model, 
     assert int(together["attention_mask"].diagonal(dim1=-2, dim2=-1).sum()) < separate
 
 
+def test_eager_attention_takes_the_mask_of_shared_clips(model, processor, prepared):
+    batch = DeftCollator(processor, None, 0.0, questions_per_clip=3)(
+        [{**prepared[index], "epoch": 0, "place": index} for index in range(2)]
+    )
+    batch.pop("clip_ids")
+    found = {}
+    try:
+        for kind in ("sdpa", "eager"):
+            model.set_attn_implementation(kind)
+            with torch.no_grad():
+                found[kind] = float(model(**batch).language_loss)
+    finally:
+        model.set_attn_implementation("sdpa")
+    assert found["eager"] == pytest.approx(found["sdpa"], rel=1e-5)
+
+
 def test_a_question_does_not_attend_to_another_question(processor, prepared):
     batch = DeftCollator(processor, None, 0.0, questions_per_clip=4)([{**prepared[0], "epoch": 0, "place": 0}])
     (allowed,), (positions,) = batch["attention_mask"][0], batch["position_ids"]
