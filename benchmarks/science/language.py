@@ -1,7 +1,8 @@
 """What do answers in words say, and is it true? Free answers of trained models to the questions of the test split.
 
     python benchmarks/science/language.py NAME=MODEL … --dataset DIR [--clips N] [--held-out-wordings K] \
-        [--held-out-tasks TASK,…] [--held-out-unit-sets SET,… [--sets seen|unseen]] [--tasks TASK,…] [--answers FILE]
+        [--held-out-tasks TASK,…] [--held-out-unit-sets SET,… [--sets seen|unseen]] [--tasks TASK,…] [--answers FILE] \
+        [--silenced EXPERT,…]
 
 An answer is parsed to facts by `answer_parsing.py` and compared with the facts of the dataset's own answer. An answer
 that cannot be parsed states nothing and counts as wrong. A direction counts if it is within one octant, a magnitude if
@@ -15,6 +16,8 @@ it differs by at most a quarter or 0.2 % of the crop width. Rows:
 - seen and unseen sets of units: share of right explanations of clips whose set of action units was trained, and of
   others.
 - grounded: the same for explanations that are held to what was measured.
+
+With all experts silenced, a model with `motion_in_words` has the evidence as text only.
 
 Intervals are of 95 %, from 1,000 resamplings of the test subjects.
 """
@@ -112,7 +115,12 @@ def questions_of(rows: Any, held_out_wordings: int, held_out_tasks: Sequence[str
 
 
 def answers_to(
-    questions: Sequence[Question], rows: Any, model: Any, processor: Any, grounded: bool = False
+    questions: Sequence[Question],
+    rows: Any,
+    model: Any,
+    processor: Any,
+    grounded: bool = False,
+    silenced: Sequence[str] = (),
 ) -> tuple[list[str], dict[str, float]]:
     """Greedy answers, and what they cost: milliseconds and tokens per answer."""
     # Answers of similar length go together, because a batch takes as long as its longest answer.
@@ -125,7 +133,7 @@ def answers_to(
         places = torch.tensor([clips.index(questions[index].row) for index in chosen])
         tensors = {name: value[places] for name, value in tensors.items()}
         with torch.inference_mode():
-            recognition = model.model(**tensors)
+            recognition = model.model(**tensors, silenced_experts=silenced)
         asked = [questions[index].text for index in chosen]
         motions = [region_motions(rows[questions[index].row]) for index in chosen]
         options = {"motions": motions, "grounded": grounded}
@@ -280,13 +288,14 @@ def main() -> None:
     parser.add_argument("--held-out-unit-sets", default="", help="sets of units that were not trained, by commas")
     parser.add_argument("--sets", choices=("seen", "unseen"), help="ask about clips with such sets of units only")
     parser.add_argument("--tasks", default="", help="tasks to ask questions of, by commas; default: all")
+    parser.add_argument("--silenced", default="", help="experts whose tokens are zero, by commas")
     parser.add_argument("--answers", type=Path, help="JSON lines file to write, with every question and answer")
     arguments = parser.parse_args()
     splits = load_splits(arguments.dataset)
     rows = splits["test"]
-    held_out, tasks, unit_sets = (
+    held_out, tasks, unit_sets, silenced = (
         [item for item in text.split(",") if item]
-        for text in (arguments.held_out_tasks, arguments.tasks, arguments.held_out_unit_sets)
+        for text in (arguments.held_out_tasks, arguments.tasks, arguments.held_out_unit_sets, arguments.silenced)
     )
     trained = without_unit_sets(splits["train"], unit_sets) if unit_sets else splits["train"]
     seen_sets = set(map(unit_set, trained["action_units"]))
@@ -304,9 +313,9 @@ def main() -> None:
     for item in arguments.models:
         name, _, path = item.partition("=")
         model, processor = load_checkpoint(path)
-        answers, cost = answers_to(questions, rows, model, processor)
+        answers, cost = answers_to(questions, rows, model, processor, silenced=silenced)
         column = scores(questions, answers, seen_sets)
-        held, grounded_cost = answers_to(explain, rows, model, processor, grounded=True)
+        held, grounded_cost = answers_to(explain, rows, model, processor, True, silenced)
         subjects = [question.subject for question in explain]
         column["UF1 of the class in explanations, free / grounded"] = " / ".join(
             f"{uf1(explain, texts):.3f}" for texts in ([answers[questions.index(one)] for one in explain], held)

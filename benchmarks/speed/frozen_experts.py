@@ -34,10 +34,14 @@ SMOLLM2 = {
 QUESTION, ANSWER, QUESTIONS = 25, 15, 6  # tokens, tokens, and questions per clip
 
 
+def small_recipe() -> dict[str, Any]:
+    return yaml.safe_load((RECIPES / "smollm2-135m-lora.yaml").read_text(encoding="utf-8"))
+
+
 def small_model() -> Any:
-    recipe = yaml.safe_load((RECIPES / "smollm2-135m-lora.yaml").read_text(encoding="utf-8"))
+    recipe = small_recipe()
     parts = {name: recipe[name] for name in ("structure", "texture", "motion")}
-    names = ("expert_size", "structure_tokens", "texture_tokens")
+    names = ("expert_size", "structure_tokens", "texture_tokens", "emotion_token")
     return model_of(SMOLLM2, **parts, **{name: recipe[name] for name in names})
 
 

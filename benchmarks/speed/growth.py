@@ -10,7 +10,7 @@ medians: 1 is proportional. What grows with the frames and the clips is measured
 - Length: intervals and stretches of videos of 160 × 160 at 100 frames per second, one thread.
 - Tokens: a step of the SmolLM2 recipe's stage `answers`, forward and backward, with so many questions about a clip.
 - Rows: fitting the kernel machine to so many clips of 28 × 28, three classes, and predicting them.
-- Workers: 16 videos of two seconds measured by one, two and four processes, with their start.
+- Workers: eight videos of ten seconds measured by one, two and four processes, with their start.
 """
 
 from __future__ import annotations
@@ -123,12 +123,12 @@ def rows(unit: int) -> Callable[[int], Callable[[], Any]]:
 
 
 def workers(folder: Path) -> Callable[[int], Callable[[], Any]]:
-    """Measures 16 videos with so many processes."""
+    """Measures eight videos with so many processes."""
     place = folder / "videos"
     place.mkdir()
-    frames = rendered(320, 2 * FPS, FPS)
-    for number in range(16):
-        (place / f"{number:02d}.mp4").write_bytes(encode_frames(frames, FPS, 14))
+    frames = rendered(320, 10 * FPS, FPS)
+    for number in range(8):
+        (place / f"{number}.mp4").write_bytes(encode_frames(frames, FPS, 14))
 
     def job(count: int) -> Callable[[], Any]:
         def run() -> None:

@@ -4,18 +4,18 @@
 
 A step of the recipe's stage `answers`: SmolLM2-135M's architecture with LoRA and random weights, states of the experts
 in advance, two clips with six questions each, forward, backward and the optimiser, in the precision that the recipe
-takes on this machine. The floating-point operations are counted as PyTorch runs them (matrix products and attention).
-The limit is the rate of one large matrix product in the same precision and with as many threads, in the same rounds.
+takes on this machine and with its kind of attention. The floating-point operations of all matrix products are counted
+as PyTorch runs them. The limit is the rate of one large matrix product in the same precision and with as many threads,
+in the same rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from typing import Any
 
 import torch
-from frozen_experts import shared, small_model
+from frozen_experts import shared, small_model, small_recipe
 from models import clips_of
 from timing import ROUNDS, alternate
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,19 +25,6 @@ from deft_llm.training.tuning import TuningArguments
 
 SIDE = 2048  # of the matrices whose product is the limit
 CLIPS = 2
-ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
-def attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """Two products of (queries × keys) in each head; a mask saves nothing."""
-    batch, heads, queries, size = query
-    return 2 * 2 * batch * heads * queries * key[2] * size
-
-
-def backward_flops(gradient: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """Two products become four, and the scores are computed again."""
-    return attention_flops(query, key, value) * 5 // 2
 
 
 def main() -> None:
@@ -47,6 +34,7 @@ def main() -> None:
     model = small_model()
     cast_language_model(model, "auto")
     dtype = model.lm_head.weight.dtype
+    model.set_attn_implementation(small_recipe()["stages"][-1]["attn_implementation"])
     model.config.appearance_swap = model.config.expert_dropout = 0.0
     tuned = add_adapters(model, TuningArguments(use_peft=True, stage="answers", lora_dropout=0.0), "base").train()
     tuned.get_base_model().model.recognition.eval()
@@ -63,15 +51,14 @@ def main() -> None:
         optimiser.step()
 
     matrices = [torch.randn(SIDE, SIDE).to(dtype) for _ in range(2)]
-    mapping = {ATTENTION: attention_flops, BACKWARD: backward_flops}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    with FlopCounterMode(display=False) as counter:
         step()
     counted = counter.get_total_flops()
     times = alternate({"step": step, "product": lambda: matrices[0] @ matrices[1]}, rounds=rounds, warmup=2)
     limit = 2 * SIDE**3 / statistics.median(times["product"])
     seconds = statistics.median(times["step"])
     by_kind = counter.get_flop_counts()["Global"]
-    attention = sum(value for name, value in by_kind.items() if "attention" in str(name))
+    attention = sum(value for name, value in by_kind.items() if "bmm" in str(name))
     precision = str(dtype).removeprefix("torch.")
     tokens = inputs["input_ids"].numel()
     print("\n| measure | to reach | measured |\n|---|---|---|")
