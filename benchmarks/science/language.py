@@ -315,7 +315,7 @@ def main() -> None:
         model, processor = load_checkpoint(path)
         answers, cost = answers_to(questions, rows, model, processor, silenced=silenced)
         column = scores(questions, answers, seen_sets)
-        held, grounded_cost = answers_to(explain, rows, model, processor, True, silenced)
+        held, grounded_cost = answers_to(explain, rows, model, processor, grounded=True, silenced=silenced)
         subjects = [question.subject for question in explain]
         column["UF1 of the class in explanations, free / grounded"] = " / ".join(
             f"{uf1(explain, texts):.3f}" for texts in ([answers[questions.index(one)] for one in explain], held)
