@@ -30,9 +30,9 @@ TRAINED := build/demo-train
 
 demo-train: $(READY)
 	@rm -rf $(TRAINED) && mkdir -p $(TRAINED)
-	@$(BIN)/deft data synthesize --output-dir $(TRAINED)/data
-	@$(BIN)/deft train --config recipes/tiny.yaml --dataset $(TRAINED)/data --output-dir $(TRAINED)/deft-tiny
-	@$(BIN)/deft evaluate --model $(TRAINED)/deft-tiny --dataset $(TRAINED)/data --target emotion --baselines majority \
+	@$(BIN)/deft data synthesize --free-sets 0.5 --output-dir $(TRAINED)/rendered-faces
+	@$(BIN)/deft train --config recipes/tiny.yaml --dataset $(TRAINED)/rendered-faces --output-dir $(TRAINED)/deft-tiny
+	@$(BIN)/deft evaluate --model $(TRAINED)/deft-tiny --dataset $(TRAINED)/rendered-faces --target emotion --baselines majority \
 		--output-dir $(TRAINED)/evaluation
 	@$(BIN)/deft demo clip --output $(TRAINED)/photograph.mp4
 	@$(BIN)/deft demo explain $(TRAINED)/photograph.mp4 --model $(TRAINED)/deft-tiny --picture $(TRAINED)/explanation.png

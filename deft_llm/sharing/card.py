@@ -132,6 +132,7 @@ def fill_card(
     *,
     report: str | os.PathLike | None = None,
     dataset_id: str | None = None,
+    name: str | None = None,
 ) -> Path:
     """Writes or replaces the folder's README.md, from its config.json, training_run.json and evaluation report.
 
@@ -140,6 +141,7 @@ def fill_card(
         report: A `report.json` of an evaluation. It is copied into the folder as `evaluation_report.json`. By default
             an earlier copy is used.
         dataset_id: Hub repository of the dataset, if the run and the report name a folder.
+        name: Name of the model; by default that of the folder.
 
     Returns:
         The card's path.
@@ -163,7 +165,7 @@ def fill_card(
             write_whole(folder / REPORT_FILE, Path(report).read_bytes())
     found = folder / REPORT_FILE
     figures = _read(found) if found.is_file() else None
-    card = make_card(config, run, figures, name=folder.resolve().name, dataset_id=dataset_id)
+    card = make_card(config, run, figures, name=name or folder.resolve().name, dataset_id=dataset_id)
     ModelCard(card)  # raises for front matter that the Hub could not read
     write_whole(folder / "README.md", card)
     return folder / "README.md"

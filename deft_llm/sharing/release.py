@@ -24,6 +24,7 @@ from deft_llm.sharing.card import RUN_FILE, fill_card
 from deft_llm.tiny_model import BOX
 
 RECIPE, WEIGHTS, MANIFEST = "tiny.yaml", "model.safetensors", "manifest.json"
+DATA = "deft data synthesize --free-sets 0.5"  # as in the Makefile
 TRAINED_WITH = ("hub_datasets", "modeling_deft", "processing", "training")  # the code that decides the weights
 PEOPLE_PROTOCOL = "casme2-3"  # three classes, which every label convention has
 NAMES = {
@@ -109,7 +110,7 @@ def write_box(model: Path, figures: Mapping[str, Any], box: Path = BOX) -> None:
     manifest = {
         "version": __version__,
         "recipe": {"name": RECIPE, "sha256": file_digest(recipe)},
-        "data": {"command": "deft data synthesize", "seed": 0, "clips": run["clips"], "faces": run["subjects"]},
+        "data": {"command": DATA, "seed": 0, "clips": run["clips"], "faces": run["subjects"]},
         "training": {name: run[name] for name in ("steps", "seed", "seconds", "versions")},
         "code_sha256": code_fingerprint(*(f"deft_llm.{name}" for name in TRAINED_WITH)),
         "weights": {
@@ -124,7 +125,7 @@ def write_box(model: Path, figures: Mapping[str, Any], box: Path = BOX) -> None:
             if path.is_file() and path.suffix not in (".py", ".bin"):
                 shutil.copyfile(path, partial / path.name)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        card = fill_card(partial)
+        card = fill_card(partial, name=model.resolve().name)
         text = card.read_text(encoding="utf-8").rstrip()
         card.write_text(f"{text}\n\n{figures_table(figures)}", encoding="utf-8")
 

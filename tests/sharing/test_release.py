@@ -1,6 +1,7 @@
 """The small model's folder: what is copied, the manifest, and the figures."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,13 @@ def test_the_folder_has_no_code_and_a_manifest_and_a_card_with_the_figures(card_
     card = (tmp_path / "box" / "README.md").read_text(encoding="utf-8")
     assert "(7 clips of 3) | 0.500 (0.250 to 0.750) |  | 0.625 |" in card
     assert card.count("| not measured |") == 2
+    assert f"# {card_folder.name}: " in card
+
+
+def test_the_manifest_names_the_command_that_renders_the_data():
+    manifest = json.loads((BOX / "manifest.json").read_text(encoding="utf-8"))
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    assert f"@$(BIN)/{manifest['data']['command']} --output-dir" in makefile
 
 
 def test_a_folder_without_a_trained_model_is_refused_and_nothing_is_written(tmp_path):
