@@ -153,9 +153,9 @@ def fill_card(
     from huggingface_hub import ModelCard
 
     folder = Path(folder)
-    for name in ("config.json", RUN_FILE):
-        if not (folder / name).is_file():
-            raise CardError(f"{folder} has no {name}; pass a folder that `deft train` has written.")
+    for file in ("config.json", RUN_FILE):
+        if not (folder / file).is_file():
+            raise CardError(f"{folder} has no {file}; pass a folder that `deft train` has written.")
     config, run = _read(folder / "config.json"), _read(folder / RUN_FILE)
     if report is not None:
         figures = _read(Path(report))
