@@ -401,7 +401,8 @@ class AlignedClip:
         """The face crop of one frame of the clip.
 
         Args:
-            frame (`np.ndarray` of shape `(height, width, 3)`, uint8): a frame as the reader gives it.
+            frame (`np.ndarray` of shape `(height, width, 3)`, uint8): a frame as the reader gives it; or its
+                brightness alone, `(height, width)`, for callers that have it already.
             side (`int`): side of the crop in pixels.
             grey (`bool`): brightness instead of colour.
             pose (`HeadPose`): of the head in the frame, whose motion is undone.
@@ -409,12 +410,11 @@ class AlignedClip:
         Returns:
             `np.ndarray`: `(side, side, 3)` uint8 RGB, or `(side, side)` float32 from 0 to 255 for `grey`.
         """
-        if grey:
-            # float32 before the warp: eight bits after it would round away a tenth of a pixel.
-            frame = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        if grey and frame.ndim == 3:
+            frame = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         if pose is STILL:
-            return warp_to_crop(frame, self.transform, side)
-        return warp_head_back(frame, self.transform, pose, side)
+            return warp_to_crop(frame, self.transform, side, exact=grey)
+        return warp_head_back(frame, self.transform, pose, side, exact=grey)
 
     def crops(self, side: int, indices: Sequence[int] | None = None, *, grey: bool = False) -> Iterator[np.ndarray]:
         """The face crops of several frames, one at a time.

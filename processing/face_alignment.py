@@ -11,6 +11,7 @@ landmarker; or any callable that follows the protocol.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -252,7 +253,14 @@ def _extent(points: np.ndarray) -> float:
     return float(np.sum((points - points.mean(0)) ** 2))
 
 
-def warp_to_crop(frame: np.ndarray, transform: np.ndarray, size: int, points: np.ndarray | None = None) -> np.ndarray:
+def warp_to_crop(
+    frame: np.ndarray,
+    transform: np.ndarray,
+    size: int,
+    points: np.ndarray | None = None,
+    *,
+    exact: bool = False,
+) -> np.ndarray:
     """Samples the crop at size × size pixels; shrinking averages (no aliasing), growing interpolates.
 
     Args:
@@ -261,6 +269,7 @@ def warp_to_crop(frame: np.ndarray, transform: np.ndarray, size: int, points: np
         size (`int`): Side of the crop in pixels.
         points (`np.ndarray` of shape `(2, size²)`, *optional*): Where each pixel of the crop is fetched, x and y in
             the unit square of `transform`; by default where it lies itself.
+        exact (`bool`): Return float32 whatever the frame's type is: eight bits would round away a tenth of a pixel.
     """
     matrix = size * transform
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
@@ -268,6 +277,8 @@ def warp_to_crop(frame: np.ndarray, transform: np.ndarray, size: int, points: np
     sigma = 0.4 / scale if scale < 0.75 else 0.0
     shown = (0, 0, size, size) if points is None else (*size * points.min(1), *size * points.max(1))
     frame, matrix = _cut_to_crop(frame, matrix, shown, margin=int(np.ceil(4 * sigma)) + 4)
+    if exact:
+        frame = np.float32(frame)
     if scale <= 0.125:  # most of the blur as a mean over whole blocks: a wide kernel on a large frame takes seconds
         block = int(0.25 / scale)
         height, width = frame.shape[:2]
@@ -296,14 +307,24 @@ def _cut_to_crop(
     Args:
         shown: left, top, right and bottom of what the crop shows, in its pixels.
     """
-    left, top, right, bottom = shown
-    corners = np.array([(left, top), (right, top), (left, bottom), (right, bottom)]) - matrix[:, 2]
-    corners = corners @ np.linalg.inv(matrix[:, :2]).T
-    limit = np.array(frame.shape[1::-1])
-    start = np.clip(np.floor(corners.min(0)) - margin, 0, limit - 1).astype(int)
-    stop = np.maximum(np.clip(np.ceil(corners.max(0)) + margin, 0, limit).astype(int), start + 1)
-    shifted = matrix[:, 2:] + matrix[:, :2] @ start[:, None]
-    return frame[start[1] : stop[1], start[0] : stop[0]], np.hstack([matrix[:, :2], shifted])
+    # With plain numbers, because NumPy takes longer for two of them than OpenCV for the crop.
+    left, top, right, bottom = map(float, shown)
+    (a, b, x), (c, d, y) = matrix.tolist()
+    corners = [(across - x, down - y) for across in (left, right) for down in (top, bottom)]
+    area = a * d - b * c
+    xs = [(d * across - b * down) / area for across, down in corners]
+    ys = [(a * down - c * across) / area for across, down in corners]
+    (x0, x1), (y0, y1) = (
+        _span(places, margin, limit) for places, limit in ((xs, frame.shape[1]), (ys, frame.shape[0]))
+    )
+    shifted = np.array([(a, b, x + a * x0 + b * y0), (c, d, y + c * x0 + d * y0)])
+    return frame[y0:y1, x0:x1], shifted
+
+
+def _span(places: Sequence[float], margin: int, limit: int) -> tuple[int, int]:
+    """The whole pixels around some places and a margin, at least one, within a frame of `limit` pixels."""
+    start = min(max(math.floor(min(places)) - margin, 0), limit - 1)
+    return start, max(min(max(math.ceil(max(places)) + margin, 0), limit), start + 1)
 
 
 class YuNetFaces:

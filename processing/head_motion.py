@@ -257,7 +257,9 @@ def _composed(pose: HeadPose, step: np.ndarray) -> HeadPose:
     return HeadPose(rotation, scale, pose.shift - scale * (rotation[:2, :2] @ step[:2]))
 
 
-def warp_head_back(frame: np.ndarray, transform: np.ndarray, pose: HeadPose, side: int) -> np.ndarray:
+def warp_head_back(
+    frame: np.ndarray, transform: np.ndarray, pose: HeadPose, side: int, *, exact: bool = False
+) -> np.ndarray:
     """The face crop of a frame with the head's motion undone, so that only the skin moves from crop to crop.
 
     Args:
@@ -265,11 +267,12 @@ def warp_head_back(frame: np.ndarray, transform: np.ndarray, pose: HeadPose, sid
         transform (`np.ndarray` of shape `(2, 3)`): From pixels of the first frame to the canonical crop.
         pose (`HeadPose`): Of the head in `frame`.
         side (`int`): Side of the crop in pixels.
+        exact (`bool`): Return float32, see `warp_to_crop`.
 
     Returns:
-        `np.ndarray`: (side, side) or (side, side, 3), of the frame's type.
+        `np.ndarray`: (side, side) or (side, side, 3), of the frame's type unless it is to be `exact`.
     """
-    return warp_to_crop(frame, transform, side, pose.move(_surface(side)) + 0.5)
+    return warp_to_crop(frame, transform, side, pose.move(_surface(side)) + 0.5, exact=exact)
 
 
 def rigid_motion(pose: HeadPose, side: int) -> np.ndarray:
@@ -393,6 +396,8 @@ def _beside_units(fields: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, 
     """
     apart, shares = _units_and_errors()
     fields, modes = fields @ apart, _rigid_modes(GRID).reshape(spreads.shape[1], -1) @ apart
+    squares = np.square(fields)
+    spreads, which = np.unique(spreads, axis=0, return_inverse=True)  # of a head at rest, all are the same
     evidence, numbers, precisions = [], [], []
     for error in _ERRORS:
         for unit in _UNITS:
@@ -400,12 +405,12 @@ def _beside_units(fields: np.ndarray, spreads: np.ndarray) -> tuple[np.ndarray, 
             weighted = modes / variance
             normal = weighted @ modes.T + np.eye(len(modes)) / spreads[:, None]
             right = fields @ weighted.T
-            found = np.linalg.solve(normal, right[..., None])[..., 0]
-            explained = np.square(fields) @ (1 / variance) - (right * found).sum(1)
+            found = (np.linalg.inv(normal)[which] @ right[..., None])[..., 0]
+            explained = squares @ (1 / variance) - (right * found).sum(1)
             volume = np.log(variance).sum() + np.linalg.slogdet(normal)[1] + np.log(spreads).sum(1)
-            evidence.append(-0.5 * (volume + explained))
+            evidence.append(-0.5 * (volume[which] + explained))
             numbers.append(found)
-            precisions.append(normal)
+            precisions.append(normal[which])
     likely = np.exp(evidence - np.max(evidence, axis=0))
     likely /= likely.sum(0)
     return np.einsum("gt,gtm->tm", likely, numbers), np.einsum("gt,gtmn->tmn", likely, precisions)
@@ -474,7 +479,8 @@ def _surface(side: int) -> np.ndarray:
 
 def _to_frame(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Frame pixels of points in crop widths from the crop's middle, (2, N); a pixel's centre is at + 0.5."""
-    inverse = np.linalg.inv(transform[:, :2])
+    (a, b), (c, d) = transform[:, :2].tolist()
+    inverse = np.array([(d, -b), (-c, a)]) / (a * d - b * c)  # np.linalg.inv takes several times longer
     start = inverse @ (0.5 - transform[:, 2:])
     return inverse.astype(points.dtype) @ points + start.astype(points.dtype)
 

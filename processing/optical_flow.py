@@ -164,11 +164,10 @@ def _windowed_flow(
             for round_ in range(2 if flow is None else 1):
                 u, v = prior
                 for _ in range(iterations):
-                    warped = cv2.remap(target, grid_x + u, grid_y + v, cv2.INTER_CUBIC, None, cv2.BORDER_REPLICATE)
-                    error = warped - ref
+                    at_x, at_y = grid_x + u, grid_y + v
+                    error = cv2.remap(target, at_x, at_y, cv2.INTER_CUBIC, None, cv2.BORDER_REPLICATE) - ref
                     # Points outside the frame cannot be compared.
-                    error[(grid_x + u < 0) | (grid_x + u > size[0] - 1)] = 0
-                    error[(grid_y + v < 0) | (grid_y + v > size[1] - 1)] = 0
+                    error[(at_x < 0) | (at_x > size[0] - 1) | (at_y < 0) | (at_y > size[1] - 1)] = 0
                     bx = _window(grad_x * error, sigma) + damping * (u - prior[0])
                     by = _window(grad_y * error, sigma) + damping * (v - prior[1])
                     u = u - (yy * bx - xy * by) / determinant

@@ -189,9 +189,9 @@ class _Turns:
 
 
 def _crop_of(grey: np.ndarray, transform: np.ndarray, pose: HeadPose, side: int) -> np.ndarray:
-    # float32 before the warp: eight bits after it would round away a tenth of a pixel.
-    frame = grey.astype(np.float32)
-    return warp_to_crop(frame, transform, side) if pose is STILL else warp_head_back(frame, transform, pose, side)
+    if pose is STILL:
+        return warp_to_crop(grey, transform, side, exact=True)
+    return warp_head_back(grey, transform, pose, side, exact=True)
 
 
 class _RegionTracker:

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -336,13 +337,16 @@ class DeftVideoProcessor(VideoProcessorMixin):
         if measured and clip.face_width < LEAST_WIDTH:
             measured, reason = False, too_small(clip.face_width)
         head, grey, poses, appearance = None, {}, {}, None
+        frames = clip.reader.stream(wanted)
         if measured and not clip.still:
-            onset = clip.reader.frames([indices[0]])[0]
-            head = HeadTracker(cv2.cvtColor(onset, cv2.COLOR_RGB2GRAY), clip.transform)
+            # Up to the onset, which is needed first, the few frames are held: decoding them twice takes longer.
+            early = list(islice(frames, wanted.index(indices[0]) + 1))
+            head = HeadTracker(cv2.cvtColor(early[-1], cv2.COLOR_RGB2GRAY), clip.transform)
+            frames = chain(early, frames)
         if self.do_crop_appearance:
             side = self.size["height"]
             appearance, levels = np.empty((len(indices), 3, side, side), np.float32), self._levels()
-        for index, frame in zip(wanted, clip.reader.stream(wanted), strict=True):
+        for index, frame in zip(wanted, frames, strict=True):
             if self.do_crop_appearance and index in places:
                 first, *others = places[index]
                 channels = cv2.split(clip.crop(frame, side))
@@ -353,7 +357,8 @@ class DeftVideoProcessor(VideoProcessorMixin):
                 poses[index] = STILL
                 grey[index] = clip.crop(frame, self.flow_resolution, grey=True)
             elif head is not None:
-                pose = head.follow(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
+                frame = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+                pose = head.follow(frame)
                 unusable = pose.why_not()
                 if unusable is None:
                     poses[index] = STILL if pose.hardly_moved else pose

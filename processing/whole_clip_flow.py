@@ -45,6 +45,7 @@ _FACE = (0.50, 0.52)  # radii of the ellipse that is used around the middle of t
 _PROBES = 16  # number of noise images
 _AT_ONCE = 16  # frames processed together in a step; more do not fit in the cache
 _FINER = 2  # frames are sampled on a grid finer by this factor, made by cv2.pyrUp
+_ROUNDED = 1 / (32 * _FINER)  # pixels: OpenCV rounds positions to 1/32 of a fine pixel
 
 
 @dataclass
@@ -124,7 +125,8 @@ class _Solver:
             # While no field is known, the mean over the frames would blur moving parts.
             template = _mean_of_numbers(warped) if len(self.fields) else warped[self.reference].nan_to_num()
             grad_x, grad_y = level.gradient(template)
-            residual = warped.sub_(template).addcmul_(shift_x, grad_x).addcmul_(shift_y, grad_y).nan_to_num_()
+            residual = warped.sub_(template).addcmul_(shift_x, _ROUNDED * grad_x)
+            residual = residual.addcmul_(shift_y, _ROUNDED * grad_y).nan_to_num_()
             # Shading is removed after the warp. Before it, the halo of a strong edge would not move with the edge.
             residual, template = level.without_shading(residual), level.without_shading(template[None])[0]
             grad_x, grad_y = level.gradient(template)
@@ -165,9 +167,12 @@ class _Solver:
 
     def _step_fields(self, level, residual, weight, grad_x, grad_y) -> None:
         structure = level.information(weight, grad_x, grad_y)
-        pulled = level.pull(residual * weight, grad_x, grad_y)
+        gradient = torch.stack([weight * grad_x, weight * grad_y])
+        # Only the first step of a level, and one that looks for fields, needs the coefficients of every frame.
+        every = level.noise is None or not len(self.fields)
+        pulled = level.pull(residual, gradient) if every else None
         if level.noise is None:
-            level.noise = self._effective_noise(level, structure, pulled, weight, grad_x, grad_y)
+            level.noise = self._effective_noise(level, structure, pulled, gradient)
             self.effective_noise = level.noise * self.frames.shape[1] / level.side
         precision = level.noise**-2
         self.factor = torch.linalg.cholesky(torch.add(self.prior, structure, alpha=precision))
@@ -181,11 +186,11 @@ class _Solver:
         kept = values > 1e-6 * values.max()
         mixing = (vectors[:, kept] / values[kept].sqrt()).float()
         fields = (vectors[:, kept] * values[kept].sqrt()).float().T @ self.fields
-        right = precision * (fields @ structure - (centred @ mixing).T @ pulled)
+        right = precision * (fields @ structure - level.pull((centred @ mixing).T @ residual, gradient))
         self.courses = self.courses @ mixing
         self.fields = torch.cholesky_solve(right.T, self.factor).T
 
-    def _effective_noise(self, level, structure, pulled, weight, grad_x, grad_y) -> float:
+    def _effective_noise(self, level, structure, pulled, gradient) -> float:
         """The standard deviation of white noise that would make the flow of the frames fluctuate as it does.
 
         Compression reduces the noise of pixels but adds noise that looks like motion, so the sensor's noise alone is
@@ -200,7 +205,7 @@ class _Solver:
             flows = torch.cholesky_solve(right.T / noise**2, factor).T
             return torch.linalg.eigvalsh((flows @ structure @ flows.T).double() / noise**2)
 
-        expected = energies(level.pull(images * weight, grad_x, grad_y)).mean()
+        expected = energies(level.pull(images, gradient)).mean()
         leading = min(_RANK + 1, len(pulled) - 1)
         observed = energies(pulled - pulled.mean(0))[1 : len(pulled) - leading]
         if not len(observed):
@@ -260,9 +265,9 @@ class _Level:
         grid = fields.view(-1, 2, self.points, self.points)
         return (self.basis @ grid @ self.basis.T).flatten(2)
 
-    def pull(self, images: torch.Tensor, grad_x: torch.Tensor, grad_y: torch.Tensor) -> torch.Tensor:
-        """The transpose of a step: maps residual images, (K, N), to coefficients, (K, 2 points²)."""
-        gradient = torch.stack([grad_x, grad_y])
+    def pull(self, images: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """The transpose of a step: maps residual images, (K, N), to coefficients, (K, 2 points²). The gradient,
+        (2, N), carries the pixels' weights."""
         pulled = []
         for part in _parts(len(images)):
             both = (images[part, None] * gradient).view(-1, 2, self.side, self.side)
@@ -297,7 +302,7 @@ class _Level:
         self, head: torch.Tensor, courses: torch.Tensor, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Warps the frames back along the flow, (T, N), with NaN for positions outside the frame. Also returns the
-        rounding error of each position in x and y, in pixels."""
+        rounding error of each position in x and y, in units of `_ROUNDED`."""
         side = self.side
         still = torch.tensor([[side / 2 - 0.5, side, 0], [side / 2 - 0.5, 0, side]], device=self.device)
         plans = [torch.cat([side * head[:, axis] + still[axis], side * courses], 1) for axis in range(2)]
@@ -309,16 +314,16 @@ class _Level:
         return self._fetch_with_torch(x, y), nothing, nothing
 
     def _fetch_with_opencv(self, plans: list[torch.Tensor], planes: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Several times faster than torch on a CPU. Rounds positions to 1/32 of a fine pixel and returns the error."""
-        step, size = 1 / (32 * _FINER), (-1, self.side, self.side)
+        """Several times faster than torch on a CPU. Rounds positions to `_ROUNDED` and returns the error."""
+        size = (-1, self.side, self.side)
         fetched, *shifts = (torch.empty(len(plans[0]), self.side**2) for _ in range(3))
         for part in _parts(len(fetched)):
             maps = []
             for plan, plane, shift in zip(plans, planes, shifts, strict=True):
-                place = torch.mm(plan[part], plane, out=shift[part]).div_(step)
+                place = torch.mm(plan[part] / _ROUNDED, plane, out=shift[part])
                 rounded = place.round()
-                place.sub_(rounded).mul_(step)
-                maps.append(rounded.mul_(step * _FINER).view(size).numpy())
+                place.sub_(rounded)
+                maps.append(rounded.mul_(_ROUNDED * _FINER).view(size).numpy())
             out = fetched[part].view(size).numpy()
             for image, map_x, map_y, target in zip(self.images[part].numpy(), *maps, out, strict=True):
                 cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, target, cv2.BORDER_CONSTANT, (float("nan"),))
