@@ -80,7 +80,7 @@ def parts_of(family: str) -> dict[str, Any]:
 
 def small_model(family: str, seed: int = 0, **fields: Any) -> DeftForConditionalGeneration:
     torch.manual_seed(seed)
-    return DeftForConditionalGeneration.from_parts(**parts_of(family), **fields).eval()
+    return DeftForConditionalGeneration.from_parts(**{**parts_of(family), **fields}).eval()
 
 
 def clips(count: int) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@ import torch
 
 from deft_llm.modeling_deft import export_deft
 from deft_llm.modeling_deft.export_deft import OUTPUTS, export_recognition
-from tests.modeling_deft.small_models import FRAMES, small_model
+from tests.modeling_deft.small_models import FRAMES, OTHERS, small_model
 from tests.modeling_deft.small_models import clips as small_clips
 
 
@@ -40,7 +40,8 @@ def test_what_is_exported_is_recognition(model, clips):
 # of the pair of backbones that differs most from this one, DINOv2 and VideoMAE.
 def test_onnx_says_what_the_model_says(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = small_model("gemma3-siglip-videomae", seed=3)
+    motion = {**OTHERS["motion_config"], "attention_reach": 1}
+    model = small_model("gemma3-siglip-videomae", seed=3, motion_config=motion, emotion_token=True)
     export_recognition(model.model, tmp_path / "deft.onnx", num_frames=FRAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["deft.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "deft.onnx", providers=["CPUExecutionProvider"])
