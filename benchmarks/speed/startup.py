@@ -18,8 +18,9 @@ from pathlib import Path
 from timing import ROUNDS, alternate, side_by_side
 
 ROOT = Path(__file__).resolve().parents[2]
+DEFT = "import sys; from deft_llm.cli import main; sys.exit(main())"  # what the script `deft` does
 COMMANDS = {
-    command: ["-m", "deft_llm.cli", *command.split()[1:]]
+    command: ["-c", DEFT, *command.split()[1:]]
     for command in ("deft", "deft data build", "deft train", "deft evaluate", "deft push")
 }
 
