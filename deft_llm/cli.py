@@ -1,7 +1,5 @@
 """The `deft` command: explain, measure, spot and watch clips; build data sets; train, evaluate and share models."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-# Modules that the commands need are imported when they run, so that --help does not wait for torch.
+# Modules that the commands need are imported when they run, so that --help does not wait for torch. In the cli modules
+# annotations are objects: Typer would compile those of `from __future__ import annotations` four times each.
 from deft_llm.cli_clips import FaceSource, doctor, measure, spot
+from deft_llm.cli_data import Group, pairs
 from deft_llm.cli_data import app as data_app
-from deft_llm.cli_data import pairs
 from deft_llm.cli_explain import explain
 from deft_llm.cli_watch import watch
 from deft_llm.exit_codes import BROKE_OFF, DONE, INTERRUPTED, REFUSED, table
@@ -28,6 +27,7 @@ SEVERAL = ("--source", "--accept-licence", "--conventions")
 
 app = typer.Typer(
     name="deft",
+    cls=Group,
     help="Micro-expression recognition with class, evidence and rationale per clip.",
     epilog=f"\b\nExit codes:\n{table()}",
     add_completion=False,
@@ -35,7 +35,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
-demo_app = typer.Typer(help="Make a photograph clip with known motion, and explain it.", rich_markup_mode=None)
+demo_app = typer.Typer(
+    cls=Group, help="Make a photograph clip with known motion, and explain it.", rich_markup_mode=None
+)
 app.add_typer(demo_app, name="demo")
 
 
@@ -73,6 +75,10 @@ app.command()(doctor)
 )
 def train(context: typer.Context) -> int:
     """Train a model with a recipe (TRL's SFTTrainer)."""
+    from deft_llm.training.arguments import print_help
+
+    if print_help(context.args):
+        return DONE
     from deft_llm.training.run import main as train_main
 
     try:

@@ -1,7 +1,5 @@
 """The commands that need no model: `deft measure`, `deft spot` and `deft doctor`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from enum import StrEnum
@@ -200,7 +198,7 @@ def spot(
     return DONE
 
 
-def _print_intervals(found: list[Spotted], name: str | None, score: dict[str, Any] | None) -> None:
+def _print_intervals(found: "list[Spotted]", name: str | None, score: dict[str, Any] | None) -> None:
     from deft_llm.clips import intervals_text, stretches_text
     from deft_llm.interval_files import as_data, as_text, score_text
 

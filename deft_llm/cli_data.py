@@ -1,11 +1,8 @@
 """The `deft data` commands: build, render, inspect and share datasets."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +12,18 @@ import typer
 from deft_llm.exit_codes import BROKE_OFF, BUILT_WITH_DROPS, DONE, NOTHING_BUILT
 from deft_llm.processing.common_deft import NUM_FRAMES
 
-app = typer.Typer(help="Build, render, inspect and share datasets.", rich_markup_mode=None)
+
+class Group(typer.core.TyperGroup):
+    """A group of commands, of which one can be chosen without importing pydantic."""
+
+    def get_help_option(self, ctx: typer.Context) -> Any:
+        option = super().get_help_option(ctx)
+        # Typer has pydantic convert every value that is not a bool, and pydantic takes long to import.
+        option.default = False
+        return option
+
+
+app = typer.Typer(cls=Group, help="Build, render, inspect and share datasets.", rich_markup_mode=None)
 
 
 class Split(StrEnum):
@@ -118,6 +126,8 @@ def build(
     Reads each source's sheet, measures every clip, and writes one dataset folder with a manifest and a data card.
     Nothing is written to the sources. Run the same command again to resume an interrupted build.
     """
+    from concurrent.futures import BrokenExecutor
+
     from rich.console import Console
 
     from deft_llm.hub_datasets.build.inspection import print_drops, print_manifest

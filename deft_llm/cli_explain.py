@@ -1,7 +1,5 @@
 """`deft explain`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator
@@ -118,7 +116,7 @@ def explain(
     return DONE
 
 
-def _pieces(videos: Iterator[ExplainedVideo], form: Format, *, titled: bool, question: bool) -> Iterator[str]:
+def _pieces(videos: "Iterator[ExplainedVideo]", form: Format, *, titled: bool, question: bool) -> Iterator[str]:
     """What is printed or written, video by video."""
     from deft_llm.explained_rows import texts, written
 
@@ -131,8 +129,8 @@ def _pieces(videos: Iterator[ExplainedVideo], form: Format, *, titled: bool, que
 
 
 def _drawn(
-    videos: Iterator[ExplainedVideo], files: ExitStack, picture: Path | None, overlay: Path | None, slow: float
-) -> Iterator[ExplainedVideo]:
+    videos: "Iterator[ExplainedVideo]", files: ExitStack, picture: Path | None, overlay: Path | None, slow: float
+) -> "Iterator[ExplainedVideo]":
     """The same videos. The picture and the film are drawn on the way, and get their names when `files` is closed."""
     from deft_llm.files import new_file
 

@@ -1,7 +1,5 @@
 """`deft watch`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -70,7 +68,7 @@ class _Printer:
         self._frames = self._events = 0
         self._waits: list[float] = []
 
-    def add(self, report: Report) -> None:
+    def add(self, report: "Report") -> None:
         from deft_llm.live import report_row, report_text
 
         self._time = report.time
@@ -90,7 +88,7 @@ class _Printer:
         print(line, end="" if self._rewrite else "\n", flush=True)
         self._open, self._said = self._rewrite, said
 
-    def _about_rate(self, report: Report) -> None:
+    def _about_rate(self, report: "Report") -> None:
         """Says what the frame rate can show, once it is known, and again if it changes by more than a fifth."""
         from deft_llm.live import rate_text
 
@@ -107,7 +105,7 @@ class _Printer:
         print("\n" * self._open + text, file=sys.stderr if self._as_json else sys.stdout, flush=True)
         self._open = False
 
-    def close(self, feed: Feed) -> None:
+    def close(self, feed: "Feed") -> None:
         """Says how much was seen and dropped."""
         if not self._waits:
             return

@@ -6,6 +6,7 @@ What is heavy is imported where it is used: the process that hands the tests out
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import pickle
 import shutil
@@ -38,6 +39,8 @@ from tests.processes import InThisProcess, output_of
 
 ROOT = Path(__file__).parents[1]
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+# The libraries' objects live as long as the process. Searching them for garbage took a tenth of the tests' time.
+gc.set_threshold(10_000)
 
 SLOW_FILES = (
     "tests/training/test_trainer.py",
@@ -65,10 +68,13 @@ SLOW_FILES = (
     "tests/training/test_run.py",
     "tests/test_cli.py",
     "tests/test_cli_explain.py",
-    "tests/test_notebooks.py",
     "tests/test_explained.py",
     "tests/training/test_recipes.py",
     "tests/evaluation/test_run.py",
+    "tests/test_demo.py",
+    "tests/processing/test_decoding_process.py",
+    "tests/test_tiny_model.py",
+    "tests/evaluation/test_fold_runs.py",
 )
 
 
@@ -83,6 +89,11 @@ def pytest_collection_modifyitems(items):
     """The files that take longest come first: with a process a core, none of them is left over for the end."""
     places = {name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
+def pytest_collection_finish():
+    """What the test files have imported is not searched for garbage either, not even when a library asks for it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

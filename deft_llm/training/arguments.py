@@ -17,6 +17,21 @@ from deft_llm.recipes import find_recipe
 
 from .stages import STAGES, StageArguments
 
+_DESCRIPTION = """\
+Supervised fine-tuning of DEFT on a Uni-MER dataset with TRL's SFTTrainer and the losses of all experts.
+
+    deft train --config recipes/tiny.yaml --dataset build/demo/data --output-dir build/deft-tiny
+
+Options on the command line override those of the YAML. The output folder contains the weights, the processor, the code
+that loads both, and a model card. With LoRA it contains the merged model, the adapter in `adapter/` and the base model
+in `base/`.
+
+    accelerate launch --config_file recipes/accelerate/ddp.yaml train_sft.py --config …     several GPUs
+    deft train --config … --resume-from-checkpoint last                                     resume a stopped run
+
+`deft --help` lists the exit codes.
+"""
+
 # transformers 5.23 renamed the argument and warns about the old name; 5.20 has only the old name.
 _RENAMED = (
     ("gradient_checkpointing", "activation_checkpointing"),
@@ -322,11 +337,28 @@ def _check(data: DataArguments, model: ModelArguments, tuning: Any) -> None:
         raise ValueError("`balance` needs all clips in advance, so it cannot be used with `streaming`.")
 
 
-def print_help(description: str) -> None:
-    """Prints our own options, without importing TRL."""
+def print_help(argv: Sequence[str]) -> bool:
+    """Prints the help, if the arguments ask for it. TRL is imported for `--help-all` only.
+
+    Args:
+        argv: Arguments of `deft train`.
+
+    Returns:
+        Whether they ask for help.
+    """
+    if "--help-all" in argv:
+        _print_every_option()
+    elif "-h" in argv or "--help" in argv:
+        _print_our_options()
+    else:
+        return False
+    return True
+
+
+def _print_our_options() -> None:
     parser = argparse.ArgumentParser(
         usage="deft train --config YAML --dataset DATASET --output-dir FOLDER [--OPTION VALUE …]",
-        description=description,
+        description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
@@ -347,7 +379,7 @@ def print_help(description: str) -> None:
     parser.print_help()
 
 
-def print_full_help() -> None:
+def _print_every_option() -> None:
     from trl import SFTConfig, TrlParser
 
     from .tuning import TuningArguments

@@ -1,16 +1,4 @@
-"""Supervised fine-tuning of DEFT on a Uni-MER dataset with TRL's SFTTrainer and the losses of all experts.
-
-    deft train --config recipes/tiny.yaml --dataset build/demo/data --output-dir build/deft-tiny
-
-Options on the command line override those of the YAML. The output folder contains the weights, the processor, the code
-that loads both, and a model card. With LoRA it contains the merged model, the adapter in `adapter/` and the base model
-in `base/`.
-
-    accelerate launch --config_file recipes/accelerate/ddp.yaml train_sft.py --config …     several GPUs
-    deft train --config … --resume-from-checkpoint last                                     resume a stopped run
-
-`deft --help` lists the exit codes.
-"""
+"""Supervised fine-tuning of DEFT on a Uni-MER dataset with TRL's SFTTrainer and the losses of all experts."""
 
 from __future__ import annotations
 
@@ -25,15 +13,7 @@ from typing import TYPE_CHECKING, Any
 from deft_llm.exit_codes import BROKE_OFF, DONE, REFUSED, STOPPED
 from deft_llm.files import files_together
 from deft_llm.sharing.card import fill_card, terms_of, write_run
-
-# Heavy libraries are imported in the functions, so that --help does not wait for torch.
-from deft_llm.training.arguments import (
-    DataArguments,
-    ModelArguments,
-    parse_arguments,
-    print_full_help,
-    print_help,
-)
+from deft_llm.training.arguments import DataArguments, ModelArguments, parse_arguments, print_help
 from deft_llm.training.staged import stage_runs, write_recipes
 from deft_llm.training.stages import STAGES
 
@@ -458,11 +438,7 @@ def _word(strategy: Any) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if "--help-all" in argv:
-        print_full_help()
-        return DONE
-    if "-h" in argv or "--help" in argv:
-        print_help(__doc__)
+    if print_help(argv):
         return DONE
     command = shlex.join(["deft", "train", *argv])
     try:
