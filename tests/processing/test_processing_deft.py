@@ -36,7 +36,7 @@ def test_a_clip_becomes_three_sections_of_placeholders(processor, brow_video):
     inputs = encode(processor, chat(str(brow_video)))
     ids = inputs["input_ids"][0].tolist()
     counts = [ids.count(token) for token in processor.video_token_ids]
-    assert counts == [processor.structure_tokens, processor.texture_tokens, len(processor.action_units)]
+    assert counts == [processor.structure_tokens, processor.texture_tokens, processor.motion_tokens]
     positions = [ids.index(token) for token in processor.video_token_ids]
     assert positions == sorted(positions)
     assert processor.video_token_id not in ids
@@ -69,7 +69,7 @@ def test_motion_only_goes_through_the_processor_too(processor, brow_video):
     assert "pixel_values_videos" not in inputs
     structure, texture, motion = processor.video_token_ids
     ids = inputs["input_ids"][0].tolist()
-    assert (ids.count(structure), ids.count(texture), ids.count(motion)) == (0, 0, len(processor.action_units))
+    assert (ids.count(structure), ids.count(texture), ids.count(motion)) == (0, 0, processor.motion_tokens)
 
 
 @pytest.mark.parametrize("count", [0, 2])

@@ -21,7 +21,7 @@ def test_only_the_answer_is_scored(collator, prepared, processor):
         assert text.endswith("<|im_end|>")
         prompt = processor.tokenizer.decode(ids[: int((labels != -100).nonzero()[0])])
         assert prompt.endswith("<|im_start|>assistant\n")
-        assert prompt.count("<|motion|>") == len(processor.action_units)
+        assert prompt.count("<|motion|>") == processor.motion_tokens
 
 
 @pytest.mark.parametrize("motion_in_words", [False, True])

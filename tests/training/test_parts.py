@@ -64,6 +64,8 @@ def test_pretrained_parts_are_put_in_their_places(model_arguments, dataset, tmp_
     tokenizer.save_pretrained(tmp_path / "text")
     folders = {name: str(tmp_path / name) for name in ("text", "structure", "texture")}
     model, processor = build_model(replace(model_arguments, **folders, chat_template="chatml"), dataset)
+    assert model.config.emotion_token
+    assert processor.motion_tokens == model.config.motion_tokens == len(processor.action_units) + 1
     for name, expert in (
         ("structure", model.model.recognition.structure_expert),
         ("texture", model.model.recognition.texture_expert),
