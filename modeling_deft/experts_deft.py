@@ -212,7 +212,9 @@ class MotionLayer(nn.Module):
     def __init__(self, config: DeftMotionConfig):
         super().__init__()
         size, eps = config.hidden_size, config.layer_norm_eps
-        self.num_heads, self.reach = config.num_attention_heads, config.attention_reach
+        self.num_heads, self.near = config.num_attention_heads, None
+        if config.attention_reach is not None:
+            self.near = near_patches((config.flow_size // config.patch_size) ** 2, config.attention_reach)
         self.space_norm, self.time_norm, self.mlp_norm = (nn.LayerNorm(size, eps=eps) for _ in range(3))
         self.space_qkv, self.time_qkv = nn.Linear(size, 3 * size), nn.Linear(size, 3 * size)
         self.space_output, self.time_output = nn.Linear(size, size), nn.Linear(size, size)
@@ -230,7 +232,7 @@ class MotionLayer(nn.Module):
         return output(mixed.transpose(1, 2).flatten(2)).reshape(shape)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        near = None if self.reach is None else near_patches(states.shape[2], self.reach, states.device)
+        near = None if self.near is None else self.near.to(states.device)
         states = states + self._attend(self.space_norm(states), self.space_qkv, self.space_output, near)
         over_time = self.time_norm(states).transpose(1, 2)
         states = states + self._attend(over_time, self.time_qkv, self.time_output).transpose(1, 2)
@@ -262,7 +264,9 @@ class MotionExpert(nn.Module):
         self.norm = nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps)
         self.queries = nn.Parameter(torch.empty(len(config.action_units), motion.hidden_size))
         self.attention = CrossAttention(motion.hidden_size, motion.hidden_size, motion.num_attention_heads)
-        self.config, self.patch_size = config, motion.patch_size
+        self.patch_size = motion.patch_size
+        # Constants and not buffers: they follow from the config, and a buffer would be empty after loading.
+        self.neighbourhoods = None if motion.attention_reach is None else _neighbourhoods(config)
         self.measurement = nn.Linear(7, motion.hidden_size)
         self.mlp = nn.Sequential(
             nn.LayerNorm(motion.hidden_size, eps=motion.layer_norm_eps),
@@ -297,8 +301,11 @@ class MotionExpert(nn.Module):
         memory = self.norm(states).flatten(1, 2)
 
         queries = self.queries.expand(clips, -1, -1)
-        looked_at, compared = self._neighbourhoods(memory.device)
-        attended, weights = self.attention(queries, memory, None if looked_at is None else looked_at.repeat(1, frames))
+        looked_at = compared = None
+        if self.neighbourhoods is not None:
+            looked_at, compared = (part.to(memory.device) for part in self.neighbourhoods)
+            looked_at = looked_at.repeat(1, frames)
+        attended, weights = self.attention(queries, memory, looked_at)
         motion = self.attended_motion(weights, channels[:, :, :3])
         states = queries + attended + self.measurement(motion)
         # Skin is connected, so another unit may have caused the motion. The units attend to one another.
@@ -325,17 +332,6 @@ class MotionExpert(nn.Module):
             au_attentions=weights.unflatten(-1, (frames, -1)),
         )
 
-    def _neighbourhoods(self, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The patches, (units, patches), and the units, (units, units), that each unit is judged from."""
-        if self.config.motion_config.attention_reach is None:
-            return None, None
-        regions = region_masks(self.config, device).float()
-        around = regions @ near_patches(regions.shape[1], 1, device).float() > 0
-        # A unit without a known region looks everywhere, and no other unit is compared with it.
-        around = around | ~around.any(1, keepdim=True)
-        itself = torch.eye(len(regions), dtype=torch.bool, device=device)
-        return around, (around.float() @ regions.T > 0) | itself
-
     def attended_motion(self, weights: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
         """Averages the motion at the patches that each action unit attends to.
 
@@ -361,9 +357,20 @@ class MotionExpert(nn.Module):
         return torch.cat([*halves, 12 * (right - left) / (right + left + 0.05)], dim=-1)
 
 
-def near_patches(patches: int, reach: int, device: torch.device) -> torch.Tensor:
-    """(patches, patches), True where two patches of a square grid are at most `reach` rows and columns apart."""
-    place, side = torch.arange(patches, device=device), round(patches**0.5)
+def _neighbourhoods(config: DeftConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """The patches, (units, patches), and the units, (units, units), that each unit is judged from, on the CPU."""
+    regions = region_masks(config, torch.device("cpu")).float()
+    around = regions @ near_patches(regions.shape[1], 1).float() > 0
+    # A unit without a known region looks everywhere, and no other unit is compared with it.
+    around = around | ~around.any(1, keepdim=True)
+    itself = torch.eye(len(regions), dtype=torch.bool, device="cpu")
+    return around, (around.float() @ regions.T > 0) | itself
+
+
+def near_patches(patches: int, reach: int) -> torch.Tensor:
+    """(patches, patches), True where two patches of a square grid are at most `reach` rows and columns apart. On the
+    CPU, also while a model is built on the meta device."""
+    place, side = torch.arange(patches, device="cpu"), round(patches**0.5)
     row, column = place // side, place % side
     return ((row.unsqueeze(1) - row).abs() <= reach) & ((column.unsqueeze(1) - column).abs() <= reach)
 

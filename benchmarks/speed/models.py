@@ -68,7 +68,7 @@ def tiny_model() -> DeftForConditionalGeneration:
     """Of `recipes/tiny.yaml`."""
     recipe = yaml.safe_load((RECIPES / "tiny.yaml").read_text(encoding="utf-8"))
     parts = {name: recipe[name] for name in ("structure", "texture", "motion")}
-    names = ("expert_size", "structure_tokens", "texture_tokens")
+    names = ("expert_size", "structure_tokens", "texture_tokens", "emotion_token")
     text = {**recipe["text"], "vocab_size": recipe["vocab_size"]}
     return model_of(text, **parts, **{name: recipe[name] for name in names})
 
