@@ -89,7 +89,7 @@ class Conversation:
         questions = _questions(messages, len(self.frames_indices))
         processor, model = self.pipeline.processor, self.pipeline.model
         text = processor.apply_chat_template(_plain(messages), add_generation_prompt=True, tokenize=False)
-        measured = {**self.video_inputs, "flow_deviation": self.flow_deviation}
+        measured = {**self.video_inputs, "flow_deviation": self.flow_deviation, "recognition": self.recognition}
         for place in range(len(self.frames_indices)):
             section = processor.replace_video_token(measured, place)
             text = text.replace(processor.video_token, section, 1)

@@ -163,6 +163,7 @@ class DeftVideoTextToTextPipeline(Pipeline):
         )
         if convention is not None:
             inputs["convention_ids"] = torch.tensor([self.model.config.label_conventions.index(convention)])
+        inputs["questions"] = [question]
         (metadata,) = inputs.pop("video_metadata")
         inputs.setdefault("not_measurable", [None])  # collating needs the same keys for every clip
         if "flow_values_videos" in inputs:
@@ -206,10 +207,23 @@ class DeftVideoTextToTextPipeline(Pipeline):
             )
             generate_kwargs["logits_processor"] = [*generate_kwargs.get("logits_processor", ()), constraint]
         # The clips have been recognised: generation starts from the experts' tokens, and returns the new tokens only.
-        prompts = self.model.model.embed_prompts(model_inputs["input_ids"], recognition)
-        return self.model.generate(
-            inputs_embeds=prompts, attention_mask=model_inputs["attention_mask"], **generate_kwargs
-        )
+        text = model_inputs
+        if self.processor.recognition_in_words:
+            text = self._prompts(model_inputs, recognition)
+        prompts = self.model.model.embed_prompts(text["input_ids"], recognition)
+        return self.model.generate(inputs_embeds=prompts, attention_mask=text["attention_mask"], **generate_kwargs)
+
+    def _prompts(self, model_inputs, recognition):
+        """The prompts' tokens, which say what was recognised."""
+        # For one clip a question; for a batch lists of one question.
+        questions = [one if isinstance(one, str) else one[0] for one in model_inputs["questions"]]
+        clips = {**model_inputs, "recognition": recognition}
+        texts = []
+        for place, question in enumerate(questions):
+            content = [{"type": "video"}, {"type": "text", "text": question}]
+            texts.append(self.processor.render_prompt([{"role": "user", "content": content}], clips, place))
+        tokens = self.processor.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+        return tokens.to(self.model.device)
 
     def postprocess(self, model_outputs, grounded=None, has_own_question=False):
         generated = self.processor.tokenizer.decode(model_outputs["sequences"][0], skip_special_tokens=True)

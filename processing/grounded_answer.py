@@ -15,6 +15,7 @@ from .action_units import ACTION_UNITS, REGIONS, SIDES, ActionUnit, get_action_u
 from .expression_report import (
     FIELDS,
     INSUFFICIENT,
+    INSUFFICIENT_MOTION,
     MEASURED,
     ActionUnitFinding,
     ExpressionReport,
@@ -114,7 +115,7 @@ def measured_evidence(code: str, motions: Sequence[RegionMotion]) -> tuple[str, 
     return side, MotionEvidence(unit.code, expected.region, direction, magnitude, _error_of_mean(shown))
 
 
-def measurement_in_words(motions: Sequence[RegionMotion]) -> str:
+def measurement_in_words(motions: Sequence[RegionMotion], candidates: bool = True) -> str:
     """What was measured in a clip, as the prompt says it to the language model.
 
     It names the regions that move, the strongest first, and the action units that move the face in this way. Whether
@@ -122,17 +123,39 @@ def measurement_in_words(motions: Sequence[RegionMotion]) -> str:
 
     Args:
         motions (`Sequence[RegionMotion]`): Motion of all regions of the clip.
+        candidates (`bool`, *optional*, defaults to `True`): Whether to name these action units.
     """
     moving = sorted((item for item in motions if item.significant), key=lambda item: -item.magnitude)
     if not moving:
         return "nothing moves above the noise"
-    regions = [f"{item.side} {item.region} {item.direction} {item.magnitude:.1f} %" for item in moving]
+    regions = "; ".join(f"{item.side} {item.region} {item.direction} {item.magnitude:.1f} %" for item in moving)
+    if not candidates:
+        return regions
     units = []
     for unit in sorted(ACTION_UNITS.values(), key=lambda unit: (unit.kind, unit.number)):
         found = measured_evidence(unit.code, motions)
         if found is not None:
             units.append(evidence_phrase(unit, *found))
-    return "; ".join(regions) + ". It could be: " + ("; ".join(units) or "no action unit")
+    return f"{regions}. It could be: {'; '.join(units) or 'no action unit'}"
+
+
+def recognition_in_words(report: ExpressionReport, coarse_emotion_of: Mapping[str, str]) -> str:
+    """What was recognised in a clip, as the prompt says it to the language model, in the words of the answers.
+
+    Args:
+        report (`ExpressionReport`): What was recognised, from `measured_report`.
+        coarse_emotion_of (`Mapping[str, str]`): Class -> coarse class.
+    """
+    evidence = {item.action_unit: item for item in report.evidence}
+    units = [
+        evidence_phrase(unit, unit.side, evidence[unit.code])
+        if unit.code in evidence
+        else f"{unit.code} {unit.name}, not borne out by the motion"
+        for unit in report.action_units
+    ]
+    label = INSUFFICIENT_MOTION if report.emotion is None else report.emotion
+    coarse = coarse_emotion_of.get(label)
+    return f"{'; '.join(units) or 'no action unit'}. Class: {label}" + (f" ({coarse})" if coarse else "")
 
 
 def absent_units(

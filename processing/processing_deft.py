@@ -31,6 +31,7 @@ from .grounded_answer import (
     measured_report,
     measurement_in_words,
     possible_answers,
+    recognition_in_words,
 )
 from .motion_evidence import RegionMotion, detection_limits, measure_motion
 from .question_targets import answering, answers_of
@@ -41,6 +42,8 @@ VIDEO_TOKEN = "<|video|>"
 STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN = "<|structure|>", "<|texture|>", "<|motion|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 MEASURED_TITLE = "Measured"  # of the section that says in words what moves
+RECOGNISED_TITLE = "Recognised"  # of the section that says in words what the heads decide
+THRESHOLD = 0.5  # probability from which an action unit counts as recognised
 INTENSITIES = "ABCDE"
 _HARDLY_SEEN = 0.025  # a claimed unit less probable than this gets a warning; 5 % of units labelled on people are
 SPECIAL_TOKENS = (VIDEO_TOKEN, STRUCTURE_TOKEN, TEXTURE_TOKEN, MOTION_TOKEN)
@@ -74,6 +77,9 @@ class DeftProcessor(ProcessorMixin):
         answer_fields (`list[str]`): the answer's three field names.
         motion_in_words (`bool`): whether the prompt also says in words what was measured: which regions move, where to
             and how far, and which action units could do that.
+        recognition_in_words (`bool`): whether a prompt that is made with a model's recognition of the clip, as the
+            pipeline makes it, says in words what was recognised: the action units with the motion that bears them
+            out, and the class. The action units that could be are then left out.
     """
 
     # Lists of one value per clip that are no tensors.
@@ -93,6 +99,7 @@ class DeftProcessor(ProcessorMixin):
         label_convention: str = "",
         answer_fields: Sequence[str] = FIELDS,
         motion_in_words: bool = False,
+        recognition_in_words: bool = False,
     ):
         for code in action_units:
             get_action_unit(code)
@@ -101,7 +108,7 @@ class DeftProcessor(ProcessorMixin):
         self.action_units, self.emotion_labels = list(action_units), list(emotion_labels)
         self.coarse_emotion_of = dict(coarse_emotion_of or {})
         self.label_convention, self.answer_fields = label_convention, list(answer_fields)
-        self.motion_in_words = motion_in_words
+        self.motion_in_words, self.recognition_in_words = motion_in_words, recognition_in_words
         # Generation goes on at a prompt's end, so padding belongs before its beginning. `init_kwargs` are saved.
         tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
         self.video_token = VIDEO_TOKEN
@@ -188,8 +195,15 @@ class DeftProcessor(ProcessorMixin):
                 (EXPERT_TITLES["texture"], TEXTURE_TOKEN * self.texture_tokens),
             ]
         if video_inputs.get("flow_values_videos") is not None:
+            recognition = video_inputs.get("recognition") if self.recognition_in_words else None
+            if self.motion_in_words or recognition is not None:
+                measured = _measured(video_inputs, video_idx)
             if self.motion_in_words:
-                sections.append((MEASURED_TITLE, measurement_in_words(_measured(video_inputs, video_idx))))
+                words = measurement_in_words(measured, candidates=recognition is None)
+                sections.append((MEASURED_TITLE, words))
+            if recognition is not None:
+                report = self._report_of_heads(recognition, video_idx, measured, THRESHOLD)
+                sections.append((RECOGNISED_TITLE, recognition_in_words(report, self.coarse_emotion_of)))
             sections.append((EXPERT_TITLES["motion"], MOTION_TOKEN * self.motion_tokens))
         return "".join(f"{title}: {content}\n" for title, content in sections)
 
@@ -207,6 +221,7 @@ class DeftProcessor(ProcessorMixin):
             video_inputs: what the clips have; an expert whose tensor is missing or `None` gets no section. With
                 `motion_in_words`, `region_motions` has the measured motion of all regions of each clip; without it,
                 the motion is measured in `flow_values_videos`, with the errors `flow_deviation` if they are known.
+                With `recognition_in_words`, `recognition` has the model's output for the clips.
             video_idx: which of the clips.
         """
         text = self.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
@@ -222,7 +237,7 @@ class DeftProcessor(ProcessorMixin):
         flow_values_videos: Any = None,
         flow_deviation: Any = None,
         convention: str | None = None,
-        threshold: float = 0.5,
+        threshold: float = THRESHOLD,
         longest_rationale: int = 400,
     ) -> AnswerConstraint:
         r"""
@@ -276,7 +291,7 @@ class DeftProcessor(ProcessorMixin):
         flow_deviation: Any = None,
         not_measurable: Sequence[str | None] | None = None,
         convention: str | None = None,
-        threshold: float = 0.5,
+        threshold: float = THRESHOLD,
     ) -> AnswerConstraint:
         r"""
         A logits processor for one call of `generate` that lets nothing but true statements about one or two clips
@@ -322,7 +337,7 @@ class DeftProcessor(ProcessorMixin):
         outputs: Any = None,
         flow_values_videos: Any = None,
         flow_deviation: Any = None,
-        threshold: float = 0.5,
+        threshold: float = THRESHOLD,
         grounded: bool = False,
         not_measurable: Sequence[str | None] | None = None,
     ) -> list[ExpressionReport]:

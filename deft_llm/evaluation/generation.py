@@ -71,7 +71,7 @@ def generate_answers(
         grounded (`bool`, *optional*, defaults to `False`): Whether to limit the answers to what was recognised and
             measured.
     """
-    clips, prompts = {**tensors, "region_motions": motions}, []
+    clips, prompts = {**tensors, "region_motions": motions, "recognition": recognition}, []
     for place, question in enumerate(questions):
         content = [{"type": "video"}, {"type": "text", "text": question}]
         prompts.append(processor.render_prompt([{"role": "user", "content": content}], clips, place))

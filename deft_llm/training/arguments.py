@@ -167,6 +167,8 @@ class ModelArguments:
         texture_tokens (`int`): Language tokens of the texture expert.
         emotion_token (`bool`): Whether a token tells the language model the emotion head's probabilities.
         motion_in_words (`bool`): Whether the prompt says in words what was measured, see `DeftProcessor`.
+        recognition_in_words (`bool`): Whether the prompt says in words what was recognised, see `DeftProcessor`. The
+            experts must then be trained in a stage of their own.
         texture_share (`float`): Share of the patches that VideoMAE reads, from 0 to 1.
         loss_weights (`dict[str, float]`, *optional*): Weights of the loss terms.
         appearance_swap (`float`): Share of the clips that get the structure of another clip, from 0 to 1.
@@ -203,6 +205,10 @@ class ModelArguments:
     )
     motion_in_words: bool = field(
         default=False, metadata={"help": "Whether the prompt says in words what moves, and how far."}
+    )
+    recognition_in_words: bool = field(
+        default=False,
+        metadata={"help": "Whether the prompt says in words what is recognised, once experts are frozen."},
     )
     texture_share: float = field(
         default=1.0, metadata={"help": "Share of the patches that VideoMAE reads: those that change most."}

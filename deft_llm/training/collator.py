@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ from .augmentation import Augmentation
 from .conversations import conversation_tokens, drawn, joined
 from .data import UNKNOWN
 
-STATES = "expert_states_"  # before the expert's name: columns of `expert_states.precomputed`
+# Columns of `expert_states.precomputed`: the states, before the expert's name, and what the heads decide.
+STATES = "expert_states_"
+RECOGNITION = ("emotion_logits", "au_logits", "au_side_logits")
+UNSAID = 0.1  # share of training clips without the recognition in words, which a processor alone does not know either
 
 
 class DeftCollator:
@@ -95,7 +99,9 @@ class DeftCollator:
             count = self.questions_per_clip
             items = drawn(row["conversations"], self.task_weights, count, rng, self.held_out_wordings)
             conversations = joined(items, self.turns, rng)
-            clip = {**inputs, "region_motions": [region_motions(row)]}
+            clip = {**inputs, "region_motions": [region_motions(row)], "recognition": _recognition(row)}
+            if row.get("place") is not None and rng.random() < UNSAID:
+                clip["recognition"] = None
             sequences.append([conversation_tokens(self.processor, messages, clip) for messages in conversations])
         if self.questions_per_clip > 1:
             return self._shared_clips(sequences)
@@ -170,6 +176,13 @@ def _states(rows: list[dict[str, Any]], seen: bool) -> dict[str, Any] | None:
     return {
         "expert_states": {name: _stack(rows, STATES + name) for name in names if seen or name == "motion"},
     }
+
+
+def _recognition(row: Mapping[str, Any]) -> SimpleNamespace | None:
+    """What the heads decide about a clip, if it was computed in advance, as a model's output for one clip."""
+    if any(row.get(name) is None for name in RECOGNITION):
+        return None
+    return SimpleNamespace(**{name: torch.tensor(np.asarray(row[name]))[None] for name in RECOGNITION})
 
 
 def _targets(ids: list[int], scored: list[bool]) -> torch.Tensor:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Array2D, Dataset, Features
+from datasets import Array2D, Dataset, Features, Value
 
 from deft_llm.modeling_deft import DeftForConditionalGeneration
 
 from .augmentation import Augmentation
-from .collator import STATES
+from .collator import RECOGNITION, STATES
 
 CLIPS_AT_ONCE = 32
 INPUTS = ("pixel_values_videos", "flow_values_videos")
@@ -41,7 +41,8 @@ def precomputed(
         seed: Seed of the augmentation.
 
     Returns:
-        The labels and conversations of the rows, and one column of states per expert, `(tokens, expert_size)`.
+        The labels and conversations of the rows, one column of states per expert, `(tokens, expert_size)`, and what
+        the heads decide.
     """
     recognition, units = model.model.recognition, model.config.action_units
     inputs = INPUTS if not clips.data.column(INPUTS[0]).null_count else INPUTS[1:]
@@ -50,6 +51,8 @@ def precomputed(
     schema = Features({name: clips.features[name] for name in KEPT})
     for name, tokens in sizes.items():
         schema[STATES + name] = Array2D((tokens, model.config.expert_size), "float32")
+    logits = [Value("float32")]
+    schema |= {name: [logits] if name == "au_side_logits" else logits for name in RECOGNITION}
 
     def states_of(batch: Mapping[str, list], places: list[int]) -> dict[str, list]:
         rows = [{name: values[index] for name, values in batch.items()} for index in range(len(places))]
@@ -64,7 +67,9 @@ def precomputed(
         stacked = {name: np.stack([row[name] for row in changed]).astype(np.float32) for name in inputs}
         with torch.inference_mode():
             output = recognition(**{name: torch.from_numpy(value).to(device) for name, value in stacked.items()})
-        states = {STATES + name: list(value.float().cpu().numpy()) for name, value in output.expert_states.items()}
+        computed = {STATES + name: value for name, value in output.expert_states.items()}
+        computed |= {name: output[name] for name in RECOGNITION}
+        states = {name: list(value.float().cpu().numpy()) for name, value in computed.items()}
         return {name: [row[name] for row in changed] for name in KEPT} | states
 
     training = recognition.training
@@ -79,7 +84,7 @@ def precomputed(
                 with_indices=True,
                 remove_columns=list(INPUTS),
                 features=schema,
-                new_fingerprint=_fingerprint(clips, recognition, [augmentation, variants, seed]),
+                new_fingerprint=_fingerprint(clips, recognition, [augmentation, variants, seed, *schema]),
                 desc="Running the frozen experts",
             )
             .with_format("numpy", columns=[STATES + name for name in sizes], output_all_columns=True)

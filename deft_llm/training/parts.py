@@ -99,6 +99,7 @@ def build_model(arguments: ModelArguments, dataset: Dataset) -> tuple[DeftForCon
         **sizes,
         motion_tokens=model.config.motion_tokens,
         motion_in_words=arguments.motion_in_words,
+        recognition_in_words=arguments.recognition_in_words,
         action_units=units,
         emotion_labels=emotions,
         coarse_emotion_of=coarse_emotion_of,

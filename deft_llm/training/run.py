@@ -308,6 +308,11 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
         if part is not None:
             clips.check_labels(part, config.action_units, config.emotion_labels, what)
     with_text, with_experts = STAGES[tuning.stage] != ("experts",), "experts" in STAGES[tuning.stage]
+    if processor.recognition_in_words and with_text and (with_experts or data.streaming):
+        raise ValueError(
+            "`recognition_in_words` needs experts that are trained already, and clips that are not streamed: train "
+            "with the stages experts, connectors and answers, without `streaming`."
+        )
     # Also before the stage of the experts, which does not need the room, so that a later stage does not fail.
     longest = getattr(config.text_config, "max_position_embeddings", None) or sys.maxsize
     longest = min(training.max_length or sys.maxsize, longest)
