@@ -17,7 +17,7 @@ it differs by at most a quarter or 0.2 % of the crop width. Rows:
   others.
 - grounded: the same for explanations that are held to what was measured.
 
-With all experts silenced, a model with `motion_in_words` has the evidence as text only.
+With all experts silenced, a model with `motion_in_words` or `recognition_in_words` has the evidence as text only.
 
 Intervals are of 95 %, from 1,000 resamplings of the test subjects.
 """
@@ -133,7 +133,10 @@ def answers_to(
         places = torch.tensor([clips.index(questions[index].row) for index in chosen])
         tensors = {name: value[places] for name, value in tensors.items()}
         with torch.inference_mode():
-            recognition = model.model(**tensors, silenced_experts=silenced)
+            recognition = model.model(**tensors)
+            if silenced:  # the heads go on deciding, for `recognition_in_words` and grounded answers
+                silent = model.model(**tensors, silenced_experts=silenced)
+                recognition.expert_tokens = silent.expert_tokens
         asked = [questions[index].text for index in chosen]
         motions = [region_motions(rows[questions[index].row]) for index in chosen]
         options = {"motions": motions, "grounded": grounded}

@@ -113,6 +113,20 @@ def test_tokens_are_streamed(pipe, brow_video):
     assert told.getvalue().strip() == explained["generated_text"].strip()
 
 
+def test_the_prompt_says_what_was_recognised(pipe, brow_video, still_video, monkeypatch):
+    monkeypatch.setattr(pipe.processor, "recognition_in_words", True)
+    told = []
+    tokenizer = type(pipe.processor.tokenizer)
+    call = tokenizer.__call__
+    monkeypatch.setattr(
+        tokenizer, "__call__", lambda self, text, **kwargs: told.append(text) or call(self, text, **kwargs)
+    )
+    pipe.conversation([str(brow_video), str(still_video)]).ask("What differs?", max_new_tokens=2)
+    first, second = told[-1].split("Recognised: ")[1:]
+    assert first.startswith("AU")
+    assert second.partition("\n")[0].endswith(". Class: insufficient motion")
+
+
 def test_free_answers_are_the_language_models(pipe, talk, brow_video):
     free = pipe(str(brow_video), text=[user("Is there an AU12?", clips=1)], grounded=False, max_new_tokens=8)
     assert free["generated_text"] != talk.ask("Is there an AU12?")

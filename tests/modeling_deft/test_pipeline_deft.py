@@ -140,10 +140,34 @@ def test_the_reason_is_not_an_input_of_the_model(pipe, brow_video, unmeasurable)
     assert "not_measurable" not in pipe.processor(text="<|video|>Why?", videos=[str(brow_video)], return_tensors="pt")
 
 
+def test_the_prompt_says_what_was_recognised(pipe, brow_video, still_video, monkeypatch):
+    monkeypatch.setattr(pipe.processor, "recognition_in_words", True)
+    told = []
+    embed = pipe.model.model.embed_prompts
+
+    def spy(input_ids, recognition):
+        told.extend(pipe.processor.tokenizer.batch_decode(input_ids))
+        return embed(input_ids, recognition)
+
+    monkeypatch.setattr(pipe.model.model, "embed_prompts", spy)
+    videos = [str(brow_video), str(still_video)]
+    options = {"text": "What moves?", "max_new_tokens": 2}
+    alone = [pipe(video, **options) for video in videos]
+    together = pipe(videos, batch_size=2, **options)
+    assert [one["generated_text"] for one in together] == [one["generated_text"] for one in alone]
+    padding = pipe.processor.tokenizer.pad_token
+    assert [text.replace(padding, "") for text in told[2:]] == [text.replace(padding, "") for text in told[:2]]
+    for text in told:
+        said = text.partition("Recognised: ")[2].partition("\n")[0]
+        assert "What moves?" in text
+        assert said.startswith("AU")  # heads that are not trained recognise something in every clip
+    assert "Class: insufficient motion\n" in told[1]
+
+
 @pytest.mark.parametrize("options", [{"text": "What moves?"}, {"grounded": False}], ids=["own question", "asked"])
 def test_a_free_answer_is_what_generate_says(pipe, brow_video, options):
     inputs = pipe.preprocess(str(brow_video), text=options.get("text"))
-    del inputs["frames_indices"], inputs["not_measurable"], inputs["flow_deviation"]
+    del inputs["frames_indices"], inputs["not_measurable"], inputs["flow_deviation"], inputs["questions"]
     sequence = pipe.model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     expected = pipe.processor.tokenizer.decode(sequence, skip_special_tokens=True)
     assert pipe(str(brow_video), max_new_tokens=12, **options)["generated_text"] == expected

@@ -19,6 +19,7 @@ from deft_llm.processing.grounded_answer import (
     measured_report,
     measurement_in_words,
     possible_answers,
+    recognition_in_words,
 )
 from deft_llm.processing.motion_evidence import DIRECTIONS, NO_DIRECTION, RegionMotion, measure_motion
 
@@ -60,6 +61,20 @@ def test_the_measurement_in_words_names_what_moves_and_what_could_do_it():
         "AU20 lip stretcher, both sides, mouth corner moves up and laterally by 1.1 %"
     )
     assert measurement_in_words(face(moves("chin", "right", "medially"))).endswith("It could be: no action unit")
+    assert measurement_in_words(SMILE, candidates=False) == (
+        "left mouth corner up and laterally 1.2 %; right mouth corner up and laterally 1.0 %"
+    )
+
+
+def test_the_recognition_in_words_names_units_with_their_motion_and_the_class():
+    report = measured_report({"AU12": "left", "AU4": "both"}, "happiness", SMILE)
+    assert recognition_in_words(report, COARSE) == (
+        "AU4 brow lowerer, not borne out by the motion; "
+        "AU12 lip corner puller, both sides, mouth corner moves up and laterally by 1.1 %. Class: happiness (positive)"
+    )
+    still = measured_report({}, "anger", face())
+    assert recognition_in_words(still, COARSE) == "no action unit. Class: insufficient motion"
+    assert recognition_in_words(measured_report({"AU12": "both"}, "fear", SMILE), COARSE).endswith("Class: fear")
 
 
 @pytest.mark.parametrize(("weaker", "side"), [(0.3, "left"), (0.5, "both")])

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from deft_llm.processing import DeftProcessor
 from deft_llm.processing.action_units import REGIONS
+from deft_llm.processing.grounded_answer import recognition_in_words
 from deft_llm.processing.motion_evidence import detection_limits, measure_motion
 
 ANSWER = (
@@ -61,6 +62,24 @@ def test_a_missing_input_leaves_its_section_out(processor, clips):
     assert "<|motion|>" in flow_only
     assert "<|structure|>" not in flow_only
     assert "Structure:" not in flow_only
+
+
+def test_the_recognition_is_said_if_it_is_known_and_asked_for(processor, model, clips, monkeypatch):
+    with torch.no_grad():
+        recognition = model.model(**clips)
+    known = {**clips, "recognition": recognition}
+    silent = processor.render_prompt(chat("ignored"), known, 1)
+    monkeypatch.setattr(processor, "recognition_in_words", True)
+    assert processor.render_prompt(chat("ignored"), clips, 1) == silent
+    told = processor.render_prompt(chat("ignored"), known, 1)
+    before, after = told.split("Recognised: ")
+    said, after = after.split("\n", maxsplit=1)
+    assert before + after == silent
+    reports = processor.post_process_expression(recognition, flow_values_videos=clips["flow_values_videos"])
+    assert said == recognition_in_words(reports[1], processor.coarse_emotion_of)
+    monkeypatch.setattr(processor, "motion_in_words", True)
+    assert "It could be: " in processor.render_prompt(chat("ignored"), clips, 0)
+    assert "It could be: " not in processor.render_prompt(chat("ignored"), known, 0)
 
 
 def test_motion_only_goes_through_the_processor_too(processor, brow_video):

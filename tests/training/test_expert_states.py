@@ -5,10 +5,13 @@ import pytest
 import torch
 from datasets import Dataset
 
+from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.training.augmentation import Augmentation
-from deft_llm.training.collator import STATES, DeftCollator
+from deft_llm.training.collator import RECOGNITION, STATES, UNSAID, DeftCollator
 from deft_llm.training.data import prepare
 from deft_llm.training.expert_states import precomputed
+
+CLIP = ("pixel_values_videos", "flow_values_videos")
 
 
 @pytest.fixture
@@ -63,6 +66,36 @@ def test_states_are_reused_until_an_expert_changes(frozen, prepared):
     with torch.no_grad():
         next(frozen.model.recognition.motion_expert.parameters()).add_(0.1)
     assert precomputed(rows, frozen)._fingerprint != first._fingerprint
+
+
+def test_what_the_heads_decide_is_said_in_the_prompt(frozen, processor, prepared, monkeypatch):
+    rows = prepared.select(range(3))
+    states = precomputed(rows, frozen.eval())
+    monkeypatch.setattr(processor, "recognition_in_words", True)
+    collator = DeftCollator(processor, {"explain": 1.0}, 0.0)
+    for index in range(3):
+        clip = {name: torch.from_numpy(np.float32(rows[index][name]))[None] for name in CLIP}
+        with torch.no_grad():
+            recognition = frozen.model(**clip)
+        for name in RECOGNITION:
+            np.testing.assert_allclose(states[index][name], recognition[name][0], atol=1e-5)
+        question = rows[index]["conversations"][0]["messages"][:1]
+        known = {**clip, "recognition": recognition, "region_motions": [region_motions(rows[index])]}
+        expected = processor.tokenizer(processor.render_prompt(question, known), add_special_tokens=False)["input_ids"]
+        batch = collator([states[index]])
+        prompt = batch["input_ids"][0][batch["labels"][0] == -100].tolist()
+        clip_end = 1 + max(place for place, token in enumerate(expected) if token in processor.video_token_ids)
+        assert prompt[:clip_end] == expected[:clip_end]
+        assert "Recognised: " in processor.tokenizer.decode(prompt)
+
+
+def test_some_clips_in_training_do_not_say_what_was_recognised(frozen, processor, prepared, monkeypatch):
+    (row,) = precomputed(prepared.select([0]), frozen)
+    monkeypatch.setattr(processor, "recognition_in_words", True)
+    collator = DeftCollator(processor, {"explain": 1.0}, 0.0)
+    batch = collator([{**row, "epoch": 0, "place": place} for place in range(200)])
+    said = ["Recognised: " in text for text in processor.tokenizer.batch_decode(batch["input_ids"])]
+    assert 0.5 * UNSAID < 1 - np.mean(said) < 2 * UNSAID
 
 
 def test_steps_without_appearance_leave_its_states_out(frozen, processor, prepared):

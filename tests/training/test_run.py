@@ -165,6 +165,12 @@ def test_evaluation_needs_people_to_evaluate_on(options, tmp_path, capsys):
     assert "which is for testing" in refused(capsys, *options, "--eval_split", "test")
 
 
+@pytest.mark.parametrize("changes", [["--stage", "all"], ["--stage", "answers", "--streaming", "true"]])
+def test_words_about_the_recognition_need_trained_experts(options, tmp_path, capsys, changes):
+    options += ["--output_dir", str(tmp_path / "deft"), "--recognition_in_words", "true", *changes]
+    assert "needs experts that are trained already" in refused(capsys, *options)
+
+
 def test_a_stream_needs_an_end(options, tmp_path, capsys):
     options = [option if option != "2" else "-1" for option in options]
     message = refused(capsys, *options, "--output_dir", str(tmp_path / "deft"), "--streaming", "true")
