@@ -236,6 +236,7 @@ class DeftProcessor(ProcessorMixin):
         *,
         flow_values_videos: Any = None,
         flow_deviation: Any = None,
+        region_motions: Sequence[Sequence[RegionMotion]] | None = None,
         convention: str | None = None,
         threshold: float = THRESHOLD,
         longest_rationale: int = 400,
@@ -257,6 +258,8 @@ class DeftProcessor(ProcessorMixin):
                 of the crop width.
             flow_deviation (`Any`, *optional*): (clips, frames - 1, h, w), the standard deviation of its error, which
                 the video processor returns with `return_measurement=True`.
+            region_motions (`Sequence[Sequence[RegionMotion]]`, *optional*): The motion of all regions of each clip, if
+                it was measured before; by default, it is measured in `flow_values_videos`.
             convention (`str | None`, *optional*): Label convention that was asked for; by default the processor's own.
             threshold (`float`, *optional*, defaults to `0.5`): Probability from which a unit counts as recognised.
             longest_rationale (`int`, *optional*, defaults to `400`): Maximum length of a free rationale in characters.
@@ -269,14 +272,15 @@ class DeftProcessor(ProcessorMixin):
             patterns: Any = answer_pattern(self.emotion_labels, self.action_units, **options)
             return AnswerConstraint(self.tokenizer, patterns, prompt_length)
         patterns = []
+        clips = {"flow_values_videos": flow_values_videos, "flow_deviation": flow_deviation}
+        clips["region_motions"] = region_motions
         for row in range(len(outputs.emotion_logits)):
             classes = allowed_classes(self._class_scores(outputs, row), self.coarse_emotion_of)
             if flow_values_videos is None:
                 facts = self._recognised(outputs, row, threshold)
                 patterns.append(answer_pattern(classes, self.action_units, facts=facts, **options))
                 continue
-            measured = measure_motion(_array(flow_values_videos[row]), deviation=_row(flow_deviation, row))
-            report = self._report_of_heads(outputs, row, measured, threshold)
+            report = self._report_of_heads(outputs, row, _measured(clips, row), threshold)
             named = convention or self.label_convention
             patterns.append(answers_pattern(possible_answers(report, classes, named, self.answer_fields)))
         return AnswerConstraint(self.tokenizer, patterns, prompt_length)

@@ -80,8 +80,8 @@ def generate_answers(
     ).to(model.device)
     constraints = None
     if grounded:
-        flow = tensors.get("flow_values_videos")
-        constraints = [processor.answer_constraint(0, recognition, flow_values_videos=flow)]
+        measured = {"flow_values_videos": tensors.get("flow_values_videos"), "region_motions": motions}
+        constraints = [processor.answer_constraint(0, recognition, **measured)]
     with torch.inference_mode():
         sequences = model.generate(
             inputs_embeds=model.model.embed_prompts(inputs["input_ids"], recognition),

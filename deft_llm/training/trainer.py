@@ -46,7 +46,7 @@ PEAK_FLOPS = {
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss is NaN or infinite. The message names the clips of the batch."""
+    """The loss or its gradient is NaN or infinite. For a loss, the message names the clips of the batch."""
 
 
 def peak_flops(device: str) -> float | None:
@@ -378,7 +378,7 @@ class DeftSFTTrainer(SFTTrainer):
 
 
 class _StepCallback(TrainerCallback):
-    """Calls the trainer at the start of an epoch and at the end of a step."""
+    """Calls the trainer at the start of an epoch and at the end of a step, and checks the gradient in between."""
 
     def __init__(self, trainer: DeftSFTTrainer):
         self.trainer = trainer
@@ -390,6 +390,15 @@ class _StepCallback(TrainerCallback):
         if isinstance(self.trainer.data_collator, DeftCollator):
             self.trainer.data_collator.epoch = epoch
 
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        # An update with it would make all weights NaN. In float16, the scaler expects it and skips the step.
+        if not args.fp16 and not _finite_gradients(model):
+            raise NonFiniteLossError(
+                f"The gradient is not finite in step {state.global_step + 1}, although the loss is. The weights were "
+                f"not updated with it; checkpoints of earlier steps are in {args.output_dir}. Reduce the learning "
+                "rate, or train in float32 (`bf16: false`, `dtype: float32`)."
+            )
+
     def on_optimizer_step(self, args, state, control, optimizer, **kwargs):
         # Before the scheduler's next step, like the Trainer's `learning_rate`.
         groups = [group for group in optimizer.param_groups if "part" in group]
@@ -399,6 +408,14 @@ class _StepCallback(TrainerCallback):
         self.trainer._window["seconds"] += time.perf_counter() - self.trainer._step_began
         if self.trainer.stopped:
             control.should_save = control.should_training_stop = True
+
+
+def _finite_gradients(model: torch.nn.Module) -> bool:
+    """Whether all gradients are finite. One value is read from the device, because each reading waits for it."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32) for gradient in gradients]
+    norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]  # of FSDP's shards
+    return not norms or bool(torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all())
 
 
 def _token_count(inputs: dict[str, Any]) -> float:

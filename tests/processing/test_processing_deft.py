@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from deft_llm.processing import DeftProcessor
+from deft_llm.processing import DeftProcessor, processing_deft
 from deft_llm.processing.action_units import REGIONS
 from deft_llm.processing.grounded_answer import recognition_in_words
 from deft_llm.processing.motion_evidence import detection_limits, measure_motion
@@ -80,6 +81,23 @@ def test_the_recognition_is_said_if_it_is_known_and_asked_for(processor, model, 
     monkeypatch.setattr(processor, "motion_in_words", True)
     assert "It could be: " in processor.render_prompt(chat("ignored"), clips, 0)
     assert "It could be: " not in processor.render_prompt(chat("ignored"), known, 0)
+
+
+def test_motion_that_was_measured_before_constrains_the_answer(processor, model, clips, monkeypatch):
+    pytest.importorskip("llguidance")
+    flow = clips["flow_values_videos"]
+    with torch.no_grad():
+        recognition = model.model(**clips)
+    patterns = []
+    monkeypatch.setattr(processing_deft, "AnswerConstraint", lambda tokenizer, found, length: patterns.append(found))
+    processor.answer_constraint(0, recognition, flow_values_videos=flow)
+    motions = [measure_motion(one.numpy()) for one in flow]
+    processor.answer_constraint(0, recognition, flow_values_videos=flow, region_motions=motions)
+    assert patterns[0] == patterns[1]
+    still = [[replace(item, significant=False) for item in motions[0]]] * len(motions)
+    processor.answer_constraint(0, recognition, flow_values_videos=flow, region_motions=still)
+    assert patterns[2][0] != patterns[0][0]
+    assert all("insufficient" in pattern for pattern in patterns[2])
 
 
 def test_motion_only_goes_through_the_processor_too(processor, brow_video):

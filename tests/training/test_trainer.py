@@ -206,6 +206,18 @@ def test_a_loss_that_is_no_number_stops_with_its_clips(model, processor, prepare
     assert all(torch.isfinite(p).all() for p in own.parameters())
 
 
+@pytest.mark.parametrize("clipped", [0.0, 1.0])
+def test_a_gradient_that_is_no_number_stops_before_the_update(model, processor, prepared, settings, tmp_path, clipped):
+    own = copy.deepcopy(model)
+    own.model.recognition.motion_expert.queries.register_hook(lambda gradient: gradient * math.nan)
+    before = copy.deepcopy(own.state_dict())
+    trainer = trainer_of(own, processor, settings(tmp_path, max_grad_norm=clipped), prepared)
+    with pytest.raises(NonFiniteLossError, match="gradient is not finite in step 1"):
+        trainer.train()
+    for name, value in own.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
 class At(TrainerCallback):
     def __init__(self, step, action):
         self.step, self.action = step, action
