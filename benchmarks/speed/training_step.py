@@ -166,6 +166,7 @@ def main() -> None:
         rate = arguments.batch / statistics.median(times[name])
         memory = statistics.median(item["memory"] for item in rounds)
         print(f"\n{name}: {rate:.3g} clips/s, {memory / 1e9:.1f} GB for the steps")
+    # Not four clips: with these random weights in bfloat16, a gradient of the language model is then NaN.
     sizes = [arguments.batch * factor for factor in (1, 2, 3)]
     steps = {size: in_a_process("DEFT", size, arguments.steps)["seconds"] for size in sizes}
     fitted("clips of a batch, DEFT", {size: statistics.median(seconds) for size, seconds in steps.items()})

@@ -208,7 +208,7 @@ class ModelArguments:
     )
     recognition_in_words: bool = field(
         default=False,
-        metadata={"help": "Whether the prompt says in words what is recognised, once experts are frozen."},
+        metadata={"help": "Whether the prompt says in words what is recognised. The experts must be trained before."},
     )
     texture_share: float = field(
         default=1.0, metadata={"help": "Share of the patches that VideoMAE reads: those that change most."}

@@ -9,9 +9,7 @@ from deft_llm.hub_datasets.unimer.rows import region_motions
 from deft_llm.training.augmentation import Augmentation
 from deft_llm.training.collator import RECOGNITION, STATES, UNSAID, DeftCollator
 from deft_llm.training.data import prepare
-from deft_llm.training.expert_states import precomputed
-
-CLIP = ("pixel_values_videos", "flow_values_videos")
+from deft_llm.training.expert_states import INPUTS, precomputed
 
 
 @pytest.fixture
@@ -74,7 +72,7 @@ def test_what_the_heads_decide_is_said_in_the_prompt(frozen, processor, prepared
     monkeypatch.setattr(processor, "recognition_in_words", True)
     collator = DeftCollator(processor, {"explain": 1.0}, 0.0)
     for index in range(3):
-        clip = {name: torch.from_numpy(np.float32(rows[index][name]))[None] for name in CLIP}
+        clip = {name: torch.from_numpy(np.float32(rows[index][name]))[None] for name in INPUTS}
         with torch.no_grad():
             recognition = frozen.model(**clip)
         for name in RECOGNITION:
