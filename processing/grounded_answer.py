@@ -155,7 +155,9 @@ def recognition_in_words(report: ExpressionReport, coarse_emotion_of: Mapping[st
     ]
     label = INSUFFICIENT_MOTION if report.emotion is None else report.emotion
     coarse = coarse_emotion_of.get(label)
-    return f"{'; '.join(units) or 'no action unit'}. Class: {label}" + (f" ({coarse})" if coarse else "")
+    # Questions ask for "the emotion" and "the coarse class", so both have a name of their own.
+    classes = f"Emotion: {label}" + (f". Coarse class: {coarse}" if coarse else "")
+    return f"{'; '.join(units) or 'no action unit'}. {classes}"
 
 
 def absent_units(

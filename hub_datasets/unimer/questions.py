@@ -50,7 +50,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "What is this micro-expression by the convention of {convention}? Reply in one word.",
         "How would you label the face by the convention of {convention}?",
         "Sort the clip into a fine-grained class by the convention of {convention}.",
-        "By the convention of {convention}, what does this face show for a moment?",
+        "By the convention of {convention}, which emotion does this face show for a moment?",
         "Read the micro-expression by the convention of {convention}. Which emotion is it?",
     ),
     "emotion_coarse": (

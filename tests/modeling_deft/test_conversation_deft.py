@@ -124,7 +124,7 @@ def test_the_prompt_says_what_was_recognised(pipe, brow_video, still_video, monk
     pipe.conversation([str(brow_video), str(still_video)]).ask("What differs?", max_new_tokens=2)
     first, second = told[-1].split("Recognised: ")[1:]
     assert first.startswith("AU")
-    assert second.partition("\n")[0].endswith(". Class: insufficient motion")
+    assert second.partition("\n")[0].endswith(". Emotion: insufficient motion")
 
 
 def test_free_answers_are_the_language_models(pipe, talk, brow_video):

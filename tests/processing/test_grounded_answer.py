@@ -70,11 +70,12 @@ def test_the_recognition_in_words_names_units_with_their_motion_and_the_class():
     report = measured_report({"AU12": "left", "AU4": "both"}, "happiness", SMILE)
     assert recognition_in_words(report, COARSE) == (
         "AU4 brow lowerer, not borne out by the motion; "
-        "AU12 lip corner puller, both sides, mouth corner moves up and laterally by 1.1 %. Class: happiness (positive)"
+        "AU12 lip corner puller, both sides, mouth corner moves up and laterally by 1.1 %. "
+        "Emotion: happiness. Coarse class: positive"
     )
     still = measured_report({}, "anger", face())
-    assert recognition_in_words(still, COARSE) == "no action unit. Class: insufficient motion"
-    assert recognition_in_words(measured_report({"AU12": "both"}, "fear", SMILE), COARSE).endswith("Class: fear")
+    assert recognition_in_words(still, COARSE) == "no action unit. Emotion: insufficient motion"
+    assert recognition_in_words(measured_report({"AU12": "both"}, "fear", SMILE), COARSE).endswith(". Emotion: fear")
 
 
 @pytest.mark.parametrize(("weaker", "side"), [(0.3, "left"), (0.5, "both")])
