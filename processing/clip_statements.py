@@ -30,6 +30,9 @@ COULD_BE = "it could be {emotion} by {convention}: {units} {are} visible in the 
 COULD_NOT_BE = "it could not be {emotion} by {convention}: {units} {are} not visible in the motion."
 WHY_NOT = "It is not {emotion} by {convention}: {expected}, and the motion does not show it."
 UNTESTABLE = "Motion in the image cannot show {unit}."
+KNOWLEDGE = ("expected", "class_of_emotion")  # topics that need no clip
+# Emotions that are not coarse classes themselves, and surprise, which is both.
+CLASSED = tuple(name for name in COARSE_EMOTION if name == "surprise" or name not in COARSE_EMOTION.values())
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Statement:
     Args:
         text (`str`): The sentence.
         topic (`str`): What it is about: status, units, presence, side, evidence, region, motions, emotion, coarse,
-            could_be, why_not, expected, differs or open.
+            could_be, why_not, expected, class_of_emotion, differs or open.
         units (`frozenset[str]`): Codes of the action units that it is about.
         regions (`frozenset[tuple[str, str]]`): (region, side) of the regions that it is about.
         emotion (`str | None`): Emotion that it is about, in lower case.
@@ -154,6 +157,15 @@ def knowledge(code: str) -> str:
     return f"{expected_motion(code)}." if unit.testable and unit.motions else UNTESTABLE.format(unit=unit_words(code))
 
 
+def class_of_emotion(emotion: str) -> str:
+    """The sentence that says to which coarse class an emotion belongs.
+
+    Args:
+        emotion (`str`): One of `CLASSED`.
+    """
+    return f"{emotion.capitalize()} belongs to the coarse class {COARSE_EMOTION[emotion]}."
+
+
 def could_be(emotion: str, facts: ClipFacts) -> tuple[str, str, tuple[str, ...]]:
     """Whether the visible and the absent units of a clip fit an emotion.
 
@@ -239,12 +251,13 @@ def why_not(emotion: str, facts: ClipFacts) -> tuple[str, tuple[str, ...]]:
 
 
 def statements(facts: ClipFacts) -> list[Statement]:
-    """All true statements about one clip, and what is to be expected of every action unit.
+    """All true statements about one clip, what is to be expected of every action unit, and the class of every emotion.
 
     Args:
         facts (`ClipFacts`): What is certain about the clip.
     """
     known = [Statement(knowledge(code), "expected", frozenset({code})) for code in ACTION_UNITS]
+    known += [Statement(class_of_emotion(name), "class_of_emotion", emotion=name) for name in CLASSED]
     if facts.reason:
         return [Statement(f"The clip cannot be measured: {facts.reason.rstrip('.')}.", "status"), *known]
     found = [*_about_clip(facts), *_about_units(facts), *_about_regions(facts), *known]
@@ -335,7 +348,7 @@ def statements_of_two(first: ClipFacts, second: ClipFacts) -> list[Statement]:
     found = _differences(first, second)
     for place, (facts, name) in enumerate(((first, "first"), (second, "second"))):
         for item in statements(facts):
-            general = item.topic in ("expected", "open")
+            general = item.topic in (*KNOWLEDGE, "open")
             if general and place:
                 continue
             text = item.text if general or item.text == OPEN else f"In the {name} clip: {_lowered(item.text)}"

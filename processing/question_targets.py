@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import combinations
 
 from .action_units import ACTION_UNITS, REGIONS, SIDES, get_action_unit
-from .clip_statements import OPEN, Statement
+from .clip_statements import CLASSED, KNOWLEDGE, OPEN, Statement
 
 MOST_STATEMENTS = 3  # in one answer
 _MOST_COMBINED = 5  # with more statements, an answer has only one, because there are too many answers otherwise
@@ -76,7 +76,8 @@ _TOPICS = {
     "overview": r"what (?:do you see|happens|can you see)|describe|explain|summ?\w*|tell me",
     "convention": r"convention",
 }
-_LISTED_CLASSES = r"positive, negative"
+# The coarse classes as answers to choose from.
+_LISTED_CLASSES = r"(?:positive,? (?:or )?negative|negative,? (?:or )?positive)(?:,? (?:or )?(?:surprise|others))*"
 _BEFORE = {  # topic -> topics that it leaves out
     "expected": {"side", "evidence", "motions", "overview"},
     "coarse": {"emotion", "overview", "convention"},
@@ -129,11 +130,14 @@ def asked_in(question: str, emotions: Sequence[str] = ()) -> Asked:
     for match in re.finditer(r"(?<![\w-])(?:AU|AD|M)\s?\d+(?![\w-])", rest, re.IGNORECASE):
         units.add(get_action_unit(re.sub(r"\s", "", match[0]).upper()).code)
     words = {**{name.casefold(): name.casefold() for name in emotions}, **_EMOTION_WORDS}
-    found_emotions = {words[word] for word in _found(tuple(words), re.sub(r"convention of [^,.:;?\n]+", "", rest))}
     why_not = re.search(rf"\b(?:{_TOPICS['why_not']})", question, re.IGNORECASE)
-    options = len(found_emotions) > 1 and re.search(r"\bor\b", question) and not why_not
-    if options or re.search(_LISTED_CLASSES, question, re.IGNORECASE):
-        found_emotions = set()  # the answers to choose from, not an emotion to judge
+    named = re.sub(r"convention of [^,.:;?\n]+", "", rest)
+    # Answers to choose from are not emotions to judge.
+    named = named if why_not else re.sub(_LISTED_CLASSES, "", named, flags=re.IGNORECASE)
+    found_emotions = {words[word] for word in _found(tuple(words), named)}
+    options = len(found_emotions) > 1 and re.search(r"\bor\b", named) and not why_not
+    if options:
+        found_emotions = set()
     names = _found(tuple(_UNIT_WORDS), rest)
     units |= {_UNIT_WORDS[name] for name in names}
     for name in names:  # the upper lip of the "upper lip raiser" is not a region that is asked about
@@ -192,7 +196,7 @@ def answering(
                 asked = replace(asked, units=before.units, regions=before.regions, emotions=before.emotions)
                 break
     if asked.clip is not None:
-        statements = [item for item in statements if item.clip in (asked.clip, None) or item.topic == "expected"]
+        statements = [item for item in statements if item.clip in (asked.clip, None) or item.topic in KNOWLEDGE]
     status = [item for item in statements if item.topic == "status" and "cannot be measured" in item.text]
     if asked.named:
         about = [item for item in statements if _concerns(item, asked)]
@@ -204,7 +208,7 @@ def answering(
         chosen = chosen or [item for item in statements if item.topic in ("status", "open")]
     else:
         chosen = [item for item in statements if item.topic in ("status", "units", "motions", "emotion", "open")]
-    if status and not any(item.topic == "expected" for item in chosen):
+    if status and not any(item.topic in KNOWLEDGE for item in chosen):
         chosen = status
     unique = {item.text: item for item in chosen}
     if len(unique) > 1 and asked.named:
@@ -245,7 +249,8 @@ def _topics_of(asked: Asked) -> set[str]:
     if asked.regions:
         topics.add("region")
     if asked.emotions:
-        topics.add("why_not" if "why_not" in asked.topics else "could_be")
+        general = "coarse" in asked.topics and asked.emotions <= set(CLASSED)
+        topics.add("why_not" if "why_not" in asked.topics else "class_of_emotion" if general else "could_be")
     return topics
 
 

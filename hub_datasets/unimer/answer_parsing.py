@@ -11,8 +11,8 @@ A fact is a tuple of strings; an answer is a frozenset of facts:
     ("unit", "AU4", "present")                   ("unit", "AU4", "absent")
     ("side", "AU12", "left")                     ("motion", "mouth corner", "left", "up and laterally", "0.9")
     ("evidence", "AU12", "left", "mouth corner", "up and laterally", "0.9")
-    ("insufficient motion",)                     ("still",)
-    ("could_be", "surprise", "yes" | "no")       ("not shown",)
+    ("insufficient motion",)                     ("still",)  ("not shown",)
+    ("could_be", "surprise", "yes" | "no")       ("class_of", "sadness", "negative")
     ("expected", "AU9")                          ("not testable", "AU14")
 
 Emotions are lower case. Magnitudes are in percent of the crop width, with one decimal. Left and right are the
@@ -37,12 +37,13 @@ from deft_llm.processing.clip_statements import (
     UNTESTABLE,
     WHY_NOT,
     beside_own,
+    class_of_emotion,
     expected_motion,
     joined,
     knowledge,
     unit_words,
 )
-from deft_llm.processing.emotion_prototypes import prototypes_of
+from deft_llm.processing.emotion_prototypes import COARSE_EMOTION, prototypes_of
 from deft_llm.processing.expression_report import INSUFFICIENT_MOTION, parse_answer
 from deft_llm.processing.grounded_answer import STILL_RATIONALES, UNCLEAR_RATIONALES
 from deft_llm.processing.motion_evidence import NO_DIRECTION
@@ -58,7 +59,7 @@ _EMOTION_WORDS = """
     joy negative neutral other others pain positive repression sad sadness surprise sympathy tense tension
 """
 EMOTIONS = frozenset(_EMOTION_WORDS.split())
-COARSE_EMOTIONS = frozenset({"negative", "positive", "surprise", "others"})
+COARSE_EMOTIONS = frozenset(COARSE_EMOTION.values())
 
 # Words that state no fact by themselves. Words that compare, grade, hedge or deny are not included.
 _NEUTRAL_WORDS = """
@@ -83,21 +84,13 @@ _JOINS = re.compile(r"[,.;:]|\b(?:also|and|as|so|that|then|therefore|thus|togeth
 
 _VERTICAL = {"up": "up", "upward": "up", "upwards": "up", "down": "down", "downward": "down", "downwards": "down"}
 _HORIZONTAL = {
-    "medially": "medially",
-    "towards the midline": "medially",
-    "toward the midline": "medially",
-    "laterally": "laterally",
-    "away from the midline": "laterally",
+    **dict.fromkeys(("medially", "towards the midline", "toward the midline"), "medially"),
+    **dict.fromkeys(("laterally", "away from the midline"), "laterally"),
 }
 _SIDES = {
-    "both sides": "both",
-    "both": "both",
-    "bilateral": "both",
-    "bilaterally": "both",
-    "left side": "left",
-    "left": "left",
-    "right side": "right",
-    "right": "right",
+    **dict.fromkeys(("both sides", "both", "bilateral", "bilaterally"), "both"),
+    **dict.fromkeys(("left side", "left"), "left"),
+    **dict.fromkeys(("right side", "right"), "right"),
 }
 
 
@@ -572,6 +565,13 @@ def _read_expected_motion(question: str, answer: str, emotions: frozenset[str]) 
     return frozenset({("not testable" if answer == UNTESTABLE.format(unit=unit_words(code)) else "expected", code)})
 
 
+def _read_class_of_emotion(question: str, answer: str, emotions: frozenset[str]) -> Facts:
+    emotion = emotion_in(question)
+    if answer != class_of_emotion(emotion):
+        raise UnreadableAnswerError(f"{answer!r} does not say the coarse class of {emotion}")
+    return frozenset({("class_of", emotion, COARSE_EMOTION[emotion])})
+
+
 def _read_turn(question: str, answer: str, emotions: frozenset[str]) -> Facts:
     return _READERS[task_of_turn(question)](question, answer, emotions)
 
@@ -594,6 +594,7 @@ _READERS = {
     "could_be": _read_possibility,
     "why_not": _read_possibility,
     "expected_motion": _read_expected_motion,
+    "class_of_emotion": _read_class_of_emotion,
     "several_turns": _read_turn,
 }
 TASKS: tuple[str, ...] = tuple(_READERS)

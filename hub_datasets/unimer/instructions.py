@@ -17,17 +17,19 @@ import numpy as np
 from deft_llm.processing.action_units import REGIONS, SIDES, get_action_unit
 from deft_llm.processing.clip_statements import (
     ABSENT,
+    CLASSED,
     INSUFFICIENT_SENTENCE,
     MOST_MOTIONS,
     PRESENT,
     WHERE,
     ClipFacts,
+    class_of_emotion,
     could_be,
     emotions_to_ask,
     knowledge,
     why_not,
 )
-from deft_llm.processing.emotion_prototypes import prototypes_of
+from deft_llm.processing.emotion_prototypes import COARSE_EMOTION, prototypes_of
 from deft_llm.processing.expression_report import (
     INSUFFICIENT,
     INSUFFICIENT_MOTION,
@@ -324,6 +326,8 @@ def _questions(task: str, facts: AcceptedFacts, rng: np.random.Generator) -> lis
         targets = [{"unit": _unit(code)} for code in _present_and_absent(facts, rng)]
     elif task == "expected_motion":
         targets = [{"unit": _unit(_draw(_COMMON_UNITS, rng))}]
+    elif task == "class_of_emotion":
+        targets = [{"emotion": _draw(CLASSED, rng)}]
     elif task == "side":
         codes = (
             _COMMON_UNITS if facts.still else [item.code for item in facts.units if item.code not in facts.open_sides]
@@ -426,6 +430,8 @@ def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
     if task == "expected_motion":
         unit = get_action_unit(unit_in(question))
         return frozenset({("expected" if unit.testable and unit.motions else "not testable", unit.code)})
+    if task == "class_of_emotion":
+        return frozenset({("class_of", emotion_in(question), COARSE_EMOTION[emotion_in(question)])})
     if facts.still:
         return insufficient
     if task in ("could_be", "why_not"):
@@ -498,6 +504,8 @@ def write_answer(task: str, question: str, stated: Facts, facts: AcceptedFacts, 
         return write_answer(task_of_turn(question), question, stated, facts, rng)
     if task == "expected_motion":
         return knowledge(unit_in(question))
+    if task == "class_of_emotion":
+        return class_of_emotion(emotion_in(question))
     if task in ("could_be", "why_not"):
         emotion = emotion_in(question)
         return could_be(emotion, facts.certain)[1] if task == "could_be" else why_not(emotion, facts.certain)[0]

@@ -239,6 +239,22 @@ QUESTIONS |= {
         "Describe the motion that one expects of {unit}.",
         "How is {unit} recognised in motion?",
     ),
+    "class_of_emotion": (
+        "Which coarse class does {emotion} belong to?",
+        "How is {emotion} classed coarsely?",
+        "What is the coarse class of {emotion}?",
+        "Is {emotion} positive, negative, surprise or others?",
+        "Into which coarse class would you sort {emotion}?",
+        "Name the coarse class of {emotion}.",
+        "Which of the coarse classes is {emotion}?",
+        "How would you class {emotion} coarsely?",
+        "Positive, negative, surprise or others: which one is {emotion}?",
+        "Sort {emotion} into a coarse class.",
+        "Tell me the coarse class that {emotion} is in.",
+        "Under which coarse class does {emotion} come?",
+        "Please say what {emotion} is, positive, negative, surprise or others.",
+        "Among the coarse classes, where is {emotion}?",
+    ),
 }
 TURN_TASKS = (
     "emotion",
@@ -251,6 +267,7 @@ TURN_TASKS = (
     "could_be",
     "why_not",
     "expected_motion",
+    "class_of_emotion",
 )
 """Tasks that the turns of a conversation are drawn from. Their answers need no other turn to be understood."""
 QUESTIONS["several_turns"] = tuple(question for task in TURN_TASKS for question in QUESTIONS[task])
@@ -300,12 +317,12 @@ def task_of_turn(question: str) -> str:
 
 
 def emotion_in(question: str) -> str:
-    """The emotion that a question of the tasks could_be and why_not asks about.
+    """The emotion that a question of the tasks could_be, why_not and class_of_emotion asks about.
 
     Raises:
         ValueError: The question names none.
     """
-    for task in ("could_be", "why_not"):
+    for task in ("could_be", "why_not", "class_of_emotion"):
         for pattern in _patterns(task):
             match = pattern.fullmatch(question)
             if match:

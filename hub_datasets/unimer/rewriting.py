@@ -38,7 +38,7 @@ PROMPT = (
     "statement alone, on one line.\n\nQuestion: {question}\nStatement: {statement}"
 )
 # The form of these answers is prescribed: by the MEGC challenge, or because it is the form of a grounded answer.
-_FIXED_TASKS = ("me_vqa_", "could_be", "why_not", "expected_motion", "several_turns")
+_FIXED_TASKS = ("me_vqa_", "could_be", "why_not", "expected_motion", "class_of_emotion", "several_turns")
 _RATIONALE = f"{FIELDS[2]}: "
 
 

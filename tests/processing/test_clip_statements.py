@@ -5,8 +5,11 @@ import pytest
 
 from deft_llm.processing.action_units import ACTION_UNITS, REGIONS, SIDES
 from deft_llm.processing.clip_statements import (
+    CLASSED,
+    KNOWLEDGE,
     OPEN,
     ClipFacts,
+    class_of_emotion,
     could_be,
     expected_motion,
     facts_of_report,
@@ -83,7 +86,7 @@ def test_every_unit_region_and_emotion_has_a_statement():
 
 def test_nothing_is_claimed_about_a_still_clip():
     found = statements(facts({}, motions()))
-    text = " ".join(item.text for item in found if item.topic != "expected")
+    text = " ".join(item.text for item in found if item.topic not in KNOWLEDGE)
     assert "Yes" not in text
     assert "happiness" not in text
     assert said(found, "status") == said(found, "motions") == {"No region moves above the noise of the clip."}
@@ -92,7 +95,7 @@ def test_nothing_is_claimed_about_a_still_clip():
 
 def test_of_a_clip_that_cannot_be_measured_only_the_reason_is_known():
     found = statements(ClipFacts(reason="The face is lost in frame 3."))
-    assert {item.topic for item in found} == {"status", "expected"}
+    assert {item.topic for item in found} == {"status", *KNOWLEDGE}
     assert said(found, "status") == {"The clip cannot be measured: The face is lost in frame 3."}
 
 
@@ -156,6 +159,13 @@ def test_what_is_expected_of_a_unit():
     assert joined(["a"]) == "a"
     assert joined(["a", "b"]) == "a and b"
     assert joined(["a", "b", "c"]) == "a, b and c"
+
+
+def test_the_coarse_class_of_an_emotion():
+    assert class_of_emotion("sadness") == "Sadness belongs to the coarse class negative."
+    assert class_of_emotion("surprise") == "Surprise belongs to the coarse class surprise."
+    assert set(CLASSED) >= {"anger", "happiness", "repression", "surprise", "tense"}
+    assert not set(CLASSED) & {"negative", "positive", "others"}
 
 
 def test_two_clips():

@@ -1,7 +1,7 @@
 import pytest
 
 from deft_llm.hub_datasets.unimer.questions import QUESTIONS, TURN_TASKS
-from deft_llm.processing.clip_statements import OPEN, knowledge, statements, statements_of_two
+from deft_llm.processing.clip_statements import OPEN, class_of_emotion, knowledge, statements, statements_of_two
 from deft_llm.processing.question_targets import MOST_STATEMENTS, answering, answers_of, asked_in
 from tests.processing.test_clip_statements import SMILE, facts, motions
 
@@ -55,6 +55,9 @@ def test_a_unit_that_does_not_exist_is_named():
         ("Which action units are there?", ["The motion shows AU12 (lip corner puller)."]),
         ("Which emotion is it?", ["It is happiness by the convention of synthetic."]),
         ("Is it happiness, disgust or anger?", ["It is happiness by the convention of synthetic."]),
+        ("Is it positive or negative?", ["The coarse class is positive by the convention of synthetic."]),
+        ("Is anger positive or negative?", [class_of_emotion("anger")]),
+        ("What is the coarse class of surprise?", [class_of_emotion("surprise")]),
         ("How strong is the brow lowerer?", ["No, AU4 (brow lowerer) is not visible in the motion."]),
         ("Did the left cheek move?", ["The left cheek does not move above the noise of the clip."]),
     ],
@@ -123,6 +126,7 @@ TOPIC_OF_TASK = {
     "could_be": "could_be",
     "why_not": "why_not",
     "expected_motion": "expected",
+    "class_of_emotion": "class_of_emotion",
 }
 
 

@@ -137,6 +137,10 @@ def expected_facts(clip: Clip, task: str, question: str) -> set[tuple[str, ...]]
     if task == "expected_motion":
         unit = ACTION_UNITS[unit_in(question)]
         return {("expected" if unit.testable and unit.motions else "not testable", unit.code)}
+    if task == "class_of_emotion":
+        emotion = emotion_in(question)
+        coarse_class = {"happiness": "positive", "surprise": "surprise", "tense": "others"}.get(emotion, "negative")
+        return {("class_of", emotion, coarse_class)}
     if clip.still:
         return {("insufficient motion",)}
     if task in ("could_be", "why_not"):
