@@ -117,7 +117,8 @@ def joined(conversations: Sequence[dict], turns: int, rng: np.random.Generator) 
 
     Args:
         conversations: The conversations.
-        turns: Largest number of questions per conversation. Its size is drawn each time.
+        turns: Largest number of questions per conversation. Its size is drawn each time. A conversation that has more
+            questions already stays alone.
         rng: Random generator.
 
     Returns:
@@ -126,14 +127,16 @@ def joined(conversations: Sequence[dict], turns: int, rng: np.random.Generator) 
     rest, found = list(conversations), []
     while rest:
         size = 1 if turns == 1 else int(rng.integers(1, turns + 1))
-        first, *others = rest[:size]
+        questions = np.cumsum([len(item["messages"]) // 2 for item in rest[:size]])
+        count = max(int((questions <= size).sum()), 1)
+        first, *others = rest[:count]
         messages = list(first["messages"])
         for item in others:
             for message in item["messages"]:
                 content = [block for block in message["content"] if block["type"] != "video"]
                 messages.append({**message, "content": content})
         found.append(messages)
-        rest = rest[size:]
+        rest = rest[count:]
     return found
 
 

@@ -161,7 +161,7 @@ def test_the_prompt_says_what_was_recognised(pipe, brow_video, still_video, monk
         said = text.partition("Recognised: ")[2].partition("\n")[0]
         assert "What moves?" in text
         assert said.startswith("AU")  # heads that are not trained recognise something in every clip
-    assert "Class: insufficient motion\n" in told[1]
+    assert "Emotion: insufficient motion\n" in told[1]
 
 
 @pytest.mark.parametrize("options", [{"text": "What moves?"}, {"grounded": False}], ids=["own question", "asked"])

@@ -105,13 +105,17 @@ def test_joined_conversations_have_the_clip_once_and_every_question(prepared):
     alone = joined(items, 1, np.random.default_rng(0))
     assert list(alone) == [item["messages"] for item in items]
     together = joined(items, 3, np.random.default_rng(0))
-    assert 1 < max(len(messages) // 2 for messages in together) <= 3
+    own = max(len(item["messages"]) // 2 for item in items)  # several_turns has two to four questions
+    assert 1 < max(len(messages) // 2 for messages in together) <= max(3, own)
     for messages in together:
         kinds = [block["type"] for message in messages for block in message["content"]]
         assert kinds.count("video") == 1
         assert kinds[0] == "video"
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
     assert _texts(together) == _texts([item["messages"] for item in items])
+    single = next(item for item in items if len(item["messages"]) == 2)
+    double = {**single, "messages": single["messages"] * 2}
+    assert max(len(m) // 2 for seed in range(9) for m in joined([double] * 3, 3, np.random.default_rng(seed))) == 2
 
 
 def _texts(conversations):
