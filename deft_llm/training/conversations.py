@@ -117,8 +117,8 @@ def joined(conversations: Sequence[dict], turns: int, rng: np.random.Generator) 
 
     Args:
         conversations: The conversations.
-        turns: Largest number of questions per conversation. Its size is drawn each time. A conversation that has more
-            questions already stays alone.
+        turns: Largest number of questions per conversation. Its size is drawn each time. A conversation that already
+            has more questions is not joined with others.
         rng: Random generator.
 
     Returns:

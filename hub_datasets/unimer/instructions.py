@@ -431,7 +431,8 @@ def facts_of(task: str, question: str, facts: AcceptedFacts) -> Facts:
         unit = get_action_unit(unit_in(question))
         return frozenset({("expected" if unit.testable and unit.motions else "not testable", unit.code)})
     if task == "class_of_emotion":
-        return frozenset({("class_of", emotion_in(question), COARSE_EMOTION[emotion_in(question)])})
+        asked = emotion_in(question)
+        return frozenset({("class_of", asked, COARSE_EMOTION[asked])})
     if facts.still:
         return insufficient
     if task in ("could_be", "why_not"):
