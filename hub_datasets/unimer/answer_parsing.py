@@ -567,7 +567,7 @@ def _read_expected_motion(question: str, answer: str, emotions: frozenset[str]) 
 
 def _read_class_of_emotion(question: str, answer: str, emotions: frozenset[str]) -> Facts:
     emotion = emotion_in(question)
-    if answer != class_of_emotion(emotion):
+    if emotion not in COARSE_EMOTION or answer != class_of_emotion(emotion):
         raise UnreadableAnswerError(f"{answer!r} does not say the coarse class of {emotion}")
     return frozenset({("class_of", emotion, COARSE_EMOTION[emotion])})
 

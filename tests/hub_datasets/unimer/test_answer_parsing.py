@@ -150,6 +150,8 @@ def test_free_wording_is_read(task, question, answer, facts):
         ("action_units", LIST, "insufficient motion, AU4", "does not ask for"),
         ("me_vqa_presence", "Is the action unit brow lowerer shown on the face?", "Yes.", "neither yes nor no"),
         ("me_vqa_action_units", "What is the action unit?", "brow lowerer, lid tightener", "does not answer"),
+        ("class_of_emotion", "How is joy classed coarsely?", "Joy belongs to the coarse class positive.", "of joy"),
+        ("class_of_emotion", "How is fear classed coarsely?", "Fear belongs to the coarse class positive.", "of fear"),
     ],
 )
 def test_what_is_not_certain_is_refused(task, question, answer, reason):
