@@ -57,6 +57,7 @@ _EMOTION_WORDS = {
 # Words that ask for a topic.
 _TOPICS = {
     "why_not": r"why|against|missing|exclude[sd]?|rule[sd]? out|have to move|that it is not|isn't it",
+    "could_be": r"could|might",
     "differs": r"differ\w*|compar\w*|unlike",
     "same": r"in common|same|alike|both clips",
     "expected": (
@@ -249,7 +250,7 @@ def _topics_of(asked: Asked) -> set[str]:
     if asked.regions:
         topics.add("region")
     if asked.emotions:
-        general = "coarse" in asked.topics and asked.emotions <= set(CLASSED)
+        general = "coarse" in asked.topics and "could_be" not in asked.topics and asked.emotions <= set(CLASSED)
         topics.add("why_not" if "why_not" in asked.topics else "class_of_emotion" if general else "could_be")
     return topics
 

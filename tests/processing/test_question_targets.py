@@ -71,6 +71,7 @@ def test_could_be_and_why_not():
     assert no.startswith("It is happiness by the convention of synthetic, and it could not be surprise")
     (coarse,) = answers("Could it be negative?")
     assert coarse.endswith("AU15 (lip corner depressor) are not visible in the motion.")
+    assert answers("Could the coarse class be surprise?") == [no]  # about this clip, and not about surprise in general
     (why,) = answers("Why not surprise?")
     assert "AU2 (outer brow raiser) would move the outer brow up" in why
     assert len(answers("Why not surprise or anger?")) == 2
