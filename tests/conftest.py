@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="deft-tests-")
 os.environ["HF_MODULES_CACHE"] = os.path.join(os.environ["HF_HOME"], "modules")
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
-# `make test` runs a process a core, and the commands that the tests start are to leave the others theirs.
+# `make test` keeps every core busy, and the commands that the tests start are to leave the others theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.processes import InThisProcess, output_of
@@ -85,8 +85,13 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{mark}: transformers' own")
 
 
+def pytest_xdist_auto_num_workers():
+    """Three processes for two cores: while one waits for a command or a browser it has started, another computes."""
+    return (3 * (os.cpu_count() or 1) + 1) // 2
+
+
 def pytest_collection_modifyitems(items):
-    """The files that take longest come first: with a process a core, none of them is left over for the end."""
+    """The files that take longest come first, so that none of them is left over for the end."""
     places = {name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 

@@ -16,6 +16,8 @@ it differs by at most a quarter or 0.2 % of the crop width. Rows:
 - seen and unseen sets of units: share of right explanations of clips whose set of action units was trained, and of
   others.
 - grounded: the same for explanations that are held to what was measured.
+- a convention that the question explains: the class by a convention that was not trained, in which every emotion has
+  the name of another one. The question lists the names.
 
 With all experts silenced, a model with `motion_in_words` or `recognition_in_words` has the evidence as text only.
 
@@ -55,6 +57,7 @@ from deft_llm.training.data import load_splits, unit_set, without_unit_sets
 ANSWERS_AT_ONCE = 16
 LONGEST = 256  # tokens of an answer
 RESAMPLINGS = 1000
+UNTRAINED = "atlas"  # a label convention that no data set has
 PRESENCE = ("action_unit_presence", "me_vqa_presence")
 KINDS = ("action units", "sides", "directions", "magnitudes")
 GRADED = ("evidence", "motion")  # facts with a direction and a magnitude, which may differ a little
@@ -111,6 +114,22 @@ def questions_of(rows: Any, held_out_wordings: int, held_out_tasks: Sequence[str
                 group = "held-out wordings"
             facts = parse_facts(task, question, answer, emotions=emotions)
             found.append(Question(place, row["subject"], task, question, facts, group, emotions))
+    return found
+
+
+def by_another_convention(rows: Any) -> list[Question]:
+    """Questions about the emotion by a convention that they explain: every emotion has the name of another one."""
+    known = sorted({word for word in rows["emotion"] if word})
+    found = []
+    for place, row in enumerate(rows.select_columns(["subject", "emotion"])):
+        if row["emotion"]:
+            order = np.random.default_rng(place).permutation(known).tolist()
+            renamed = dict(zip(order, [*order[1:], order[0]], strict=True))
+            names = ", ".join(f"{old} is called {new}" for old, new in renamed.items())
+            named = f"by the convention of {UNTRAINED}"
+            text = f"{named.capitalize()}, {names}. Which emotion is this {named}?"
+            facts = frozenset({("emotion", renamed[row["emotion"]])})
+            found.append(Question(place, row["subject"], "emotion", text, facts, "explained", frozenset(known)))
     return found
 
 
@@ -327,11 +346,22 @@ def main() -> None:
         column |= {f"grounded explanations, {name}": value for name, value in statements(explain, read).items()}
         agreed = [right(*pair) for pair in zip(explain, read, strict=True)]
         column["grounded explanations: right"] = share(agreed, subjects)
+        renamed = by_another_convention(rows)
+        said, _ = answers_to(renamed, rows, model, processor, silenced=silenced)
+        read = [one.read(text) for one, text in zip(renamed, said, strict=True)]
+        for kind, wanted in (
+            ("right", [one.facts for one in renamed]),
+            ("the trained class", [frozenset({("emotion", rows[one.row]["emotion"])}) for one in renamed]),
+        ):
+            agreed = [facts == true for facts, true in zip(read, wanted, strict=True)]
+            subjects = [one.subject for one in renamed]
+            column[f"a convention that the question explains: {kind}"] = share(agreed, subjects)
         column["tokens per answer"] = f"{cost['tokens']:.1f}"
         column["ms per answer, free / grounded explanation"] = f"{cost['ms']:.0f} / {grounded_cost['ms']:.0f}"
         columns[name] = column
         asked = [("free", *pair) for pair in zip(questions, answers, strict=True)]
         asked += [("grounded", *pair) for pair in zip(explain, held, strict=True)]
+        asked += [("free", *pair) for pair in zip(renamed, said, strict=True)]
         written += [
             {"model": name, "decoding": kind, "clip": one.row, "task": one.task, "group": one.group}
             | {"question": one.text, "answer": text, "right": right(one, one.read(text))}
