@@ -75,8 +75,9 @@ class DeftMotionConfig(PreTrainedConfig):
         layer_norm_eps (`float`): epsilon of the layer norms.
         initializer_range (`float`): standard deviation of the initial weights.
         attention_reach (`int`, *optional*): how many rows and columns away a patch attends to other patches of its
-            frame, per layer; by default to all. With a reach, an action unit is judged from its neighbourhood in the
-            face only, so that the model does not learn which distant units occur together in the training data.
+            frame, per layer, and an action unit's query to patches around its regions; by default to all. With a
+            reach, an action unit is judged from its neighbourhood in the face only, so that the model does not learn
+            which distant units occur together in the training data. With 0, a patch attends to itself over time only.
     """
 
     model_type = "deft_motion"

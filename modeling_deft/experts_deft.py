@@ -249,8 +249,8 @@ class MotionExpert(nn.Module):
     A unit that is absent has a constant token.
 
     With `attention_reach`, a unit is judged from the skin around its regions only: its query attends to the patches
-    that touch them or are next to them, and its state to the states of the units that share a border with it.
-    Otherwise the expert also learns which distant units occur together in the training data.
+    that touch them or are at most so far from them, and its state to the states of units whose regions touch these
+    patches as well. Otherwise the expert also learns which distant units occur together in the training data.
     """
 
     def __init__(self, config: DeftConfig):
@@ -360,7 +360,7 @@ class MotionExpert(nn.Module):
 def _neighbourhoods(config: DeftConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """The patches, (units, patches), and the units, (units, units), that each unit is judged from, on the CPU."""
     regions = region_masks(config, torch.device("cpu")).float()
-    around = regions @ near_patches(regions.shape[1], 1).float() > 0
+    around = regions @ near_patches(regions.shape[1], config.motion_config.attention_reach).float() > 0
     # A unit without a known region looks everywhere, and no other unit is compared with it.
     around = around | ~around.any(1, keepdim=True)
     itself = torch.eye(len(regions), dtype=torch.bool, device="cpu")

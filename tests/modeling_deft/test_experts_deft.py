@@ -5,6 +5,7 @@ import torch
 
 from deft_llm.modeling_deft import DeftConfig
 from deft_llm.modeling_deft.experts_deft import GatedFusion, MotionExpert, TextureExpert, residual_changes
+from deft_llm.processing.action_units import action_unit_ellipses
 
 
 def textured(size: int = 48) -> torch.Tensor:
@@ -120,7 +121,7 @@ def test_a_token_holds_a_units_side_strength_and_distance_and_no_more(model, cli
         assert values[3] > 1e-3 * values[0]
 
 
-@pytest.mark.parametrize("reach", [1, None])
+@pytest.mark.parametrize("reach", [0, 1, None])
 def test_with_a_reach_distant_motion_does_not_change_a_unit(model, reach):
     values = model.config.to_dict() | {"action_unit_name_ids": {}}
     values["action_units"] = ["AU1", "AU15", "AU58"]
@@ -141,6 +142,25 @@ def test_with_a_reach_distant_motion_does_not_change_a_unit(model, reach):
     else:
         assert change[0] < 1e-6
         assert change[1:].min() > 1e-4
+
+
+@pytest.mark.parametrize("reach", [0, 1])
+def test_with_no_reach_at_all_the_chin_does_not_change_the_nose(model, reach):
+    values = model.config.to_dict() | {"action_unit_name_ids": {}, "action_units": ["AU9", "AU17"]}
+    values["action_unit_regions"] = {code: [*map(list, action_unit_ellipses(code))] for code in ("AU9", "AU17")}
+    # The grid of `recipes/smollm2-135m-lora.yaml`: a patch is an eighth of the face.
+    values["motion_config"] |= {"flow_size": 32, "patch_size": 4, "num_hidden_layers": 2, "attention_reach": reach}
+    torch.manual_seed(0)
+    expert = MotionExpert(DeftConfig.from_dict(values)).eval()
+    for parameter in (expert.queries, expert.au_weight, expert.patch_positions, expert.frame_positions):
+        torch.nn.init.normal_(parameter)
+    before = torch.randn(1, 3, 2, 32, 32)
+    after = before.clone()
+    after[..., 26:, :] = 0
+    with torch.no_grad():
+        nose, chin = (expert(before).au_logits - expert(after).au_logits)[0].abs()
+    assert chin > 1e-4
+    assert nose < 1e-6 if reach == 0 else nose > 1e-4
 
 
 def test_training_swaps_structure_only_and_never_drops_motion(model, clips):
