@@ -117,9 +117,8 @@ def questions_of(rows: Any, held_out_wordings: int, held_out_tasks: Sequence[str
     return found
 
 
-def by_another_convention(rows: Any) -> list[Question]:
-    """Questions about the emotion by a convention that they explain: every emotion has the name of another one."""
-    known = sorted({word for word in rows["emotion"] if word})
+def by_another_convention(rows: Any, known: Sequence[str]) -> list[Question]:
+    """Questions about the emotion by a convention that they explain: every emotion has another one's name."""
     found = []
     for place, row in enumerate(rows.select_columns(["subject", "emotion"])):
         if row["emotion"]:
@@ -315,6 +314,7 @@ def main() -> None:
     arguments = parser.parse_args()
     splits = load_splits(arguments.dataset)
     rows = splits["test"]
+    emotions = sorted({word for word in rows["emotion"] if word})
     held_out, tasks, unit_sets, silenced = (
         [item for item in text.split(",") if item]
         for text in (arguments.held_out_tasks, arguments.tasks, arguments.held_out_unit_sets, arguments.silenced)
@@ -346,7 +346,7 @@ def main() -> None:
         column |= {f"grounded explanations, {name}": value for name, value in statements(explain, read).items()}
         agreed = [right(*pair) for pair in zip(explain, read, strict=True)]
         column["grounded explanations: right"] = share(agreed, subjects)
-        renamed = by_another_convention(rows)
+        renamed = by_another_convention(rows, emotions)
         said, _ = answers_to(renamed, rows, model, processor, silenced=silenced)
         read = [one.read(text) for one, text in zip(renamed, said, strict=True)]
         for kind, wanted in (
