@@ -126,8 +126,8 @@ def logit_changes(model, regions: dict[str, list[list[float]]], reach: int | Non
     values = model.config.to_dict() | {"action_unit_name_ids": {}, "action_unit_regions": regions}
     # A unit without a region comes last.
     values["action_units"] = [*regions, "AU58"]
-    size = {"flow_size": 32, "patch_size": patch_size, "num_hidden_layers": 2}
-    values["motion_config"] |= {**size, "attention_reach": reach}
+    motion = {"flow_size": 32, "patch_size": patch_size, "num_hidden_layers": 2, "attention_reach": reach}
+    values["motion_config"] |= motion
     torch.manual_seed(0)
     expert = MotionExpert(DeftConfig.from_dict(values)).eval()
     for parameter in (expert.queries, expert.au_weight, expert.patch_positions, expert.frame_positions):
@@ -151,7 +151,8 @@ def test_with_a_reach_distant_motion_does_not_change_a_unit(model, reach):
 @pytest.mark.parametrize("reach", [0, 1])
 def test_with_no_reach_at_all_the_chin_does_not_change_the_nose(model, reach):
     regions = {code: [*map(list, action_unit_ellipses(code))] for code in ("AU9", "AU17")}
-    # The grid of `recipes/smollm2-135m-lora.yaml`: a patch is an eighth of the face.
+    # The grid of `recipes/smollm2-135m-lora.yaml`: a patch is an eighth of the face. There, AU9 is also compared with
+    # AU15, whose patches touch those of the nose and of the chin.
     nose, chin, _ = logit_changes(model, regions, reach, patch_size=4)
     assert chin > 1e-4
     assert nose < 1e-6 if reach == 0 else nose > 1e-4
