@@ -16,8 +16,8 @@ it differs by at most a quarter or 0.2 % of the crop width. Rows:
 - seen and unseen sets of units: share of right explanations of clips whose set of action units was trained, and of
   others.
 - grounded: the same for explanations that are held to what was measured.
-- a convention that the question explains: the class by a convention that was not trained, in a wording that was not
-  trained either. Every emotion has the name of another one, and the question lists the names.
+- a convention that the question explains: the class by a convention that was not trained, in which every emotion has
+  the name of another one. The question lists the names.
 
 With all experts silenced, a model with `motion_in_words` or `recognition_in_words` has the evidence as text only.
 

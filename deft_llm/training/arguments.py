@@ -64,7 +64,6 @@ class DataArguments:
         questions_per_clip (`int`): Largest number of conversations per clip and step.
         turns (`int`): Largest number of questions that follow each other in one conversation.
         held_out_wordings (`int`): Wordings per task that are not trained.
-        explained_conventions (`float`): Share of the questions about the emotion that explain a made-up convention.
         held_out_unit_sets (`list[str]`, *optional*): Sets of action units, such as "AU9+AU17", whose clips are not
             trained.
         expert_variants (`int`): Variants of each clip whose expert states are computed in advance, in stages without
@@ -132,13 +131,6 @@ class DataArguments:
     held_out_wordings: int = field(
         default=0,
         metadata={"help": "Wordings per task that are not trained, so that they can be tested: the last ones."},
-    )
-    explained_conventions: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of the questions about the emotion that explain a made-up label convention, with other "
-            "names for the emotions, so that the model follows conventions that it was not trained with."
-        },
     )
     held_out_unit_sets: list[str] | None = field(
         default=None,
@@ -329,7 +321,7 @@ def _check(data: DataArguments, model: ModelArguments, tuning: Any) -> None:
         raise ValueError(f"Stage {tuning.stage!r} does not train the language model, so LoRA cannot be used with it.")
     if (tuning.load_in_4bit or tuning.load_in_8bit) and not tuning.use_peft:
         raise ValueError("A language model in 4 or 8 bits cannot be trained directly: set `use_peft`.")
-    for name in ("eval_share", "mirror", "appearance_dropout", "temporal_crop", "explained_conventions"):
+    for name in ("eval_share", "mirror", "appearance_dropout", "temporal_crop"):
         if not 0 <= getattr(data, name) <= 1:
             raise ValueError(f"`{name}` must be from 0 to 1; got {getattr(data, name)}.")
     for name in ("appearance_jitter", "flow_noise"):

@@ -17,8 +17,6 @@ from deft_llm.processing.common_deft import EXPERTS
 from .augmentation import Augmentation
 from .conversations import conversation_tokens, drawn, joined
 from .data import UNKNOWN
-from .explained_conventions import TASKS as EXPLAINED_TASKS
-from .explained_conventions import with_explained_convention
 
 # Columns of `expert_states.precomputed`: the states, before the expert's name, and what the heads decide.
 STATES = "expert_states_"
@@ -43,8 +41,6 @@ class DeftCollator:
         questions_per_clip: Largest number of conversations drawn per clip.
         turns: Largest number of questions that follow each other in one conversation.
         held_out_wordings: Number of wordings per task that are not trained, see `conversations.weighted`.
-        explained_conventions: Share of the questions about the emotion that explain a made-up convention, from 0 to 1,
-            see `explained_conventions`.
     """
 
     def __init__(
@@ -60,14 +56,12 @@ class DeftCollator:
         questions_per_clip: int = 1,
         turns: int = 1,
         held_out_wordings: int = 0,
-        explained_conventions: float = 0.0,
     ):
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.task_weights, self.appearance_dropout, self.seed = task_weights, appearance_dropout, seed
         self.augmentation, self.text = augmentation, text
         self.conventions = list(conventions)
         self.questions_per_clip, self.turns, self.held_out_wordings = questions_per_clip, turns, held_out_wordings
-        self.explained_conventions = explained_conventions
         # Set by the trainer: the clips per optimiser step, which are all with or all without pixels, and the epoch of
         # streamed clips, whose rows do not contain it.
         self.step_size, self.epoch = 1, 0
@@ -104,8 +98,6 @@ class DeftCollator:
         for row, rng in zip(rows, generators, strict=True):
             count = self.questions_per_clip
             items = drawn(row["conversations"], self.task_weights, count, rng, self.held_out_wordings)
-            if self.explained_conventions and row.get("place") is not None:
-                items = [self._explained(item, row["source"], rng) for item in items]
             conversations = joined(items, self.turns, rng)
             clip = {**inputs, "region_motions": [region_motions(row)], "recognition": _recognition(row)}
             if row.get("place") is not None and rng.random() < UNSAID:
@@ -121,11 +113,6 @@ class DeftCollator:
             labels[index, : len(ids)] = _targets(ids, scored)
             mask[index, : len(ids)] = 1
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
-
-    def _explained(self, item: Mapping[str, Any], source: str, rng: np.random.Generator) -> Mapping[str, Any]:
-        if item["task"] not in EXPLAINED_TASKS or rng.random() >= self.explained_conventions:
-            return item
-        return with_explained_convention(item, source, self.processor.emotion_labels, rng)
 
     def _shared_clips(self, sequences: list[list[tuple[list[int], list[bool]]]]) -> dict[str, torch.Tensor]:
         """Sequences of a clip followed by several conversations that do not attend to each other."""

@@ -374,7 +374,6 @@ def make_run(data: DataArguments, model_arguments: ModelArguments, tuning: Tunin
             questions_per_clip=data.questions_per_clip,
             turns=data.turns,
             held_out_wordings=data.held_out_wordings,
-            explained_conventions=data.explained_conventions,
         ),
         balance_keys=keys,
         expert_learning_rate=tuning.expert_learning_rate,

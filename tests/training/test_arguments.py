@@ -30,7 +30,6 @@ def test_an_unknown_key_is_named_with_the_nearest(tmp_path):
         (["--stage", "experts", "--use_peft", "true"], "LoRA cannot be used with it"),
         (["--load_in_4bit", "true"], "set `use_peft`"),
         (["--mirror", "1.5"], "`mirror` must be from 0 to 1"),
-        (["--explained_conventions", "2"], "`explained_conventions` must be from 0 to 1"),
         (["--eval_share", "0.1", "--eval_split", "val"], "one of `eval_split` and `eval_share`"),
         (["--streaming", "true", "--balance", "emotion"], "cannot be used with `streaming`"),
         (["--model", "org/deft"], "with its own `text`"),

@@ -89,24 +89,6 @@ def test_what_is_drawn_depends_on_the_clips_place_and_nothing_else(processor, pr
     assert not torch.equal(other(rows)["flow_values_videos"], together["flow_values_videos"])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_a_share_of_the_questions_about_the_emotion_explains_a_convention(processor, prepared, share):
-    options = {"seed": 3, "explained_conventions": share}
-    collator = DeftCollator(processor, {"emotion": 1.0, "motions": 1.0}, 0.0, **options)
-    rows = [row for row in prepared if {"emotion", "motions"} <= {item["task"] for item in row["conversations"]}]
-    questions = []
-    for epoch in range(8):
-        batch = collator([{**row, "epoch": epoch, "place": place} for place, row in enumerate(rows)])
-        questions += [text for text in processor.tokenizer.batch_decode(batch["input_ids"]) if "convention of" in text]
-    explained = [text for text in questions if "convention of synthetic" not in text]
-    assert len(questions) > 20
-    assert len(explained) / len(questions) == pytest.approx(share, abs=0.25 if share == 0.5 else 0)
-    plain = DeftCollator(processor, {"emotion": 1.0}, 0.0, seed=3)
-    unplaced = [{**row, "place": None} for row in rows]  # to evaluate on
-    shown = DeftCollator(processor, {"emotion": 1.0}, 0.0, **options)(unplaced)["input_ids"]
-    assert torch.equal(shown, plain(unplaced)["input_ids"])
-
-
 def test_clips_to_evaluate_on_are_shown_as_they_are(processor, prepared):
     collator = DeftCollator(processor, None, 1.0, augmentation=Augmentation(1.0, 1.0, 1.0, 1.0))
     batch = collator([prepared[0], prepared[1]])
