@@ -35,9 +35,9 @@ SCRIPTS = {
     "frozen_experts": [],
     "recipe_limit": [],
     "growth": [],
-    "under_load": [],
+    "under_load": ["--steps", "80"],
     "training_step": ["--batch", "1", "--rounds", "2", "--steps", "4"],
-    "unimer_build": ["--clips", "2000"],
+    "unimer_build": ["--clips", "1000"],
 }
 # On the folders of DEFT_REAL_DATA that the scripts name.
 ON_PEOPLE = ("real_features", "real_recordings", "real_spotting", "real_answers", "real_recognition")

@@ -4,7 +4,8 @@
 
 Qwen3-0.6B's architecture with random weights in all three: DEFT of `recipes/qwen3-0.6b-lora.yaml`, LLaVA-OneVision
 with its own vision tower at eight frames, and the language model alone on as many tokens as DEFT's prompt has.
-bfloat16, one clip, a question of 60 tokens. Tensors are given; what making them takes is `clip_to_tensors.py`'s.
+One clip, a question of 60 tokens, in bfloat16 where the processor has instructions for it and otherwise in float32.
+Tensors are given; what making them takes is `clip_to_tensors.py`'s.
 With `--model`, a trained model takes the place of the first, in its own precision, and the stock model is left out.
 """
 
@@ -16,12 +17,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from models import clips_of, large_model, prompts_of, stock_inputs, stock_model
+from models import PRECISION, clips_of, large_model, prompts_of, stock_inputs, stock_model
 from timing import ROUNDS, alternate, growth, side_by_side
 
 from deft_llm.modeling_deft import DeftForConditionalGeneration
 
-DTYPE = torch.bfloat16
 TOKENS = 32  # that are generated to see how fast they come
 ANSWER = 120  # of a full answer with two units
 
@@ -54,8 +54,9 @@ def main() -> None:
     if arguments.model:
         deft = DeftForConditionalGeneration.from_pretrained(arguments.model).eval().to(device)
     else:
-        deft, stock = large_model(DTYPE).eval().to(device), stock_model(DTYPE).eval().to(device)
+        deft, stock = large_model(PRECISION).eval().to(device), stock_model(PRECISION).eval().to(device)
     dtype = deft.lm_head.weight.dtype
+    where = f"{device}, {str(dtype).removeprefix('torch.')}"
     bare = bare_language_model(deft)
     prompt = on(device, prompts_of(deft.config, 1))
     clip = on(device, clips_of(deft.config, 1, dtype=dtype))
@@ -67,7 +68,7 @@ def main() -> None:
         }
         inputs = {
             "DEFT": (deft, prompt | clip),
-            **({} if stock is None else {"stock": (stock, on(device, stock_inputs(1, dtype=DTYPE)))}),
+            **({} if stock is None else {"stock": (stock, on(device, stock_inputs(1, dtype=PRECISION)))}),
             "bare language model": (bare, embedded),
         }
         written = {name: generated(*one, 4)()[0, -4:].tolist() for name, one in inputs.items()}
@@ -77,8 +78,8 @@ def main() -> None:
         print("\nTokens of the prompt: " + ", ".join(f"{name} {length}" for name, length in lengths.items()))
         first = alternate({name: generated(*one, 1) for name, one in inputs.items()}, rounds=arguments.rounds)
         if stock is not None:
-            side_by_side(f"first token, {device}", first, "stock", {"DEFT": "≤ 0.333"})
-        side_by_side(f"first token, {device}", first, "bare language model", {"DEFT": "≤ 1.3"})
+            side_by_side(f"first token, {where}", first, "stock", {"DEFT": "≤ 0.333"})
+        side_by_side(f"first token, {where}", first, "bare language model", {"DEFT": "≤ 1.3"})
         both = {name: generated(*one, 1 + TOKENS) for name, one in inputs.items()}
         whole = alternate(both, rounds=arguments.rounds)
         rate = {name: TOKENS / (statistics.median(whole[name]) - statistics.median(first[name])) for name in inputs}
@@ -90,7 +91,7 @@ def main() -> None:
             f"generation of {ANSWER} tokens": generated(deft, prompt | clip, ANSWER),
         }
         side_by_side(
-            f"one clip, {device}",
+            f"one clip, {where}",
             alternate(calls, rounds=arguments.rounds),
             f"generation of {ANSWER} tokens",
             {"recognition": "≤ 0.02"},

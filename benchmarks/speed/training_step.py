@@ -5,7 +5,8 @@
 Qwen3-0.6B's architecture with random weights in both, the same LoRA on it, equal batches, answers of the same length:
 DEFT of `recipes/qwen3-0.6b-lora.yaml` with its hybrid objective, experts trained in full, by `DeftSFTTrainer`; and
 LLaVA-OneVision with its own vision tower, frozen, at eight frames by TRL's SFTTrainer. Every model in a process of
-its own, in alternation; a step is forward, backward and optimiser, activations checkpointed, bfloat16.
+its own, in alternation; a step is forward, backward and optimiser, activations checkpointed, in bfloat16 where the
+processor has instructions for it and otherwise in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from models import WORD, clips_of, large_model, prompts_of, stock_inputs, stock_model
+from models import PRECISION, WORD, clips_of, large_model, prompts_of, stock_inputs, stock_model
 from peft import LoraConfig, get_peft_model
 from timing import fitted, side_by_side
 from tokenizers import Tokenizer
@@ -37,7 +38,6 @@ from deft_llm.training.tuning import LORA_TARGETS, TuningArguments
 
 ANSWER = 120  # tokens
 NAMES = ("DEFT", "stock")
-DTYPE = torch.bfloat16
 
 
 def with_answer(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -51,13 +51,13 @@ def with_answer(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def batch_of(name: str, model: Any, size: int) -> dict[str, torch.Tensor]:
     if name == "stock":
-        return with_answer(stock_inputs(size, dtype=DTYPE))
+        return with_answer(stock_inputs(size, dtype=PRECISION))
     config = model.config
     labels = {
         "emotion_labels": torch.arange(size) % len(config.emotion_labels),
         "au_labels": (torch.rand(size, len(config.action_units)) < 0.1).float(),
     }
-    return with_answer(prompts_of(config, size)) | clips_of(config, size, dtype=DTYPE) | labels
+    return with_answer(prompts_of(config, size)) | clips_of(config, size, dtype=PRECISION) | labels
 
 
 def words() -> PreTrainedTokenizerFast:
@@ -71,7 +71,7 @@ def words() -> PreTrainedTokenizerFast:
 def one(name: str, size: int, steps: int, result: Path) -> None:
     """Trains one model for some steps, and writes the seconds of each and the memory that they needed."""
     gpu = torch.cuda.is_available()
-    model = (large_model if name == "DEFT" else stock_model)(DTYPE)
+    model = (large_model if name == "DEFT" else stock_model)(PRECISION)
     batch = batch_of(name, model, size)
     if name == "DEFT":
         model = add_adapters(model, TuningArguments(use_peft=True), "base")
@@ -161,7 +161,8 @@ def main() -> None:
         for name, rounds in found.items():
             rounds.append(in_a_process(name, arguments.batch, arguments.steps))
     times = {name: [second for item in rounds for second in item["seconds"]] for name, rounds in found.items()}
-    side_by_side(f"LoRA step, batch of {arguments.batch}", times, "stock", {"DEFT": "≤ 0.333"})
+    precision = str(PRECISION).removeprefix("torch.")
+    side_by_side(f"LoRA step, batch of {arguments.batch}, {precision}", times, "stock", {"DEFT": "≤ 0.333"})
     for name, rounds in found.items():
         rate = arguments.batch / statistics.median(times[name])
         memory = statistics.median(item["memory"] for item in rounds)
