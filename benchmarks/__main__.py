@@ -35,7 +35,7 @@ SCRIPTS = {
     "frozen_experts": [],
     "recipe_limit": [],
     "growth": [],
-    "under_load": [],
+    "under_load": ["--steps", "80"],
     "training_step": ["--batch", "1", "--rounds", "2", "--steps", "4"],
     "unimer_build": ["--clips", "1000"],
 }

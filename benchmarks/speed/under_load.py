@@ -4,7 +4,7 @@
 
 `recipes/tiny.yaml` on rendered faces: seconds per step, start and decoding not included. In turn: alone; beside a
 program that computes with as many threads as the machine has cores; and the same with `OMP_NUM_THREADS` set, which
-keeps the run's own number of threads (a fifth of the steps, because they are slow).
+keeps the run's own number of threads (a tenth of the steps, because they are slow).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
         for round_ in range(arguments.rounds):
             for number, (name, (busy, fixed)) in enumerate(runs.items()):
                 out = Path(folder) / f"{round_}-{number}"
-                steps = arguments.steps // 5 if fixed else arguments.steps
+                steps = arguments.steps // 10 if fixed else arguments.steps
                 times[name].append(seconds_per_step(data, out, steps, busy, fixed))
     alone = statistics.median(times["alone"])
     title = f"a step, {arguments.steps} in a run"

@@ -15,13 +15,15 @@ import torch
 from transformers import TrainerCallback
 
 SECONDS = 10.0  # between two looks
+FIRST = 0.5  # seconds of the first look, before the first step
 
 
 class FreeThreads(TrainerCallback):
     """Gives a run on the processor as many threads as there are free cores, one at least, and says so if it changes.
 
-    The number that PyTorch has when training begins is never exceeded. If the environment variable `OMP_NUM_THREADS`
-    is set, the number is left as it is.
+    The first look is before the first step, while the run itself needs no core: beside another program, a step with
+    too many threads takes as long as ten others. The number that PyTorch has when training begins is never exceeded.
+    If the environment variable `OMP_NUM_THREADS` is set, the number is left as it is.
     """
 
     def __init__(self):
@@ -29,12 +31,18 @@ class FreeThreads(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._most, self._mark = torch.get_num_threads(), (time.monotonic(), used_by_others())
+        if self._most > 1 and "OMP_NUM_THREADS" not in os.environ:
+            time.sleep(FIRST)
+            self._look()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if time.monotonic() - self._mark[0] >= SECONDS and "OMP_NUM_THREADS" not in os.environ:
+            self._look()
+
+    def _look(self) -> None:
+        """Takes as many threads as there were free cores since the last look."""
         began, before = self._mark
         elapsed = time.monotonic() - began
-        if elapsed < SECONDS or "OMP_NUM_THREADS" in os.environ:
-            return
         now = used_by_others()
         self._mark = began + elapsed, now
         others = (now - before) / elapsed

@@ -12,11 +12,18 @@ from deft_llm.training.threads import FreeThreads, used_by_others
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Four cores; `seconds` and `others` are what has passed and what other programs have computed."""
-    state = {"seconds": 0.0, "others": 0.0, "threads": 4}
+    """Four cores; `seconds` and `others` are what has passed and what other programs have computed. While the run waits,
+    they use `busy` cores."""
+    state = {"seconds": 0.0, "others": 0.0, "threads": 4, "busy": 0.0}
+
+    def sleep(seconds):
+        state["seconds"] += seconds
+        state["others"] += state["busy"] * seconds
+
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads.os, "cpu_count", lambda: 4)
     monkeypatch.setattr(threads.time, "monotonic", lambda: state["seconds"])
+    monkeypatch.setattr(threads.time, "sleep", sleep)
     monkeypatch.setattr(threads, "used_by_others", lambda: state["others"])
     monkeypatch.setattr(threads.torch, "get_num_threads", lambda: state["threads"])
     monkeypatch.setattr(threads.torch, "set_num_threads", lambda number: state.update(threads=number))
@@ -46,6 +53,15 @@ def test_threads_are_the_cores_that_are_free_and_one_at_least(machine, capsys):
     assert machine["threads"] == 4
 
 
+def test_other_programs_are_seen_before_the_first_step(machine, capsys):
+    machine["busy"] = 4.0
+    callback = FreeThreads()
+    callback.on_train_begin(None, None, None)
+    assert machine["threads"] == 1
+    assert capsys.readouterr().out == "1 of 4 threads from here on: other programs use 4.0 cores.\n"
+    assert step(callback, machine, others=0.0) == 4
+
+
 def test_fewer_threads_than_cores_are_not_exceeded(machine):
     machine["threads"] = 2
     callback = FreeThreads()
@@ -56,6 +72,7 @@ def test_fewer_threads_than_cores_are_not_exceeded(machine):
 
 def test_a_number_that_the_user_has_set_stays(machine, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    machine["busy"] = 4.0
     callback = FreeThreads()
     callback.on_train_begin(None, None, None)
     assert step(callback, machine, others=4.0) == 4
