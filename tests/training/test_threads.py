@@ -12,8 +12,8 @@ from deft_llm.training.threads import FreeThreads, used_by_others
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Four cores; `seconds` and `others` are what has passed and what other programs have computed. While the run waits,
-    they use `busy` cores."""
+    """Four cores; `seconds` and `others` are what has passed and what other programs have computed. While the run
+    waits, they use `busy` cores."""
     state = {"seconds": 0.0, "others": 0.0, "threads": 4, "busy": 0.0}
 
     def sleep(seconds):
