@@ -17,7 +17,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 STRUCTURE, TEXTURE, MOTION, WORD = 1, 2, 3, 10
 UNITS = [code for code, unit in ACTION_UNITS.items() if unit.testable][:20]
 EMOTIONS = [str(number) for number in range(7)]
-# Without instructions for it, a processor multiplies bfloat16 up to a hundred times slower than float32.
+# Without instructions for it, a processor multiplies bfloat16 many times slower than float32.
 PRECISION = torch.bfloat16 if multiplies_bfloat16() else torch.float32
 
 QWEN3_06B = {

@@ -22,7 +22,7 @@ class FreeThreads(TrainerCallback):
     """Gives a run on the processor as many threads as there are free cores, one at least, and says so if it changes.
 
     The first look is before the first step, while the run itself needs no core: beside another program, a step with
-    too many threads takes as long as ten others. The number that PyTorch has when training begins is never exceeded.
+    too many threads takes several times as long. The number that PyTorch has when training begins is never exceeded.
     If the environment variable `OMP_NUM_THREADS` is set, the number is left as it is.
     """
 
